@@ -1,0 +1,266 @@
+"""Dialogues made of typed blocks, and the JSONL files they live in (appendix C).
+
+The schema on disk is that of the released data sets:
+`{"messages": [{"role": ..., "content": [{"type": ..., "content": ...}]}], "type": ...}`.
+Keys this module does not know are kept as they are, so provenance survives a round trip.
+It does not check that code runs or that a sequence is worth training on: that is `filters.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from reflectioncoder.errors import UserError
+
+BlockType = Literal["text", "code", "execution"]
+Role = Literal["user", "assistant"]
+BLOCK_TYPES: tuple[BlockType, ...] = get_args(BlockType)
+ROLES: tuple[Role, ...] = get_args(Role)
+REFLECTION = "reflection"
+INSTRUCTION = "instruction"
+FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One typed piece of a message: analysis (`text`), `code`, or the output of running it (`execution`)."""
+
+    type: BlockType
+    content: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side says in a turn: a role and its blocks, in order."""
+
+    role: Role
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation used for training: a reflection sequence, or plain instruction and answer.
+
+    A reflection dialogue has four messages: [reflection instruction, reflection sequence, instruction,
+    final code] (section 3.2).
+
+    Args:
+        messages: user and assistant in turn, starting with the user and ending with the assistant.
+        type: "reflection" or any other name; anything that is not a reflection is plain instruction data.
+        extra: further keys of the line, kept untouched.
+    """
+
+    messages: tuple[Message, ...]
+    type: str = INSTRUCTION
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_reflection(self) -> bool:
+        """Whether the masked distillation applies: two rounds, the first holding a reflection sequence."""
+        return self.type == REFLECTION
+
+    @property
+    def first_round(self) -> tuple[Block, ...]:
+        """The n blocks of the first assistant message: the reflection sequence."""
+        return self.messages[1].blocks
+
+    @property
+    def final_answer(self) -> str:
+        """The text of the last assistant message."""
+        return "".join(block.content for block in self.messages[-1].blocks)
+
+    @property
+    def rounds(self) -> int:
+        """How many code blocks of the first assistant message were executed."""
+        return sum(block.type == "execution" for block in self.first_round)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line of a JSONL file, in the released schema."""
+        messages = [
+            {"role": message.role, "content": [dataclasses.asdict(block) for block in message.blocks]}
+            for message in self.messages
+        ]
+        return {**self.extra, "messages": messages, "type": self.type}
+
+    @classmethod
+    def from_dict(cls, line: Any, where: str = "dialogue") -> Dialogue:
+        """Read one line of the released schema.
+
+        Args:
+            line: the decoded JSON value.
+            where: what to call the place in error messages, e.g. "file x.jsonl, line 3".
+
+        Raises:
+            UserError: anything that does not follow the schema, with the place and the remedy.
+        """
+        if not isinstance(line, dict):
+            raise UserError(f"{where}: expected an object with 'messages', found {type(line).__name__}")
+        raw = line.get("messages")
+        if not isinstance(raw, list) or not raw:
+            raise UserError(f"{where}: 'messages' must be a list that is not empty")
+        messages = tuple(_message(item, f"{where}, message {i + 1}") for i, item in enumerate(raw))
+        for i, message in enumerate(messages):
+            if message.role != ROLES[i % 2]:
+                raise UserError(f"{where}: message {i + 1} has role '{message.role}' where '{ROLES[i % 2]}' is due")
+        if messages[-1].role != "assistant":
+            raise UserError(f"{where}: the last message must be the assistant's")
+        kind = line.get("type")
+        if kind is None:
+            has_execution = any(block.type == "execution" for block in messages[1].blocks)
+            kind = REFLECTION if len(messages) == 4 and has_execution else INSTRUCTION
+        if not isinstance(kind, str):
+            raise UserError(f"{where}: 'type' must be text, found {type(kind).__name__}")
+        if kind == REFLECTION and len(messages) != 4:
+            raise UserError(f"{where}: a reflection dialogue has 4 messages, found {len(messages)}")
+        extra = {key: value for key, value in line.items() if key not in ("messages", "type")}
+        return cls(messages, kind, extra)
+
+
+def _message(item: Any, where: str) -> Message:
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: expected an object with 'role' and 'content', found {type(item).__name__}")
+    role, content = item.get("role"), item.get("content")
+    if role not in ROLES:
+        raise UserError(f"{where}: role '{role}' is not one of {', '.join(ROLES)}")
+    if isinstance(content, str):  # chat data sets without blocks
+        content = [{"type": "text", "content": content}]
+    if not isinstance(content, list) or not content:
+        raise UserError(f"{where}: 'content' must be a list of blocks that is not empty")
+    blocks = []
+    for i, block in enumerate(content):
+        if not isinstance(block, dict):
+            raise UserError(f"{where}, block {i + 1}: expected an object, found {type(block).__name__}")
+        if block.get("type") not in BLOCK_TYPES:
+            raise UserError(
+                f"{where}, block {i + 1}: block type '{block.get('type')}' is not one of {', '.join(BLOCK_TYPES)}"
+            )
+        if not isinstance(block.get("content"), str):
+            raise UserError(f"{where}, block {i + 1}: 'content' must be text")
+        blocks.append(Block(block["type"], block["content"]))
+    return Message(cast(Role, role), tuple(blocks))
+
+
+def fenced(code: str) -> str:
+    """Code as the final answer writes it: between ```python and ```."""
+    return f"```python\n{code.strip(chr(10))}\n```"
+
+
+def unfenced(text: str) -> str:
+    """The code of an answer: its first fenced block, or the whole text where there is no fence."""
+    found = FENCE.search(text)
+    return (found.group(1) if found else text).strip("\n")
+
+
+def reflection_dialogue(
+    reflection_instruction: str, sequence: Sequence[Block], instruction: str, final_code: str, **extra: Any
+) -> Dialogue:
+    """The two-round dialogue [reflection instruction, sequence, instruction, final code] of section 3.2.
+
+    `final_code` is code without a fence; the fence is added here, as in appendix C.
+    """
+    return Dialogue(
+        (
+            Message("user", (Block("text", reflection_instruction),)),
+            Message("assistant", tuple(sequence)),
+            Message("user", (Block("text", instruction),)),
+            Message("assistant", (Block("text", fenced(final_code)),)),
+        ),
+        REFLECTION,
+        extra,
+    )
+
+
+def instruction_dialogue(instruction: str, answer: str, **extra: Any) -> Dialogue:
+    """One round of plain instruction tuning; `answer` is the whole text of the reply."""
+    user, assistant = Message("user", (Block("text", instruction),)), Message("assistant", (Block("text", answer),))
+    return Dialogue((user, assistant), INSTRUCTION, extra)
+
+
+def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+    """The JSON values of a file with the name of each one's place ("file x.jsonl, line 3").
+
+    Raises:
+        UserError: no such file, bytes that are not UTF-8, or a line that is not JSON.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                where = f"file {path}, line {number}"
+                try:
+                    yield where, json.loads(line.decode("utf-8"))
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except OSError as error:
+        raise UserError(f"file {path}: {error.strerror or error}") from None
+
+
+def read_jsonl(path: str | os.PathLike[str], skipped: list[str] | None = None) -> list[Dialogue]:
+    """Read the dialogues of a JSONL file.
+
+    Args:
+        path: the file, one dialogue a line.
+        skipped: where given, lines that do not follow the schema are left out and their messages appended here;
+            otherwise the first one raises.
+
+    Raises:
+        UserError: a bad line (see `skipped`), a file that cannot be read, or one without any dialogue.
+    """
+    dialogues = []
+    for where, value in iter_jsonl(path):
+        try:
+            dialogues.append(Dialogue.from_dict(value, where))
+        except UserError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+    if not dialogues:
+        raise UserError(f"file {path}: no dialogue in it; expected one JSON object with 'messages' per line")
+    return dialogues
+
+
+def write_jsonl(path: str | os.PathLike[str], dialogues: Iterable[Dialogue]) -> int:
+    """Write dialogues, one a line, and return how many; the file appears whole or not at all."""
+    return write_lines(path, (json.dumps(dialogue.to_dict(), ensure_ascii=False) for dialogue in dialogues))
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
+    """Write lines of text through a temporary file beside `path` that replaces it at the end.
+
+    Raises:
+        UserError: the file cannot be written (a full disk, no permission); the old file is left as it was.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as out:
+            temporary = Path(out.name)
+            count = 0
+            for line in lines:
+                out.write(line + "\n")
+                count += 1
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return count
