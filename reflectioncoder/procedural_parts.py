@@ -1,0 +1,353 @@
+"""The vocabulary of the procedural problems: what a part is, and the filters.
+
+Each part says the same thing three times: in English (`says`, `np`, `them`), in Python source (`code`, `lines`, `acc`)
+and as a plain function (`fn`). The generator builds the solution from the source and the expected values from the
+functions, so that the two check each other. In source and English, `{x}` is the item, `{a}` and `{b}` the constants.
+What this module does not promise: that any two parts make sense together; `procedural.py` rejects those that do not.
+Maps and rules are in `procedural_maps.py`, reductions in `procedural_reductions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any, Literal
+
+ItemType = Literal["int", "str", "pair", "row"]
+Constants = tuple[Any, ...]
+NONE: tuple[Constants, ...] = ((),)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A predicate on a number or a string; `says` are singular verb phrases ("is even")."""
+
+    key: str
+    code: str
+    says: tuple[str, ...]
+    name: str
+    fn: Callable[..., bool]
+    constants: tuple[Constants, ...] = NONE
+    adjective: str = ""
+    digits: bool = True  # False: pointless on single digits
+
+
+@dataclass(frozen=True)
+class Map:
+    """A function of one item; `np` is a noun phrase around {X}, `does` an imperative for each item."""
+
+    key: str
+    code: str
+    np: tuple[str, ...]
+    does: tuple[str, ...]
+    name: str
+    fn: Callable[..., Any]
+    constants: tuple[Constants, ...] = NONE
+    result: Literal["int", "str"] = "int"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which items are looked at, and in which order.
+
+    `code` rewrites the sequence {s}, `stop` ends the loop, `previous` compares with the item before, {p}.
+    """
+
+    key: str
+    says: tuple[str, ...]
+    fn: Callable[..., list[Any]]
+    code: str = ""
+    stop: str = ""
+    previous: str = ""
+    constants: tuple[Constants, ...] = NONE
+    kinds: frozenset[str] = frozenset()
+    needs: Literal["", "order", "multiplicity", "no order"] = ""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """From the mapped items to the answer.
+
+    `lines` finish from the list {v}; `inline` takes a generator expression {g}; `acc` is (start, step, answer) of an
+    explicit loop over elements {e}. `empty` "natural" needs no word about the empty case, "needs" must have one.
+    """
+
+    key: str
+    np: tuple[str, ...]
+    them: tuple[str, ...]
+    name: str
+    fn: Callable[[list[Any]], Any]
+    lines: tuple[str, ...]
+    inline: str = ""
+    acc: tuple[tuple[str, ...], tuple[str, ...], str] | None = None
+    empty: Literal["natural", "needs"] = "natural"
+    too_few: Callable[[list[Any]], bool] = field(default=lambda items: not items)
+    guard: str = "not {v}"
+    missing: str = ""
+    ordered: bool = False
+    multiplicity: bool = True
+    values: bool = True
+    weight: int = 0
+
+
+def _filters(*parts: Filter) -> Mapping[str, Filter]:
+    return {part.key: part for part in parts}
+
+
+INT_FILTERS = _filters(
+    Filter("even", "{x} % 2 == 0", ("is even", "is divisible by 2"), "even", lambda x: x % 2 == 0, adjective="even"),
+    Filter("odd", "{x} % 2 != 0", ("is odd", "is not even"), "odd", lambda x: x % 2 == 1, adjective="odd"),
+    Filter("pos", "{x} > 0", ("is positive", "is above zero"), "positive", lambda x: x > 0, adjective="positive"),
+    Filter("neg", "{x} < 0", ("is negative", "is below zero"), "negative", lambda x: x < 0, NONE, "negative", False),
+    Filter(
+        "gt",
+        "{x} > {a}",
+        ("is greater than {a}", "is above {a}", "exceeds {a}"),
+        "above_{a}",
+        lambda x, a: x > a,
+        tuple((a,) for a in range(1, 8)),
+    ),
+    Filter(
+        "lt",
+        "{x} < {a}",
+        ("is less than {a}", "is below {a}"),
+        "below_{a}",
+        lambda x, a: x < a,
+        tuple((a,) for a in range(3, 10)),
+    ),
+    Filter(
+        "ge",
+        "{x} >= {a}",
+        ("is at least {a}", "is {a} or more"),
+        "from_{a}",
+        lambda x, a: not x < a,
+        tuple((a,) for a in range(2, 9)),
+    ),
+    Filter(
+        "le",
+        "{x} <= {a}",
+        ("is at most {a}", "is not greater than {a}"),
+        "up_to_{a}",
+        lambda x, a: not x > a,
+        tuple((a,) for a in range(2, 9)),
+    ),
+    Filter(
+        "div",
+        "{x} % {a} == 0",
+        ("is divisible by {a}", "is a multiple of {a}"),
+        "multiple_of_{a}",
+        lambda x, a: x // a * a == x,
+        ((3,), (4,), (5,)),
+    ),
+    Filter(
+        "notdiv",
+        "{x} % {a} != 0",
+        ("is not divisible by {a}", "is not a multiple of {a}"),
+        "not_multiple_of_{a}",
+        lambda x, a: x // a * a != x,
+        ((3,), (4,), (5,)),
+    ),
+    Filter(
+        "rem",
+        "{x} % {b} == {a}",
+        ("leaves remainder {a} when divided by {b}", "has remainder {a} modulo {b}"),
+        "mod_{b}",
+        lambda x, a, b: (x - a) / b == (x - a) // b,
+        ((1, 3), (2, 3), (1, 4), (3, 4), (2, 5)),
+    ),
+    Filter(
+        "between",
+        "{a} <= {x} <= {b}",
+        ("is between {a} and {b} inclusive", "lies from {a} to {b} (both included)"),
+        "in_range",
+        lambda x, a, b: x in range(a, b + 1),
+        ((1, 5), (2, 6), (2, 8), (3, 7), (4, 9)),
+    ),
+    Filter(
+        "outside",
+        "{x} < {a} or {x} > {b}",
+        ("is less than {a} or greater than {b}", "lies outside {a} to {b}"),
+        "outside",
+        lambda x, a, b: x not in range(a, b + 1),
+        ((2, 5), (3, 6), (4, 7)),
+    ),
+    Filter(
+        "ne",
+        "{x} != {a}",
+        ("is not {a}", "differs from {a}"),
+        "not_{a}",
+        lambda x, a: x != a,
+        tuple((a,) for a in range(1, 8)),
+    ),
+    Filter(
+        "absgt",
+        "abs({x}) > {a}",
+        ("has an absolute value above {a}", "is more than {a} away from zero"),
+        "far",
+        lambda x, a: x < -a or x > a,
+        ((2,), (3,), (4,), (5,)),
+        digits=False,
+    ),
+    Filter(
+        "lastdigit",
+        "abs({x}) % 10 == {a}",
+        ("ends in the digit {a}", "has {a} as its last digit"),
+        "ending_in_{a}",
+        lambda x, a: str(x)[-1] == str(a),
+        tuple((a,) for a in range(1, 8)),
+        digits=False,
+    ),
+    Filter(
+        "square",
+        "{x} in (0, 1, 4, 9, 16, 25)",
+        ("is a perfect square up to 25", "is one of 0, 1, 4, 9, 16, 25"),
+        "square",
+        lambda x: 0 <= x <= 25 and isqrt(x) ** 2 == x,
+        digits=False,
+    ),
+    Filter(
+        "prime",
+        "{x} in (2, 3, 5, 7)",
+        ("is 2, 3, 5 or 7", "is a prime below 10"),
+        "small_prime",
+        lambda x: 1 < x < 10 and all(x % d for d in range(2, x)),
+    ),
+    Filter(
+        "onedigit",
+        "abs({x}) < 10",
+        ("has one digit", "has a single digit"),
+        "one_digit",
+        lambda x: len(str(x).lstrip("-")) == 1,
+        digits=False,
+    ),
+)
+
+LETTERS: tuple[Constants, ...] = tuple((c,) for c in "abelnorst")
+
+STR_FILTERS = _filters(
+    Filter(
+        "starts",
+        "{x}.startswith({a!r})",
+        ("starts with '{a}'", "begins with the letter '{a}'"),
+        "starting_{a}",
+        lambda x, a: x[0] == a,
+        LETTERS,
+    ),
+    Filter(
+        "starts_ci",
+        "{x}[0].lower() == {a!r}",
+        ("starts with '{a}' or '{A}'", "starts with '{a}' (ignore case)"),
+        "starting_{a}",
+        lambda x, a: x[0] in (a, a.upper()),
+        LETTERS,
+    ),
+    Filter(
+        "ends",
+        "{x}.endswith({a!r})",
+        ("ends with '{a}'", "has '{a}' as its last letter"),
+        "ending_{a}",
+        lambda x, a: x[-1] == a,
+        LETTERS,
+    ),
+    Filter(
+        "contains",
+        "{a!r} in {x}",
+        ("contains '{a}'", "has the letter '{a}' in it"),
+        "with_{a}",
+        lambda x, a: x.find(a) >= 0,
+        LETTERS,
+    ),
+    Filter(
+        "contains_ci",
+        "{a!r} in {x}.lower()",
+        ("contains '{a}' in either case", "contains '{a}' (ignore case)"),
+        "with_{a}",
+        lambda x, a: a in x or a.upper() in x,
+        LETTERS,
+    ),
+    Filter(
+        "lacks",
+        "{a!r} not in {x}",
+        ("does not contain '{a}'", "is without the letter '{a}'"),
+        "without_{a}",
+        lambda x, a: x.count(a) == 0,
+        LETTERS,
+    ),
+    Filter(
+        "longer",
+        "len({x}) > {a}",
+        ("has more than {a} letters", "is longer than {a} letters"),
+        "long",
+        lambda x, a: x[a:] != "",
+        ((2,), (3,), (4,)),
+    ),
+    Filter(
+        "shorter",
+        "len({x}) < {a}",
+        ("has fewer than {a} letters", "is shorter than {a} letters"),
+        "short",
+        lambda x, a: x[a - 1 :] == "",
+        ((3,), (4,), (5,)),
+    ),
+    Filter(
+        "length",
+        "len({x}) == {a}",
+        ("has exactly {a} letters", "is {a} letters long"),
+        "{a}_letter",
+        lambda x, a: sum(1 for _ in x) == a,
+        ((3,), (4,), (5,)),
+    ),
+    Filter(
+        "evenlen",
+        "len({x}) % 2 == 0",
+        ("has an even length", "has an even number of letters"),
+        "even_length",
+        lambda x: len(x) in range(0, 99, 2),
+    ),
+    Filter(
+        "oddlen",
+        "len({x}) % 2 == 1",
+        ("has an odd length", "has an odd number of letters"),
+        "odd_length",
+        lambda x: len(x) in range(1, 99, 2),
+    ),
+    Filter(
+        "vowel",
+        "{x}[0].lower() in 'aeiou'",
+        ("starts with a vowel", "begins with a vowel of either case"),
+        "vowel",
+        lambda x: x[0] in "aeiouAEIOU",
+    ),
+    Filter(
+        "capital",
+        "{x}[0].isupper()",
+        ("starts with a capital letter", "is capitalised"),
+        "capital",
+        lambda x: "A" <= x[0] <= "Z",
+    ),
+    Filter(
+        "lower", "{x}.islower()", ("is all lower case", "has no capital letter"), "lowercase", lambda x: x == x.lower()
+    ),
+    Filter(
+        "palindrome",
+        "{x} == {x}[::-1]",
+        ("is a palindrome", "reads the same backwards"),
+        "palindrome",
+        lambda x: all(x[i] == x[-1 - i] for i in range(len(x))),
+    ),
+    Filter(
+        "sameends",
+        "{x}[0] == {x}[-1]",
+        ("starts and ends with the same letter", "has equal first and last letters"),
+        "same_ends",
+        lambda x: x.startswith(x[-1]),
+    ),
+    Filter(
+        "unique",
+        "len(set({x})) == len({x})",
+        ("has no repeated letter", "has only different letters"),
+        "unique_letter",
+        lambda x: all(x.count(c) == 1 for c in x),
+    ),
+)

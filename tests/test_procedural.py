@@ -1,0 +1,214 @@
+"""The procedural problems: enough, distinct, verified, split by composition, the same everywhere."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+
+import pytest
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.problems import Problem
+from reflectioncoder.procedural import compositions, generate, iter_exact, space_size, split_of
+from reflectioncoder.procedural_kinds import KINDS
+from reflectioncoder.procedural_maps import MAPS, RULES
+from reflectioncoder.procedural_parts import INT_FILTERS, STR_FILTERS
+from reflectioncoder.procedural_reductions import REDUCTIONS
+from reflectioncoder.procedural_render import Composition, Exact, evaluate
+
+
+@lru_cache
+def sampled() -> tuple[Problem, ...]:
+    return tuple(generate(400, 7, "train") + generate(200, 7, "heldout"))
+
+
+@lru_cache
+def drawn() -> tuple[tuple[Exact, Problem], ...]:
+    return tuple(itertools.islice(iter_exact(9, "train"), 400))
+
+
+def passes(code: str, tests: tuple[str, ...]) -> int:
+    """How many asserts hold, each in a namespace of its own."""
+    held = 0
+    for test in tests:
+        namespace: dict[str, object] = {}
+        exec(code, namespace)
+        try:
+            exec(test, namespace)
+        except Exception:
+            continue
+        held += 1
+    return held
+
+
+def test_solutions_pass_all_asserts_that_the_independent_functions_gave() -> None:
+    for problem in sampled():
+        assert problem.solution is not None
+        assert passes(problem.solution, problem.tests) == len(problem.tests), problem
+
+
+def test_every_problem_is_complete_and_short() -> None:
+    for problem in sampled():
+        assert len(problem.tests) >= 6 and len(set(problem.tests)) == len(problem.tests)
+        assert problem.entry_point and problem.entry_point.isidentifier()
+        assert f"`{problem.entry_point}(" in problem.instruction
+        assert all(test.startswith(f"assert {problem.entry_point}(") for test in problem.tests)
+        assert problem.solution is not None and problem.solution.count("\n") <= 14
+        assert "{" not in problem.instruction and len(problem.instruction.split()) <= 65
+        assert max(map(len, problem.solution.splitlines())) <= 110
+    assert sum(len(p.solution or "") for p in sampled()) / len(sampled()) < 280
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return None",
+        "return arg",
+        "return 0",
+        "return ''",
+        "return []",
+        "return {}",
+        "return -1",
+        "return 1",
+        "return len(arg)",
+    ],
+)
+def test_trivial_functions_fail(body: str) -> None:
+    for problem in sampled():
+        assert passes(f"def {problem.entry_point}(arg):\n    {body}\n", problem.tests) < len(problem.tests), problem
+
+
+def test_asserts_notice_a_changed_comparison_or_a_lost_condition() -> None:
+    swaps = (
+        (" > ", " >= "),
+        (" < ", " > "),
+        (" == ", " != "),
+        (" and ", " or "),
+        (" or ", " and "),
+        ("[1:]", "[2:]"),
+        ("max(", "min("),
+        (" += ", " -= "),
+    )
+    changed = noticed = 0
+    for problem in sampled():
+        assert problem.solution is not None
+        for old, new in swaps:
+            if old in problem.solution:
+                changed += 1
+                noticed += passes(problem.solution.replace(old, new), problem.tests) < len(problem.tests)
+    assert changed > 400 and noticed / changed > 0.75
+
+
+def test_answers_of_problems_computed_by_hand() -> None:
+    squares = Exact(Composition("ints", "", (("", "even"),), "", "", "square", "sum"), (), ((),), (), "natural")
+    assert evaluate(squares, [1, 2, -4, 3]) == 20
+    assert evaluate(squares, []) == 0
+    longest = Exact(Composition("text", "skip", (("", "contains"),), "", "", "", "longest"), (), (("a",),), (), None)
+    assert evaluate(longest, "banana apple star note area") == "apple"
+    assert evaluate(longest, "banana") is None
+    best = Exact(
+        Composition("log", "last_wins", (("value", "gt"), ("key", "starts")), "or", "value", "", "max"),
+        (),
+        ((4,), ("b",)),
+        (),
+        -1,
+    )
+    assert evaluate(best, "ann:9 bob:2 ann:3") == 2
+    assert evaluate(best, "ann:3") == -1
+    digits = Exact(Composition("digits", "until_zero", (), "", "", "times", "running"), (), (), (3,), "natural")
+    assert evaluate(digits, -1302) == [3, 12]
+    columns = Exact(Composition("columns", "", (("maximum", "odd"),), "", "sum", "", "list"), (), ((),), (), "natural")
+    assert evaluate(columns, [[1, 2], [4, 5]]) == [7]
+
+
+def test_space_is_large_and_counted_as_enumerated() -> None:
+    size = space_size()
+    assert set(size) == {1, 2, 3, 4} and sum(size.values()) >= 100_000 and min(size.values()) >= 1_000
+    for kind in ("ints", "columns"):
+        assert Counter(c.level for c in simple(kind))[1] == space_size(kind)[1]
+
+
+def simple(kind: str) -> Iterator[Composition]:
+    """Those without a pair of filters, which come first and hold all of level 1."""
+    return itertools.takewhile(lambda c: len(c.filters) < 2, compositions(kind))
+
+
+def test_vocabularies_are_broad() -> None:
+    assert len(KINDS) >= 8 and len(INT_FILTERS) >= 15 and len(STR_FILTERS) >= 15 and len(RULES) >= 10
+    assert sum(map(len, MAPS.values())) >= 20 and all(len(parts) >= 6 for parts in REDUCTIONS.values())
+    assert sum(map(len, REDUCTIONS.values())) >= 30
+
+
+def test_different_keys_are_different_functions() -> None:
+    """On random inputs of the same kind, (nearly) no two sampled problems always agree."""
+    agree = pairs = 0
+    for name, kind in KINDS.items():
+        rng = random.Random(name)
+        inputs = [kind.sample(rng, (2, 3, 5, "a", "e")) for _ in range(60)]
+        behaviours = [tuple(repr(evaluate(e, i)) for i in inputs) for e in _exacts(name)]
+        pairs += len(behaviours)
+        agree += len(behaviours) - len(set(behaviours))
+    assert pairs > 300 and agree <= 0.02 * pairs
+
+
+def _exacts(kind: str) -> list[Exact]:
+    return [exact for exact, _ in drawn() if exact.composition.kind == kind]
+
+
+def test_ids_and_instructions_are_distinct() -> None:
+    assert len({p.id for p in sampled()}) == len({p.extra["key"] for p in sampled()}) == len(sampled())
+    assert len({p.instruction for p in sampled()}) >= 0.99 * len(sampled())
+    assert len({p.instruction.split()[0] for p in sampled()} - {f"`{p.entry_point}" for p in sampled()}) >= 6
+
+
+def test_splits_share_no_composition_but_share_the_parts() -> None:
+    train, heldout = generate(300, 1, "train"), generate(300, 2, "heldout")
+    first, second = ({p.extra["composition"] for p in problems} for problems in (train, heldout))
+    assert not first & second
+    parts, held_parts = ({part for key in keys for part in key.split("/")[5:6]} for keys in (first, second))
+    assert len(parts & held_parts) > 20
+
+
+def test_split_ignores_everything_but_the_composition() -> None:
+    composition = Composition("ints", "", (("", "even"),), "", "", "", "sum")
+    assert split_of(composition) == split_of(Composition("ints", "", (("", "even"),), "", "", "", "sum"))
+    shares = Counter(split_of(c) for c, _ in zip(compositions("words"), range(5000), strict=False))
+    assert 0.15 < shares["heldout"] / 5000 < 0.25
+
+
+def test_levels_take_turns_and_can_be_chosen() -> None:
+    assert Counter(p.level for p in generate(40, 3, "train")) == {1: 10, 2: 10, 3: 10, 4: 10}
+    assert {p.level for p in generate(10, 3, "train", levels=(2,))} == {2}
+
+
+def test_a_longer_list_begins_with_the_shorter_one() -> None:
+    assert generate(30, 5, "heldout")[:10] == generate(10, 5, "heldout")
+    assert generate(10, 5, "heldout") != generate(10, 6, "heldout")
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "4242"])
+def test_the_same_in_another_process(hash_seed: str) -> None:
+    program = (
+        "from reflectioncoder.procedural import generate\n"
+        "for p in generate(25, 11, 'train'): print(p.id, repr(p.instruction), p.tests)"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    printed = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.splitlines() == [f"{p.id} {p.instruction!r} {p.tests}" for p in generate(25, 11, "train")]
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(UserError, match="'test' is neither"):
+        generate(1, 1, "test")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="levels"):
+        generate(1, 1, "train", levels=(5,))
+    with pytest.raises(UserError, match="negative"):
+        generate(-1, 1, "train")
