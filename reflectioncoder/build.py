@@ -1,0 +1,307 @@
+"""Many problems at once: reflection sequences by mutation, filtered, in files (appendix A).
+
+Workers turn problems into sequences in any order; this process alone writes them to the ledger, and at the end exports
+them in the order of the problems. So the files do not depend on the number of workers, nor on how often the build was
+killed and started again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from reflectioncoder import filters, overlap, procedural
+from reflectioncoder.config import BuildConfig, save, versions
+from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
+from reflectioncoder.errors import UserError
+from reflectioncoder.filters import FilterSettings, Rejected
+from reflectioncoder.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.ledger import Entry, Ledger
+from reflectioncoder.mutate import reflect_by_mutation
+from reflectioncoder.problems import Problem, load_problems
+from reflectioncoder.workers import Pool
+
+INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
+FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build gave.
+
+    Args:
+        sequences: how many were kept.
+        funnel: "problems", then each reason with the number it took away, then "sequences".
+        seconds: wall-clock time of this call.
+        path: the file of sequences.
+    """
+
+    sequences: int
+    funnel: dict[str, int]
+    seconds: float
+    path: Path
+
+
+def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
+    """Make, filter and export the reflection sequences of a configuration; goes on where an earlier run stopped.
+
+    Args:
+        config: see `BuildConfig`.
+        console: where to report; standard output if not given.
+
+    Returns:
+        the counts; `sequences.jsonl`, `instructions.jsonl` (the last round of each sequence on its own, for plain
+        instruction tuning), `rejects.jsonl`, `funnel.json`, the ledger and the configuration are in `config.output`.
+
+    Raises:
+        UserError: bad input, an output directory of another configuration or in use, or a full disk; what was finished
+            before is kept.
+    """
+    started = time.monotonic()
+    console = console or Console()
+    skipped: list[str] = []
+    problems = _problems(config, skipped)
+    for line in skipped[:3]:
+        console.print(f"skipped {line}", markup=False, highlight=False, soft_wrap=True)
+    if len(skipped) > 3:
+        console.print(f"... and {len(skipped) - 3} more rows", highlight=False)
+    output = Path(config.output)
+    with Ledger(output, fingerprint(config, problems)) as ledger:
+        funnel = ledger.note("funnel")
+        if funnel is not None and all((output / name).is_file() for name in FILES):
+            console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
+        else:
+            save(config, output)
+            rejected = _contaminated(config, problems)
+            finished = ledger.finished()
+            pending = [problem for problem in problems if problem.id not in finished and problem.id not in rejected]
+            if finished:
+                console.print(f"{output}: going on, {len(finished)} problems are finished", highlight=False)
+            _reflect(config, pending, ledger, console)
+            funnel = _export(config, problems, rejected, ledger, output)
+            if skipped:
+                funnel = {"skipped_rows": len(skipped), **funnel}
+            write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
+            ledger.note("funnel", funnel)
+    result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, output / "sequences.jsonl")
+    console.print(funnel_table(funnel))
+    console.print(f"{result.sequences} sequences in {result.seconds:.1f} s: {result.path}", highlight=False)
+    return result
+
+
+def _problems(config: BuildConfig, skipped: list[str]) -> list[Problem]:
+    if config.count < 1:
+        raise UserError(f"count = {config.count}: give a number above 0")
+    if config.problems == "handwritten":
+        raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
+    if config.problems == "procedural":
+        return list(procedural.generate(config.count, config.seed, "train", config.levels))
+    return load_problems(config.problems, config.fields, config.split, config.count, skipped)
+
+
+def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
+    """All that decides the output: the settings (but where it goes and how many work on it), the problems, versions."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("output", "workers")}
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())
+    # the interpreter's tracebacks are part of the sequences
+    known = {key: value for key, value in versions().items() if key in ("reflectioncoder", "ipython")}
+    python = ".".join(platform.python_version_tuple()[:2])
+    stable: dict[str, Any] = json.loads(json.dumps({**settings, **known, "python": python}))
+    return {**stable, "problem_texts": digest.hexdigest()}
+
+
+def filter_settings(config: BuildConfig) -> FilterSettings:
+    """The limits and word lists of the filters under a configuration."""
+    return FilterSettings(io_names=config.io_names or filters.IO_NAMES, max_rounds=config.max_rounds)
+
+
+class _InfrastructureError(Exception):
+    """The interpreter could not do its work; says nothing about the problem."""
+
+
+class _StrictInterpreter(Interpreter):
+    """An interpreter whose own failures are exceptions, so that nobody takes them for the program's."""
+
+    def run(self, cells: Sequence[str], limits: Limits | None = None) -> list[CellResult]:
+        results = super().run(cells, limits)
+        for result in results:
+            if result.outcome == "infrastructure":
+                raise _InfrastructureError(result.message)
+        return results
+
+
+class Reflector:
+    """Turns problems into ledger entries inside a worker; holds the worker's interpreter."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self._config, self._settings = config, filter_settings(config)
+        self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
+
+    def __call__(self, problem: Problem) -> Entry:
+        """Make a sequence and put it through the filters that look at one sequence alone."""
+        dialogue = None
+        try:
+            made = reflect_by_mutation(problem, self._interpreter, self._config.seed)
+            if isinstance(made, Dialogue):
+                dialogue = made
+                rejected = filters.apply(made, problem, self._settings) or self._verify(made, problem)
+            else:
+                rejected = made
+        except UserError:
+            raise
+        except _InfrastructureError as error:
+            return Entry(problem.id, "rejected", INFRASTRUCTURE, str(error))
+        except Exception as error:
+            # one odd program among thousands must not stop a build; the funnel shows it
+            rejected = Rejected(problem.id, "internal_error", f"{type(error).__name__}: {error}")
+        payload = None if dialogue is None else {**_provenance(problem), **dialogue.to_dict()}
+        if rejected is None:
+            return Entry(problem.id, "done", payload=payload)
+        return Entry(problem.id, "rejected", rejected.reason.replace(" ", "_"), rejected.detail, payload)
+
+    def _verify(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
+        detail = filters.final_code_fails(dialogue, problem, self._interpreter)
+        return Rejected(problem.id, "final_code_fails", detail) if detail is not None else None
+
+    def close(self) -> None:
+        """End the interpreter."""
+        self._interpreter.close()
+
+
+def _provenance(problem: Problem) -> dict[str, Any]:
+    known = {"id": problem.id, "source": problem.source, "licence": problem.licence, "level": problem.level}
+    return {key: value for key, value in known.items() if value not in (None, "")}
+
+
+def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> None:
+    """Run the workers until every problem is in the ledger."""
+    if not problems:
+        return
+    workers = config.workers or len(os.sched_getaffinity(0))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        Pool[Problem, Entry](Reflector, config, workers) as pool,
+    ):
+        shown = progress.add_task("reflecting", total=len(problems))
+        for attempt in (1, 2):
+            again = []
+            for index, entry in pool.run(problems):
+                if entry.reason == INFRASTRUCTURE:
+                    again.append(problems[index])
+                else:
+                    ledger.put(entry)
+                    progress.advance(shown)
+            if not again:
+                return
+            problems = again
+            console.print(f"attempt {attempt}: {len(again)} problems without a result from the interpreter")
+    raise UserError(
+        f"the interpreter gave no result for {len(again)} problems, first {again[0].id}; the others are kept:"
+        " start the build again, with fewer workers if memory is short"
+    )
+
+
+def _contaminated(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Rejected]:
+    """The problems that share a 10-gram with what must not be in the output."""
+    if not config.decontaminate:
+        return {}
+    texts = [(problem.id, [problem.instruction, problem.solution or ""]) for problem in problems]
+    found = overlap.contaminated(texts, overlap.reference_texts(config.decontaminate))
+    return {
+        item.id: Rejected(
+            item.id, "contaminated", f"{item.share:.0%} of its 10-grams, first in {item.other}: '{item.example}'"
+        )
+        for item in found
+    }
+
+
+def _export(
+    config: BuildConfig, problems: Sequence[Problem], rejected: Mapping[str, Rejected], ledger: Ledger, output: Path
+) -> dict[str, int]:
+    """Write the files in the order of the problems, and count."""
+    rejects = dict(rejected)
+    dialogues: dict[str, Dialogue] = {}
+    payloads: dict[str, Any] = {}
+    for problem in problems:
+        entry = None if problem.id in rejects else ledger.get(problem.id)
+        if entry is None:
+            continue
+        if entry.status == "done":
+            dialogues[problem.id] = Dialogue.from_dict(entry.payload, f"ledger, problem {problem.id}")
+        else:
+            rejects[problem.id] = Rejected(problem.id, entry.reason, entry.detail)
+            payloads[problem.id] = entry.payload
+    texts = [
+        (problem.id, f"{problem.instruction}\n{filters.final_code(dialogues[problem.id])}")
+        for problem in problems
+        if problem.id in dialogues
+    ]
+    for item in overlap.near_duplicates(texts, config.near_duplicates):
+        payloads[item.id] = dialogues.pop(item.id).to_dict()
+        rejects[item.id] = Rejected(
+            item.id, "near_duplicate", f"{item.share:.0%} of the 5-grams are those of {item.other}"
+        )
+
+    kept = [dialogues[problem.id] for problem in problems if problem.id in dialogues]
+    write_jsonl(output / "sequences.jsonl", kept)
+    write_jsonl(output / "instructions.jsonl", map(last_round, kept))
+    lines = []
+    for problem in problems:
+        if problem.id in rejects:
+            reject = rejects[problem.id]
+            line = {
+                "id": problem.id,
+                "reason": reject.reason,
+                "detail": reject.detail,
+                "instruction": problem.instruction,
+            }
+            lines.append(json.dumps({**line, "sequence": payloads.get(problem.id)}, ensure_ascii=False))
+    write_lines(output / "rejects.jsonl", lines)
+    counts = Counter(reject.reason for reject in rejects.values())
+    last = [*filters.FILTERS, "final_code_fails", "internal_error", "near_duplicate"]
+    reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
+    return {
+        "problems": len(problems),
+        **{reason: counts[reason] for reason in reasons if counts[reason]},
+        "sequences": len(kept),
+    }
+
+
+def last_round(dialogue: Dialogue) -> Dialogue:
+    """The second round of a reflection dialogue as plain instruction data."""
+    instruction = "".join(block.content for block in dialogue.messages[-2].blocks)
+    kept = {key: dialogue.extra[key] for key in ("id", "source", "licence", "level") if key in dialogue.extra}
+    return instruction_dialogue(instruction, dialogue.final_answer, **kept)
+
+
+def funnel_table(funnel: Mapping[str, int]) -> Table:
+    """How many problems each step took away, and what was left after it."""
+    table = Table("step", title="Funnel")
+    table.add_column("removed", justify="right")
+    table.add_column("left", justify="right")
+    left = funnel["problems"]
+    for step, count in funnel.items():
+        if step in ("problems", "sequences"):
+            table.add_row(step, "", str(count), style="bold")
+        elif step == "skipped_rows":
+            table.add_row("rows that could not be read", str(count), "")
+        else:
+            left -= count
+            table.add_row(step.replace("_", " "), str(count), str(left))
+    return table

@@ -1,0 +1,243 @@
+"""Which sequences are worth training on: predicates that give a reason.
+
+The first ones are those of appendix A (input and output found by keyword, unresolved errors, a single round); the
+rest go beyond the paper, as does `overlap.py`. A predicate gets the dialogue and its problem and returns what is
+wrong, or None. Nothing is run here except by the interpreter that `final_code_fails` is handed.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from reflectioncoder.asserts import names_in, parse
+from reflectioncoder.dialogue import Dialogue, unfenced
+from reflectioncoder.interpreter import Interpreter
+from reflectioncoder.problems import Problem
+
+IO_NAMES = (
+    "open", "input", "dump", "pip", "exec_module", "system", "popen", "urlopen", "urlretrieve", "getpass", "remove",
+    "rmtree", "makedirs", "mkdir", "unlink", "read_csv", "to_csv", "savefig", "savetxt", "loadtxt",
+)  # fmt: skip
+IO_MODULES = (
+    "subprocess", "socket", "shutil", "pathlib", "requests", "urllib", "http", "ftplib", "smtplib", "pickle", "shelve",
+    "sqlite3", "tempfile", "glob", "ctypes", "multiprocessing", "tkinter", "pip",
+)  # fmt: skip
+MENTIONS = re.compile(
+    r"\b(as (?:shown|seen|explained|mentioned|discussed) (?:above|before|earlier)"
+    r"|(?:previous|earlier|above|first|last) (?:attempt|round|version|code|error|failure|execution|output|traceback)"
+    r"|(?:fixed|corrected|repaired|revised) (?:the |version|code|bug)|traceback|the assertion (?:failed|error)"
+    r"|AssertionError:|execution result|bug ?fix)",
+    re.IGNORECASE,
+)
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A problem that gave no sequence, or a sequence that is not kept: why, in a word and in detail."""
+
+    problem_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """What the predicates go by.
+
+    Args:
+        io_names: called names, bare or as an attribute of a module, that count as input or output.
+        io_modules: modules whose import counts as input or output.
+        max_rounds: most code blocks of a sequence.
+        max_chars: most characters of a whole dialogue.
+    """
+
+    io_names: tuple[str, ...] = IO_NAMES
+    io_modules: tuple[str, ...] = IO_MODULES
+    max_rounds: int = 8
+    max_chars: int = 24_000
+
+
+Predicate = Callable[[Dialogue, Problem, FilterSettings], str | None]
+
+
+def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
+    """The first input or output that a piece of code does, by name; None where it does none.
+
+    Names are matched on the syntax tree, so "open" in a text or a method `open` of the code's own class does not
+    count. Code that is no Python (`pip install x` in a notebook) falls back to its words at the start of a line.
+    """
+    settings = settings or FilterSettings()
+    try:
+        tree = parse(code)
+    except SyntaxError:
+        for number, line in enumerate(code.splitlines(), 1):
+            words = WORD.findall(line)
+            if words and words[0] in settings.io_names and line.lstrip(" !%").startswith(words[0]):
+                return f"`{words[0]}` in line {number}"
+        return None
+    own = {
+        node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
+    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    imported: dict[str, str] = {}
+    nodes = sorted((node for node in ast.walk(tree) if hasattr(node, "lineno")), key=_place)
+    for node in nodes:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                name = module or alias.name
+                if name.split(".")[0] in settings.io_modules:
+                    return f"`{name}` imported in line {node.lineno}"
+                imported[alias.asname or alias.name.split(".")[0]] = f"{module}.{alias.name}".strip(".")
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in own:
+            # `from json import dump as d` is found by what was imported, `open` by its own name
+            called = imported.get(node.id, node.id).split(".")[-1]
+            if called in settings.io_names:
+                return f"`{called}` in line {node.lineno}"
+        if isinstance(node, ast.Attribute) and node.attr in settings.io_names:
+            root = _root(node)
+            if root in imported and root not in own:
+                return f"`{root}.{node.attr}` in line {node.lineno}"
+    return None
+
+
+def _place(node: ast.AST) -> tuple[int, int]:
+    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def input_output(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """Appendix A: code that reads or writes anything."""
+    codes = [block.content for block in dialogue.first_round if block.type == "code"] + [final_code(dialogue)]
+    return next((found for code in codes if (found := io_in_code(code, settings))), None)
+
+
+def unresolved(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """Appendix A: still an error after the last round, or more rounds than allowed."""
+    if dialogue.rounds > settings.max_rounds:
+        return f"{dialogue.rounds} rounds, at most {settings.max_rounds}"
+    executions = [block.content for block in dialogue.first_round if block.type == "execution"]
+    if not executions:
+        return "nothing was executed"
+    if "Traceback (most recent call last)" in executions[-1] or re.search(r"^\w*Error\b", executions[-1], re.MULTILINE):
+        return f"the last of {len(executions)} rounds still fails"
+    return None
+
+
+def single_round(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """Appendix A: the first code passed, so its asserts may be too simple to teach anything."""
+    return "the first code passed" if dialogue.rounds == 1 else None
+
+
+def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """The final answer holds no Python code that defines something."""
+    if "```" not in dialogue.final_answer:
+        return "the final answer has no code block"
+    try:
+        tree = parse(final_code(dialogue))
+    except SyntaxError as error:
+        return f"the final code is not Python: {error.msg} (line {error.lineno})"
+    names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    if problem.entry_point and problem.entry_point not in names | {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }:
+        return f"the final code does not define `{problem.entry_point}`"
+    return None
+
+
+def idle_asserts(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """The asserts of the last round never use the entry point (`assert True`), or there are none."""
+    codes = [block.content for block in dialogue.first_round if block.type == "code"]
+    if not codes:
+        return "no code block"
+    try:
+        tree = parse(codes[-1])
+    except SyntaxError as error:
+        return f"the last code is not Python: {error.msg} (line {error.lineno})"
+    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    if not asserts:
+        return "the last code asserts nothing"
+    entry = problem.entry_point
+    if entry is None:
+        return None
+    # a value may come to the assert through a variable: `result = f(1); assert result == 2`
+    reached = {entry}
+    for node in sorted((n for n in ast.walk(tree) if isinstance(n, ast.Assign)), key=_place):
+        if names_in(node.value) & reached:
+            reached |= {name for target in node.targets for name in names_in(target)}
+    if not any(names_in(node.test) & reached for node in asserts):
+        return f"no assert uses `{entry}`"
+    return None
+
+
+def mentions_sequence(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """The final answer talks about the rounds before it, which nobody sees at inference."""
+    answer = dialogue.final_answer
+    for found in MENTIONS.finditer(answer):
+        if found.group().lower() not in problem.instruction.lower():
+            return f"the final answer says '{found.group()}'"
+    return None
+
+
+def too_long(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """More characters than a training sample should have."""
+    length = sum(len(block.content) for message in dialogue.messages for block in message.blocks)
+    return f"{length} characters, at most {settings.max_chars}" if length > settings.max_chars else None
+
+
+FILTERS: Mapping[str, Predicate] = {
+    "input_output": input_output,
+    "unresolved": unresolved,
+    "single_round": single_round,
+    "no_final_code": no_final_code,
+    "idle_asserts": idle_asserts,
+    "mentions_sequence": mentions_sequence,
+    "too_long": too_long,
+}
+
+
+def apply(
+    dialogue: Dialogue,
+    problem: Problem,
+    settings: FilterSettings | None = None,
+    filters: Mapping[str, Predicate] = FILTERS,
+) -> Rejected | None:
+    """The first filter that does not let a sequence through, with its reason, or None.
+
+    Args:
+        dialogue: a reflection dialogue.
+        problem: what it was made from.
+        settings: limits and word lists.
+        filters: name of the reason to predicate, tried in order.
+    """
+    settings = settings or FilterSettings()
+    for reason, predicate in filters.items():
+        detail = predicate(dialogue, problem, settings)
+        if detail is not None:
+            return Rejected(problem.id, reason, detail)
+    return None
+
+
+def final_code(dialogue: Dialogue) -> str:
+    """The code of the final answer."""
+    return unfenced(dialogue.final_answer)
+
+
+def final_code_fails(dialogue: Dialogue, problem: Problem, interpreter: Interpreter) -> str | None:
+    """Run the final code alone with the problem's own tests; what went wrong, or None."""
+    results = interpreter.run([final_code(dialogue), "\n".join(problem.tests)])
+    for result in results:
+        if not result.ok:
+            return f"{result.outcome}: {result.exception or ''} {result.message or ''}".strip()
+    return None

@@ -1,0 +1,109 @@
+"""The ledger keeps what is finished, whatever happens to the process, and never mixes two builds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.ledger import Entry, Ledger
+
+PRINT = {"seed": 1, "count": 3}
+KILLED = """
+import itertools, sys
+from reflectioncoder.ledger import Entry, Ledger
+ledger = Ledger(sys.argv[1], {"seed": 1, "count": 3})
+for number in itertools.count():
+    ledger.put(Entry(f"p{number}", "done", payload={"n": number, "text": "x" * 5000}))
+    print(number, flush=True)
+"""
+
+
+def test_entries_come_back_as_they_were(tmp_path: Path) -> None:
+    done = Entry("é/1", "done", payload={"messages": [{"a": "ü"}]})
+    rejected = Entry("b", "rejected", "input_output", "`open` in line 1")
+    with Ledger(tmp_path, PRINT) as ledger:
+        assert ledger.put(done)
+        assert ledger.put(rejected)
+        assert ledger.note("seconds") is None
+        ledger.note("seconds", 2.5)
+    with Ledger(tmp_path, dict(reversed(PRINT.items()))) as ledger:  # the order of keys is nothing
+        assert ledger.finished() == {"é/1", "b"}
+        assert ledger.get("é/1") == done
+        assert ledger.get("b") == rejected
+        assert ledger.get("c") is None
+        assert ledger.note("seconds") == 2.5
+
+
+def test_a_problem_is_recorded_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path, PRINT) as ledger:
+        assert ledger.put(Entry("a", "done", payload=1))
+        assert not ledger.put(Entry("a", "rejected", "late"))
+        assert ledger.get("a") == Entry("a", "done", payload=1)
+
+
+def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
+    Ledger(tmp_path, PRINT).close()
+    with pytest.raises(UserError, match=r"other settings \(count was 3, is 4, io was null, is true\)"):
+        Ledger(tmp_path, {"seed": 1, "count": 4, "io": True})
+    Ledger(tmp_path, PRINT).close()  # the refusal neither changed nor locked it
+
+
+def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, PRINT)
+    with pytest.raises(UserError, match=rf"another build \(process {os.getpid()}\) is at work"):
+        Ledger(tmp_path, PRINT)
+    ledger.put(Entry("a", "done"))
+    ledger.close()
+    with Ledger(tmp_path, PRINT) as again:
+        assert again.finished() == {"a"}
+
+
+def test_a_killed_process_loses_nothing_it_had_recorded_and_holds_no_lock(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = [int(process.stdout.readline()) for _ in range(20)]
+        process.send_signal(signal.SIGKILL)
+        said += [int(line) for line in process.stdout.read().splitlines()]
+    with Ledger(tmp_path, PRINT) as ledger:
+        finished = ledger.finished()
+        assert {f"p{number}" for number in said} <= finished
+        assert len(finished) - len(said) in (0, 1)
+        for id in finished:
+            entry = ledger.get(id)
+            assert entry is not None
+            assert entry.payload == {"n": int(id[1:]), "text": "x" * 5000}
+
+
+def test_a_full_disk_gives_one_line_and_keeps_what_was_there(tmp_path: Path) -> None:
+    with Ledger(tmp_path, PRINT) as ledger:
+        ledger.put(Entry("a", "done", payload="kept"))
+        pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger._connection.execute(f"PRAGMA max_page_count={pages}")  # SQLite's own way to run out of space
+        with pytest.raises(UserError, match=r"full; free some space and start again") as caught:
+            ledger.put(Entry("b", "done", payload="x" * 100_000))
+        assert "\n" not in str(caught.value)
+        assert ledger.finished() == {"a"}
+
+
+def test_a_file_that_is_no_ledger_gives_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes(b"something else" * 100)
+    with pytest.raises(UserError, match="not a database"):
+        Ledger(tmp_path, PRINT)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write to"):
+        Ledger(tmp_path / "file", PRINT)
+
+
+def test_others_may_read_along(tmp_path: Path) -> None:
+    with Ledger(tmp_path, PRINT) as ledger:
+        ledger.put(Entry("a", "done"))
+        reader = sqlite3.connect(f"file:{tmp_path / 'ledger.sqlite'}?mode=ro", uri=True)
+        assert reader.execute("SELECT count(*) FROM problems").fetchone() == (1,)
+        reader.close()
