@@ -1,0 +1,248 @@
+"""Completions to verdicts to pass@k with intervals, and the paired comparison of two runs.
+
+Verdicts are `output/results.jsonl`, one line a completion in the task's order; the score is `output/score.json`.
+A failure of the interpreter itself is tried again and never counted against a program; a verdict that ran out of
+time is tried once more with nothing else running.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reflectioncoder import config as configs
+from reflectioncoder.config import EvaluateConfig
+from reflectioncoder.decode import Report
+from reflectioncoder.dialogue import iter_jsonl, write_lines
+from reflectioncoder.errors import UserError
+from reflectioncoder.generate import Completion, generate, read_completion
+from reflectioncoder.interpreter import Interpreter, Limits
+from reflectioncoder.stats import Comparison, paired, pass_at_k, wilson
+from reflectioncoder.tasks import Task, Verdict, get_task
+
+ATTEMPTS = 3  # for failures of the interpreter
+OUTPUT_CHARS = 1_000_000  # candidates may print what they like; the answer is what they return
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdict on one completion; `error` is the exception with its first line."""
+
+    task_id: str
+    sample: int
+    passed: bool
+    outcome: str
+    error: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a run is worth.
+
+    Args:
+        task: its name.
+        pass_at_1: mean over the problems of the share of their samples that pass.
+        low: lower end of its 95 % Wilson interval.
+        high: upper end.
+        n: problems scored.
+        k: pass@k for each k asked for.
+        seconds: of decoding and checking.
+        tokens_per_second: of decoding; 0 where completions were read.
+    """
+
+    task: str
+    pass_at_1: float
+    low: float
+    high: float
+    n: int
+    k: dict[int, float]
+    seconds: float
+    tokens_per_second: float = 0.0
+
+
+def evaluate(
+    config: EvaluateConfig,
+    report: Report | None = None,
+    progress: Progress | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Score:
+    """Generate completions, or read them from `config.completions`, and score them.
+
+    Args:
+        config: see `EvaluateConfig`.
+        report: see `generate`.
+        progress: called with how many completions are checked, and of how many.
+        model: see `generate`.
+        tokenizer: see `generate`.
+
+    Raises:
+        UserError: bad settings, a file that cannot be read, problems without a completion, no interpreter.
+    """
+    started, speed = time.perf_counter(), 0.0
+    samples = config.generate.samples
+    if not config.k or min(config.k) < 1 or (not config.completions and max(config.k) > samples):
+        raise UserError(f"evaluate: k = {list(config.k)} wants 1 <= k <= generate.samples = {samples}")
+    task = get_task(config.generate.task, config.generate.seed, config.generate.limit)
+    if config.completions:
+        completions = read_completions(config.completions, task)
+    else:
+        generated = generate(config.generate, report, model, tokenizer)
+        completions, speed = list(generated.completions), generated.tokens_per_second
+    limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
+    with ExitStack() as stack:
+        count = min(config.workers or os.cpu_count() or 1, max(1, len(completions)))
+        pool = [stack.enter_context(Interpreter(limits, config.isolation)) for _ in range(count)]
+        results = check_all(task, completions, pool, limits, progress)
+    score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
+    folder = Path(config.output)
+    configs.save(config, folder)
+    write_lines(folder / "results.jsonl", (json.dumps(asdict(result), ensure_ascii=False) for result in results))
+    write_lines(folder / "score.json", [json.dumps(asdict(score), indent=2)])
+    return score
+
+
+def read_completions(path: str, task: Task) -> list[Completion]:
+    """Completions of a file, in the task's order; lines of one problem without "sample" are numbered.
+
+    Raises:
+        UserError: a bad line, a problem the task does not have, one without a completion, or one sample twice.
+    """
+    by_problem: dict[str, list[Completion]] = {prompt.task_id: [] for prompt in task.prompts()}
+    for where, row in iter_jsonl(path):
+        completion = read_completion(row, where)
+        if completion.task_id not in by_problem:
+            raise UserError(f"{where}: task {task.name} has no problem '{completion.task_id}'")
+        found = by_problem[completion.task_id]
+        if "sample" not in row:
+            completion = Completion(completion.task_id, len(found), completion.completion, completion.raw)
+        if any(other.sample == completion.sample for other in found):
+            raise UserError(f"{where}: sample {completion.sample} of problem '{completion.task_id}' occurs twice")
+        found.append(completion)
+    missing = [task_id for task_id, found in by_problem.items() if not found]
+    if missing:
+        raise UserError(f"file {path}: no completion for {len(missing)} problems, the first is '{missing[0]}'")
+    return [completion for found in by_problem.values() for completion in sorted(found, key=lambda c: c.sample)]
+
+
+def check_all(
+    task: Task,
+    completions: Sequence[Completion],
+    pool: Sequence[Interpreter],
+    limits: Limits,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Verdicts on all completions, in their order; the same code for the same problem is run once.
+
+    Args:
+        task: whose tests decide.
+        completions: what to check.
+        pool: open interpreters; each is used by one thread at a time.
+        limits: of each cell.
+        progress: see `evaluate`.
+
+    Raises:
+        UserError: the interpreter itself failed several times on one completion.
+    """
+    free: SimpleQueue[Interpreter] = SimpleQueue()
+    for interpreter in pool:
+        free.put(interpreter)
+
+    def check(key: tuple[str, str]) -> Verdict:
+        interpreter = free.get()
+        try:
+            return _check_once(task, key, interpreter, limits)
+        finally:
+            free.put(interpreter)
+
+    unique = list(dict.fromkeys((completion.task_id, completion.completion) for completion in completions))
+    verdicts: dict[tuple[str, str], Verdict] = {}
+    with ThreadPoolExecutor(len(pool)) as threads:
+        for key, verdict in zip(unique, threads.map(check, unique), strict=True):
+            verdicts[key] = verdict
+            if progress is not None:
+                progress(len(verdicts), len(unique))
+    for key, verdict in verdicts.items():
+        if verdict.outcome == "timeout":  # perhaps only because the machine was busy
+            verdicts[key] = _check_once(task, key, pool[0], limits)
+    return [
+        Result(c.task_id, c.sample, v.passed, v.outcome, v.error, round(v.seconds, 4))
+        for c in completions
+        for v in [verdicts[c.task_id, c.completion]]
+    ]
+
+
+def _check_once(task: Task, key: tuple[str, str], interpreter: Interpreter, limits: Limits) -> Verdict:
+    """A verdict on the program; failures that are the interpreter's own are tried again."""
+    for _ in range(ATTEMPTS):
+        verdict = task.check(key[0], key[1], interpreter, limits)
+        if verdict.outcome != "infrastructure":
+            return verdict
+    raise UserError(
+        f"task {task.name}, problem '{key[0]}': the interpreter failed {ATTEMPTS} times ({verdict.error}); "
+        "no score was written, run again"
+    )
+
+
+def summarize(
+    task: str, results: Iterable[Result], ks: Sequence[int] = (1,), seconds: float = 0.0, tokens_per_second: float = 0.0
+) -> Score:
+    """The score of verdicts. Raises UserError where a problem has fewer samples than a k."""
+    problems = [[result.passed for result in group] for group in by_task(results).values()]
+    fewest = min(map(len, problems), default=0)
+    if any(k > fewest for k in ks):
+        raise UserError(f"evaluate: k = {list(ks)}, but a problem has {fewest} samples")
+    at_k = {k: sum(pass_at_k(len(p), sum(p), k) for p in problems) / len(problems) for k in (1, *ks)}
+    low, high = wilson(at_k[1], len(problems))
+    return Score(task, at_k[1], low, high, len(problems), {k: at_k[k] for k in ks}, seconds, tokens_per_second)
+
+
+def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Results by problem, each problem's in the order of its samples."""
+    groups: defaultdict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[result.task_id].append(result)
+    return {task_id: sorted(group, key=lambda r: r.sample) for task_id, group in groups.items()}
+
+
+def read_results(path: str | os.PathLike[str]) -> list[Result]:
+    """The verdicts of an evaluation: `results.jsonl`, or the directory it is in. Raises UserError."""
+    path = Path(path)
+    results = []
+    for where, row in iter_jsonl(path / "results.jsonl" if path.is_dir() else path):
+        try:
+            results.append(Result(**row))
+        except TypeError:
+            raise UserError(f"{where}: not a verdict with {', '.join(Result.__dataclass_fields__)}") from None
+    return results
+
+
+def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed: int = 0) -> Comparison:
+    """Two evaluations of the same task, problem by problem.
+
+    Args:
+        first: its `results.jsonl` or output directory, the run before.
+        second: the run after.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: a file that is no list of verdicts, or runs on other problems.
+    """
+    runs = [by_task(read_results(path)) for path in (first, second)]
+    if not runs[0] or runs[0].keys() != runs[1].keys():
+        differ = len(runs[0].keys() ^ runs[1].keys())
+        raise UserError(f"{first} and {second}: {differ} problems are in one only; compare runs of one task and seed")
+    verdicts = [[[result.passed for result in run[task_id]] for task_id in runs[0]] for run in runs]
+    return paired(verdicts[0], verdicts[1], seed)

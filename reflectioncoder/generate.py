@@ -1,0 +1,271 @@
+"""Prompts of a task to completions on disk, resumable.
+
+Each completion is a line {"task_id", "sample", "completion", "raw", "prompt"}, written as soon as it ends; a run
+that was killed goes on with what is missing. Beside the file lie its configuration and a fingerprint of the model,
+so that completions of another setting or of a model that was trained anew are not taken for this one's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reflectioncoder import config as configs
+from reflectioncoder.config import GenerateConfig
+from reflectioncoder.decode import Finished, Report, Request, decode, prompt_hash
+from reflectioncoder.dialogue import iter_jsonl, write_lines
+from reflectioncoder.errors import UserError
+from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer, resolve
+from reflectioncoder.tasks import ANSWER_OPENING, FENCE_STOP, Prompt, Task, get_task
+from reflectioncoder.template import knows_format, prompt_ids
+
+# Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are.
+FREE = ("output", "batch_size", "limit", "samples", "device")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer of the model.
+
+    Args:
+        task_id: of the problem.
+        sample: index among the problem's samples.
+        completion: cleaned code.
+        raw: what the model wrote, up to and including the stop text.
+        prompt: hash of the prompt; empty for files made elsewhere.
+    """
+
+    task_id: str
+    sample: int
+    completion: str
+    raw: str
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run made: all completions in order, and of those that were new the tokens and seconds."""
+
+    path: Path
+    completions: tuple[Completion, ...]
+    new: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed, 0 where nothing was missing."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
+    """The code of an answer whose opening fence stood in the prompt.
+
+    A fence at the very beginning (the model opened its answer again) is dropped; the code ends at the first stop
+    text, usually the closing fence at the beginning of a line. Indentation of the first line is kept, because the
+    answer may be the body of a function.
+    """
+    text = raw.replace("\r\n", "\n")
+    first, newline, rest = text.lstrip("\n").partition("\n")
+    if first.startswith("```") and first[3:].strip().isidentifier() and newline:
+        text = rest
+    text = "\n" + text  # a stop that begins with a newline may come first
+    end = min((place for place in (text.find(stop) for stop in stops) if place >= 0), default=len(text))
+    code = text[:end].strip("\n").rstrip()
+    return code + "\n" if code else ""
+
+
+def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """`auto` as the style it means for this model. Raises UserError where a style cannot be had."""
+    if style == "auto":
+        return "native" if knows_format(tokenizer) else "chat" if tokenizer.chat_template else "plain"
+    if style == "chat" and not tokenizer.chat_template:
+        raise UserError(f"tokenizer {tokenizer.name_or_path}: has no chat template; use prompt_style plain")
+    return style
+
+
+def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids of a prompt; in the styles `native` and `chat` the answer's code fence is already open."""
+    if style == "native":
+        return tuple(prompt_ids(prompt.instruction, tokenizer, ANSWER_OPENING))
+    if style == "chat":
+        messages = [{"role": "user", "content": prompt.instruction}]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return tuple(tokenizer.encode(f"{text}{ANSWER_OPENING}", add_special_tokens=False))
+    return tuple(tokenizer.encode(prompt.continuation))
+
+
+def make_requests(
+    task: Task, style: str, tokenizer: PreTrainedTokenizerBase, samples: int = 1, max_new_tokens: int = 0
+) -> list[Request]:
+    """One request for each sample of each problem, in order; `max_new_tokens` 0 takes the task's own."""
+    requests = []
+    for prompt in task.prompts():
+        ids = encode_prompt(prompt, style, tokenizer)
+        stops = prompt.stops if style == "plain" else FENCE_STOP
+        opens_line = style != "plain" or prompt.continuation.endswith("\n")
+        for sample in range(samples):
+            requests.append(
+                Request(prompt.task_id, sample, ids, max_new_tokens or task.max_new_tokens, stops, opens_line)
+            )
+    return requests
+
+
+def generate(
+    config: GenerateConfig,
+    report: Report | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Generated:
+    """Generate what is missing in `config.output` and return all completions of the task.
+
+    Args:
+        config: model, task and decoding.
+        report: called after each completion with how many are done, of how many, and tokens a second.
+        model: the model, where it is loaded already; otherwise `config.model` is loaded if anything is missing.
+        tokenizer: the model's.
+
+    Raises:
+        UserError: a bad setting, a file of another setting, or no such model or task.
+    """
+    check_settings(config)
+    task = get_task(config.task, config.seed, config.limit)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(config.model)
+    style = resolve_style(config.prompt_style, tokenizer)
+    requests = make_requests(task, style, tokenizer, config.samples, config.max_new_tokens)
+    path = Path(config.output)
+    guard(config, path, fingerprint(config.model))
+    found = read_finished(path, requests)
+    missing = [request for request in requests if (request.task_id, request.sample) not in found]
+    tokens, started = 0, time.perf_counter()
+    if missing:
+        if model is None:
+            model, tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
+        started = time.perf_counter()
+        done = decode(model, tokenizer, missing, config.batch_size, config.temperature, config.top_p, config.seed)
+        try:
+            with path.open("a", encoding="utf-8") as out:
+                for finished in done:
+                    completion = _completion(finished)
+                    out.write(_line(completion) + "\n")
+                    out.flush()
+                    found[completion.task_id, completion.sample] = completion
+                    tokens += len(finished.ids)
+                    if report is not None:
+                        report(len(found), len(requests), tokens / (time.perf_counter() - started))
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; what is in it can be resumed") from None
+    seconds = time.perf_counter() - started if missing else 0.0
+    completions = tuple(found[request.task_id, request.sample] for request in requests)
+    if missing:  # lines in the order of the task, whatever order they ended in
+        rest = sorted((c for c in found.values() if c not in set(completions)), key=lambda c: (c.task_id, c.sample))
+        write_lines(path, map(_line, [*completions, *rest]))
+    return Generated(path, completions, len(missing), tokens, seconds)
+
+
+def check_settings(config: GenerateConfig) -> None:
+    """Raise UserError for settings that contradict each other."""
+    if config.samples < 1 or config.batch_size < 1 or config.max_new_tokens < 0 or config.limit < 0:
+        raise UserError("generate: samples and batch_size must be at least 1, max_new_tokens and limit at least 0")
+    if config.temperature < 0 or not 0 < config.top_p <= 1:
+        raise UserError("generate: temperature must be at least 0 and top_p in (0, 1]")
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError("generate: several samples of greedy decoding are all the same; set a temperature")
+
+
+def _completion(finished: Finished) -> Completion:
+    request = finished.request
+    code = clean_completion(finished.text, request.stops)
+    return Completion(request.task_id, request.sample, code, finished.text, prompt_hash(request))
+
+
+def _line(completion: Completion) -> str:
+    return json.dumps(dataclasses.asdict(completion), ensure_ascii=False)
+
+
+def fingerprint(name: str) -> str:
+    """A name for the weights of a local model: sizes and samples of its files; a hub name stands for itself."""
+    folder = Path(resolve(name))
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.suffix not in (".safetensors", ".bin", ".json", ".jinja") or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as data:
+            # Training changes every matrix, so pieces spread over a file tell two models apart.
+            for piece in range(64):
+                data.seek(size * piece // 64)
+                digest.update(data.read(min(65536, size // 64 + 1)))
+    return digest.hexdigest()[:16]
+
+
+def guard(config: GenerateConfig, path: Path, model: str) -> None:
+    """Write the configuration beside `path`, or make sure that the one there is the same.
+
+    Raises:
+        UserError: completions of another setting or model are there already.
+    """
+    state = path.with_name(f"{path.stem}.model.json")
+    saved = path.with_name(f"{path.stem}.toml")
+    if path.exists() and path.stat().st_size:
+        if not saved.exists() or not state.exists():
+            raise UserError(f"{path}: exists without {saved.name} that says how it was made; choose another output")
+        old = configs.load(GenerateConfig, saved)
+        for entry in dataclasses.fields(GenerateConfig):
+            before, now = getattr(old, entry.name), getattr(config, entry.name)
+            if entry.name not in FREE and before != now:
+                raise UserError(f"{path}: was made with {entry.name} = {before!r}, not {now!r}; choose another output")
+        if json.loads(state.read_text(encoding="utf-8")) != {"fingerprint": model}:
+            raise UserError(f"{path}: was made by other weights of {config.model}; choose another output or delete it")
+    configs.save(config, path.parent, path.stem)
+    try:
+        state.write_text(json.dumps({"fingerprint": model}) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {state}: {error.strerror}") from None
+
+
+def read_finished(path: Path, requests: Sequence[Request]) -> dict[tuple[str, int], Completion]:
+    """Completions that are in the file already; a last line cut off by a kill is removed from it.
+
+    Raises:
+        UserError: a line that is not a completion, or one of another prompt.
+    """
+    if not path.exists():
+        return {}
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+    hashes = {(request.task_id, request.sample): prompt_hash(request) for request in requests}
+    found = {}
+    for where, row in iter_jsonl(path):
+        completion = read_completion(row, where)
+        key = completion.task_id, completion.sample
+        if hashes.get(key, completion.prompt) != completion.prompt:
+            raise UserError(f"{where}: completion of another prompt for problem '{key[0]}'; choose another output")
+        found[key] = completion
+    return found
+
+
+def read_completion(row: Any, where: str) -> Completion:
+    """A completion from a line: "completion" or evalplus's "solution" holds the code. Raises UserError."""
+    if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
+        raise UserError(f"{where}: expected an object with 'task_id' and 'completion' or 'solution'")
+    code = row.get("completion", row.get("solution"))
+    sample = row.get("sample", 0)
+    if not isinstance(code, str) or not isinstance(sample, int):
+        raise UserError(f"{where}: 'completion' (or 'solution') must be text, and 'sample' a number")
+    return Completion(str(row["task_id"]), sample, code, str(row.get("raw", code)), str(row.get("prompt", "")))

@@ -1,0 +1,73 @@
+"""Tasks made of `Problem`s with asserts: procedural held-out, handwritten, and problems from a file.
+
+The procedural ones come from the generator's held-out split, of which no composition is ever trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reflectioncoder import problems as sources
+from reflectioncoder.errors import UserError
+from reflectioncoder.problems import Problem
+from reflectioncoder.tasks import ANSWER_OPENING, Prompt, Verdict, run_tests
+
+if TYPE_CHECKING:
+    from reflectioncoder.interpreter import Interpreter, Limits
+
+HELDOUT_COUNT = 300
+HELDOUT_LEVELS = (1, 2, 3, 4)
+
+
+class ProblemTask:
+    """Problems whose tests are single asserts that stand after the answer."""
+
+    def __init__(self, name: str, problems: Sequence[Problem], max_new_tokens: int) -> None:
+        """A task of these problems.
+
+        Raises:
+            UserError: no problems, one without tests, or two of the same id.
+        """
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+        self.problems = {problem.id: problem for problem in problems}
+        if not problems:
+            raise UserError(f"task {name}: no problems in it")
+        if len(self.problems) < len(problems):
+            raise UserError(f"task {name}: {len(problems) - len(self.problems)} problem ids occur more than once")
+        for problem in problems:
+            if not problem.tests:
+                raise UserError(f"task {name}: problem '{problem.id}' has no tests, so no answer can be checked")
+
+    def prompts(self) -> list[Prompt]:
+        """The instructions in order."""
+        return [
+            Prompt(problem.id, problem.instruction, f"{problem.instruction}\n\n{ANSWER_OPENING}")
+            for problem in self.problems.values()
+        ]
+
+    def check(self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits) -> Verdict:
+        """Run the problem's asserts after the completion; see `Task.check`."""
+        problem = self.problems.get(task_id)
+        if problem is None:
+            raise UserError(f"task {self.name}: no problem '{task_id}' in it")
+        return run_tests([completion], "\n".join(problem.tests), interpreter, limits)
+
+
+def procedural_task(seed: int = 0, limit: int = 0) -> ProblemTask:
+    """Held-out procedural problems: `limit` of them, or 300."""
+    from reflectioncoder import procedural
+
+    problems = procedural.generate(limit or HELDOUT_COUNT, seed, "heldout", HELDOUT_LEVELS)
+    return ProblemTask("heldout", problems, 160)
+
+
+def handwritten_task(limit: int = 0) -> ProblemTask:
+    """The problems written for this project."""
+    return ProblemTask("handwritten", sources.handwritten()[: limit or None], 256)
+
+
+def file_task(path: str, limit: int = 0) -> ProblemTask:
+    """Problems of a file, in our own field names."""
+    return ProblemTask(path, list(sources.load_problems(path))[: limit or None], 512)

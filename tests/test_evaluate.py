@@ -1,0 +1,169 @@
+"""Scoring: real programs in the real interpreter."""
+
+import json
+import time
+
+import pytest
+
+from reflectioncoder.config import EvaluateConfig, GenerateConfig
+from reflectioncoder.errors import UserError
+from reflectioncoder.evaluate import Result, check_all, compare, evaluate, read_completions, summarize
+from reflectioncoder.generate import Completion
+from reflectioncoder.interpreter import Interpreter, Limits
+from reflectioncoder.problems import Problem
+from reflectioncoder.tasks import Verdict
+from reflectioncoder.tasks.heldout import ProblemTask
+from reflectioncoder.tasks.humaneval import HumanEval
+
+LIMITS = Limits(10.0, 1024, 1_000_000)
+
+
+def test_humaneval_canonical_solutions_all_pass_and_broken_ones_all_fail():
+    task = HumanEval()
+    completions = []
+    for task_id, row in task.problems.items():
+        completions += [
+            Completion(task_id, 0, row["canonical_solution"], ""),
+            Completion(task_id, 1, row["prompt"] + row["canonical_solution"], ""),
+            Completion(task_id, 2, "    return None\n", ""),
+        ]
+    with Interpreter(LIMITS) as one, Interpreter(LIMITS) as two:
+        results = check_all(task, completions, [one, two], LIMITS)
+    assert [(r.task_id, r.sample) for r in results] == [(c.task_id, c.sample) for c in completions]
+    assert [sum(r.passed for r in results if r.sample == s) for s in range(3)] == [164, 164, 0]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def problems(tmp_path):
+    rows = [
+        {"id": name, "instruction": f"Write {name}(x).", "tests": [f"assert {name}(1) == {i}"], "entry_point": name}
+        for i, name in enumerate(("zero", "one", "two"))
+    ]
+    return write(tmp_path / "problems.jsonl", rows)
+
+
+def config(problems, completions, output, **settings):
+    return EvaluateConfig(GenerateConfig(task=problems), completions, str(output), seconds=2.0, **settings)
+
+
+def test_a_file_of_completions_is_scored_and_written(problems, tmp_path):
+    lines = [
+        {"task_id": "two", "solution": "def two(x):\n    return x\n"},  # evalplus's field, wrong
+        {"task_id": "zero", "completion": "def zero(x):\n    return 0\n"},
+        {"task_id": "one", "completion": "def one(x):\n    return x\n"},
+        {"task_id": "zero", "completion": "def zero(x):\n    return 1\n"},
+        {"task_id": "one", "completion": "def one(x):\n    return 1\n"},
+        {"task_id": "two", "completion": "def two(:\n"},
+    ]
+    score = evaluate(config(problems, write(tmp_path / "c.jsonl", lines), tmp_path / "out", k=(1, 2)))
+    # zero: 1 of 2, one: 2 of 2, two: 0 of 2
+    assert score.n == 3 and score.pass_at_1 == pytest.approx(0.5)
+    assert score.k == pytest.approx({1: 0.5, 2: 2 / 3})
+    assert 0 < score.low < 0.5 < score.high < 1
+    verdicts = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [(v["task_id"], v["sample"], v["passed"]) for v in verdicts] == [
+        ("zero", 0, True), ("zero", 1, False), ("one", 0, True), ("one", 1, True), ("two", 0, False), ("two", 1, False),
+    ]  # fmt: skip
+    assert verdicts[1]["error"] == "AssertionError" and verdicts[5]["error"].startswith("SyntaxError")
+    written = json.loads((tmp_path / "out/score.json").read_text())
+    assert written["pass_at_1"] == score.pass_at_1 and written["task"] == problems and written["k"]["2"] == score.k[2]
+    assert (tmp_path / "out/config.toml").is_file() and (tmp_path / "out/config.versions.json").is_file()
+
+
+def test_two_runs_are_compared_problem_by_problem(problems, tmp_path):
+    for name, answers in (("a", (0, 0, 0)), ("b", (0, 1, 2))):
+        lines = [
+            {"task_id": task_id, "completion": f"def {task_id}(x):\n    return {answer}\n"}
+            for task_id, answer in zip(("zero", "one", "two"), answers, strict=True)
+        ]
+        evaluate(config(problems, write(tmp_path / f"{name}.jsonl", lines), tmp_path / name))
+    found = compare(tmp_path / "a", tmp_path / "b/results.jsonl")
+    assert (found.n, found.only_first, found.only_second) == (3, 0, 2)
+    assert found.difference == pytest.approx(2 / 3) and found.p_value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([{"task_id": "three", "completion": ""}], "line 1: task .* has no problem 'three'"),
+        ([{"task_id": "one", "completion": ""}], "no completion for 2 problems, the first is 'zero'"),
+        ([{"task_id": "one"}], "line 1: 'completion' .* must be text"),
+        ([{"completion": "x"}], "line 1: expected an object with 'task_id'"),
+        ([{"task_id": "one", "sample": 0, "completion": ""}] * 2, "line 2: sample 0 of problem 'one' occurs twice"),
+    ],
+)
+def test_bad_lines_are_named(lines, message, problems, tmp_path):
+    with pytest.raises(UserError, match=message):
+        evaluate(config(problems, write(tmp_path / "c.jsonl", lines), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_completions_come_back_in_the_order_of_the_task(tmp_path):
+    task = ProblemTask("t", [Problem("b", "b", tests=("assert 1",)), Problem("a", "a", tests=("assert 1",))], 8)
+    path = write(tmp_path / "c.jsonl", [{"task_id": "a", "completion": "1"}, {"task_id": "b", "completion": "2"}])
+    assert [(c.task_id, c.completion) for c in read_completions(path, task)] == [("b", "2"), ("a", "1")]
+
+
+class Flaky:
+    """A task whose check gives the listed outcomes one after the other."""
+
+    name, max_new_tokens = "flaky", 8
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.alone = list(outcomes), []
+
+    def prompts(self):
+        return []
+
+    def check(self, task_id, completion, interpreter, limits):
+        outcome = self.outcomes.pop(0)
+        return Verdict(outcome == "ok", outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "passed"),
+    [
+        (("infrastructure", "infrastructure", "ok"), True),
+        (("timeout", "ok"), True),
+        (("timeout", "timeout"), False),
+        (("timeout", "infrastructure", "ok"), True),
+        (("error",), False),
+    ],
+)
+def test_failures_of_the_interpreter_never_count_and_timeouts_have_a_second_try(outcomes, passed):
+    task = Flaky(*outcomes)
+    (result,) = check_all(task, [Completion("x", 0, "code", "")], [None], LIMITS)
+    assert result.passed is passed and task.outcomes == []
+
+
+def test_an_interpreter_that_keeps_failing_is_an_error_not_a_score():
+    with pytest.raises(UserError, match="'x': the interpreter failed 3 times"):
+        check_all(Flaky(*["infrastructure"] * 3), [Completion("x", 0, "code", "")], [None], LIMITS)
+
+
+def test_the_same_code_is_run_once():
+    task = Flaky("ok")
+    results = check_all(task, [Completion("x", s, "code", "") for s in range(5)], [None, None], LIMITS)
+    assert [r.sample for r in results] == list(range(5)) and all(r.passed for r in results)
+
+
+def test_endless_programs_cost_two_time_limits_and_fail():
+    task = ProblemTask("t", [Problem("a", "a", tests=("assert f() == 1",), entry_point="f")], 8)
+    limits = Limits(0.5, 512, 1000)
+    with Interpreter(limits) as interpreter:
+        started = time.monotonic()
+        (result,) = check_all(task, [Completion("a", 0, "while True: pass", "")], [interpreter], limits)
+    assert (result.passed, result.outcome) == (False, "timeout")
+    assert time.monotonic() - started >= 1.0
+
+
+def test_k_beyond_the_samples_is_refused():
+    with pytest.raises(UserError, match="a problem has 1 samples"):
+        summarize("t", [Result("a", 0, True, "ok", "", 0.0)], (2,))
+    with pytest.raises(UserError, match=r"k = \[5\]"):
+        evaluate(EvaluateConfig(k=(5,)))

@@ -1,0 +1,149 @@
+"""Tasks: prompts of appendix D, and verdicts of real programs in the real interpreter."""
+
+import pytest
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter import Interpreter, Limits
+from reflectioncoder.problems import Problem
+from reflectioncoder.tasks import defines, get_task, run_tests
+from reflectioncoder.tasks.heldout import ProblemTask
+from reflectioncoder.tasks.humaneval import HumanEval
+
+LIMITS = Limits(5.0, 512, 1_000_000)
+DOUBLE = Problem("double", "Write double(x).", tests=("assert double(2) == 4", "assert double([1]) == [1, 1]"))
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    with Interpreter(LIMITS) as opened:
+        yield opened
+
+
+def check(code, interpreter, limits=LIMITS):
+    return ProblemTask("mine", [DOUBLE], 64).check("double", code, interpreter, limits)
+
+
+def test_a_right_answer_passes(interpreter):
+    verdict = check("def double(x):\n    print('chatter')\n    return x * 2\n", interpreter)
+    assert verdict.passed and verdict.outcome == "ok" and verdict.error == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("def double(x):\n    return x\n", "error"),
+        ("def double(x:\n", "error"),
+        ("", "error"),
+        ("raise ValueError('at once')\ndef double(x):\n    return x * 2\n", "error"),
+    ],
+)
+def test_wrong_answers_fail_with_their_outcome(code, outcome, interpreter):
+    verdict = check(code, interpreter)
+    assert (verdict.passed, verdict.outcome) == (False, outcome)
+    assert verdict.error
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\ndef double(x):\n    os._exit(0)\n",
+        "import sys\nsys.exit(0)\n",
+        "import sys\ndef double(x):\n    sys.exit(0)\n",
+        "def double(x):\n    raise SystemExit\n",
+        "import os\nos._exit(0)\n",
+        "class Any:\n    def __eq__(self, other):\n        return True\ndef double(x):\n    return Any()\n",
+        "class Any(int):\n    def __eq__(self, other):\n        return True\n"
+        "def double(x):\n    return Any() if x == 2 else [Any()] * 2\n",
+        "import builtins\nbuiltins.AssertionError = SystemExit\ndef double(x):\n    return 0\n",
+        "import unittest.mock\ndef double(x):\n    return unittest.mock.ANY\n",
+    ],
+)
+def test_leaving_early_or_equalling_everything_does_not_pass(code, interpreter):
+    assert not check(code, interpreter).passed
+
+
+def test_an_endless_answer_runs_out_of_time(interpreter):
+    verdict = check("def double(x):\n    while True: pass\n", interpreter, Limits(0.5, 512, 1000))
+    assert (verdict.passed, verdict.outcome) == (False, "timeout")
+
+
+def test_classes_of_the_answer_may_compare_as_they_like(interpreter):
+    code = (
+        "class P:\n    def __init__(self, x):\n        self.x = x\n"
+        "    def __eq__(self, other):\n        return isinstance(other, P) and self.x == other.x\n"
+    )
+    assert run_tests([code], "assert P(1) == P(1)\nassert not P(1) == P(2)", interpreter, LIMITS).passed
+
+
+def test_tests_that_are_not_python_are_named(interpreter):
+    with pytest.raises(UserError, match="tests are not Python"):
+        run_tests(["x = 1"], "assert (", interpreter, LIMITS)
+
+
+def test_humaneval_prompt_is_that_of_appendix_d():
+    prompt = HumanEval(1).prompts()[0]
+    assert prompt.task_id == "HumanEval/0"
+    assert prompt.instruction.startswith(
+        "Write a complete Python function for the problem.\n\nfrom typing import List\n\n\ndef has_close_elements("
+    )
+    assert prompt.continuation == prompt.instruction.split("\n\n", 1)[1]
+    assert len(HumanEval().prompts()) == 164
+
+
+def test_humaneval_takes_whole_functions_and_bodies(interpreter):
+    task = HumanEval(1)
+    body = "    s = sorted(numbers)\n    return any(b - a < threshold for a, b in zip(s, s[1:]))\n"
+    whole = "def has_close_elements(numbers: List[float], threshold: float) -> bool:\n" + body
+    for completion in (body, whole):  # the prompt's import of List counts for both
+        assert task.check("HumanEval/0", completion, interpreter, LIMITS).passed
+    assert not task.check("HumanEval/0", body.replace("<", ">"), interpreter, LIMITS).passed
+
+
+def test_helper_functions_of_the_prompt_are_there_for_whole_functions():
+    cells = HumanEval().cells("HumanEval/38", "def decode_cyclic(s):\n    return encode_cyclic(encode_cyclic(s))\n")
+    assert "def encode_cyclic" in cells[0] and "def decode_cyclic" not in cells[0]
+
+
+def test_defines_looks_at_the_top_level_only():
+    assert defines("def f(): pass", "f") and defines("class f: pass", "f") and defines("f = len", "f")
+    assert defines("def f(x):\n  return (", "f")  # does not parse
+    assert not defines("class A:\n    def f(self): pass", "f")
+    assert not defines("    return f(x)\n", "f")
+
+
+def test_unknown_names_are_errors(interpreter):
+    with pytest.raises(UserError, match=r"task 'humanevil': not one of heldout"):
+        get_task("humanevil")
+    with pytest.raises(UserError, match="no problem 'HumanEval/999'"):
+        HumanEval().check("HumanEval/999", "", interpreter, LIMITS)
+
+
+def test_problems_without_tests_or_with_one_id_twice_are_refused():
+    with pytest.raises(UserError, match="'double' has no tests"):
+        ProblemTask("mine", [Problem("double", "Write double(x).")], 64)
+    with pytest.raises(UserError, match="1 problem ids occur more than once"):
+        ProblemTask("mine", [DOUBLE, DOUBLE], 64)
+
+
+def test_the_handwritten_problems_are_a_task(interpreter):
+    task = get_task("handwritten", limit=3)
+    assert len(task.prompts()) == 3
+    for problem in task.problems.values():
+        assert task.check(problem.id, problem.solution, interpreter, LIMITS).passed
+
+
+def test_held_out_problems_are_the_same_for_a_seed():
+    ids = [[prompt.instruction for prompt in get_task("heldout", seed, 8).prompts()] for seed in (0, 0, 1)]
+    assert len(ids[0]) == 8 and ids[0] == ids[1] != ids[2]
+
+
+def test_a_file_of_problems_is_a_task(tmp_path, interpreter):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        '{"id": "a", "instruction": "Write inc(x).", "solution": "def inc(x):\\n    return x + 1", '
+        '"tests": ["assert inc(1) == 2"], "entry_point": "inc"}\n'
+    )
+    task = get_task(str(path))
+    (prompt,) = task.prompts()
+    assert prompt.instruction == "Write inc(x)."
+    assert task.check(prompt.task_id, "def inc(x):\n    return x + 1\n", interpreter, LIMITS).passed
