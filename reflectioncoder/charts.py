@@ -1,0 +1,145 @@
+"""Line charts as SVG text for the report.
+
+The pictures are drawn in placeholder colours that are then replaced by CSS variables, so that one picture follows the
+page into dark mode and onto paper. Text stays text, ids are made unique within a page, and nothing depends on the
+clock: the same numbers give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+MAX_POINTS = 300  # longer series are averaged in bins: the eye sees no more, the page stays small
+SIZE = (4.6, 2.7)  # inches; small, so that the letters keep their size on a phone
+INK, GRID = "#010101", "#020202"
+# Placeholders and the CSS variable each becomes; the fallback keeps a chart readable outside the page.
+VARIABLES = {
+    INK: "var(--muted, #777)",
+    GRID: "var(--line, #ccc)",
+    "#010102": "var(--series-1, #444)",
+    "#010103": "var(--series-2, #2f6fbf)",
+    "#010104": "var(--series-3, #c2410c)",
+    "#010105": "var(--series-4, #0d7a5f)",
+}
+COLOURS = tuple(colour for colour in VARIABLES if colour not in (INK, GRID))
+DASHES = ("-", "-", (0, (5, 2)), (0, (1, 1.5)))  # told apart without colour, too
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so the layout is the same everywhere
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of a chart; `y` may hold NaN where nothing was measured."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def line_chart(
+    name: str,
+    title: str,
+    lines: Sequence[Line],
+    y_label: str,
+    x_label: str = "step",
+    top: float | None = None,
+) -> str:
+    """An SVG element with the lines, for use inside an HTML page.
+
+    Args:
+        name: letters and hyphens, unique in the page; prefix of the ids.
+        title: what a screen reader says before the first and last values of each line.
+        lines: one to four.
+        y_label: what is measured, with its unit.
+        x_label: of the other axis.
+        top: upper end of the y axis; by default it follows the data.
+    """
+    with rc_context(SETTINGS | {"svg.hashsalt": name}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        for number, line in enumerate(lines):
+            x, y = binned(line.x, line.y, MAX_POINTS)
+            axes.plot(
+                x,
+                y,
+                color=COLOURS[number % len(COLOURS)],
+                linestyle=DASHES[number % len(DASHES)],
+                linewidth=1.8,
+                marker="o" if len(x) == 1 else "",
+                label=line.label,
+            )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.set_ylim(bottom=0, top=top)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="y", linewidth=0.7)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(length=0)
+        if len(lines) > 1:
+            figure.legend(
+                loc="outside upper left", ncols=len(lines), frameon=False, handlelength=1.8, columnspacing=1.2
+            )
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return inline(file.getvalue(), name, f"{title}. {describe(lines)}")
+
+
+def binned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:
+    """At most `most` points: means of runs of neighbours, values that are no numbers left out of the means."""
+    size = math.ceil(len(x) / most) if x else 1
+    if size == 1:
+        return list(x), list(y)
+    points = []
+    for start in range(0, len(x), size):
+        values = [value for value in y[start : start + size] if math.isfinite(value)]
+        place = x[start : start + size]
+        points.append((sum(place) / len(place), sum(values) / len(values) if values else math.nan))
+    return [point[0] for point in points], [point[1] for point in points]
+
+
+def describe(lines: Sequence[Line]) -> str:
+    """The lines in words: label, first and last value."""
+    texts = []
+    for line in lines:
+        values = [value for value in line.y if math.isfinite(value)]
+        if values:
+            texts.append(f"{line.label}: {values[0]:.3g} at first, {values[-1]:.3g} at the end")
+    return "; ".join(texts)
+
+
+def inline(svg: str, name: str, description: str) -> str:
+    """An SVG file as an element of an HTML page: no header, own ids, CSS colours, a description."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    head, body = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = body.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
+    # Fonts are the page's; matplotlib's own list would differ from the text around.
+    body = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", body)
+    for placeholder, variable in VARIABLES.items():
+        body = body.replace(placeholder, variable)
+    label = escape(description, quote=True)
+    return f'<svg class="chart" role="img" aria-label="{label}" {box.group() if box else ""}>{body.strip()}'
