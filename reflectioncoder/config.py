@@ -43,6 +43,9 @@ class BuildConfig:
         isolation: "auto" takes the strongest this machine gives.
         max_rounds: rounds after which a sequence counts as unresolved (appendix A).
         decontaminate: directory or JSONL files whose problems must not be in the output.
+        split: of the data set, for problems that are not procedural.
+        io_names: called names that count as input or output (appendix A); empty for the list of `filters.py`.
+        near_duplicates: share of common 5-grams from which two samples count as the same; above 1 keeps all.
     """
 
     output: str = "runs/build"
@@ -57,6 +60,9 @@ class BuildConfig:
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
     max_rounds: int = 8
     decontaminate: tuple[str, ...] = ()
+    split: str = "train"
+    io_names: tuple[str, ...] = ()
+    near_duplicates: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class TrainConfig:
         save_steps: write a checkpoint every so many steps; 0 writes none but the final model.
         resume: go on from the newest checkpoint in `output`.
         overwrite: replace a finished model in `output`.
+        report_to: also log for `tensorboard` (if installed), beside `log.jsonl`.
     """
 
     model: str = EMBEDDED_MODEL
@@ -143,6 +150,7 @@ class TrainConfig:
     resume: bool = False
     overwrite: bool = False
     device: str = "auto"
+    report_to: Literal["none", "tensorboard"] = "none"
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 

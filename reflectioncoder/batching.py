@@ -1,0 +1,352 @@
+"""From encoded samples to what goes through the model: rows, loss weights, micro-batches and the step plan.
+
+A sample gives a teacher row and, if it is a reflection, a student row: the same tokens without the hidden ones, at
+their places in the teacher. Rows are packed one after another without padding; where one ends is told by cumulative
+lengths, never by position ids, whose gaps are not boundaries.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+
+import torch
+
+from reflectioncoder.config import LossConfig, MaskingConfig
+from reflectioncoder.masking import visible_ranges
+from reflectioncoder.template import Encoded
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence as the model reads it.
+
+    Args:
+        ids: n token ids.
+        positions: n position ids, rising, perhaps with gaps.
+        targets: places of the tokens that cross-entropy asks for; token t is predicted at place t - 1.
+        distill: places whose next-token distribution enters the KL term; teacher and student have as many.
+    """
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    targets: tuple[int, ...]
+    distill: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a sample; they stay together in one forward pass."""
+
+    teacher: Row
+    student: Row | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens through the model."""
+        return len(self.teacher.ids) + (len(self.student.ids) if self.student else 0)
+
+
+def last_round(encoded: Encoded) -> Encoded:
+    """The sample without its earlier rounds: BOS, the last user message, the answer, EOS."""
+    start = encoded.message_bounds[-2][0]
+    head = encoded.message_bounds[0][0]
+    shift = start - head
+    return Encoded(
+        ids=encoded.ids[:head] + encoded.ids[start:],
+        is_label=encoded.is_label[:head] + encoded.is_label[start:],
+        spans=(),
+        message_bounds=tuple((a - shift, b - shift) for a, b in encoded.message_bounds[-2:]),
+        is_reflection=False,
+        sample_id=encoded.sample_id,
+    )
+
+
+def teacher_targets(encoded: Encoded, semantics: str) -> tuple[int, ...]:
+    """Places of the tokens that the teacher's cross-entropy asks for.
+
+    `paper`: the labels of appendix C. `release`: with the `<|assistant|>` tokens and EOS.
+    """
+    targets = {t for t, is_label in enumerate(encoded.is_label) if is_label}
+    if semantics == "release":
+        targets.update(start for start, _ in encoded.message_bounds[1::2])
+        targets.add(len(encoded.ids) - 1)
+    return tuple(sorted(targets))
+
+
+def build_rows(encoded: Encoded, masking: MaskingConfig, positions: str, step: int, max_steps: int, seed: int) -> Rows:
+    """Teacher and student rows of a sample at a step (section 3.2).
+
+    Args:
+        encoded: a reflection or an instruction sample; the latter has a teacher row only.
+        masking: strategy and semantics.
+        positions: `keep` gives the student's tokens their places in the teacher, `rebase` numbers them from zero.
+        step: optimizer steps already taken.
+        max_steps: optimizer steps of the whole run.
+        seed: of the random choices.
+    """
+    length = len(encoded.ids)
+    targets = teacher_targets(encoded, masking.semantics)
+    if not encoded.is_reflection:
+        return Rows(Row(encoded.ids, tuple(range(length)), targets))
+    answer, answer_end = encoded.message_bounds[-1]
+    # Paper: what is predicted is everything after `<|assistant|>` up to and including `<|endofmessage|>`.
+    # Release: cross-entropy also asks for `<|assistant|>`; KL takes the places of those same tokens, unshifted.
+    release = masking.semantics == "release"
+    asked = range(answer if release else answer + 1, answer_end)
+    distill = asked if release else range(answer, answer_end - 1)
+    places = [t for a, b in visible_ranges(encoded, masking, step, max_steps, seed) for t in range(a, b)]
+    shift = length - len(places)  # the second round is intact, so it only moves to the left
+    student = Row(
+        ids=tuple(encoded.ids[t] for t in places),
+        positions=tuple(places) if positions == "keep" else tuple(range(len(places))),
+        targets=tuple(t - shift for t in asked),
+        distill=tuple(t - shift for t in distill),
+    )
+    return Rows(Row(encoded.ids, tuple(range(length)), targets, tuple(distill)), student)
+
+
+def cost(encoded: Encoded, masking: MaskingConfig, step: int, max_steps: int, seed: int) -> int:
+    """Tokens that the sample's rows bring through the model at a step, without building them."""
+    if not encoded.is_reflection:
+        return len(encoded.ids)
+    ranges = visible_ranges(encoded, masking, step, max_steps, seed)
+    return len(encoded.ids) + sum(end - start for start, end in ranges)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one predicted token of a sample counts: in the loss, and in the logged mean of its term."""
+
+    teacher: float
+    student: float
+    kl: float
+    teacher_mean: float
+    student_mean: float
+    kl_mean: float
+
+
+def loss_weights(batch: Sequence[Rows], config: LossConfig) -> list[Weights]:
+    """Weights that make the sum over all tokens of a global batch its loss (section 3.2, last paragraph).
+
+    As they depend on the whole batch, the value is the same however it is cut into micro-batches.
+
+    Args:
+        batch: all samples of the global batch.
+        config: `pooled` or `separate` cross-entropy, `sample` or `token` normalization, weight of KL.
+
+    Returns:
+        One `Weights` a sample.
+    """
+    counts = [
+        (
+            len(rows.teacher.targets),
+            *((len(rows.student.targets), len(rows.student.distill)) if rows.student else (0, 0)),
+        )
+        for rows in batch
+    ]
+    totals = [sum(column) for column in zip(*counts, strict=True)]
+    with_student = sum(1 for _, student, _ in counts if student)
+    weights = []
+    for teacher, student, kl in counts:
+        if config.normalization == "token":
+            means = [1 / total if total else 0.0 for total in totals]
+            pooled = 1 / (totals[0] + totals[1])
+            terms = means
+        else:
+            own = [1 / count if count else 0.0 for count in (teacher, student, kl)]
+            means = [own[0] / len(batch), *(value / max(with_student, 1) for value in own[1:])]
+            pooled = 1 / (teacher + student) / len(batch)
+            terms = [value / len(batch) for value in own]
+        ce = (pooled, pooled) if config.cross_entropy == "pooled" else (terms[0], terms[1])
+        weights.append(Weights(*ce, config.distillation * terms[2], *means))
+    return weights
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Packed rows of some samples, and the places that are scored.
+
+    The first 2K of the n scored places are K pairs: place k of the teacher's and place K + k of the student's side
+    predict the same token of a final answer, and enter KL(teacher || student).
+
+    Args:
+        input_ids: [1, T].
+        position_ids: [1, T].
+        cu_seqlens: [rows + 1], int32, where rows start and end.
+        max_length: tokens of the longest row.
+        index: [n], place in the packed row whose output is scored.
+        target: [n], the token it should predict.
+        ce_weight: [n], what its cross-entropy counts in the loss; 0 where only KL is asked.
+        kl_weight: [K], what the pair's KL counts in the loss.
+        teacher_mean, student_mean: [n], weights that give the logged means of the cross-entropies.
+        kl_mean: [K], weights that give the logged mean of KL.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_length: int
+    index: torch.Tensor
+    target: torch.Tensor
+    ce_weight: torch.Tensor
+    kl_weight: torch.Tensor
+    teacher_mean: torch.Tensor
+    student_mean: torch.Tensor
+    kl_mean: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Tokens through the model."""
+        return self.input_ids.shape[1]
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same on another device."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        return MicroBatch(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in values))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A scored place before packing: where, which token, and what it counts."""
+
+    place: int
+    target: int
+    ce: float = 0.0
+    teacher_mean: float = 0.0
+    student_mean: float = 0.0
+
+
+def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
+    """Put the rows of samples one after another into one micro-batch, without padding."""
+    ids: list[int] = []
+    positions: list[int] = []
+    bounds = [0]
+    paired: tuple[list[_Scored], list[_Scored]] = ([], [])
+    single: list[_Scored] = []
+    kl_weight: list[float] = []
+    kl_mean: list[float] = []
+    for rows, weights in samples:
+        for side, row in enumerate(row for row in (rows.teacher, rows.student) if row is not None):
+            start = len(ids)
+            ids.extend(row.ids)
+            positions.extend(row.positions)
+            bounds.append(len(ids))
+            scored = {}
+            for t in row.targets:
+                if side == 0:
+                    item = _Scored(start + t - 1, row.ids[t], weights.teacher, weights.teacher_mean)
+                else:
+                    item = _Scored(start + t - 1, row.ids[t], weights.student, 0.0, weights.student_mean)
+                scored[t - 1] = item
+            for place in row.distill:
+                paired[side].append(scored.pop(place, _Scored(start + place, 0)))
+            single.extend(scored.values())
+        if rows.student is not None:
+            kl_weight.extend([weights.kl] * len(rows.student.distill))
+            kl_mean.extend([weights.kl_mean] * len(rows.student.distill))
+    everything = [*paired[0], *paired[1], *single]
+
+    def floats(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64)
+
+    return MicroBatch(
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
+        max_length=max(b - a for a, b in zip(bounds, bounds[1:], strict=False)),
+        index=torch.tensor([item.place for item in everything]),
+        target=torch.tensor([item.target for item in everything]),
+        ce_weight=floats([item.ce for item in everything]),
+        kl_weight=floats(kl_weight),
+        teacher_mean=floats([item.teacher_mean for item in everything]),
+        student_mean=floats([item.student_mean for item in everything]),
+        kl_mean=floats(kl_mean),
+    )
+
+
+def split_by_cost(costs: Sequence[int], micro_tokens: int) -> list[list[int]]:
+    """Spread the samples of a batch over micro-batches of similar cost.
+
+    The largest sample goes first, each to the micro-batch that is least full; the number of micro-batches is the
+    smallest that keeps each within the budget (a single sample above it goes alone).
+
+    Args:
+        costs: tokens of each sample.
+        micro_tokens: most tokens of a micro-batch.
+
+    Returns:
+        Indices into `costs`, each exactly once; no micro-batch is empty.
+    """
+    large_first = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
+    for count in range(max(1, -(-sum(costs) // micro_tokens)), len(costs) + 1):
+        heap = [(0, k) for k in range(count)]
+        groups: list[list[int]] = [[] for _ in range(count)]
+        for i in large_first:
+            load, k = heapq.heappop(heap)
+            groups[k].append(i)
+            heapq.heappush(heap, (load + costs[i], k))
+        if all(load <= micro_tokens or len(groups[k]) == 1 for load, k in heap):
+            return [sorted(group) for group in groups if group]
+    return [[i] for i in range(len(costs))]
+
+
+def sample_stream(repeats: Sequence[int], seed: int) -> Iterator[int]:
+    """Sample indices epoch after epoch without end; each epoch has sample i `repeats[i]` times, in its own order."""
+    epoch = 0
+    while True:
+        order = [i for i, times in enumerate(repeats) for _ in range(times)]
+        random.Random(f"{seed}:epoch:{epoch}").shuffle(order)
+        yield from order
+        epoch += 1
+
+
+def plan_steps(
+    repeats: Sequence[int],
+    cost_at: Callable[[int, int, int], int],
+    *,
+    batch_size: int,
+    epochs: float,
+    max_steps: int = -1,
+    max_tokens: int = -1,
+    seed: int = 0,
+) -> list[tuple[int, ...]]:
+    """Which samples each optimizer step takes.
+
+    Args:
+        repeats: how often an epoch has each sample (up-sampling).
+        cost_at: (sample, step, max steps) -> tokens through the model; it depends on the mask rate, hence on how
+            many steps the run has in all.
+        batch_size: samples of a step; the last step of an epochs-bound run may have fewer.
+        epochs: passes over the data, where neither of the next two is given.
+        max_steps: number of steps; -1 for none.
+        max_tokens: the run ends with the first step that reaches so many tokens; -1 for none.
+        seed: of the order.
+
+    Returns:
+        Sample indices of every step.
+    """
+    if max_steps < 0 and max_tokens < 0:
+        samples = list(islice(sample_stream(repeats, seed), max(1, round(epochs * sum(repeats)))))
+        return [tuple(samples[i : i + batch_size]) for i in range(0, len(samples), batch_size)]
+    stream = sample_stream(repeats, seed)
+    steps: list[tuple[int, ...]] = []
+
+    def total(count: int) -> int:
+        while len(steps) < count:
+            steps.append(tuple(islice(stream, batch_size)))
+        return sum(cost_at(i, step, count) for step in range(count) for i in steps[step])
+
+    if max_tokens < 0:
+        total(max_steps)
+        return steps[:max_steps]
+    low, high = 0, 1  # total(low) < max_tokens <= total(high)
+    while total(high) < max_tokens and (max_steps < 0 or high < max_steps):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if total(middle) < max_tokens else (low, middle)
+    return steps[: high if max_steps < 0 else min(high, max_steps)]

@@ -1,0 +1,271 @@
+"""The command line: one verb for each stage of the pipeline.
+
+Every verb that does work takes `--config FILE.toml` and dotted flags (`--masking.strategy sequential`), prints its
+resolved configuration with `--print-config`, and says what it would do with `--dry-run`. Heavy imports happen inside
+the verbs, so that `--help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder import __version__
+from reflectioncoder.config import BuildConfig, DemoConfig, EvaluateConfig, GenerateConfig, TrainConfig, load, to_toml
+from reflectioncoder.errors import UserError
+
+# First-touch memory dominates training on a processor when glibc gives pages back between steps (docs/method.md).
+MALLOC_TUNABLES = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
+
+USAGE = """\
+usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-config] [--dry-run]
+
+  demo       the whole pipeline with the embedded model, in minutes; writes runs/demo/summary.json and report.html
+  build      reflection sequences from verified problems, by mutation (needs no language model)
+  inspect    show the sequences of a JSONL file: reflectioncoder inspect FILE [N]
+  train      fine-tune a causal language model on them by masked self-distillation
+  generate   completions of a task's problems
+  evaluate   decode and score a task, or score a file of completions
+  compare    paired comparison of two evaluations: reflectioncoder compare DIR_A DIR_B
+  report     one HTML page from a run's files: reflectioncoder report DIR
+  doctor     what this machine offers: isolation, devices, versions
+
+reflectioncoder VERB --help lists the keys of a verb with their defaults.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit status is 0, 2 for bad input, or 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"reflectioncoder {__version__}")
+        return 0
+    verb, rest = words[0], words[1:]
+    try:
+        if verb in CONFIGURED:
+            return _configured(verb, rest)
+        if verb in PLAIN:
+            return PLAIN[verb](rest)
+        raise UserError(f"unknown verb '{verb}'; one of {', '.join(sorted([*CONFIGURED, *PLAIN]))}")
+    except UserError as error:
+        print(f"reflectioncoder {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"reflectioncoder {verb}: interrupted; what is finished is kept, run it again to go on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"reflectioncoder {verb}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def parse_flags(words: Sequence[str]) -> tuple[dict[str, str], set[str]]:
+    """Split `--key value`, `--key=value` and bare switches.
+
+    Returns:
+        keys with their text, and the switches among print-config, dry-run, help and json that were given.
+
+    Raises:
+        UserError: a word that is no flag, or a flag without its value.
+    """
+    switches = {"print-config", "dry-run", "help", "json"}
+    flags: dict[str, str] = {}
+    given: set[str] = set()
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        if word == "-h":
+            given.add("help")
+            continue
+        if not word.startswith("--"):
+            raise UserError(f"'{word}' is not a flag; write --key value (see --help)")
+        key, equals, value = word[2:].partition("=")
+        if key in switches and not equals:
+            given.add(key)
+        elif equals:
+            flags[key] = value
+        elif position < len(words) and not words[position].startswith("--"):
+            flags[key] = words[position]
+            position += 1
+        elif key in ("resume", "overwrite", "gradient_checkpointing", "gradient-checkpointing"):
+            flags[key] = "true"
+        else:
+            raise UserError(f"flag --{key} needs a value")
+    return flags, given
+
+
+def _configured(verb: str, words: Sequence[str]) -> int:
+    cls, run = CONFIGURED[verb]
+    if verb == "evaluate" and words and not words[0].startswith("-"):
+        words = ["--generate.task", *words]  # reflectioncoder evaluate TASK
+    flags, given = parse_flags(words)
+    if "help" in given:
+        print(f"reflectioncoder {verb}: {_first_line(cls)}\n\nKeys and defaults (TOML):\n\n{to_toml(cls())}", end="")
+        print("\nWhat each key means is in the docstring: python -c 'import reflectioncoder.config as c; help(c)'")
+        return 0
+    config = load(cls, flags.pop("config", None), flags)
+    if "print-config" in given:
+        print(to_toml(config), end="")
+        return 0
+    return run(config, "dry-run" in given, "json" in given)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _build(config: BuildConfig, dry_run: bool, _: bool) -> int:
+    from reflectioncoder.build import build
+
+    if dry_run:
+        print(f"would build from {config.count} problems ({config.problems}) into {config.output}")
+        return 0
+    build(config)
+    return 0
+
+
+def _train(config: TrainConfig, dry_run: bool, _: bool) -> int:
+    _keep_memory()
+    from reflectioncoder.train import describe_plan, train
+
+    if dry_run:
+        print(describe_plan(config))
+        return 0
+    train(config)
+    return 0
+
+
+def _generate(config: GenerateConfig, dry_run: bool, _: bool) -> int:
+    _keep_memory()
+    from reflectioncoder.generate import generate
+    from reflectioncoder.tasks import get_task
+
+    if dry_run:
+        task = get_task(config.task, config.seed, config.limit)
+        print(f"would write {len(task.prompts())} x {config.samples} completions to {config.output}")
+        return 0
+    generate(config)
+    return 0
+
+
+def _evaluate(config: EvaluateConfig, dry_run: bool, as_json: bool) -> int:
+    _keep_memory()
+    from reflectioncoder.evaluate import evaluate
+
+    if dry_run:
+        print(f"would score {config.completions or config.generate.model} on {config.generate.task} in {config.output}")
+        return 0
+    score = evaluate(config)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(score)))
+    else:
+        print(f"{score.task}: pass@1 {score.pass_at_1:.1%} [{score.low:.1%}, {score.high:.1%}], n = {score.n}")
+    return 0
+
+
+def _demo(config: DemoConfig, dry_run: bool, _: bool) -> int:
+    _keep_memory()
+    from reflectioncoder.demo import describe, run_demo
+
+    if dry_run:
+        print(describe(config))
+        return 0
+    run_demo(config)
+    return 0
+
+
+def _keep_memory() -> None:
+    """Start again with allocator settings that keep freed pages; they are read only when a process starts."""
+    if sys.platform != "linux" or "MALLOC_TRIM_THRESHOLD_" in os.environ or "pytest" in sys.modules:
+        return
+    os.environ.update(MALLOC_TUNABLES)
+    os.execv(sys.executable, [sys.executable, "-m", "reflectioncoder", *sys.argv[1:]])
+
+
+def _inspect(words: Sequence[str]) -> int:
+    from reflectioncoder.dialogue import read_jsonl
+
+    if not words or len(words) > 2 or (len(words) == 2 and not words[1].isdigit()):
+        raise UserError("usage: reflectioncoder inspect FILE.jsonl [HOW MANY]")
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    colours = {"text": "green", "code": "cyan", "execution": "yellow"}
+    console = Console()
+    dialogues = read_jsonl(words[0])
+    for dialogue in dialogues[: int(words[1]) if len(words) == 2 else 1]:
+        for message in dialogue.messages:
+            for block in message.blocks:
+                title, colour = f"{message.role} · {block.type}", colours[block.type]
+                console.print(Panel(Text(block.content), title=title, border_style=colour, title_align="left"))
+    reflection = sum(dialogue.is_reflection for dialogue in dialogues)
+    console.print(f"{len(dialogues)} dialogues in {words[0]}, {reflection} of them reflection sequences")
+    return 0
+
+
+def _compare(words: Sequence[str]) -> int:
+    from reflectioncoder.evaluate import compare
+
+    if len(words) != 2:
+        raise UserError("usage: reflectioncoder compare DIRECTORY_A DIRECTORY_B")
+    print(json.dumps(dataclasses.asdict(compare(words[0], words[1]))))
+    return 0
+
+
+def _report(words: Sequence[str]) -> int:
+    from reflectioncoder.report import write_report
+
+    if len(words) != 1:
+        raise UserError("usage: reflectioncoder report DIRECTORY")
+    print(write_report(Path(words[0])))
+    return 0
+
+
+def _doctor(words: Sequence[str]) -> int:
+    from reflectioncoder.config import versions
+    from reflectioncoder.interpreter import describe_isolation
+
+    if words:
+        raise UserError("usage: reflectioncoder doctor")
+    for name, version in versions().items():
+        print(f"{name:16} {version}")
+    import torch
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    print(f"{'devices':16} cpu ({os.cpu_count()} cores){''.join(', ' + name for name in devices)}")
+    for line in describe_isolation():
+        print(line)
+    return 0
+
+
+CONFIGURED: dict[str, tuple[type, Callable[[Any, bool, bool], int]]] = {
+    "build": (BuildConfig, _build),
+    "train": (TrainConfig, _train),
+    "generate": (GenerateConfig, _generate),
+    "evaluate": (EvaluateConfig, _evaluate),
+    "demo": (DemoConfig, _demo),
+}
+PLAIN: dict[str, Callable[[Sequence[str]], int]] = {
+    "inspect": _inspect,
+    "compare": _compare,
+    "report": _report,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

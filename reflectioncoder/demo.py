@@ -1,0 +1,181 @@
+"""The whole pipeline with the embedded model: build, train two arms, score three, report.
+
+The arms are the untouched model, the same model after plain instruction tuning, and after ReflectionCoder, on the
+same problems and at equal training tokens. Each stage is a verb of the command line with its own directory; a stage
+that is finished is not done again, so an interrupted demo goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from reflectioncoder.config import (
+    BuildConfig,
+    DemoConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    MaskingConfig,
+    TrainConfig,
+    save,
+    to_toml,
+)
+from reflectioncoder.dialogue import write_lines
+from reflectioncoder.errors import UserError
+
+ARMS = ("before", "instruction_tuned", "after")
+TASKS = ("heldout", "handwritten", "humaneval")
+
+
+def build_config(demo: DemoConfig) -> BuildConfig:
+    """Sequences for the first problems of the demo."""
+    return BuildConfig(output=f"{demo.output}/build", count=demo.problems, seed=demo.seed, levels=demo.levels)
+
+
+def train_configs(demo: DemoConfig) -> dict[str, TrainConfig]:
+    """The two trained arms; they differ in the data and the objective only."""
+    root = f"{demo.output}/build"
+    common = TrainConfig(
+        batch_size=demo.batch_size,
+        micro_tokens=demo.micro_tokens,
+        max_tokens=demo.tokens,
+        max_length=2048,
+        learning_rate=demo.learning_rate,
+        seed=demo.seed,
+        upsample=1,
+        save_steps=0,
+        masking=MaskingConfig(),
+    )
+    return {
+        "after": dataclasses.replace(
+            common,
+            output=f"{demo.output}/train/reflection",
+            data=(f"{root}/sequences.jsonl", f"{root}/instructions.jsonl"),
+        ),
+        "instruction_tuned": dataclasses.replace(
+            common,
+            output=f"{demo.output}/train/instruction",
+            data=(f"{root}/instructions.jsonl",),
+            objective="instruction",
+        ),
+    }
+
+
+def evaluate_config(demo: DemoConfig, arm: str, task: str) -> EvaluateConfig:
+    """How one arm is scored on one task: greedy, one sample."""
+    trained = train_configs(demo)
+    model = trained[arm].output if arm in trained else TrainConfig().model
+    limit = {"heldout": demo.heldout, "handwritten": demo.handwritten, "humaneval": demo.humaneval}[task]
+    output = f"{demo.output}/evaluate/{arm}/{task}"
+    # The held-out problems are the same for every seed of the demo, so that figures can be compared.
+    generate = GenerateConfig(model=model, task=task, output=f"{output}/completions.jsonl", limit=limit)
+    return EvaluateConfig(generate=generate, output=output)
+
+
+def describe(demo: DemoConfig) -> str:
+    """What a run would do, a line a stage."""
+    lines = [f"build: {demo.problems} procedural problems into {demo.output}/build"]
+    for arm, config in train_configs(demo).items():
+        lines.append(f"train {arm}: {config.objective}, {config.max_tokens:,} tokens into {config.output}")
+    for arm in ARMS:
+        lines.append(f"evaluate {arm}: {', '.join(TASKS)} into {demo.output}/evaluate/{arm}")
+    return "\n".join(lines)
+
+
+def run_demo(demo: DemoConfig) -> dict[str, Any]:
+    """Run what is not done yet, print the table, write summary.json and report.html.
+
+    Returns:
+        What summary.json holds: the number of sequences, per task and arm pass@1 with its 95 % interval and n,
+        paired comparisons, seconds by stage and the peak memory in MiB.
+
+    Raises:
+        UserError: the directory holds a demo with another configuration.
+    """
+    from reflectioncoder.build import build
+    from reflectioncoder.evaluate import compare, evaluate
+    from reflectioncoder.report import write_report
+    from reflectioncoder.train import train
+
+    root = Path(demo.output)
+    recorded = root / "config.toml"
+    if recorded.is_file() and recorded.read_text(encoding="utf-8") != to_toml(demo):
+        raise UserError(f"{root}: holds a demo with another configuration; choose another --output or remove it")
+    save(demo, root)
+    console = Console()
+    stages = _Stages(root / "stages.json", console)
+
+    built = stages.run("build", lambda: {"sequences": build(build_config(demo)).sequences})
+    for arm, config in train_configs(demo).items():
+        stages.run(f"train {arm}", lambda config=config: {"tokens": train(config).tokens})
+    scores: dict[str, dict[str, Any]] = {task: {} for task in TASKS}
+    for arm in ARMS:
+        for task in TASKS:
+            config = evaluate_config(demo, arm, task)
+            done = stages.run(f"evaluate {arm} {task}", lambda config=config: dataclasses.asdict(evaluate(config)))
+            scores[task][arm] = {key: done[key] for key in ("pass_at_1", "low", "high", "n")}
+    directories = {(arm, task): Path(evaluate_config(demo, arm, task).output) for arm in ARMS for task in TASKS}
+    comparisons = {
+        f"{task}: after against {arm}": dataclasses.asdict(
+            compare(directories[arm, task], directories["after", task])
+        )
+        for task in TASKS
+        for arm in ("before", "instruction_tuned")
+    }
+    summary = {
+        "sequences": built["sequences"],
+        **scores,
+        "comparisons": comparisons,
+        "training_tokens": {arm: stages.done[f"train {arm}"]["tokens"] for arm in train_configs(demo)},
+        "seconds": {name: stage["seconds"] for name, stage in stages.done.items()},
+        "peak_mb": max(stage["peak_mb"] for stage in stages.done.values()),
+    }
+    write_lines(root / "summary.json", [json.dumps(summary, indent=2)])
+    page = write_report(root)
+    console.print(score_table(summary))
+    console.print(f"{root / 'summary.json'}\n{page}")
+    return summary
+
+
+def score_table(summary: dict[str, Any]) -> Table:
+    """The table that `make demo` prints."""
+    table = Table(title=f"pass@1 with 95 % intervals, {summary['sequences']} reflection sequences")
+    table.add_column("model")
+    for task in TASKS:
+        table.add_column(f"{task} (n = {summary[task]['before']['n']})", justify="right")
+    for arm in ARMS:
+        cells = [summary[task][arm] for task in TASKS]
+        table.add_row(
+            arm.replace("_", " "),
+            *(f"{cell['pass_at_1']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}]" for cell in cells),
+        )
+    table.caption = f"{sum(summary['seconds'].values()):.0f} s in all, peak memory {summary['peak_mb']} MiB"
+    return table
+
+
+class _Stages:
+    """What is finished, with its time and memory; written after every stage."""
+
+    def __init__(self, path: Path, console: Console) -> None:
+        self.path, self.console = path, console
+        self.done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def run(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if name in self.done:
+            self.console.print(f"[dim]{name}: done before, {self.done[name]['seconds']:.0f} s[/dim]")
+            return self.done[name]
+        self.console.rule(name, align="left")
+        start = time.monotonic()
+        result = work()
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        self.done[name] = {**result, "seconds": round(time.monotonic() - start, 1), "peak_mb": peak // 1024}
+        write_lines(self.path, [json.dumps(self.done, indent=2)])
+        return self.done[name]

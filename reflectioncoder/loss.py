@@ -1,0 +1,204 @@
+"""The loss of section 3.2 on packed rows: weighted cross-entropy and KL(teacher || student), in chunks.
+
+Only scored places go through the output head, some hundred at a time; their gradients are made on the way forward,
+so full-vocabulary logits never outlive a chunk and are never computed twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from reflectioncoder.attention import boundaries
+from reflectioncoder.batching import MicroBatch
+from reflectioncoder.errors import UserError
+
+CHUNK_BYTES = 96 * 2**20  # of float32 logits; some three times as much lives at once
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output head: hidden states [n, H] to logits [n, V].
+
+    Args:
+        weight: [V, H].
+        bias: [V] or None.
+        scale: factor on the logits.
+        softcap: logits become softcap * tanh(logits / softcap); 0 leaves them.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    softcap: float = 0.0
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The output head of a model.
+
+    Raises:
+        UserError: a head that is not a linear layer.
+    """
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear:
+        raise UserError(f"{type(model).__name__}: its output head is not a linear layer, which training needs")
+    config = model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
+    return Head(layer.weight, layer.bias, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0))
+
+
+class ChunkedLoss(torch.autograd.Function):
+    """Sum of weighted cross-entropies and KL terms of scored places, chunk by chunk.
+
+    Inputs as in `scored_loss`; outputs are the loss, the n cross-entropies and the K divergences, of which only the
+    loss has a gradient.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        target: torch.Tensor,
+        ce_weight: torch.Tensor,
+        kl_weight: torch.Tensor,
+        scale: float,
+        softcap: float,
+        chunk: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        table = weight.to(hidden.dtype)
+        n, pairs = len(target), len(kl_weight)
+        ce, kl = hidden.new_zeros(n, dtype=exact), hidden.new_zeros(pairs, dtype=exact)
+        ce_weight, kl_weight = ce_weight.to(exact), kl_weight.to(exact)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
+        half = max(1, chunk // 2)
+        pieces = [
+            torch.cat([torch.arange(a, min(a + half, pairs)), torch.arange(a + pairs, min(a + half, pairs) + pairs)])
+            for a in range(0, pairs, half)
+        ]
+        pieces += [torch.arange(a, min(a + chunk, n)) for a in range(2 * pairs, n, chunk)]
+        for number, piece in enumerate(pieces):
+            rows = piece.to(hidden.device)
+            states = hidden[rows]
+            logits = (states @ table.T).to(exact)
+            if bias is not None:
+                logits += bias
+            if scale != 1.0:
+                logits *= scale
+            slope = None
+            if softcap:
+                logits = logits.div_(softcap).tanh_()
+                slope = 1 - logits.square()
+                logits *= softcap
+            log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
+            wanted = target[rows, None]
+            ce[rows] = -log_p.gather(1, wanted)[:, 0]
+            grad = log_p.exp()
+            factor = ce_weight[rows, None]
+            if number * half < pairs:
+                m = len(rows) // 2
+                teacher, student = grad[:m], grad[m:]
+                two = rows[:m]
+                kl[two] = (teacher * (log_p[:m] - log_p[m:])).sum(-1)
+                # d(ce + kl)/d(student logits) = (w + v) q - w onehot - v p, with the teacher's p a constant.
+                pull = kl_weight[two, None]
+                student *= factor[m:] + pull
+                student.addcmul_(teacher, pull, value=-1)
+                teacher *= factor[:m]
+            else:
+                grad *= factor
+            grad.scatter_add_(1, wanted, -factor)
+            if slope is not None:
+                grad *= slope
+            if scale != 1.0:
+                grad *= scale
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+            low = grad.to(hidden.dtype)
+            grad_hidden[rows] = low @ table
+            if grad_weight is not None:
+                grad_weight += low.T @ states
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(ce, kl)
+        return ce @ ce_weight + kl @ kl_weight, ce, kl
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        grad_hidden = grad_hidden * grad_loss.to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = grad_weight.mul_(grad_loss).to(ctx.weight_dtype)
+        if grad_bias is not None:
+            grad_bias = grad_bias.mul_(grad_loss).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None, None
+
+
+def scored_loss(
+    hidden: torch.Tensor,
+    head: Head,
+    target: torch.Tensor,
+    ce_weight: torch.Tensor,
+    kl_weight: torch.Tensor,
+    chunk: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted cross-entropy of n places plus weighted KL of K teacher and student pairs, at temperature 1.
+
+    Args:
+        hidden: [n, H] last hidden states; places k and K + k, for k < K, are a teacher and its student.
+        head: the output head.
+        target: [n] tokens to predict.
+        ce_weight: [n] factors of the cross-entropies.
+        kl_weight: [K] factors of KL(teacher || student); the teacher is a constant there.
+        chunk: places at a time; 0 chooses by memory.
+
+    Returns:
+        The loss; n cross-entropies and K divergences in natural units, without gradient.
+    """
+    chunk = chunk or max(2, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    return ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head.bias, target, ce_weight, kl_weight, head.scale, head.softcap, chunk
+    )
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a micro-batch adds to its global batch: the loss with gradient, and the logged means without."""
+
+    loss: torch.Tensor
+    teacher_ce: torch.Tensor
+    student_ce: torch.Tensor
+    kl: torch.Tensor
+
+
+def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) -> LossTerms:
+    """Forward pass of packed rows and its share of the global batch's loss.
+
+    Args:
+        model: a causal language model that uses `attention.varlen_attention`.
+        batch: on the model's device.
+        chunk: places scored at a time; 0 chooses by memory.
+    """
+    outputs = model.base_model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        **boundaries(batch.cu_seqlens, batch.max_length),
+    )
+    hidden = outputs.last_hidden_state[0].index_select(0, batch.index)
+    loss, ce, kl = scored_loss(hidden, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk)
+    return LossTerms(
+        loss,
+        ce @ batch.teacher_mean.to(ce.dtype),
+        ce @ batch.student_mean.to(ce.dtype),
+        kl @ batch.kl_mean.to(kl.dtype),
+    )

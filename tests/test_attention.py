@@ -1,0 +1,95 @@
+"""Packed causal attention equals attention row by row, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reflectioncoder.attention import boundaries, has_rotary_positions, use_varlen_attention, varlen_attention
+from reflectioncoder.errors import UserError
+
+LAYER = torch.nn.Identity()
+
+
+def states(
+    length: int, heads: int = 4, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    query = torch.randn(1, 4, length, 8, generator=generator, dtype=dtype)
+    return query, *(torch.randn(1, heads, length, 8, generator=generator, dtype=dtype) for _ in range(2))
+
+
+def bounds(lengths: list[int]) -> dict[str, object]:
+    return boundaries(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), max(lengths))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.sampled_from([1, 2, 4]))
+def test_equals_masked_softmax_written_out(lengths: list[int], heads: int) -> None:
+    query, key, value = states(sum(lengths), heads)
+    found, weights = varlen_attention(LAYER, query, key, value, None, scaling=0.3, **bounds(lengths))
+    assert weights is None
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    visible = (owner[:, None] == owner[None]) & torch.ones(len(owner), len(owner)).tril().bool()
+    for h in range(4):
+        kv = h * heads // 4
+        scores = (query[0, h] @ key[0, kv].T * 0.3).masked_fill(~visible, -torch.inf)
+        assert (scores.softmax(-1) @ value[0, kv] - found[0, :, h]).abs().max() < 1e-12
+
+
+def test_a_row_does_not_feel_its_neighbours_even_with_gaps_in_positions() -> None:
+    model = tiny.llama()
+    use_varlen_attention(model)
+    ids = torch.arange(9, 21)[None]
+    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 5, 6, 9, 10, 11]])
+
+    def run(ids: torch.Tensor, positions: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        return model(input_ids=ids, position_ids=positions, use_cache=False, **bounds(lengths)).logits[0]
+
+    together = run(ids, positions, [5, 7])
+    assert (together[5:] - run(ids[:, 5:], positions[:, 5:], [7])).abs().max() < 1e-12
+    assert (together[:5] - run(ids[:, :5], positions[:, :5], [5])).abs().max() < 1e-12
+    other = ids.clone()
+    other[0, :5] = 40
+    assert (run(other, positions, [5, 7])[5:] - together[5:]).abs().max() == 0
+    # A gap is not a boundary: what follows it still sees what is before.
+    other = ids.clone()
+    other[0, 5] = 40
+    assert (run(other, positions, [5, 7])[11] - together[11]).abs().max() > 1e-6
+
+
+def test_a_window_is_refused_unless_it_covers_the_rows() -> None:
+    query, key, value = states(6)
+    varlen_attention(LAYER, query, key, value, None, sliding_window=6, **bounds([6]))
+    with pytest.raises(UserError, match="window of 5 tokens and a row has 6"):
+        varlen_attention(LAYER, query, key, value, None, sliding_window=5, **bounds([6]))
+
+
+def test_missing_boundaries_and_unknown_scores_are_refused() -> None:
+    query, key, value = states(3)
+    with pytest.raises(ValueError, match="cu_seq_lens_q"):
+        varlen_attention(LAYER, query, key, value, None)
+    with pytest.raises(UserError, match="softcap"):
+        varlen_attention(LAYER, query, key, value, None, softcap=30.0, **bounds([3]))
+
+
+def test_rotary_models_are_told_from_absolute_ones() -> None:
+    assert has_rotary_positions(tiny.llama())
+    assert not has_rotary_positions(tiny.gpt2())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("heads", [4, 2])
+def test_the_cuda_kernel_equals_the_loop(heads: int) -> None:
+    lengths = [5, 1, 130]
+    query, key, value = states(sum(lengths), heads)
+    slow = varlen_attention(LAYER, query, key, value, None, **bounds(lengths))[0]
+    arguments = boundaries(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).cuda(), max(lengths))
+    low = [part.cuda().bfloat16() for part in (query, key, value)]
+    fast = varlen_attention(LAYER, *low, None, **arguments)[0]
+    assert (fast.double().cpu() - slow).abs().max() < 0.03
