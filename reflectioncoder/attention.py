@@ -41,7 +41,7 @@ def _torch_varlen() -> Any:
 def _flash_varlen() -> Any:
     """flash-attn's variable-length attention, None where it is not installed."""
     try:
-        from flash_attn import flash_attn_varlen_func
+        from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
     except ImportError:
         return None
     return flash_attn_varlen_func

@@ -11,7 +11,8 @@ import heapq
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import islice, pairwise
+from typing import Any
 
 import torch
 
@@ -205,8 +206,9 @@ class MicroBatch:
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same on another device."""
-        values = [getattr(self, field.name) for field in fields(self)]
-        return MicroBatch(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in values))
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return MicroBatch(**{**values, **moved})
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
-        max_length=max(b - a for a, b in zip(bounds, bounds[1:], strict=False)),
+        max_length=max(b - a for a, b in pairwise(bounds)),
         index=torch.tensor([item.place for item in everything]),
         target=torch.tensor([item.target for item in everything]),
         ce_weight=floats([item.ce for item in everything]),

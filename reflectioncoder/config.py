@@ -219,24 +219,26 @@ class DemoConfig:
 
     Args:
         output: directory of everything the demo makes.
-        problems: procedural problems to learn from; each gives a plain instruction sample too.
-        sequences: how many of them get a reflection sequence.
+        problems: procedural problems to learn from; each gives a reflection sequence and a plain instruction sample.
+        plain: how often the ReflectionCoder arm meets a plain sample for each meeting with a sequence; the paper
+            mixes 156k plain samples with 22k sequences, each met twice.
         tokens: through the model in each trained arm, teacher and student rows counted.
         heldout: held-out procedural problems to score.
         handwritten: handwritten problems to score, 0 for all.
         humaneval: HumanEval problems to score, 0 for all.
-        learning_rate: of both trained arms, as are `batch_size` and `seed`.
+        learning_rate: of both trained arms, as are `batch_size`, `micro_tokens` and `seed`.
+        levels: levels of difficulty of the problems to learn from.
     """
 
     output: str = "runs/demo"
     problems: int = 300
-    sequences: int = 120
-    tokens: int = 60_000
+    plain: int = 3
+    tokens: int = 45_000
     heldout: int = 200
-    handwritten: int = 0
-    humaneval: int = 0
+    handwritten: int = 60
+    humaneval: int = 60
     learning_rate: float = 2e-4
-    batch_size: int = 16
+    batch_size: int = 8
     micro_tokens: int = 3072
     seed: int = 0
     levels: tuple[int, ...] = (1, 2, 3, 4)

@@ -36,7 +36,7 @@ TASKS = ("heldout", "handwritten", "humaneval")
 
 
 def build_config(demo: DemoConfig) -> BuildConfig:
-    """Sequences for the first problems of the demo."""
+    """Sequences and plain samples of the problems to learn from."""
     return BuildConfig(output=f"{demo.output}/build", count=demo.problems, seed=demo.seed, levels=demo.levels)
 
 
@@ -58,7 +58,7 @@ def train_configs(demo: DemoConfig) -> dict[str, TrainConfig]:
         "after": dataclasses.replace(
             common,
             output=f"{demo.output}/train/reflection",
-            data=(f"{root}/sequences.jsonl", f"{root}/instructions.jsonl"),
+            data=(f"{root}/sequences.jsonl", *[f"{root}/instructions.jsonl"] * demo.plain),
         ),
         "instruction_tuned": dataclasses.replace(
             common,
@@ -77,7 +77,7 @@ def evaluate_config(demo: DemoConfig, arm: str, task: str) -> EvaluateConfig:
     output = f"{demo.output}/evaluate/{arm}/{task}"
     # The held-out problems are the same for every seed of the demo, so that figures can be compared.
     generate = GenerateConfig(model=model, task=task, output=f"{output}/completions.jsonl", limit=limit)
-    return EvaluateConfig(generate=generate, output=output)
+    return EvaluateConfig(generate=generate, output=output, seconds=3.0)
 
 
 def describe(demo: DemoConfig) -> str:

@@ -27,14 +27,11 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 from transformers.tokenization_utils_base import AddedToken
 from transformers.utils import logging as transformers_logging
 
-from reflectioncoder import config as configuration
 from reflectioncoder.attention import has_rotary_positions, use_varlen_attention
 from reflectioncoder.batching import (
     MicroBatch,
@@ -46,6 +43,19 @@ from reflectioncoder.batching import (
     plan_steps,
     split_by_cost,
 )
+from reflectioncoder.checkpoints import (
+    LOG,
+    MODEL,
+    PROGRESS,
+    LogFile,
+    Progress,
+    check_same_run,
+    checkpoints,
+    how_to_go_on,
+    newest_checkpoint,
+    save_model,
+    start_output,
+)
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.dialogue import Dialogue, read_jsonl
 from reflectioncoder.errors import UserError
@@ -54,13 +64,6 @@ from reflectioncoder.masking import check_order, mask_rate
 from reflectioncoder.models import choose_device, load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.optimizer import MasterAdamW
 from reflectioncoder.template import SPECIAL_TOKENS, Encoded, add_special_tokens, encode
-
-LOG = "log.jsonl"
-PROGRESS = "progress.json"  # written last into a checkpoint: its presence says that the checkpoint is whole
-MODEL = "model.safetensors"
-# What may differ between a run and its resumption without changing what is computed.
-FREE = ("output", "resume", "overwrite", "save_steps", "logging_steps", "device", "micro_tokens", "report_to")
-NARRATION_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class ReflectionTrainer(Trainer):
         self, model: PreTrainedModel, args: TrainingArguments, steps: Steps, config: TrainConfig, first: Progress
     ) -> None:
         super().__init__(model=model, args=args)
+        self.network = model  # `model` is what an engine may have wrapped
         self.steps = steps
         self.config = config
         self.tokens = first.tokens
@@ -170,7 +174,7 @@ class ReflectionTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with float32 master weights; weight decay on matrices only."""
         if self.optimizer is None:
-            trained = [p for p in self.model.parameters() if p.requires_grad]
+            trained = [p for p in self.network.parameters() if p.requires_grad]
             groups = [
                 {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.config.weight_decay},
                 {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -180,7 +184,7 @@ class ReflectionTrainer(Trainer):
             )
         return self.optimizer
 
-    def training_step(
+    def training_step(  # type: ignore[override]
         self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Forward and backward of a whole global batch; returns its loss."""
@@ -189,7 +193,7 @@ class ReflectionTrainer(Trainer):
         device = self.args.device
         totals = torch.zeros(4, dtype=torch.float64, device=device)
         for micro_batch in step.micro_batches:
-            terms = micro_batch_loss(self.model, micro_batch.to(device))
+            terms = micro_batch_loss(self.network, micro_batch.to(device))
             terms.loss.backward()
             parts = [terms.loss.detach(), terms.teacher_ce, terms.student_ce, terms.kl]
             totals += torch.stack([part.double() for part in parts])
@@ -220,65 +224,16 @@ class ReflectionTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
             Progress(self.state.global_step, self.tokens, self.seconds).save(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
-                f"cannot write {folder}: {str(error).splitlines()[0]}; earlier checkpoints are intact, go on with --resume"
+                f"cannot write {folder}: {str(error).splitlines()[0]}; earlier checkpoints are intact, "
+                "go on with --resume"
             ) from None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: optimizer steps, tokens through the model, seconds in the training loop."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def save(self, folder: Path) -> None:
-        """Mark a checkpoint as whole."""
-        staging = folder / (PROGRESS + ".part")
-        staging.write_text(json.dumps(dataclasses.asdict(self)) + "\n", encoding="utf-8")
-        staging.rename(folder / PROGRESS)
-
-
-class LogFile(TrainerCallback):
-    """Writes `log.jsonl`, a line per logged step, and tells on standard error how it goes."""
-
-    def __init__(self, path: Path, first: Progress, say: Callable[[str], None]) -> None:
-        self.path = path
-        self.last = first
-        self.say = say
-        self.said = -math.inf
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
-        """Append a line, at once on disk so that a kill loses nothing."""
-        if not logs or "teacher_ce" not in logs:
-            return
-        tokens, seconds = int(logs["tokens"]), float(logs["seconds"])
-        names = ("loss", "teacher_ce", "student_ce", "kl", "mask_rate", "learning_rate", "grad_norm")
-        speed = (tokens - self.last.tokens) / max(seconds - self.last.seconds, 1e-9)
-        line = {"step": state.global_step, **{name: logs[name] for name in names}}
-        line |= {"tokens": tokens, "tokens_per_second": round(speed, 1), "seconds": round(seconds, 3)}
-        self.last = Progress(state.global_step, tokens, seconds)
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; go on with --resume") from None
-        if time.monotonic() - self.said >= NARRATION_SECONDS or state.global_step == state.max_steps:
-            self.said = time.monotonic()
-            self.say(
-                f"step {state.global_step}/{state.max_steps}  loss {line['loss']:.4f}  teacher {line['teacher_ce']:.4f}"
-                f"  student {line['student_ce']:.4f}  kl {line['kl']:.4f}  mask {line['mask_rate']:.2f}"
-                f"  {speed:.0f} tokens/s"
-            )
 
 
 def train(
@@ -299,7 +254,7 @@ def train(
     _check(config, output)
     checkpoint = newest_checkpoint(output) if config.resume else None
     if checkpoint is not None:
-        _check_same_run(config, output)
+        check_same_run(config, output)
         first = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
         say(f"going on from {checkpoint}")
     else:
@@ -322,7 +277,7 @@ def train(
         enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     steps = Steps(samples, repeats, config)
-    _start_output(output, config, checkpoint, first)
+    start_output(output, config, checkpoint, first)
     trainer = ReflectionTrainer(model, _arguments(config, len(steps)), steps, config, first)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -332,12 +287,12 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise UserError(
-            f"interrupted after step {trainer.state.global_step} of {len(steps)}; {_how_to_go_on(output)}"
+            f"interrupted after step {trainer.state.global_step} of {len(steps)}; {how_to_go_on(output)}"
         ) from None
     seconds = trainer.seconds
     model.config.use_cache = True
     save_model(model, tokenizer, output)
-    for folder in _checkpoints(output):
+    for folder in checkpoints(output):
         shutil.rmtree(folder, ignore_errors=True)
     result = TrainResult(
         str(output), len(steps), trainer.tokens, seconds, len(samples), dropped, trainer.terms.get("loss", math.nan)
@@ -397,45 +352,6 @@ def prepare(
     return kept, repeats, len(samples) - len(kept)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
-    """Save a model that `from_pretrained` and `apply_chat_template` take as it is.
-
-    The weights are moved into place last, so a directory that has them is a finished model.
-
-    Raises:
-        UserError: the directory cannot be written.
-    """
-    staging = output / ".model.part"
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        # The attention used for packed rows is known to this process only.
-        model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
-        model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-        for path in sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-            path.replace(output / path.name)
-        staging.rmdir()
-    except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise UserError(f"cannot write {output}: {str(error).splitlines()[0]}; {_how_to_go_on(output)}") from None
-
-
-def newest_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint in an output directory, None where there is none."""
-    whole = [folder for folder in _checkpoints(output) if (folder / PROGRESS).is_file()]
-    return whole[-1] if whole else None
-
-
-def _checkpoints(output: Path) -> list[Path]:
-    found = [path for path in output.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
-
-
-def _how_to_go_on(output: Path) -> str:
-    checkpoint = newest_checkpoint(output)
-    return f"go on from {checkpoint.name} with --resume" if checkpoint else "no checkpoint was written yet"
-
-
 def _only_item(items: list[Step]) -> dict[str, Step]:
     return {"step": items[0]}
 
@@ -471,37 +387,6 @@ def _check(config: TrainConfig, output: Path) -> None:
             raise UserError(f"{output}: the run is finished, there is nothing to resume; set overwrite to train anew")
         if not config.overwrite:
             raise UserError(f"{output}: holds a finished model; choose another output, or set overwrite")
-
-
-def _check_same_run(config: TrainConfig, output: Path) -> None:
-    """Raises UserError where a resumed run was started with a setting that changes what is computed."""
-    before = configuration.load(TrainConfig, output / "config.toml")
-    for field in dataclasses.fields(TrainConfig):
-        old, new = getattr(before, field.name), getattr(config, field.name)
-        if field.name not in FREE and old != new:
-            raise UserError(f"{output}: cannot resume, {field.name} was {old!r} and is now {new!r}")
-
-
-def _start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: Progress) -> None:
-    """Leave in the output what belongs to this run: its config, its log so far, its whole checkpoints."""
-    configuration.save(config, output)
-    lines = []
-    try:
-        for folder in _checkpoints(output):
-            if checkpoint is None or not (folder / PROGRESS).is_file():
-                shutil.rmtree(folder)
-        if checkpoint is None:
-            for pattern in ("*.safetensors", f"{MODEL}.index.json", "result.json"):
-                for path in output.glob(pattern):
-                    path.unlink()
-        elif (output / LOG).is_file():
-            # A kill may leave half a line; what was logged after the checkpoint is logged again.
-            for line in (output / LOG).read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n") and json.loads(line)["step"] <= first.step:
-                    lines.append(line)
-        (output / LOG).write_text("".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}") from None
 
 
 def _summary(samples: Sequence[Encoded], dropped: int, config: TrainConfig) -> str:

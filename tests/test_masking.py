@@ -152,7 +152,7 @@ def test_mix_draws_per_step_and_under_release_per_sample() -> None:
 
 
 def test_bad_orders_and_rates_are_refused() -> None:
-    with pytest.raises(UserError, match="masking.order"):
+    with pytest.raises(UserError, match=r"masking\.order"):
         block_mask(CEACEA, 0.5, ("execution", "code", "code"))
     with pytest.raises(ValueError, match="mask rate"):
         block_mask(CEACEA, 1.5, EAC)

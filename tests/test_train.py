@@ -17,11 +17,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from reflectioncoder.batching import split_by_cost
+from reflectioncoder.checkpoints import newest_checkpoint
 from reflectioncoder.config import LossConfig, MaskingConfig, TrainConfig, load, save
 from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.optimizer import MasterAdamW
-from reflectioncoder.train import describe_plan, newest_checkpoint, train
+from reflectioncoder.train import describe_plan, train
 
 VOCABULARY = 258
 
@@ -192,7 +193,7 @@ def test_a_finished_model_is_not_overwritten_by_accident(base: Path, tmp_path: P
 
 
 def test_absolute_positions_need_rebase(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='no rotary positions.*positions = "rebase"'):
+    with pytest.raises(UserError, match=r'no rotary positions.*positions = "rebase"'):
         train(config(base, tmp_path, model=str(base / "gpt2")), quiet)
     train(config(base, tmp_path, model=str(base / "gpt2"), positions="rebase", max_steps=1), quiet)
     assert len(log(tmp_path)) == 1
@@ -201,7 +202,7 @@ def test_absolute_positions_need_rebase(base: Path, tmp_path: Path) -> None:
 def test_ctrl_c_says_how_to_go_on_and_resume_refuses_another_run(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="interrupted after step 3 of 6; go on from checkpoint-2 with --resume"):
         train(config(base, tmp_path), quiet, [At(3, interrupt)])
-    with pytest.raises(UserError, match="learning_rate was 0.001 and is now 0.1"):
+    with pytest.raises(UserError, match=r"learning_rate was 0\.001 and is now 0\.1"):
         train(config(base, tmp_path, resume=True, learning_rate=0.1), quiet)
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     train(config(base, tmp_path, resume=True, micro_tokens=9), quiet)
@@ -210,7 +211,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_refuses_another_run(base: Path, tmp
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_intact(base: Path, tmp_path: Path) -> None:
     # A file where the fourth step's checkpoint should go fails like a disk that is full.
-    with pytest.raises(UserError, match="cannot write .*checkpoint-4.*earlier checkpoints are intact"):
+    with pytest.raises(UserError, match=r"cannot write .*checkpoint-4.*earlier checkpoints are intact"):
         train(config(base, tmp_path), quiet, [At(3, lambda: (tmp_path / "checkpoint-4").write_text(""))])
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 

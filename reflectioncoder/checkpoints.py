@@ -1,0 +1,158 @@
+"""What a training run leaves on disk: log, checkpoints and the model, so that a kill at any moment loses little.
+
+A checkpoint counts only with the file that is written into it last; the weights of a finished model are moved into
+place last too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from reflectioncoder import config as configuration
+from reflectioncoder.config import TrainConfig
+from reflectioncoder.errors import UserError
+
+LOG = "log.jsonl"
+PROGRESS = "progress.json"  # written last into a checkpoint: its presence says that the checkpoint is whole
+MODEL = "model.safetensors"
+# What may differ between a run and its resumption without changing what is computed.
+FREE = ("output", "resume", "overwrite", "save_steps", "logging_steps", "device", "micro_tokens", "report_to")
+NARRATION_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: optimizer steps, tokens through the model, seconds in the training loop."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def save(self, folder: Path) -> None:
+        """Mark a checkpoint as whole."""
+        staging = folder / (PROGRESS + ".part")
+        staging.write_text(json.dumps(dataclasses.asdict(self)) + "\n", encoding="utf-8")
+        staging.rename(folder / PROGRESS)
+
+
+class LogFile(TrainerCallback):
+    """Writes `log.jsonl`, a line per logged step, and tells on standard error how it goes."""
+
+    def __init__(self, path: Path, first: Progress, say: Callable[[str], None]) -> None:
+        self.path = path
+        self.last = first
+        self.say = say
+        self.said = -math.inf
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Append a line, at once on disk so that a kill loses nothing."""
+        if not logs or "teacher_ce" not in logs:
+            return
+        tokens, seconds = int(logs["tokens"]), float(logs["seconds"])
+        names = ("loss", "teacher_ce", "student_ce", "kl", "mask_rate", "learning_rate", "grad_norm")
+        speed = (tokens - self.last.tokens) / max(seconds - self.last.seconds, 1e-9)
+        line = {"step": state.global_step, **{name: logs[name] for name in names}}
+        line |= {"tokens": tokens, "tokens_per_second": round(speed, 1), "seconds": round(seconds, 3)}
+        self.last = Progress(state.global_step, tokens, seconds)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; go on with --resume") from None
+        if time.monotonic() - self.said >= NARRATION_SECONDS or state.global_step == state.max_steps:
+            self.said = time.monotonic()
+            self.say(
+                f"step {state.global_step}/{state.max_steps}  loss {line['loss']:.4f}  teacher {line['teacher_ce']:.4f}"
+                f"  student {line['student_ce']:.4f}  kl {line['kl']:.4f}  mask {line['mask_rate']:.2f}"
+                f"  {speed:.0f} tokens/s"
+            )
+
+
+def newest_checkpoint(output: Path) -> Path | None:
+    """The newest whole checkpoint in an output directory, None where there is none."""
+    whole = [folder for folder in checkpoints(output) if (folder / PROGRESS).is_file()]
+    return whole[-1] if whole else None
+
+
+def checkpoints(output: Path) -> list[Path]:
+    found = [path for path in output.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+
+
+def how_to_go_on(output: Path) -> str:
+    checkpoint = newest_checkpoint(output)
+    return f"go on from {checkpoint.name} with --resume" if checkpoint else "no checkpoint was written yet"
+
+
+def check_same_run(config: TrainConfig, output: Path) -> None:
+    """Raises UserError where a resumed run was started with a setting that changes what is computed."""
+    before = configuration.load(TrainConfig, output / "config.toml")
+    for field in dataclasses.fields(TrainConfig):
+        old, new = getattr(before, field.name), getattr(config, field.name)
+        if field.name not in FREE and old != new:
+            raise UserError(f"{output}: cannot resume, {field.name} was {old!r} and is now {new!r}")
+
+
+def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: Progress) -> None:
+    """Leave in the output what belongs to this run: its config, its log so far, its whole checkpoints."""
+    configuration.save(config, output)
+    lines = []
+    try:
+        for folder in checkpoints(output):
+            if checkpoint is None or not (folder / PROGRESS).is_file():
+                shutil.rmtree(folder)
+        if checkpoint is None:
+            for pattern in ("*.safetensors", f"{MODEL}.index.json", "result.json"):
+                for path in output.glob(pattern):
+                    path.unlink()
+        elif (output / LOG).is_file():
+            # A kill may leave half a line; what was logged after the checkpoint is logged again.
+            for line in (output / LOG).read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n") and json.loads(line)["step"] <= first.step:
+                    lines.append(line)
+        (output / LOG).write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror}") from None
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+    """Save a model that `from_pretrained` and `apply_chat_template` take as it is.
+
+    The weights are moved into place last, so a directory that has them is a finished model.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    staging = output / ".model.part"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        # The attention used for packed rows is known to this process only.
+        model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        for path in sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+            path.replace(output / path.name)
+        staging.rmdir()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise UserError(f"cannot write {output}: {str(error).splitlines()[0]}; {how_to_go_on(output)}") from None
