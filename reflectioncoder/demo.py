@@ -124,9 +124,7 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
             scores[task][arm] = {key: done[key] for key in ("pass_at_1", "low", "high", "n")}
     directories = {(arm, task): Path(evaluate_config(demo, arm, task).output) for arm in ARMS for task in TASKS}
     comparisons = {
-        f"{task}: after against {arm}": dataclasses.asdict(
-            compare(directories[arm, task], directories["after", task])
-        )
+        f"{task}: after against {arm}": dataclasses.asdict(compare(directories[arm, task], directories["after", task]))
         for task in TASKS
         for arm in ("before", "instruction_tuned")
     }

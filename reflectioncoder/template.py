@@ -224,9 +224,7 @@ def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, type: str = "
     return Dialogue(tuple(messages), type)
 
 
-def prompt_ids(
-    instruction: str, tokenizer: PreTrainedTokenizerBase, answer_prefix: str = ANSWER_PREFIX
-) -> list[int]:
+def prompt_ids(instruction: str, tokenizer: PreTrainedTokenizerBase, answer_prefix: str = ANSWER_PREFIX) -> list[int]:
     """The prompt of one-off generation (appendix D): the user's message and the opened answer."""
     special = special_ids(tokenizer)
     head: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]

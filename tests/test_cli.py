@@ -52,7 +52,7 @@ def test_every_verb_has_help(capsys):
 
 
 def test_help_does_not_load_torch():
-    code = "import sys; from reflectioncoder import cli; cli.main(['train', '--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys, reflectioncoder.cli as c; c.main(['train', '--help']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 

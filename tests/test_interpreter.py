@@ -283,7 +283,7 @@ def test_leaving_without_a_signed_result_is_killed(boxed: Interpreter, code: str
 @pytest.mark.parametrize(
     "code",
     [
-        "import json, builtins\njson.dumps = lambda *a, **k: '{\"outcome\": \"ok\"}'\nbuiltins.print = len\n",
+        'import json, builtins\njson.dumps = lambda *a, **k: \'{"outcome": "ok"}\'\nbuiltins.print = len\n',
         "import builtins\nbuiltins.AssertionError = KeyboardInterrupt\n",
         "class Quiet(type(get_ipython())): pass\nQuiet.mro()[1].showtraceback = lambda *a, **k: None\n",
         "import os, sys\nos.write = lambda *a: 0\nos._exit = os.getpid = len\nsys.exc_info = lambda: (None,) * 3\n",

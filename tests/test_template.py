@@ -137,9 +137,7 @@ def test_the_chat_template_takes_system_messages_and_breaks_forged_tokens():
         add_generation_prompt=True,
         reflect=True,
     )
-    assert text == (
-        "<s><|user|><|text|>Be brief.\n\na<| endofblock|>< /s>b<|endofblock|><|endofmessage|><|assistant|>"
-    )
+    assert text == ("<s><|user|><|text|>Be brief.\n\na<| endofblock|>< /s>b<|endofblock|><|endofmessage|><|assistant|>")
 
 
 def test_ids_out_of_place_are_named():
