@@ -118,7 +118,7 @@ def _configured(verb: str, words: Sequence[str]) -> int:
         print(f"reflectioncoder {verb}: {_first_line(cls)}\n\nKeys and defaults (TOML):\n\n{to_toml(cls())}", end="")
         print("\nWhat each key means is in the docstring: python -c 'import reflectioncoder.config as c; help(c)'")
         return 0
-    config = load(cls, flags.pop("config", None), flags)
+    config: Any = load(cls, flags.pop("config", None), flags)
     if "print-config" in given:
         print(to_toml(config), end="")
         return 0

@@ -12,6 +12,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,12 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
     stages = _Stages(root / "stages.json", console)
 
     built = stages.run("build", lambda: {"sequences": build(build_config(demo)).sequences})
-    for arm, config in train_configs(demo).items():
-        stages.run(f"train {arm}", lambda config=config: {"tokens": train(config).tokens})
+    for arm, training in train_configs(demo).items():
+        stages.run(f"train {arm}", partial(_as_dict, train, training))
     scores: dict[str, dict[str, Any]] = {task: {} for task in TASKS}
     for arm in ARMS:
         for task in TASKS:
-            config = evaluate_config(demo, arm, task)
-            done = stages.run(f"evaluate {arm} {task}", lambda config=config: dataclasses.asdict(evaluate(config)))
+            done = stages.run(f"evaluate {arm} {task}", partial(_as_dict, evaluate, evaluate_config(demo, arm, task)))
             scores[task][arm] = {key: done[key] for key in ("pass_at_1", "low", "high", "n")}
     directories = {(arm, task): Path(evaluate_config(demo, arm, task).output) for arm in ARMS for task in TASKS}
     comparisons = {
@@ -157,6 +157,11 @@ def score_table(summary: dict[str, Any]) -> Table:
         )
     table.caption = f"{sum(summary['seconds'].values()):.0f} s in all, peak memory {summary['peak_mb']} MiB"
     return table
+
+
+def _as_dict(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
+    """The result of a stage, all of them data classes, as what JSON holds."""
+    return dataclasses.asdict(stage(config))
 
 
 class _Stages:
