@@ -115,8 +115,11 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
     stages = _Stages(root / "stages.json", console)
 
     built = stages.run("build", lambda: {"sequences": build(build_config(demo)).sequences})
+    tokens = demo.tokens
     for arm, training in train_configs(demo).items():
-        stages.run(f"train {arm}", partial(_as_dict, train, training))
+        # A run ends with a whole step: the second arm gets at least what the first really used.
+        equal = dataclasses.replace(training, max_tokens=tokens)
+        tokens = stages.run(f"train {arm}", partial(_as_dict, train, equal))["tokens"]
     scores: dict[str, dict[str, Any]] = {task: {} for task in TASKS}
     for arm in ARMS:
         for task in TASKS:
