@@ -153,10 +153,10 @@ def _train(config: TrainConfig, dry_run: bool, _: bool) -> int:
 def _generate(config: GenerateConfig, dry_run: bool, _: bool) -> int:
     _keep_memory()
     from reflectioncoder.generate import generate
-    from reflectioncoder.tasks import get_task
+    from reflectioncoder.tasks import get_task, task_arguments
 
     if dry_run:
-        task = get_task(config.task, config.seed, config.limit)
+        task = get_task(*task_arguments(config))
         print(f"would write {len(task.prompts())} x {config.samples} completions to {config.output}")
         return 0
     generate(config)

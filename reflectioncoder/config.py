@@ -170,6 +170,7 @@ class GenerateConfig:
         max_new_tokens: an answer ends there at the latest; 0 takes the task's own number.
         batch_size: most rows that are decoded together.
         limit: only the first so many problems; 0 takes all (300 held-out ones).
+        levels: of difficulty of the held-out problems.
         seed: of the held-out problems; their sampling seed too.
     """
 
@@ -183,6 +184,7 @@ class GenerateConfig:
     max_new_tokens: int = 0
     batch_size: int = 64
     limit: int = 0
+    levels: tuple[int, ...] = (1, 2, 3, 4)
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
@@ -227,7 +229,7 @@ class DemoConfig:
         handwritten: handwritten problems to score, 0 for all.
         humaneval: HumanEval problems to score, 0 for all.
         learning_rate: of both trained arms, as are `batch_size`, `micro_tokens` and `seed`.
-        levels: levels of difficulty of the problems to learn from.
+        levels: levels of difficulty of the problems to learn from and of the held-out ones.
     """
 
     output: str = "runs/demo"

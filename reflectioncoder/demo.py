@@ -77,7 +77,9 @@ def evaluate_config(demo: DemoConfig, arm: str, task: str) -> EvaluateConfig:
     limit = {"heldout": demo.heldout, "handwritten": demo.handwritten, "humaneval": demo.humaneval}[task]
     output = f"{demo.output}/evaluate/{arm}/{task}"
     # The held-out problems are the same for every seed of the demo, so that figures can be compared.
-    generate = GenerateConfig(model=model, task=task, output=f"{output}/completions.jsonl", limit=limit)
+    generate = GenerateConfig(
+        model=model, task=task, output=f"{output}/completions.jsonl", limit=limit, levels=demo.levels
+    )
     return EvaluateConfig(generate=generate, output=output, seconds=3.0)
 
 

@@ -28,7 +28,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.generate import Completion, generate, read_completion
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.stats import Comparison, paired, pass_at_k, wilson
-from reflectioncoder.tasks import Task, Verdict, get_task
+from reflectioncoder.tasks import Task, Verdict, get_task, task_arguments
 
 ATTEMPTS = 3  # for failures of the interpreter
 OUTPUT_CHARS = 1_000_000  # candidates may print what they like; the answer is what they return
@@ -95,7 +95,7 @@ def evaluate(
     samples = config.generate.samples
     if not config.k or min(config.k) < 1 or (not config.completions and max(config.k) > samples):
         raise UserError(f"evaluate: k = {list(config.k)} wants 1 <= k <= generate.samples = {samples}")
-    task = get_task(config.generate.task, config.generate.seed, config.generate.limit)
+    task = get_task(*task_arguments(config.generate))
     if config.completions:
         completions = read_completions(config.completions, task)
     else:

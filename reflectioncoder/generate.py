@@ -25,7 +25,7 @@ from reflectioncoder.decode import Finished, Report, Request, decode, prompt_has
 from reflectioncoder.dialogue import iter_jsonl, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer, resolve
-from reflectioncoder.tasks import ANSWER_OPENING, FENCE_STOP, Prompt, Task, get_task
+from reflectioncoder.tasks import ANSWER_OPENING, FENCE_STOP, Prompt, Task, get_task, task_arguments
 from reflectioncoder.template import knows_format, prompt_ids
 
 # Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are.
@@ -138,7 +138,7 @@ def generate(
         UserError: a bad setting, a file of another setting, or no such model or task.
     """
     check_settings(config)
-    task = get_task(config.task, config.seed, config.limit)
+    task = get_task(*task_arguments(config))
     if tokenizer is None:
         tokenizer = load_tokenizer(config.model)
     style = resolve_style(config.prompt_style, tokenizer)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from reflectioncoder.errors import UserError
 
 if TYPE_CHECKING:
+    from reflectioncoder.config import GenerateConfig
     from reflectioncoder.interpreter import Interpreter, Limits
 
 FENCE_STOP = ("\n```",)
@@ -75,13 +76,19 @@ class Task(Protocol):
         ...
 
 
-def get_task(name: str, seed: int = 0, limit: int = 0) -> Task:
+def task_arguments(config: GenerateConfig) -> tuple[str, int, int, tuple[int, ...]]:
+    """What `get_task` takes, from a configuration."""
+    return config.task, config.seed, config.limit, config.levels
+
+
+def get_task(name: str, seed: int = 0, limit: int = 0, levels: Sequence[int] = (1, 2, 3, 4)) -> Task:
     """The task of a name.
 
     Args:
         name: "heldout", "handwritten", "humaneval", or the path of a JSONL file of problems with tests.
         seed: of the held-out problems.
         limit: only the first so many problems; 0 takes all.
+        levels: of difficulty of the held-out problems.
 
     Raises:
         UserError: no task and no file of that name.
@@ -89,7 +96,7 @@ def get_task(name: str, seed: int = 0, limit: int = 0) -> Task:
     from reflectioncoder.tasks import heldout, humaneval  # a task imports the types above
 
     tasks: dict[str, Callable[[], Task]] = {
-        "heldout": lambda: heldout.procedural_task(seed, limit),
+        "heldout": lambda: heldout.procedural_task(seed, limit, levels),
         "handwritten": lambda: heldout.handwritten_task(limit),
         "humaneval": lambda: humaneval.HumanEval(limit),
     }

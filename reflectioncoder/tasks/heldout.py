@@ -55,11 +55,11 @@ class ProblemTask:
         return run_tests([completion], "\n".join(problem.tests), interpreter, limits)
 
 
-def procedural_task(seed: int = 0, limit: int = 0) -> ProblemTask:
-    """Held-out procedural problems: `limit` of them, or 300."""
+def procedural_task(seed: int = 0, limit: int = 0, levels: Sequence[int] = HELDOUT_LEVELS) -> ProblemTask:
+    """Held-out procedural problems of these levels: `limit` of them, or 300."""
     from reflectioncoder import procedural
 
-    problems = procedural.generate(limit or HELDOUT_COUNT, seed, "heldout", HELDOUT_LEVELS)
+    problems = procedural.generate(limit or HELDOUT_COUNT, seed, "heldout", levels)
     return ProblemTask("heldout", problems, 160)
 
 
