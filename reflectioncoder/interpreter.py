@@ -4,42 +4,24 @@ Reflection data is made by running programs that a model wrote and showing it th
 and figure 1 of the paper, which uses Jupyter kernels). Here one warm process per `Interpreter` imports IPython once and
 forks a fresh session per program. This side is the judge: wall clock, output cap and the end of a process are what it
 saw itself, not what the program says. A run past its limit is a timeout whatever it reports; one that ends without a
-signed result is `killed`. What this does not stop: a program that goes looking for our frames in its own process can
-still forge a result (see `_interpreter_child`).
+signed result is `killed`. What this does not stop is said in `sandbox/session.py`.
 """
 
-import codecs
-import importlib.util
-import json
 import os
-import secrets
 import select
-import shutil
-import socket
-import struct
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.sandbox.owner import START_SECONDS, Exchange, InfrastructureError, WarmProcess
 
 Outcome = Literal["ok", "error", "timeout", "memory", "output_limit", "killed", "infrastructure"]
 Isolation = Literal["auto", "full", "reduced", "none"]
 
-_CHILD = Path(__file__).with_name("_interpreter_child.py")
 _STRATEGIES = {"auto": ("root", "user"), "full": ("root",), "reduced": ("root", "user"), "none": ("none",)}
-_START_SECONDS = 60.0  # for the warm process and for a session to come up; generous, machines are shared
-_NONCE_BYTES = 16
-_RESULT = struct.Struct("<BiII")
-_VERDICTS: tuple[Outcome, ...] = ("ok", "error", "memory")
-_LONGEST_RESULT = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -88,89 +70,10 @@ class CellResult:
         return self.outcome == "ok"
 
 
-class _InfrastructureError(Exception):
-    """The warm process or a session could not be had; never the program's fault."""
-
-
-class _WarmProcess:
-    """The owner's handle on one fork server."""
-
-    def __init__(self, strategy: str) -> None:
-        spec = importlib.util.find_spec("IPython")
-        if spec is None or spec.origin is None:
-            raise UserError("the interpreter needs IPython: pip install ipython==8.24.0")
-        site = str(Path(spec.origin).parent.parent)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control = ours
-        self.lock = threading.Lock()
-        self.folder = tempfile.mkdtemp(prefix="reflectioncoder-") if strategy == "none" else None
-        visible = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, site}
-        settings = {
-            "strategy": strategy,
-            "owner": os.getpid(),
-            "path": [site],
-            "visible": sorted(visible | {os.path.realpath(path) for path in visible}),
-        }
-        home = self.folder or "/tmp"
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8"}
-        environment |= {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "IPYTHONDIR": home + "/.ipython"}
-        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-s", "-P", str(_CHILD), str(theirs.fileno()), json.dumps(settings)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
-                env=environment,
-            )
-        try:
-            hello = self._receive()
-        except BaseException:
-            self.stop()
-            raise
-        self.level: str = hello["level"]
-        self.layers: dict[str, bool] = hello["layers"]
-
-    def _receive(self) -> dict[str, Any]:
-        self.control.settimeout(_START_SECONDS)
-        try:
-            data = self.control.recv(1 << 16)
-        except OSError as error:
-            raise _InfrastructureError(f"no answer from the interpreter's warm process: {error}") from error
-        if not data:
-            raise _InfrastructureError("the interpreter's warm process ended unexpectedly")
-        reply: dict[str, Any] = json.loads(data)
-        if "error" in reply:
-            raise _InfrastructureError(reply["error"])
-        return reply
-
-    def ask(self, request: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
-        """Send one request and wait for its answer."""
-        with self.lock:
-            try:
-                socket.send_fds(self.control, [json.dumps(request).encode()], fds)
-            except OSError as error:
-                raise _InfrastructureError(f"the interpreter's warm process is gone: {error}") from error
-            return self._receive()
-
-    def stop(self) -> None:
-        """Close the control socket, on which the server kills its sessions and ends; make sure it did."""
-        self.control.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-
 class Session:
     """One program's process: cells run in it share state, as in a notebook. Made by `Interpreter.session`."""
 
-    def __init__(self, warm: _WarmProcess, limits: Limits) -> None:
+    def __init__(self, warm: WarmProcess, limits: Limits) -> None:
         self._warm, self._limits = warm, limits
         self._ended: str | None = None
         self._ready = False
@@ -215,7 +118,7 @@ class Session:
             if self._id is not None:
                 try:
                     how = self._warm.ask({"do": "kill", "id": self._id, "patience": patience})
-                except _InfrastructureError as error:  # then its death has killed the session already
+                except InfrastructureError as error:  # then its death has killed the session already
                     how = {"lost": str(error)}
         return how
 
@@ -233,7 +136,7 @@ class Session:
             return CellResult("killed", "", message=f"not run: {self._ended}")
         try:
             result = self._run(code, limits or self._limits)
-        except _InfrastructureError as error:
+        except InfrastructureError as error:
             self._ended = "the session was lost"
             self.close()
             return CellResult("infrastructure", "", message=str(error))
@@ -245,21 +148,22 @@ class Session:
     def _run(self, code: str, limits: Limits) -> CellResult:
         if not self._ready:
             self._wait_until_ready()
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        source = code.encode("utf-8", "surrogatepass")
-        exchange = _Exchange(len(source).to_bytes(4, "little") + source + nonce, nonce, limits.output_chars)
+        exchange = Exchange(code.encode("utf-8", "surrogatepass"), limits.output_chars)
         started = time.monotonic()
         verdict = exchange.drive(self._command, self._output, self._result, started + limits.seconds)
         seconds = time.monotonic() - started
         if verdict == "result" and seconds <= limits.seconds:
-            outcome, line, name, message = exchange.parsed
-            return CellResult(outcome, exchange.text, name, message, line, seconds)
+            failure = exchange.failure
+            if failure is None:
+                return CellResult("ok", exchange.text, seconds=seconds)
+            outcome: Outcome = "memory" if failure.memory else "error"
+            return CellResult(outcome, exchange.text, failure.exception, failure.message, failure.line, seconds)
         if verdict == "result" or seconds > limits.seconds:
             verdict = "timeout"
         self._ended = f"an earlier cell of the session ended it ({verdict})"
         how = self.close(patience=0.5 if verdict == "ended" else 0.0)
         if "lost" in how:
-            raise _InfrastructureError(how["lost"])
+            raise InfrastructureError(how["lost"])
         if verdict == "timeout":
             return CellResult("timeout", exchange.text, message=f"over {limits.seconds:g} s", seconds=seconds)
         if verdict == "output_limit":
@@ -273,99 +177,12 @@ class Session:
         return CellResult("killed", exchange.text, message=message, seconds=seconds)
 
     def _wait_until_ready(self) -> None:
-        ready, _, _ = select.select([self._result], [], [], _START_SECONDS)
+        ready, _, _ = select.select([self._result], [], [], START_SECONDS)
         word = os.read(self._result, 1000) if ready else b""
         if word != b"R":
             detail = word[1:].decode("utf-8", "replace") or "no sign of life"
-            raise _InfrastructureError(f"a session of the interpreter did not start: {detail}")
+            raise InfrastructureError(f"a session of the interpreter did not start: {detail}")
         self._ready = True
-
-
-class _Exchange:
-    """One cell's traffic: sends the code, collects text and result, and notices every limit."""
-
-    def __init__(self, to_send: bytes, nonce: bytes, output_chars: int) -> None:
-        self._to_send, self._nonce, self._cap = memoryview(to_send), nonce, output_chars
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._pieces: list[str] = []
-        self._chars = 0
-        self._answer = b""
-        self.parsed: tuple[Outcome, int | None, str | None, str | None] = ("killed", None, None, None)
-
-    @property
-    def text(self) -> str:
-        """All text so far."""
-        return "".join(self._pieces) + self._decoder.decode(b"", final=True)
-
-    def drive(self, command: int, output: int, result: int, deadline: float) -> str:
-        """Until a signed result, a limit or the end: `result`, `timeout`, `output_limit`, `forged` or `ended`."""
-        poller = select.poll()
-        poller.register(command, select.POLLOUT)
-        poller.register(output, select.POLLIN)
-        poller.register(result, select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0:
-            events = dict(poller.poll(left * 1000 + 1))
-            if command in events:
-                try:
-                    self._to_send = self._to_send[os.write(command, self._to_send) :]
-                except BlockingIOError:
-                    pass
-                except BrokenPipeError:
-                    self._to_send = self._to_send[:0]
-                if not self._to_send:
-                    poller.unregister(command)
-            if output in events and not self._read_output(output, poller):
-                return "output_limit"
-            if result in events:
-                data = os.read(result, 1 << 16)
-                self._answer += data
-                state = self._judge() if data else "ended"
-                if state:
-                    # all that was written before the result is in the pipe by now
-                    while deadline > time.monotonic() and (more := self._drain(output)) is not None:
-                        if not more:
-                            return "output_limit"
-                    return state
-        return "timeout"
-
-    def _read_output(self, output: int, poller: select.poll) -> bool:
-        more = self._drain(output)
-        if more is None:  # every writer has closed it; polling on would spin
-            poller.unregister(output)
-        return more is not False
-
-    def _drain(self, output: int) -> bool | None:
-        """Read once. None: nothing there; False: over the cap."""
-        try:
-            data = os.read(output, 1 << 16)
-        except BlockingIOError:
-            return None
-        if not data:
-            return None
-        piece = self._decoder.decode(data)
-        self._pieces.append(piece)
-        self._chars += len(piece)
-        return self._chars <= self._cap
-
-    def _judge(self) -> str | None:
-        """`result` once the answer is complete and carries the nonce; `forged` when it cannot become that."""
-        answer = self._answer
-        if not self._nonce.startswith(answer[:_NONCE_BYTES]) or len(answer) > _LONGEST_RESULT:
-            return "forged"
-        start = _NONCE_BYTES + _RESULT.size
-        if len(answer) < start:
-            return None
-        kind, line, name_size, message_size = _RESULT.unpack(answer[_NONCE_BYTES:start])
-        if kind >= len(_VERDICTS):
-            return "forged"
-        if len(answer) < start + name_size + message_size:
-            return None
-        name = answer[start : start + name_size].decode("utf-8", "replace")
-        message = answer[start + name_size : start + name_size + message_size].decode("utf-8", "replace")
-        failed = kind != 0
-        where = line if failed and line > 0 else None
-        self.parsed = (_VERDICTS[kind], where, name or None, message if failed else None)
-        return "result"
 
 
 class Interpreter:
@@ -391,8 +208,8 @@ class Interpreter:
         reasons = []
         for strategy in _STRATEGIES[self._asked]:
             try:
-                warm = _WarmProcess(strategy)
-            except _InfrastructureError as error:
+                warm = WarmProcess(strategy)
+            except InfrastructureError as error:
                 reasons.append(f"{'privileges' if strategy == 'root' else 'user namespace'}: {error}")
                 continue
             if self._asked == "full" and warm.level != "full":
@@ -438,12 +255,12 @@ class Interpreter:
             self._open()
         try:
             return Session(self._warm, limits or self.limits)
-        except _InfrastructureError:
+        except InfrastructureError:
             self.close()
             self._open()
         try:
             return Session(self._warm, limits or self.limits)
-        except _InfrastructureError as error:
+        except InfrastructureError as error:
             raise UserError(f"the interpreter cannot start sessions: {error}") from error
 
     def run(self, cells: Sequence[str], limits: Limits | None = None) -> list[CellResult]:
@@ -456,7 +273,7 @@ class Interpreter:
             return [session.run(code) for code in cells]
 
 
-def _stop_in_owner(warm: _WarmProcess, owner: int) -> None:
+def _stop_in_owner(warm: WarmProcess, owner: int) -> None:
     if os.getpid() == owner:
         warm.stop()
 

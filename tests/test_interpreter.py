@@ -17,6 +17,7 @@ import pytest
 from reflectioncoder import interpreter as module
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import CellResult, Interpreter, Limits, describe_isolation
+from reflectioncoder.sandbox.owner import InfrastructureError, WarmProcess
 
 
 def strategies_here() -> list[str]:
@@ -24,9 +25,9 @@ def strategies_here() -> list[str]:
     found = []
     for strategy in ("root", "user"):
         try:
-            module._WarmProcess(strategy).stop()
+            WarmProcess(strategy).stop()
             found.append(strategy)
-        except module._InfrastructureError:
+        except InfrastructureError:
             pass
     return found
 

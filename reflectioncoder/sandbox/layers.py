@@ -1,0 +1,216 @@
+"""The layers of isolation around a warm process and its sessions, outermost first.
+
+Control groups, namespaces and a private root belong to the warm process; a process-id namespace, mounts and a user id
+of its own to each session; limits and the loss of every privilege to the program's process. Only the standard library
+is used, because the warm process must start fast and hold little. What it does *not* protect against: bugs of the
+kernel in what the programs may still call.
+"""
+
+import ctypes
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder.sandbox import landlock, seccomp
+from reflectioncoder.sandbox.cgroups import ControlGroup
+from reflectioncoder.sandbox.kernel import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    PR_CAPBSET_DROP,
+    PR_SET_NO_NEW_PRIVS,
+    adopt_orphans,
+    check,
+    die_with_parent,
+    libc,
+    lock,
+    mount,
+    setns,
+    unshare,
+)
+from reflectioncoder.sandbox.root import private_root
+
+FIRST_SESSION_UID = 700_000  # far from the ids of people and services
+TMPFS_MB = 64
+PROCESSES_PER_SESSION = 64
+SPARE_MB = 32
+
+
+class Isolation:
+    """The layers in force around the warm process, and what each session adds.
+
+    Args:
+        strategy: `root` (real privileges), `user` (a user namespace) or `none` (limits and processes only).
+        visible: folders that stay readable inside the private root.
+
+    Raises:
+        OSError: the kernel refuses a layer that this strategy needs.
+    """
+
+    def __init__(self, strategy: str, visible: list[str]) -> None:
+        self.strategy = strategy
+        self.memory: ControlGroup | None = None
+        self.pids: ControlGroup | None = None
+        self.base_bytes = _memory_pages(1) * resource.getpagesize()
+        self.outer_pid = os.getpid()
+        self._below_tmp: list[tuple[str, str]] = []
+        boxed = strategy != "none"
+        self.landlock = boxed and landlock.version() > 0
+        self.filter: seccomp.Filter | None = None
+        if boxed and seccomp.available():
+            self.filter = seccomp.Filter(unix_sockets=landlock.confines_abstract_sockets())
+        if strategy != "none":
+            self._join_groups()
+            uid, gid = os.getuid(), os.getgid()
+            if strategy == "user":
+                unshare(CLONE_NEWUSER)
+                Path("/proc/self/setgroups").write_text("deny")
+                Path("/proc/self/uid_map").write_text(f"1000 {uid} 1")
+                Path("/proc/self/gid_map").write_text(f"1000 {gid} 1")
+            else:
+                try:  # programs raise theirs to 1000, so they go first even where we may not lower ours
+                    Path("/proc/self/oom_score_adj").write_text("-1000")
+                except OSError:
+                    pass
+            self._become_first_process()
+            unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
+            self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
+            self._below_tmp = private_root(visible, keep_proc=strategy == "user")
+        else:
+            adopt_orphans()
+        if os.geteuid() == 0 or strategy == "user":
+            capability = 0  # never executed from here on: dropping the bounding set only closes doors
+            while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
+                capability += 1
+        check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
+
+    def _join_groups(self) -> None:
+        try:
+            self.memory = ControlGroup("memory")
+            self.pids = ControlGroup("pids")
+        except OSError:
+            pass  # reported as a missing layer; the level is then "reduced"
+
+    def _become_first_process(self) -> None:
+        """Go on in a child that is pid 1 of a namespace we own; what stays outside only waits for it.
+
+        A user namespace may only come back (`setns`) to a process-id namespace of its own, and the death of the warm
+        process, however it comes, takes every session with it.
+        """
+        unshare(CLONE_NEWPID)
+        inner = os.fork()
+        if inner == 0:
+            die_with_parent()
+            return
+        for group in (self.memory, self.pids):
+            if group:
+                os.write(group.fds["out"], b"0")
+        os.closerange(3, 256)
+        _, status = os.waitpid(inner, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 255)
+
+    @property
+    def level(self) -> str:
+        """`full`, `reduced` or `none`."""
+        if self.strategy == "none":
+            return "none"
+        return "full" if self.strategy == "root" and self.memory and self.pids and self.filter else "reduced"
+
+    def layers(self) -> dict[str, bool]:
+        """Every layer and whether it is in force."""
+        boxed = self.strategy != "none"
+        return {
+            "network namespace": boxed,
+            "process-id namespace": boxed,
+            "private read-only root": boxed,
+            "user id of its own": self.strategy == "root",
+            "memory control group": self.memory is not None,
+            "process-count control group": self.pids is not None,
+            "resource limits": True,
+            "no new privileges": True,
+            "seccomp filter": self.filter is not None,
+            "Landlock": self.landlock,
+        }
+
+    def cap(self, live_mb: list[int]) -> None:
+        """Fit the control groups to the sessions alive, given each one's memory limit."""
+        if self.memory:
+            total = sum(mb + TMPFS_MB + SPARE_MB for mb in live_mb) + SPARE_MB
+            self.memory.set_limit(2 * self.base_bytes + total * 2**20)
+        if self.pids:
+            self.pids.set_limit(8 + (PROCESSES_PER_SESSION + 4) * len(live_mb))
+
+    def fork(self) -> int:
+        """Fork the trusted first process of a session, in a process-id namespace of its own."""
+        if self.strategy == "none":
+            return os.fork()
+        unshare(CLONE_NEWPID)
+        pid = os.fork()
+        if pid:
+            setns(self._own_pids, CLONE_NEWPID)  # else the next unshare is refused
+        return pid
+
+    def enter_session(self, slot: int) -> None:
+        """In the trusted first process: private /tmp and /proc."""
+        if self.strategy == "none":
+            return
+        unshare(CLONE_NEWNS | CLONE_NEWIPC)
+        owner = FIRST_SESSION_UID + slot if self.strategy == "root" else 1000
+        options = f"size={TMPFS_MB}m,nr_inodes=4096,mode=700,uid={owner},gid={owner}"
+        mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
+        for source, target in self._below_tmp:
+            os.makedirs(target)
+            mount(source, target, None, MS_BIND | MS_REC)
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        if self.strategy == "user":  # where the user is root, the kernel's settings belong to the program's real id
+            mount("/proc/sys", "/proc/sys", None, MS_BIND)
+            lock("/proc/sys", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, recursive=False)
+            if os.path.exists("/proc/sysrq-trigger"):
+                mount("/dev/null", "/proc/sysrq-trigger", None, MS_BIND)
+
+    def become_untrusted(self, slot: int, memory_mb: int, seconds: float) -> None:
+        """In the process that will run the program: limits first, then give up every privilege."""
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        limits = {
+            resource.RLIMIT_AS: _memory_pages(0) * resource.getpagesize() + memory_mb * 2**20,
+            resource.RLIMIT_CPU: int(20 * seconds) + 60,
+            resource.RLIMIT_FSIZE: TMPFS_MB * 2**20,
+            resource.RLIMIT_NOFILE: 256,
+            resource.RLIMIT_CORE: 0,
+        }
+        if self.strategy != "none":  # elsewhere the count would include the user's own processes
+            limits[resource.RLIMIT_NPROC] = PROCESSES_PER_SESSION
+        for kind, value in limits.items():
+            hard = resource.getrlimit(kind)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (value, value))
+        if self.strategy == "root":
+            uid = FIRST_SESSION_UID + slot
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+        die_with_parent()  # a change of user id clears it
+        if self.strategy != "none":
+            seccomp.hide_memory()
+        if self.landlock:
+            landlock.restrict("/tmp")
+        if self.filter:
+            self.filter.install()
+
+
+def _memory_pages(column: int) -> int:
+    """Pages of this process: column 0 of statm is the address space, 1 what is resident."""
+    fields: Any = Path("/proc/self/statm").read_text().split()
+    return int(fields[column])

@@ -1,0 +1,65 @@
+"""A private, read-only root that holds the system's programs and libraries, the interpreter's own, and nothing else."""
+
+import os
+from pathlib import Path
+
+from reflectioncoder.sandbox.kernel import (
+    MNT_DETACH,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    check,
+    libc,
+    lock,
+    mount,
+)
+
+NEW_ROOT = "/sys"  # a folder that every machine has and that holds nothing a program needs
+
+
+def private_root(visible: list[str], keep_proc: bool) -> list[tuple[str, str]]:
+    """Replace the root by a read-only tmpfs into which only the interpreter's own folders are bound.
+
+    Returns:
+        (where it is, where it belongs) for each folder below /tmp, which every session covers with its own.
+    """
+    below_tmp: list[tuple[str, str]] = []
+    mount("", "/", None, MS_REC | MS_PRIVATE)
+    mount("tmpfs", NEW_ROOT, "tmpfs", MS_NOSUID, "size=1m,mode=755")
+    shown: list[str] = []
+    for path in ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", *sorted(set(visible), key=len)]:
+        if not os.path.isdir(path) or any(path == seen or path.startswith(seen + "/") for seen in shown):
+            continue
+        target = NEW_ROOT + path
+        if path.startswith("/tmp/"):
+            below_tmp.append((f"/.below_tmp/{len(below_tmp)}", path))
+            target = NEW_ROOT + below_tmp[-1][0]
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.islink(path) and path.count("/") == 1:  # /bin -> usr/bin
+            os.symlink(os.readlink(path), target)
+            continue
+        os.makedirs(target, exist_ok=True)
+        mount(path, target, None, MS_BIND | MS_REC)
+        lock(target, MS_RDONLY | MS_NOSUID | MS_NODEV, recursive=True)
+        shown.append(path)
+    for folder in ("proc", "tmp", "dev", "etc"):
+        os.makedirs(f"{NEW_ROOT}/{folder}", exist_ok=True)
+    for path in ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/etc/ld.so.cache"):
+        if os.path.exists(path):
+            Path(NEW_ROOT + path).touch()
+            mount(path, NEW_ROOT + path, None, MS_BIND)
+    for name, link in (("shm", "/tmp"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0")):
+        os.symlink(link, f"{NEW_ROOT}/dev/{name}")
+    Path(f"{NEW_ROOT}/etc/passwd").write_text("root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n")
+    Path(f"{NEW_ROOT}/etc/group").write_text("root:x:0:\nuser:x:1000:\n")
+    if keep_proc:  # in a user namespace a new /proc may only be mounted where an old one is in sight
+        mount("/proc", f"{NEW_ROOT}/proc", None, MS_BIND | MS_REC)
+    lock(NEW_ROOT, MS_RDONLY | MS_NOSUID | MS_NODEV, recursive=False)
+    os.chdir(NEW_ROOT)
+    check(libc.pivot_root(b".", b"."), "pivot_root")
+    check(libc.umount2(b".", MNT_DETACH), "umount of the old root")
+    os.chdir("/")
+    return below_tmp

@@ -1,0 +1,175 @@
+"""The program's process of a session: gives up every privilege, then runs cells until the owner closes the pipe.
+
+What this process says about a failure is only told on; that a cell ran to its end counts only with the signature that
+`_serve_cells` guards. Python code of the program cannot get at the signature; native code in the same process can read
+all of its memory, and a program can make its own asserts meaningless (`__eq__`). Where that matters, use the outside
+judge (`judge.py`), which trusts values only. Cells of one session share a process: threads that an earlier cell left
+behind can meddle with later ones, so judge with one cell.
+"""
+
+import inspect
+import io
+import os
+import signal
+import struct
+import sys
+import types
+from typing import Any
+
+from reflectioncoder.sandbox.guard import close_doors
+from reflectioncoder.sandbox.layers import Isolation
+from reflectioncoder.sandbox.notebook import Notebook, Output, line_of
+
+NONCE_BYTES = 16
+OUTPUT_FD, COMMAND_FD, RESULT_FD = 200, 201, 202
+RESULT = struct.Struct("<?III")  # whether memory ran out, line, bytes of the exception's name and of its message
+LONGEST_MESSAGE = 2000
+KERNEL_DEPTH = 17  # frames a kernel has above ours: "(970 times)" in the text of an endless recursion depends on it
+
+
+def _text_of(error: BaseException) -> tuple[bytes, bytes]:
+    """Name and message of an exception; both may run the program's own code, so nothing is trusted here."""
+    parts = []
+    for part in ("name", "message"):
+        try:
+            said = error.msg if isinstance(error, SyntaxError) else error
+            text = str(type(error).__name__ if part == "name" else said)[:LONGEST_MESSAGE]
+            parts.append(text.encode("utf-8", "replace"))
+        except BaseException:
+            parts.append(b"")
+    return parts[0], parts[1]
+
+
+def _read_exactly(fd: int, size: int, read: Any = os.read) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = read(fd, min(size - len(data), 1 << 20))
+        if not piece:
+            return b""
+        data += piece
+    return data
+
+
+def _deeper(frames: int, run: Any, *arguments: Any) -> None:
+    if frames:
+        _deeper(frames - 1, run, *arguments)
+    else:
+        run(*arguments)
+
+
+def _serve_cells(notebook: Notebook, command: int, result: int) -> None:
+    """Run cells until the command pipe closes, and sign the result of each that ran to its end.
+
+    A cell comes as its length, its text and a nonce; sending the nonce back is the only way to be `ok`. The frames,
+    locals and globals of this function lie within reach of a program that looks for them, so while it runs the nonce is
+    in none of them: it is an argument of a `map` that only the evaluation stack of this frame holds, whose next step
+    writes it, and that step is reached only where every unit has returned. What decides here is bound to local names,
+    which a program cannot set, and is made of the interpreter's own functions, which it cannot patch; `guard.py` closes
+    the doors to stacks and to setting locals. What is sent of failures needs no protection.
+    """
+    __tracebackhide__ = "__ipython_bottom__"  # IPython hides the frames above this one
+    write, execute, leave, getpid, steps, every = os.write, exec, os._exit, os.getpid, map, BaseException
+    namespace = notebook.shell.user_ns
+    begin, failed, run_async, settle, report = (
+        notebook.begin, notebook.failed, notebook.run_async, _settle, _report,
+    )  # fmt: skip
+    ours, waits = getpid(), inspect.CO_COROUTINE
+    write(result, b"R")
+    while size := _read_exactly(command, 4):
+        cell = _read_exactly(command, int.from_bytes(size, "little")).decode("utf-8", "replace")
+        name, units = begin(cell)
+        failure = None
+        for signed in steps(write, (result, result), (b"", _read_exactly(command, NONCE_BYTES))):
+            if signed:
+                break
+            try:
+                for code, again in units:
+                    if again is not None:
+                        again()
+                    if code.co_flags & waits:
+                        failure = run_async(code, name)
+                        if failure is not None:
+                            break
+                    else:
+                        execute(code, namespace, namespace)
+            except every as error:
+                failure = failed(error, name) or (error, 0)
+            if getpid() != ours:  # a fork made by the program came back out of the cell: it has no say
+                leave(0)
+            settle()
+            if failure is not None:
+                break
+        if failure is not None:
+            write(result, report(*failure))
+        failure = None
+        Output.at_line_start = True
+    leave(0)
+
+
+def _settle() -> None:
+    """Bring out what the program has written; its own streams may do anything."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:
+            pass
+
+
+def _report(error: BaseException, line: int) -> bytes:
+    """What is told about a failure."""
+    name, message = _text_of(error)
+    return b"E" + RESULT.pack(isinstance(error, MemoryError), max(line, 0), len(name), len(message)) + name + message
+
+
+def as_ipython(notebook: Notebook) -> Any:
+    """`_serve_cells` under the name and line at which IPython runs code.
+
+    The traceback of a SyntaxError raised at run time shows the frame above the program's; a kernel shows IPython's.
+    """
+    lines, first = inspect.getsourcelines(_serve_cells)
+    shift = notebook.exec_line - (first + line_of(lines, "execute(code, namespace, namespace)") - 1)
+    code = _serve_cells.__code__
+    code = code.replace(co_filename=notebook.file, co_name="run_code", co_firstlineno=code.co_firstlineno + shift)
+    return types.FunctionType(code, globals())
+
+
+def become_program(
+    isolation: Isolation, notebook: Notebook, serve: Any, slot: int, fds: list[int], request: dict[str, Any]
+) -> None:
+    """Turn this fork into the untrusted process of a session, and run its cells; never returns."""
+    told = fds[2]
+    try:
+        _take_places(fds)
+        told = RESULT_FD
+        os.chdir("/tmp" if isolation.strategy != "none" else request["folder"])
+        isolation.become_untrusted(slot, request["memory_mb"], request["seconds"])
+        _open_streams(notebook)
+        close_doors()
+        _deeper(KERNEL_DEPTH, serve, notebook, COMMAND_FD, RESULT_FD)
+    except BaseException as error:
+        os.write(told, f"X{error!r}".encode())
+    os._exit(70)
+
+
+def _take_places(fds: list[int]) -> None:
+    """The standard streams, and the three pipes at the top of the table, away from what a program opens and closes."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    null = os.open("/dev/null", os.O_RDWR)
+    command_fd, output_fd, result_fd = fds
+    for target, source in ((0, null), (1, output_fd), (2, output_fd)):
+        os.dup2(source, target)
+    for target, source in ((OUTPUT_FD, output_fd), (COMMAND_FD, command_fd), (RESULT_FD, result_fd)):
+        os.dup2(source, target, inheritable=False)
+    os.closerange(3, OUTPUT_FD)
+
+
+def _open_streams(notebook: Notebook) -> None:
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(Output(fd, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        for fd in (1, 2)
+    )
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 (lives as long as the process)
+    vars(sys).update(__stdout__=sys.stdout, __stderr__=sys.stderr, __stdin__=sys.stdin)
+    notebook.shell.text = Output(OUTPUT_FD, "w", closefd=False)
+    notebook.shell.builtin_trap.activate()
