@@ -132,10 +132,22 @@ class Session:
         Returns:
             what the cell did; a cell that breaks a limit also ends the session, and later cells are `killed` unrun.
         """
+        return self.run_together([code], limits)
+
+    def run_together(self, cells: Sequence[str], limits: Limits | None = None) -> CellResult:
+        """Run cells as one program, such as a solution and its tests; stops at the first that raises.
+
+        All are compiled before the first runs, each on its own, so that no cell can reach another's text. `ok` says
+        that every statement of every cell has run to its end.
+
+        Args:
+            cells: their texts.
+            limits: other time and output limits, for all of them together.
+        """
         if self._ended is not None:
             return CellResult("killed", "", message=f"not run: {self._ended}")
         try:
-            result = self._run(code, limits or self._limits)
+            result = self._run([code.encode("utf-8", "surrogatepass") for code in cells], limits or self._limits)
         except InfrastructureError as error:
             self._ended = "the session was lost"
             self.close()
@@ -145,10 +157,10 @@ class Session:
             raise
         return result
 
-    def _run(self, code: str, limits: Limits) -> CellResult:
+    def _run(self, cells: Sequence[bytes], limits: Limits) -> CellResult:
         if not self._ready:
             self._wait_until_ready()
-        exchange = Exchange(code.encode("utf-8", "surrogatepass"), limits.output_chars)
+        exchange = Exchange(cells, limits.output_chars)
         started = time.monotonic()
         verdict = exchange.drive(self._command, self._output, self._result, started + limits.seconds)
         seconds = time.monotonic() - started

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-# a piece of a cell: its code, None where it does not compile, and what to call first, which shows or raises what
-# compiling it showed or raised
-Unit = tuple[CodeType | None, Callable[[], object] | None]
+# a piece of a cell: its code, None where it does not compile; what to call first, which shows or raises what compiling
+# it showed or raised; the name under which the cell stands in tracebacks
+Unit = tuple[CodeType | None, Callable[[], object] | None, str]
 
 
 class Output(io.FileIO):
@@ -89,9 +89,10 @@ class Notebook:
         """Touch every code path once before the first fork, so that no session pays for lazy imports."""
         namespace = self.shell.user_ns
         for cell in ("def f(x):\n    return {}[x]\n\n1\nf(1)", "x = (", "'done'"):
-            name, units = self.begin(cell)
+            name = ""
             try:
-                for code, again in units:
+                for unit in self.begin(cell):
+                    code, again, name = unit
                     if again is not None:
                         again()
                     assert code is not None
@@ -101,12 +102,8 @@ class Notebook:
         self.shell.reset(new_session=True)
         self.shell.execution_count = 1
 
-    def begin(self, cell: str) -> tuple[str, tuple[Unit, ...]]:
-        """Number the cell and compile it, statement by statement as a kernel does; a last expression shows its value.
-
-        Returns:
-            the name under which the cell stands in tracebacks, and its units.
-        """
+    def begin(self, cell: str) -> tuple[Unit, ...]:
+        """Number a cell and compile it, statement by statement as a kernel does; a last expression shows its value."""
         shell = self.shell
         shell.display_trap.set()
         try:
@@ -115,19 +112,19 @@ class Notebook:
             shell.history_manager.input_hist_parsed.append(source)
             shell.history_manager.input_hist_raw.append(cell)
         except Exception as error:  # an input transformer refused the text
-            return "", ((None, _raiser(_Refused(error))),)
+            return ((None, _raiser(_Refused(error)), ""),)
         finally:
             shell.execution_count += 1
         try:
             tree = shell.compile.ast_parse(source, filename=name)
         except (OverflowError, SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-            return name, ((None, _raiser(_Refused(error))),)
+            return ((None, _raiser(_Refused(error)), name),)
         units = []
         for node in tree.body:
             last = node is tree.body[-1] and isinstance(node, ast.Expr)
             mode = "single" if last else "exec"
             units.append(self._compiled(ast.Interactive([node]) if last else ast.Module([node], []), name, mode))
-        return name, tuple(units)
+        return tuple(units)
 
     def _compiled(self, tree: ast.AST, name: str, mode: str) -> Unit:
         """One statement; its warnings and its error belong to the moment at which a kernel would compile it."""
@@ -143,10 +140,10 @@ class Notebook:
         try:
             code = self._compile(tree, name, mode)
         except Exception:
-            return None, again
+            return None, again, name
         finally:
             vars(warnings)["_showwarnmsg"] = show
-        return code, again if said else None
+        return code, again if said else None, name
 
     def _compile(self, tree: ast.AST, name: str, mode: str) -> CodeType:
         with self.shell.compile.extra_flags(ast.PyCF_ALLOW_TOP_LEVEL_AWAIT):

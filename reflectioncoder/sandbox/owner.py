@@ -117,11 +117,12 @@ class Failure(NamedTuple):
 
 
 class Exchange:
-    """One cell's traffic: sends the code, collects text and result, and notices every limit."""
+    """The traffic of cells that run as one: sends the code, collects text and result, and notices every limit."""
 
-    def __init__(self, cell: bytes, output_chars: int) -> None:
+    def __init__(self, cells: Sequence[bytes], output_chars: int) -> None:
         self._nonce = b"=" + secrets.token_bytes(NONCE_BYTES - 1)
-        self._to_send = memoryview(len(cell).to_bytes(4, "little") + cell + self._nonce)
+        sized = [len(cell).to_bytes(4, "little") + cell for cell in cells]
+        self._to_send = memoryview(len(cells).to_bytes(4, "little") + b"".join(sized) + self._nonce)
         self._cap = output_chars
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pieces: list[str] = []

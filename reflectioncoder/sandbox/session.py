@@ -60,7 +60,8 @@ def _deeper(frames: int, run: Any, *arguments: Any) -> None:
 def _serve_cells(notebook: Notebook, command: int, result: int) -> None:
     """Run cells until the command pipe closes, and sign the result of each that ran to its end.
 
-    A cell comes as its length, its text and a nonce; sending the nonce back is the only way to be `ok`. The frames,
+    What comes is a number of cells to run as one, each with its length, and a nonce; sending the nonce back is the only
+    way to be `ok`. All are compiled before the first runs, so that a solution cannot swallow its tests. The frames,
     locals and globals of this function lie within reach of a program that looks for them, so while it runs the nonce is
     in none of them: it is an argument of a `map` that only the evaluation stack of this frame holds, whose next step
     writes it, and that step is reached only where every unit has returned. What decides here is bound to local names,
@@ -75,15 +76,17 @@ def _serve_cells(notebook: Notebook, command: int, result: int) -> None:
     )  # fmt: skip
     ours, waits = getpid(), inspect.CO_COROUTINE
     write(result, b"R")
-    while size := _read_exactly(command, 4):
-        cell = _read_exactly(command, int.from_bytes(size, "little")).decode("utf-8", "replace")
-        name, units = begin(cell)
+    while count := _read_exactly(command, 4):
+        units = ()
+        for _ in range(int.from_bytes(count, "little")):
+            size = int.from_bytes(_read_exactly(command, 4), "little")
+            units += begin(_read_exactly(command, size).decode("utf-8", "replace"))
         failure = None
         for signed in steps(write, (result, result), (b"", _read_exactly(command, NONCE_BYTES))):
             if signed:
                 break
             try:
-                for code, again in units:
+                for code, again, name in units:
                     if again is not None:
                         again()
                     if code.co_flags & waits:
