@@ -81,10 +81,12 @@ class LogFile(TrainerCallback):
             raise UserError(f"cannot write {self.path}: {error.strerror}; go on with --resume") from None
         if time.monotonic() - self.said >= NARRATION_SECONDS or state.global_step == state.max_steps:
             self.said = time.monotonic()
+            terms = ""
+            if line["student_ce"] > 0:  # a step of plain samples only has no teacher and no student
+                terms = f"  teacher {line['teacher_ce']:.4f}  student {line['student_ce']:.4f}  kl {line['kl']:.4f}"
+                terms += f"  mask {line['mask_rate']:.2f}"
             self.say(
-                f"step {state.global_step}/{state.max_steps}  loss {line['loss']:.4f}  teacher {line['teacher_ce']:.4f}"
-                f"  student {line['student_ce']:.4f}  kl {line['kl']:.4f}  mask {line['mask_rate']:.2f}"
-                f"  {speed:.0f} tokens/s"
+                f"step {state.global_step}/{state.max_steps}  loss {line['loss']:.4f}{terms}  {speed:.0f} tokens/s"
             )
 
 

@@ -223,7 +223,7 @@ class DemoConfig:
         output: directory of everything the demo makes.
         problems: procedural problems to learn from; each gives a reflection sequence and a plain instruction sample.
         plain: how often the ReflectionCoder arm meets a plain sample for each meeting with a sequence; the paper
-            mixes 156k plain samples with 22k sequences, each met twice.
+            mixes 156k plain samples with 22k sequences, each met twice, which is 3.5.
         tokens: through the model in each trained arm, teacher and student rows counted.
         heldout: held-out procedural problems to score.
         handwritten: handwritten problems to score, 0 for all.
@@ -234,16 +234,16 @@ class DemoConfig:
 
     output: str = "runs/demo"
     problems: int = 300
-    plain: int = 3
+    plain: int = 8
     tokens: int = 45_000
     heldout: int = 200
     handwritten: int = 60
     humaneval: int = 60
     learning_rate: float = 2e-4
-    batch_size: int = 8
+    batch_size: int = 4
     micro_tokens: int = 3072
     seed: int = 0
-    levels: tuple[int, ...] = (1, 2, 3, 4)
+    levels: tuple[int, ...] = (1, 2)
 
 
 def load(cls: type[C], path: str | os.PathLike[str] | None = None, flags: Mapping[str, str] | None = None) -> C:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config import EMBEDDED_MODEL
 from reflectioncoder.errors import UserError
@@ -105,6 +106,7 @@ def load_model_and_tokenizer(
         UserError: nothing can be loaded under that name.
     """
     tokenizer = load_tokenizer(name)
+    transformers_logging.disable_progress_bar()  # one bar a load buries what a run has to say
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, precision))
     except (OSError, ValueError) as error:
