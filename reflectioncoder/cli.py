@@ -36,6 +36,7 @@ usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-conf
   train      fine-tune a causal language model on them by masked self-distillation
   generate   completions of a task's problems
   evaluate   decode and score a task, or score a file of completions
+  run        one program in the isolated interpreter: reflectioncoder run FILE [--cells] [--json]
   compare    paired comparison of two evaluations: reflectioncoder compare DIR_A DIR_B
   report     one HTML page from a run's files: reflectioncoder report DIR
   doctor     what this machine offers: isolation, devices, versions
@@ -219,6 +220,12 @@ def _inspect(words: Sequence[str]) -> int:
     return 0
 
 
+def _run(words: Sequence[str]) -> int:
+    from reflectioncoder.run import run_verb
+
+    return run_verb(words)
+
+
 def _compare(words: Sequence[str]) -> int:
     from reflectioncoder.evaluate import compare
 
@@ -263,6 +270,7 @@ CONFIGURED: dict[str, tuple[type, Callable[[Any, bool, bool], int]]] = {
 }
 PLAIN: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": _inspect,
+    "run": _run,
     "compare": _compare,
     "report": _report,
     "doctor": _doctor,

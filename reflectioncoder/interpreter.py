@@ -8,18 +8,17 @@ signed result is `killed`. What this does not stop is said in `sandbox/session.p
 """
 
 import os
-import select
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.sandbox.owner import START_SECONDS, Exchange, InfrastructureError, WarmProcess
+from reflectioncoder.sandbox.owner import CellExchange, InfrastructureError, Remote, WarmProcess
 
 Outcome = Literal["ok", "error", "timeout", "memory", "output_limit", "killed", "infrastructure"]
 Isolation = Literal["auto", "full", "reduced", "none"]
+T = TypeVar("T")
 
 _STRATEGIES = {"auto": ("root", "user"), "full": ("root",), "reduced": ("root", "user"), "none": ("none",)}
 
@@ -74,25 +73,8 @@ class Session:
     """One program's process: cells run in it share state, as in a notebook. Made by `Interpreter.session`."""
 
     def __init__(self, warm: WarmProcess, limits: Limits) -> None:
-        self._warm, self._limits = warm, limits
-        self._ended: str | None = None
-        self._ready = False
-        self._id: int | None = None
-        command_r, self._command = os.pipe()
-        self._output, output_w = os.pipe()
-        self._result, result_w = os.pipe()
-        theirs = [command_r, output_w, result_w]
-        try:
-            request = {"do": "new", "memory_mb": limits.memory_mb, "seconds": limits.seconds, "folder": warm.folder}
-            self._id = warm.ask(request, theirs)["id"]
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            for fd in theirs:
-                os.close(fd)
-        for fd in (self._command, self._output, self._result):
-            os.set_blocking(fd, False)
+        self._limits = limits
+        self._remote = Remote(warm, "cells", 1, {"memory_mb": limits.memory_mb, "seconds": limits.seconds})
 
     def __enter__(self) -> "Session":
         return self
@@ -100,27 +82,21 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self, patience: float = 0.0) -> dict[str, Any]:
+    def close(self, peak: bool = False) -> int:
         """Kill whatever the session still runs; safe to call twice.
 
         Args:
-            patience: seconds to wait for a session that is ending by itself, so that its exit status is seen.
+            peak: whether to look how much memory it has held; costs a little time.
 
         Returns:
-            how the session's first process ended, as the warm process saw it.
+            the most memory that one of its living processes has held beyond an idle session's, in MiB, if asked for.
         """
-        how: dict[str, Any] = {}
-        if self._command >= 0:
-            for fd in (self._command, self._output, self._result):
-                os.close(fd)
-            self._command = self._output = self._result = -1
-            self._ended = self._ended or "the session is closed"
-            if self._id is not None:
-                try:
-                    how = self._warm.ask({"do": "kill", "id": self._id, "patience": patience})
-                except InfrastructureError as error:  # then its death has killed the session already
-                    how = {"lost": str(error)}
-        return how
+        return int(self._remote.close(peak=peak).get("peak_kb", 0)) // 1024
+
+    @property
+    def ended(self) -> bool:
+        """Whether it takes no more cells: it was closed, or a cell ended it."""
+        return self._remote.ended is not None
 
     def run(self, code: str, limits: Limits | None = None) -> CellResult:
         """Run one cell.
@@ -144,57 +120,58 @@ class Session:
             cells: their texts.
             limits: other time and output limits, for all of them together.
         """
-        if self._ended is not None:
-            return CellResult("killed", "", message=f"not run: {self._ended}")
+        if self._remote.ended is not None:
+            return CellResult("killed", "", message=f"not run: {self._remote.ended}")
         try:
-            result = self._run([code.encode("utf-8", "surrogatepass") for code in cells], limits or self._limits)
+            return self._run([code.encode("utf-8", "surrogatepass") for code in cells], limits or self._limits)
         except InfrastructureError as error:
-            self._ended = "the session was lost"
+            self._remote.ended = "the session was lost"
             self.close()
             return CellResult("infrastructure", "", message=str(error))
         except BaseException:
             self.close()
             raise
-        return result
 
     def _run(self, cells: Sequence[bytes], limits: Limits) -> CellResult:
-        if not self._ready:
-            self._wait_until_ready()
-        exchange = Exchange(cells, limits.output_chars)
-        started = time.monotonic()
-        verdict = exchange.drive(self._command, self._output, self._result, started + limits.seconds)
-        seconds = time.monotonic() - started
-        if verdict == "result" and seconds <= limits.seconds:
+        exchange = CellExchange(cells, limits.output_chars)
+        verdict, seconds = self._remote.drive(exchange, limits.seconds)
+        text = exchange.text()
+        if verdict == "result":
             failure = exchange.failure
             if failure is None:
-                return CellResult("ok", exchange.text, seconds=seconds)
+                return CellResult("ok", text, seconds=seconds)
             outcome: Outcome = "memory" if failure.memory else "error"
-            return CellResult(outcome, exchange.text, failure.exception, failure.message, failure.line, seconds)
-        if verdict == "result" or seconds > limits.seconds:
-            verdict = "timeout"
-        self._ended = f"an earlier cell of the session ended it ({verdict})"
-        how = self.close(patience=0.5 if verdict == "ended" else 0.0)
-        if "lost" in how:
-            raise InfrastructureError(how["lost"])
-        if verdict == "timeout":
-            return CellResult("timeout", exchange.text, message=f"over {limits.seconds:g} s", seconds=seconds)
-        if verdict == "output_limit":
-            message = f"over {limits.output_chars} characters of output"
-            return CellResult("output_limit", exchange.text[: limits.output_chars], message=message, seconds=seconds)
-        if how.get("memory"):
-            message = f"over {self._limits.memory_mb} MiB of memory"
-            return CellResult("memory", exchange.text, message=message, seconds=seconds)
-        status = how.get("status")
-        message = "its result was forged" if verdict == "forged" else f"the process ended with status {status}"
-        return CellResult("killed", exchange.text, message=message, seconds=seconds)
+            return CellResult(outcome, text, failure.exception, failure.message, failure.line, seconds)
+        self._remote.ended = f"an earlier cell of the session ended it ({verdict})"
+        how = self._remote.close(patience=0.5 if verdict == "ended" else 0.0)
+        outcome, message = outcome_of_ending(verdict, how, limits, self._limits.memory_mb)
+        return CellResult(outcome, text, message=message, seconds=seconds)
 
-    def _wait_until_ready(self) -> None:
-        ready, _, _ = select.select([self._result], [], [], START_SECONDS)
-        word = os.read(self._result, 1000) if ready else b""
-        if word != b"R":
-            detail = word[1:].decode("utf-8", "replace") or "no sign of life"
-            raise InfrastructureError(f"a session of the interpreter did not start: {detail}")
-        self._ready = True
+
+def outcome_of_ending(verdict: str, how: dict[str, Any], limits: Limits, memory_mb: int) -> tuple[Outcome, str]:
+    """What ended a session, and the words for it.
+
+    Args:
+        verdict: of the exchange, any but `result`.
+        how: the warm process's account of the session's end.
+        limits: of the cell or command.
+        memory_mb: of the session.
+
+    Raises:
+        InfrastructureError: the warm process itself is gone, so nothing is known.
+    """
+    if "lost" in how:
+        raise InfrastructureError(how["lost"])
+    if verdict == "timeout":
+        return "timeout", f"over {limits.seconds:g} s"
+    if verdict == "output_limit":
+        return "output_limit", f"over {limits.output_chars} characters of output"
+    if how.get("memory"):
+        return "memory", f"over {memory_mb} MiB of memory"
+    return (
+        "killed",
+        "its result was forged" if verdict == "forged" else f"the process ended with status {how.get('status')}",
+    )
 
 
 class Interpreter:
@@ -257,8 +234,8 @@ class Interpreter:
         """End the warm process and every session of it."""
         self._finalizer()
 
-    def session(self, limits: Limits | None = None) -> Session:
-        """A fresh session whose cells share state.
+    def start(self, make: Callable[[WarmProcess], T]) -> T:
+        """Start something that lives in a fresh session, with a new warm process where the present one is lost.
 
         Raises:
             UserError: no session can be started, even with a new warm process.
@@ -266,23 +243,44 @@ class Interpreter:
         if os.getpid() != self._owner:  # our process was forked; the warm process belongs to the other one
             self._open()
         try:
-            return Session(self._warm, limits or self.limits)
+            return make(self._warm)
         except InfrastructureError:
             self.close()
             self._open()
         try:
-            return Session(self._warm, limits or self.limits)
+            return make(self._warm)
         except InfrastructureError as error:
             raise UserError(f"the interpreter cannot start sessions: {error}") from error
 
-    def run(self, cells: Sequence[str], limits: Limits | None = None) -> list[CellResult]:
-        """Run cells in a fresh session, all of them, also after one that raised.
+    def session(self, limits: Limits | None = None) -> Session:
+        """A fresh session whose cells share state.
+
+        Raises:
+            UserError: no session can be started.
+        """
+        return self.start(lambda warm: Session(warm, limits or self.limits))
+
+    @overload
+    def run(self, code: str, limits: Limits | None = None) -> CellResult: ...
+
+    @overload
+    def run(self, code: Sequence[str], limits: Limits | None = None) -> list[CellResult]: ...
+
+    def run(self, code: str | Sequence[str], limits: Limits | None = None) -> CellResult | list[CellResult]:
+        """Run a program in a fresh session.
+
+        Args:
+            code: one cell, or several that run one after the other, also after one that raised.
+            limits: of each cell.
 
         Returns:
-            one result per cell; cells after one that ended the session are `killed` with a message that says so.
+            one result for one cell, a list of them for a list; cells after one that ended the session are `killed`
+            with a message that says so.
         """
         with self.session(limits) as session:
-            return [session.run(code) for code in cells]
+            if isinstance(code, str):
+                return session.run(code)
+            return [session.run(cell) for cell in code]
 
 
 def _stop_in_owner(warm: WarmProcess, owner: int) -> None:

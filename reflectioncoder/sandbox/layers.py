@@ -85,7 +85,7 @@ class Isolation:
             self._become_first_process()
             unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
             self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
-            self._below_tmp = private_root(visible, keep_proc=strategy == "user")
+            self._below_tmp = private_root(visible)
         else:
             adopt_orphans()
         if os.geteuid() == 0 or strategy == "user":
@@ -171,23 +171,30 @@ class Isolation:
         for source, target in self._below_tmp:
             os.makedirs(target)
             mount(source, target, None, MS_BIND | MS_REC)
-        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2")
         if self.strategy == "user":  # where the user is root, the kernel's settings belong to the program's real id
             mount("/proc/sys", "/proc/sys", None, MS_BIND)
             lock("/proc/sys", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, recursive=False)
             if os.path.exists("/proc/sysrq-trigger"):
                 mount("/dev/null", "/proc/sysrq-trigger", None, MS_BIND)
 
-    def become_untrusted(self, slot: int, memory_mb: int, seconds: float) -> None:
-        """In the process that will run the program: limits first, then give up every privilege."""
+    def become_untrusted(self, slot: int, memory_mb: int | None, seconds: float) -> None:
+        """In the process that will run the program: limits first, then give up every privilege.
+
+        Args:
+            slot: decides the user id.
+            memory_mb: address space beyond what the process has now, None for no limit.
+            seconds: wall-clock limit of a cell; processor time is capped at a multiple, for what escapes the clock.
+        """
         Path("/proc/self/oom_score_adj").write_text("1000")
         limits = {
-            resource.RLIMIT_AS: _memory_pages(0) * resource.getpagesize() + memory_mb * 2**20,
             resource.RLIMIT_CPU: int(20 * seconds) + 60,
             resource.RLIMIT_FSIZE: TMPFS_MB * 2**20,
             resource.RLIMIT_NOFILE: 256,
             resource.RLIMIT_CORE: 0,
         }
+        if memory_mb is not None:
+            limits[resource.RLIMIT_AS] = _memory_pages(0) * resource.getpagesize() + memory_mb * 2**20
         if self.strategy != "none":  # elsewhere the count would include the user's own processes
             limits[resource.RLIMIT_NPROC] = PROCESSES_PER_SESSION
         for kind, value in limits.items():

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,6 +108,90 @@ class WarmProcess:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Remote:
+    """A session's process seen from here: its pipes, and the one way to end it.
+
+    Args:
+        warm: who forks it.
+        kind: `cells` or `commands`.
+        outputs: how many separate outputs it has.
+        request: what else the warm process must know: memory, seconds.
+    """
+
+    def __init__(self, warm: WarmProcess, kind: str, outputs: int, request: dict[str, Any]) -> None:
+        self._warm = warm
+        self.ended: str | None = None
+        self._ready = False
+        self._id: int | None = None
+        self.command, self.result, self.outputs = -1, -1, [-1] * outputs
+        theirs: list[int] = []
+        try:
+            command_r, self.command = os.pipe()
+            self.result, result_w = os.pipe()
+            theirs = [command_r, result_w]
+            for place in range(outputs):
+                self.outputs[place], output_w = os.pipe()
+                theirs.append(output_w)
+            self._id = warm.ask({"do": "new", "kind": kind, "folder": warm.folder, **request}, theirs)["id"]
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        for fd in (self.command, self.result, *self.outputs):
+            os.set_blocking(fd, False)
+
+    def close(self, patience: float = 0.0, peak: bool = False) -> dict[str, Any]:
+        """Kill whatever the session still runs; safe to call twice.
+
+        Args:
+            patience: seconds to wait for a session that is ending by itself, so that its exit status is seen.
+            peak: whether to look how much memory it has held (`peak_kb`).
+
+        Returns:
+            how the session's first process ended, as the warm process saw it; `lost` where that is gone itself.
+        """
+        how: dict[str, Any] = {}
+        for fd in (self.command, self.result, *self.outputs):
+            if fd >= 0:
+                os.close(fd)
+        self.command, self.result, self.outputs = -1, -1, []
+        self.ended = self.ended or "the session is closed"
+        if self._id is not None:
+            try:
+                how = self._warm.ask({"do": "kill", "id": self._id, "patience": patience, "peak": peak})
+            except InfrastructureError as error:  # then its death has killed the session already
+                how = {"lost": str(error)}
+            self._id = None
+        return how
+
+    def memory_kills(self) -> int:
+        """How many processes the kernel has killed for want of memory since the session started."""
+        return int(self._warm.ask({"do": "memory", "id": self._id})["kills"])
+
+    def drive(self, exchange: "Exchange", seconds: float) -> tuple[str, float]:
+        """Let an exchange run, at most so long.
+
+        Returns:
+            its verdict (see `Exchange.drive`), `timeout` whatever it says where the limit was reached, and the time.
+        """
+        if not self._ready:
+            self._wait_until_ready()
+        started = time.monotonic()
+        verdict = exchange.drive(self.command, self.outputs, self.result, started + seconds)
+        took = time.monotonic() - started
+        return ("timeout" if took > seconds and verdict != "output_limit" else verdict), took
+
+    def _wait_until_ready(self) -> None:
+        ready, _, _ = select.select([self.result], [], [], START_SECONDS)
+        word = os.read(self.result, 1000) if ready else b""
+        if word != b"R":
+            detail = word[1:].decode("utf-8", "replace") or "no sign of life"
+            raise InfrastructureError(f"a session of the interpreter did not start: {detail}")
+        self._ready = True
+
+
 class Failure(NamedTuple):
     """What the program's process tells of a cell that raised: claims, good enough for what is no success anyway."""
 
@@ -116,31 +201,39 @@ class Failure(NamedTuple):
     message: str
 
 
-class Exchange:
-    """The traffic of cells that run as one: sends the code, collects text and result, and notices every limit."""
+class Exchange(ABC):
+    """One request's traffic: sends it, collects text and answer, and notices every limit.
 
-    def __init__(self, cells: Sequence[bytes], output_chars: int) -> None:
-        self._nonce = b"=" + secrets.token_bytes(NONCE_BYTES - 1)
-        sized = [len(cell).to_bytes(4, "little") + cell for cell in cells]
-        self._to_send = memoryview(len(cells).to_bytes(4, "little") + b"".join(sized) + self._nonce)
-        self._cap = output_chars
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._pieces: list[str] = []
-        self._chars = 0
-        self._answer = b""
-        self.failure: Failure | None = None
+    Args:
+        request: the bytes to send.
+        output_chars: most characters of all outputs together.
+    """
 
-    @property
-    def text(self) -> str:
-        """All text so far."""
-        return "".join(self._pieces) + self._decoder.decode(b"", final=True)
+    def __init__(self, request: bytes, output_chars: int) -> None:
+        self._to_send = memoryview(request)
+        self._left = output_chars
+        self._texts: dict[int, list[str]] = {}
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
+        self.answer = b""
 
-    def drive(self, command: int, output: int, result: int, deadline: float) -> str:
-        """Until a signed result, a limit or the end: `result`, `timeout`, `output_limit`, `forged` or `ended`."""
+    @abstractmethod
+    def judge(self) -> str | None:
+        """`result` once the answer is complete, `forged` when it cannot become one, None while it may."""
+
+    def text(self, place: int = 0) -> str:
+        """What one of the outputs has said; bytes that are no UTF-8 are replaced."""
+        return "".join(self._texts[place]) + self._decoders[place].decode(b"", final=True)
+
+    def drive(self, command: int, outputs: Sequence[int], result: int, deadline: float) -> str:
+        """Until the answer, a limit or the end: `result`, `timeout`, `output_limit`, `forged` or `ended`."""
+        places = {fd: place for place, fd in enumerate(outputs)}
+        for place in places.values():
+            self._texts[place] = []
+            self._decoders[place] = codecs.getincrementaldecoder("utf-8")("replace")
         poller = select.poll()
         poller.register(command, select.POLLOUT)
-        poller.register(output, select.POLLIN)
-        poller.register(result, select.POLLIN)
+        for fd in (*outputs, result):
+            poller.register(fd, select.POLLIN)
         while (left := deadline - time.monotonic()) > 0:
             events = dict(poller.poll(left * 1000 + 1))
             if command in events:
@@ -152,42 +245,52 @@ class Exchange:
                     self._to_send = self._to_send[:0]
                 if not self._to_send:
                     poller.unregister(command)
-            if output in events and not self._read_output(output, poller):
-                return "output_limit"
+            for fd, place in places.items():
+                if fd in events:
+                    more = self._drain(fd, place)
+                    if more is None:  # every writer has closed it; polling on would spin
+                        poller.unregister(fd)
+                    elif not more:
+                        return "output_limit"
             if result in events:
                 data = os.read(result, 1 << 16)
-                self._answer += data
-                state = self._judge() if data else "ended"
+                self.answer += data
+                state = self.judge() if data else "ended"
                 if state:
-                    # all that was written before the result is in the pipe by now
-                    while deadline > time.monotonic() and (more := self._drain(output)) is not None:
-                        if not more:
-                            return "output_limit"
+                    # all that was written before the result is in the pipes by now
+                    for fd, place in places.items():
+                        while deadline > time.monotonic() and (more := self._drain(fd, place)) is not None:
+                            if not more:
+                                return "output_limit"
                     return state
         return "timeout"
 
-    def _read_output(self, output: int, poller: select.poll) -> bool:
-        more = self._drain(output)
-        if more is None:  # every writer has closed it; polling on would spin
-            poller.unregister(output)
-        return more is not False
-
-    def _drain(self, output: int) -> bool | None:
+    def _drain(self, fd: int, place: int) -> bool | None:
         """Read once. None: nothing there; False: over the cap."""
         try:
-            data = os.read(output, 1 << 16)
+            data = os.read(fd, 1 << 16)
         except BlockingIOError:
             return None
         if not data:
             return None
-        piece = self._decoder.decode(data)
-        self._pieces.append(piece)
-        self._chars += len(piece)
-        return self._chars <= self._cap
+        piece = self._decoders[place].decode(data)
+        self._texts[place].append(piece[: self._left])
+        self._left -= len(piece)
+        return self._left >= 0
 
-    def _judge(self) -> str | None:
-        """`result` once the answer is complete; `forged` when it cannot become one."""
-        answer = self._answer
+
+class CellExchange(Exchange):
+    """Cells to run as one, and the signature or the failure that comes back."""
+
+    def __init__(self, cells: Sequence[bytes], output_chars: int) -> None:
+        self._nonce = b"=" + secrets.token_bytes(NONCE_BYTES - 1)
+        sized = [len(cell).to_bytes(4, "little") + cell for cell in cells]
+        super().__init__(len(cells).to_bytes(4, "little") + b"".join(sized) + self._nonce, output_chars)
+        self.failure: Failure | None = None
+
+    def judge(self) -> str | None:
+        """See `Exchange.judge`; a complete answer without a failure is the signature."""
+        answer = self.answer
         if not answer.startswith(b"E"):
             if answer == self._nonce:
                 return "result"
@@ -203,4 +306,23 @@ class Exchange:
         texts = answer[start : start + name_size], answer[start + name_size : start + name_size + message_size]
         name, message = (text.decode("utf-8", "replace") for text in texts)
         self.failure = Failure(memory, line or None, name or None, message)
+        return "result"
+
+
+class CommandExchange(Exchange):
+    """A command to run, and how it ended: a JSON object of a process that the command cannot reach."""
+
+    def __init__(self, request: dict[str, Any], output_chars: int) -> None:
+        body = json.dumps(request).encode()
+        super().__init__(len(body).to_bytes(4, "little") + body, output_chars)
+        self.ending: dict[str, Any] = {}
+
+    def judge(self) -> str | None:
+        """See `Exchange.judge`."""
+        if not self.answer.endswith(b"\n"):
+            return None if len(self.answer) < _LONGEST_RESULT else "forged"
+        try:
+            self.ending = json.loads(self.answer)
+        except ValueError:
+            return "forged"
         return "result"

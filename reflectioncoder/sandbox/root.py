@@ -7,6 +7,7 @@ from reflectioncoder.sandbox.kernel import (
     MNT_DETACH,
     MS_BIND,
     MS_NODEV,
+    MS_NOEXEC,
     MS_NOSUID,
     MS_PRIVATE,
     MS_RDONLY,
@@ -20,7 +21,7 @@ from reflectioncoder.sandbox.kernel import (
 NEW_ROOT = "/sys"  # a folder that every machine has and that holds nothing a program needs
 
 
-def private_root(visible: list[str], keep_proc: bool) -> list[tuple[str, str]]:
+def private_root(visible: list[str]) -> list[tuple[str, str]]:
     """Replace the root by a read-only tmpfs into which only the interpreter's own folders are bound.
 
     Returns:
@@ -55,7 +56,9 @@ def private_root(visible: list[str], keep_proc: bool) -> list[tuple[str, str]]:
         os.symlink(link, f"{NEW_ROOT}/dev/{name}")
     Path(f"{NEW_ROOT}/etc/passwd").write_text("root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n")
     Path(f"{NEW_ROOT}/etc/group").write_text("root:x:0:\nuser:x:1000:\n")
-    if keep_proc:  # in a user namespace a new /proc may only be mounted where an old one is in sight
+    try:
+        mount("proc", f"{NEW_ROOT}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except OSError:  # in a user namespace a new /proc may only be mounted where an old one is wholly in sight
         mount("/proc", f"{NEW_ROOT}/proc", None, MS_BIND | MS_REC)
     lock(NEW_ROOT, MS_RDONLY | MS_NOSUID | MS_NODEV, recursive=False)
     os.chdir(NEW_ROOT)

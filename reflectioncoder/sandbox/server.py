@@ -30,6 +30,7 @@ class Server:
         self, control: socket.socket, owner: int, isolation: Isolation, notebook: Notebook, serve: Any
     ) -> None:
         self.control, self.owner, self.isolation, self.notebook, self.serve = control, owner, isolation, notebook, serve
+        self.idle_kb = isolation.base_bytes // 1024  # every fork starts with as much
         self.live: dict[int, tuple[int, int, int]] = {}  # first process -> slot, memory limit, kernel kills before
 
     def loop(self) -> None:
@@ -40,7 +41,7 @@ class Server:
         while True:
             if any(fd == self.owner for fd, _ in poller.poll()):
                 return
-            message, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 3)
+            message, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 4)
             if not message:
                 return
             request = json.loads(message)
@@ -55,7 +56,10 @@ class Server:
     def _answer(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         if request["do"] == "new":
             return self._new(fds, request)
-        return self._kill(request["id"], request["patience"])
+        if request["do"] == "memory":
+            return {"kills": self._kernel_kills() - self.live[request["id"]][2]}
+        peak = self._peak_kb(request["id"]) if request["peak"] else 0
+        return {**self._kill(request["id"], request["patience"]), "peak_kb": peak}
 
     def stop(self) -> None:
         """Kill every session and leave the control groups."""
@@ -82,7 +86,7 @@ class Server:
             try:
                 self._first_process(user, fds, request)
             except BaseException as error:
-                os.write(fds[2], f"X{type(error).__name__}: {error}".encode())
+                os.write(fds[1], f"X{type(error).__name__}: {error}".encode())
             os._exit(70)
         self.live[pid] = (slot, request["memory_mb"], self._kernel_kills())
         return {"id": pid}
@@ -135,6 +139,17 @@ class Server:
         _, _, kills = self.live.pop(pid)
         self._cap([])
         return {"status": os.waitstatus_to_exitcode(status), "memory": self._kernel_kills() > kills}
+
+    def _peak_kb(self, pid: int) -> int:
+        """Most memory that a process still alive in a session has held, beyond what every fork starts with."""
+        peaks = [0]
+        for member in _descendants(pid):
+            try:
+                status = Path(f"/proc/{member}/status").read_text()
+            except OSError:
+                continue
+            peaks += [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")]
+        return max(max(peaks) - self.idle_kb, 0)
 
     def _strays(self) -> list[int]:
         """Without a process-id namespace: what a session left to us when its first process died."""

@@ -16,6 +16,7 @@ import sys
 import types
 from typing import Any
 
+from reflectioncoder.sandbox.commands import serve_commands
 from reflectioncoder.sandbox.guard import close_doors
 from reflectioncoder.sandbox.layers import Isolation
 from reflectioncoder.sandbox.notebook import Notebook, Output, line_of
@@ -139,12 +140,16 @@ def as_ipython(notebook: Notebook) -> Any:
 def become_program(
     isolation: Isolation, notebook: Notebook, serve: Any, slot: int, fds: list[int], request: dict[str, Any]
 ) -> None:
-    """Turn this fork into the untrusted process of a session, and run its cells; never returns."""
-    told = fds[2]
+    """Turn this fork into the untrusted process of a session, and serve its cells or commands; never returns."""
+    told = fds[1]
     try:
         _take_places(fds)
         told = RESULT_FD
-        os.chdir("/tmp" if isolation.strategy != "none" else request["folder"])
+        confined = isolation.strategy != "none"
+        os.chdir("/tmp" if confined else request["folder"])
+        if request["kind"] == "commands":
+            isolation.become_untrusted(slot, None, request["seconds"])
+            serve_commands(confined, request["memory_mb"])
         isolation.become_untrusted(slot, request["memory_mb"], request["seconds"])
         _open_streams(notebook)
         close_doors()
@@ -155,14 +160,15 @@ def become_program(
 
 
 def _take_places(fds: list[int]) -> None:
-    """The standard streams, and the three pipes at the top of the table, away from what a program opens and closes."""
+    """The standard streams, and the pipes at the top of the table, away from what a program opens and closes."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     null = os.open("/dev/null", os.O_RDWR)
-    command_fd, output_fd, result_fd = fds
+    command_fd, result_fd, output_fd, *others = fds
     for target, source in ((0, null), (1, output_fd), (2, output_fd)):
         os.dup2(source, target)
-    for target, source in ((OUTPUT_FD, output_fd), (COMMAND_FD, command_fd), (RESULT_FD, result_fd)):
+    ordered = (output_fd, command_fd, result_fd, *others)
+    for target, source in zip(range(OUTPUT_FD, OUTPUT_FD + len(ordered)), ordered, strict=True):
         os.dup2(source, target, inheritable=False)
     os.closerange(3, OUTPUT_FD)
 
