@@ -32,37 +32,35 @@ def version() -> int:
 
 
 def confines_abstract_sockets() -> bool:
-    """Whether `restrict` also keeps sessions from meeting over abstract Unix sockets."""
+    """Whether `Rules` also keep sessions from meeting over abstract Unix sockets."""
     return version() >= 6
 
 
-def restrict(writable: str, devices: tuple[str, ...] = ("/dev/null", "/dev/zero", "/dev/full")) -> None:
-    """Read and execute anywhere, write below `writable` and to `devices` only; for this process and all it starts.
+class Rules:
+    """Read and execute anywhere, write below one folder and to harmless devices only; prepared once, since every
+    session applies it.
 
-    Raises:
-        OSError: the kernel refuses; needs no_new_privs.
+    Args:
+        writable: the folder; it is looked up when the rules are applied, because every session mounts its own.
     """
-    abi = version()
-    rights = _FILE_RIGHTS[min(abi, 3)]
-    ruleset = _Ruleset(rights, 0, _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if abi >= 6 else 0)
-    size = 24 if abi >= 6 else 8  # an older kernel knows a shorter struct
-    handle = libc.syscall(_CREATE, ctypes.byref(ruleset), ctypes.c_size_t(size), 0)
-    check(0 if handle >= 0 else -1, "landlock_create_ruleset")
-    try:
-        _allow(handle, "/", _EXECUTE | _READ_FILE | _READ_DIR)
-        _allow(handle, writable, rights)
-        for device in devices:
-            if os.path.exists(device):
-                _allow(handle, device, (_WRITE_FILE | _READ_FILE | _TRUNCATE) & rights)
+
+    def __init__(self, writable: str) -> None:
+        abi = version()
+        rights = _FILE_RIGHTS[min(abi, 3)]
+        self._ruleset = _Ruleset(rights, 0, _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if abi >= 6 else 0)
+        self._size = ctypes.c_size_t(24 if abi >= 6 else 8)  # an older kernel knows a shorter struct
+        device = (_WRITE_FILE | _READ_FILE | _TRUNCATE) & rights
+        allowed = [("/", _EXECUTE | _READ_FILE | _READ_DIR), (writable, rights)]
+        allowed += [(name, device) for name in ("/dev/null", "/dev/zero", "/dev/full") if os.path.exists(name)]
+        self._allowed = [(name, _Beneath(granted, -1)) for name, granted in allowed]
+
+    def apply(self) -> None:
+        """Put them in force for this process and all it starts; needs no_new_privs. Raises OSError."""
+        handle = libc.syscall(_CREATE, ctypes.byref(self._ruleset), self._size, 0)
+        check(0 if handle >= 0 else -1, "landlock_create_ruleset")
+        for path, beneath in self._allowed:
+            beneath.parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            check(libc.syscall(_ADD, handle, _PATH_BENEATH, ctypes.byref(beneath), 0), "landlock_add_rule")
+            os.close(beneath.parent)
         check(libc.syscall(_RESTRICT, handle, 0), "landlock_restrict_self")
-    finally:
         os.close(handle)
-
-
-def _allow(handle: int, path: str, rights: int) -> None:
-    beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        rule = _Beneath(rights, beneath)
-        check(libc.syscall(_ADD, handle, _PATH_BENEATH, ctypes.byref(rule), 0), f"landlock_add_rule {path}")
-    finally:
-        os.close(beneath)

@@ -65,7 +65,8 @@ class Isolation:
         self.outer_pid = os.getpid()
         self._below_tmp: list[tuple[str, str]] = []
         boxed = strategy != "none"
-        self.landlock = boxed and landlock.version() > 0
+        with_landlock = boxed and landlock.version() > 0
+        self.rules: landlock.Rules | None = None
         self.filter: seccomp.Filter | None = None
         if boxed and seccomp.available():
             self.filter = seccomp.Filter(unix_sockets=landlock.confines_abstract_sockets())
@@ -93,6 +94,26 @@ class Isolation:
             while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
                 capability += 1
         check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
+        if with_landlock:
+            self.rules = landlock.Rules("/tmp")
+        self._prepare()
+
+    def _prepare(self) -> None:
+        limits = {
+            resource.RLIMIT_FSIZE: TMPFS_MB * 2**20,
+            resource.RLIMIT_NOFILE: 256,
+            resource.RLIMIT_CORE: 0,
+        }
+        if self.strategy != "none":  # elsewhere the count would include the user's own processes
+            limits[resource.RLIMIT_NPROC] = PROCESSES_PER_SESSION
+        hard = {kind: resource.getrlimit(kind)[1] for kind in limits}
+        self._limits = [
+            (kind, value if hard[kind] == resource.RLIM_INFINITY else min(value, hard[kind]))
+            for kind, value in limits.items()
+        ]
+        self._address_space = _memory_pages(0) * resource.getpagesize()
+        self._capabilities_header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        self._no_capabilities = (ctypes.c_uint32 * 6)()
 
     def _join_groups(self) -> None:
         try:
@@ -139,7 +160,7 @@ class Isolation:
             "resource limits": True,
             "no new privileges": True,
             "seccomp filter": self.filter is not None,
-            "Landlock": self.landlock,
+            "Landlock": self.rules is not None,
         }
 
     def cap(self, live_mb: list[int]) -> None:
@@ -181,40 +202,41 @@ class Isolation:
     def become_untrusted(self, slot: int, memory_mb: int | None, seconds: float) -> None:
         """In the process that will run the program: limits first, then give up every privilege.
 
+        Every session runs this, and every page it touches is copied: what can be made before is made in `_prepare`.
+
         Args:
             slot: decides the user id.
             memory_mb: address space beyond what the process has now, None for no limit.
             seconds: wall-clock limit of a cell; processor time is capped at a multiple, for what escapes the clock.
         """
-        Path("/proc/self/oom_score_adj").write_text("1000")
-        limits = {
-            resource.RLIMIT_CPU: int(20 * seconds) + 60,
-            resource.RLIMIT_FSIZE: TMPFS_MB * 2**20,
-            resource.RLIMIT_NOFILE: 256,
-            resource.RLIMIT_CORE: 0,
-        }
-        if memory_mb is not None:
-            limits[resource.RLIMIT_AS] = _memory_pages(0) * resource.getpagesize() + memory_mb * 2**20
-        if self.strategy != "none":  # elsewhere the count would include the user's own processes
-            limits[resource.RLIMIT_NPROC] = PROCESSES_PER_SESSION
-        for kind, value in limits.items():
-            hard = resource.getrlimit(kind)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, b"1000")
+        os.close(score)
+        for kind, value in self._limits:
             resource.setrlimit(kind, (value, value))
+        limit_to(resource.RLIMIT_CPU, int(20 * seconds) + 60)
+        if memory_mb is not None:
+            limit_to(resource.RLIMIT_AS, self._address_space + memory_mb * 2**20)
         if self.strategy == "root":
             uid = FIRST_SESSION_UID + slot
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+        check(libc.capset(self._capabilities_header, self._no_capabilities), "capset")
         die_with_parent()  # a change of user id clears it
         if self.strategy != "none":
             seccomp.hide_memory()
-        if self.landlock:
-            landlock.restrict("/tmp")
+        if self.rules:
+            self.rules.apply()
         if self.filter:
             self.filter.install()
+
+
+def limit_to(kind: int, value: int) -> None:
+    """Lower a resource limit, never above what is allowed already."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def _memory_pages(column: int) -> int:

@@ -2,7 +2,11 @@
 
 import ast
 import asyncio
+import importlib.util
+import inspect
 import io
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +29,26 @@ class Output(io.FileIO):
         return super().write(data)
 
 
+def _lean_ipython() -> None:
+    """Make `IPython` a package that has imported none of its terminal and of its completer yet.
+
+    The real one imports prompt_toolkit and jedi, half of the warm process's memory, and every fork pays for all memory
+    there is. Submodules import as ever; a program that imports jedi itself gets it (see `warm_up`).
+    """
+    spec = importlib.util.find_spec("IPython")
+    assert spec is not None
+    package: Any = importlib.util.module_from_spec(spec)
+    sys.modules["IPython"] = package
+    sys.modules["jedi"] = None  # type: ignore[assignment]
+    from IPython.core import getipython, release
+
+    package.__version__, package.version_info = release.version, release.version_info
+    package.get_ipython = getipython.get_ipython
+
+
 def make_shell() -> Any:
     """An IPython shell that prints what a notebook shows, without colours, history or prompts."""
+    _lean_ipython()
     from IPython.core.displayhook import DisplayHook
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
@@ -101,6 +123,7 @@ class Notebook:
                 self.failed(error, name)
         self.shell.reset(new_session=True)
         self.shell.execution_count = 1
+        sys.modules.pop("jedi", None)
 
     def begin(self, cell: str) -> tuple[Unit, ...]:
         """Number a cell and compile it, statement by statement as a kernel does; a last expression shows its value."""
@@ -109,6 +132,8 @@ class Notebook:
         try:
             source = shell.transform_cell(cell)
             name = shell.compile.cache(source, shell.execution_count, raw_code=cell)
+            # tracebacks ask of every frame's file which module it is, and look through all modules for a cell's
+            vars(inspect)["modulesbyfile"][os.path.abspath(name)] = ""
             shell.history_manager.input_hist_parsed.append(source)
             shell.history_manager.input_hist_raw.append(cell)
         except Exception as error:  # an input transformer refused the text
@@ -207,8 +232,11 @@ class Notebook:
             warnings.warn_explicit(text, UserWarning, self.file, self._warn_line)
         elif isinstance(error, (SyntaxError, OverflowError, ValueError, TypeError, MemoryError)) and not compiled:
             shell.showsyntaxerror()
-        else:
+        elif not compiled or isinstance(error, SyntaxError):
             shell.showtraceback(running_compiled_code=compiled)
+        else:  # the frame that is left out is ours; IPython would parse the whole of the file it seems to be in
+            trace = error.__traceback__
+            shell.showtraceback((type(error), error, trace and trace.tb_next), tb_offset=0, running_compiled_code=True)
 
 
 class _Refused(Exception):  # noqa: N818 (never seen by users)

@@ -153,17 +153,19 @@ class Remote:
             how the session's first process ended, as the warm process saw it; `lost` where that is gone itself.
         """
         how: dict[str, Any] = {}
+        self.ended = self.ended or "the session is closed"
+        if self._id is not None:
+            request = {"do": "kill", "id": self._id, "patience": patience, "peak": peak}
+            self._id = None
+            try:
+                how = self._warm.ask(request)
+            except InfrastructureError as error:  # then its death has killed the session already
+                how = {"lost": str(error)}
+        # only now: a program whose pipe closes ends by itself, and then nothing is left to look at
         for fd in (self.command, self.result, *self.outputs):
             if fd >= 0:
                 os.close(fd)
         self.command, self.result, self.outputs = -1, -1, []
-        self.ended = self.ended or "the session is closed"
-        if self._id is not None:
-            try:
-                how = self._warm.ask({"do": "kill", "id": self._id, "patience": patience, "peak": peak})
-            except InfrastructureError as error:  # then its death has killed the session already
-                how = {"lost": str(error)}
-            self._id = None
         return how
 
     def memory_kills(self) -> int:
