@@ -137,9 +137,9 @@ class _InfrastructureError(Exception):
 class _StrictInterpreter(Interpreter):
     """An interpreter whose own failures are exceptions, so that nobody takes them for the program's."""
 
-    def run(self, cells: Sequence[str], limits: Limits | None = None) -> list[CellResult]:
-        results = super().run(cells, limits)
-        for result in results:
+    def run(self, code: Any, limits: Limits | None = None) -> Any:
+        results = super().run(code, limits)
+        for result in [results] if isinstance(results, CellResult) else results:
             if result.outcome == "infrastructure":
                 raise _InfrastructureError(result.message)
         return results

@@ -7,6 +7,7 @@ saw itself, not what the program says. A run past its limit is a timeout whateve
 signed result is `killed`. What this does not stop is said in `sandbox/session.py`.
 """
 
+import importlib.util
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -181,23 +182,34 @@ class Interpreter:
         limits: default limits of a cell.
         isolation: `auto` takes the best that this machine gives but never less than `reduced`; `full` and `reduced`
             insist on at least that much; `none` (limits only: the program reaches network and files) must be asked for.
+        preload: modules to import once in the warm process, such as "numpy"; docs/interpreter.md says what they cost.
+        visible: folders that programs may read besides /usr and Python's own, such as a toolchain's.
 
     Raises:
-        UserError: the level cannot be had here.
+        UserError: the level cannot be had here, or a module cannot be imported.
     """
 
-    def __init__(self, limits: Limits | None = None, isolation: Isolation = "auto") -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        isolation: Isolation = "auto",
+        preload: Sequence[str] = (),
+        visible: Sequence[str] = (),
+    ) -> None:
         if isolation not in _STRATEGIES:
             raise UserError(f"isolation {isolation!r} is not one of {', '.join(_STRATEGIES)}")
         self.limits = limits or Limits()
-        self._asked = isolation
+        for name in preload:
+            if importlib.util.find_spec(name.partition(".")[0]) is None:
+                raise UserError(f"interpreter preload: no module named '{name}' is installed")
+        self._asked, self._preload, self._visible = isolation, tuple(preload), tuple(visible)
         self._open()
 
     def _open(self) -> None:
         reasons = []
         for strategy in _STRATEGIES[self._asked]:
             try:
-                warm = WarmProcess(strategy)
+                warm = WarmProcess(strategy, self._preload, self._visible)
             except InfrastructureError as error:
                 reasons.append(f"{'privileges' if strategy == 'root' else 'user namespace'}: {error}")
                 continue
@@ -261,7 +273,7 @@ class Interpreter:
         return self.start(lambda warm: Session(warm, limits or self.limits))
 
     @overload
-    def run(self, code: str, limits: Limits | None = None) -> CellResult: ...
+    def run(self, code: str, limits: Limits | None = None) -> CellResult: ...  # type: ignore[overload-overlap]
 
     @overload
     def run(self, code: Sequence[str], limits: Limits | None = None) -> list[CellResult]: ...
@@ -288,11 +300,25 @@ def _stop_in_owner(warm: WarmProcess, owner: int) -> None:
         warm.stop()
 
 
+_REMEDIES = {
+    "user id of its own": "run as root (in a container: with CAP_SYS_ADMIN) for the level full",
+    "memory control group": "make a control group this user may write to, such as"
+    " systemd-run --user --scope -p Delegate=yes COMMAND",
+    "process-count control group": "as for memory; version 2 needs +pids in cgroup.subtree_control",
+    "seccomp filter": "a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or ARM64",
+    "Landlock": "Linux 5.13 or newer with lsm=landlock; sessions work without it",
+}
+
+
 def describe_isolation() -> list[str]:
-    """What this machine gives, a line per layer, for `reflectioncoder doctor`."""
+    """What this machine gives, a line per layer, and what would give more; for `reflectioncoder doctor`."""
     try:
         with Interpreter() as interpreter:
             lines = [f"interpreter isolation: {interpreter.isolation}"]
-            return lines + [f"  {'yes' if there else 'no '} {name}" for name, there in interpreter.layers.items()]
+            for name, there in interpreter.layers.items():
+                remedy = "" if there else f": {_REMEDIES[name]}" if name in _REMEDIES else ""
+                lines.append(f"  {'yes' if there else 'no '} {name}{remedy}")
+            return lines
     except UserError as error:
-        return ["interpreter isolation: none", f"  {error}"]
+        allow = "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
+        return ["interpreter isolation: none", f"  {error}", f"  user namespaces are allowed with: {allow}"]

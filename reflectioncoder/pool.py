@@ -70,7 +70,7 @@ class InterpreterPool:
             self._free.put_nowait(interpreter)
 
     @overload
-    async def run(self, code: str, limits: Limits | None = None) -> CellResult: ...
+    async def run(self, code: str, limits: Limits | None = None) -> CellResult: ...  # type: ignore[overload-overlap]
 
     @overload
     async def run(self, code: Sequence[str], limits: Limits | None = None) -> list[CellResult]: ...

@@ -61,7 +61,12 @@ def _show(results: Sequence[CellResult], peak_mb: int, isolation: str, as_json: 
     output = "".join(part if part.endswith("\n") or not part else part + "\n" for part in (r.text for r in results))
     if as_json:
         seconds = round(sum(result.seconds for result in results), 4)
-        facts = {"status": last.outcome, "output": output, "exception": last.exception, "line": last.line}
+        facts: dict[str, Any] = {
+            "status": last.outcome,
+            "output": output,
+            "exception": last.exception,
+            "line": last.line,
+        }
         facts |= {"seconds": seconds, "peak_mb": peak_mb, "isolation": isolation}
         print(json.dumps(facts))
     else:

@@ -35,7 +35,6 @@ from reflectioncoder.sandbox.kernel import (
     libc,
     lock,
     mount,
-    setns,
     unshare,
 )
 from reflectioncoder.sandbox.root import private_root
@@ -61,7 +60,7 @@ class Isolation:
         self.strategy = strategy
         self.memory: ControlGroup | None = None
         self.pids: ControlGroup | None = None
-        self.base_bytes = _memory_pages(1) * resource.getpagesize()
+        self.base_bytes = 0
         self.outer_pid = os.getpid()
         self._below_tmp: list[tuple[str, str]] = []
         boxed = strategy != "none"
@@ -85,8 +84,10 @@ class Isolation:
                     pass
             self._become_first_process()
             unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
-            self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
             self._below_tmp = private_root(visible)
+            if self._below_tmp:  # the warm process imports from there too
+                mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m")
+                self._show_below_tmp()
         else:
             adopt_orphans()
         if os.geteuid() == 0 or strategy == "user":
@@ -96,9 +97,10 @@ class Isolation:
         check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
         if with_landlock:
             self.rules = landlock.Rules("/tmp")
-        self._prepare()
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Measure the warm process, and make ahead what every session needs; call it once that has grown warm."""
+        self.base_bytes = _memory_pages(1) * resource.getpagesize()
         limits = {
             resource.RLIMIT_FSIZE: TMPFS_MB * 2**20,
             resource.RLIMIT_NOFILE: 256,
@@ -140,6 +142,10 @@ class Isolation:
         _, status = os.waitpid(inner, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 255)
 
+    def private(self) -> list[int]:
+        """Descriptors that no session may hold."""
+        return [fd for group in (self.memory, self.pids) if group for fd in group.fds.values()]
+
     @property
     def level(self) -> str:
         """`full`, `reduced` or `none`."""
@@ -171,27 +177,13 @@ class Isolation:
         if self.pids:
             self.pids.set_limit(8 + (PROCESSES_PER_SESSION + 4) * len(live_mb))
 
-    def fork(self) -> int:
-        """Fork the trusted first process of a session, in a process-id namespace of its own."""
-        if self.strategy == "none":
-            return os.fork()
-        unshare(CLONE_NEWPID)
-        pid = os.fork()
-        if pid:
-            setns(self._own_pids, CLONE_NEWPID)  # else the next unshare is refused
-        return pid
-
     def enter_session(self, slot: int) -> None:
         """In the trusted first process: private /tmp and /proc."""
-        if self.strategy == "none":
-            return
         unshare(CLONE_NEWNS | CLONE_NEWIPC)
         owner = FIRST_SESSION_UID + slot if self.strategy == "root" else 1000
         options = f"size={TMPFS_MB}m,nr_inodes=4096,mode=700,uid={owner},gid={owner}"
         mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
-        for source, target in self._below_tmp:
-            os.makedirs(target)
-            mount(source, target, None, MS_BIND | MS_REC)
+        self._show_below_tmp()
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2")
         if self.strategy == "user":  # where the user is root, the kernel's settings belong to the program's real id
             mount("/proc/sys", "/proc/sys", None, MS_BIND)
@@ -199,10 +191,15 @@ class Isolation:
             if os.path.exists("/proc/sysrq-trigger"):
                 mount("/dev/null", "/proc/sysrq-trigger", None, MS_BIND)
 
+    def _show_below_tmp(self) -> None:
+        for source, target in self._below_tmp:
+            os.makedirs(target)
+            mount(source, target, None, MS_BIND | MS_REC)
+
     def become_untrusted(self, slot: int, memory_mb: int | None, seconds: float) -> None:
         """In the process that will run the program: limits first, then give up every privilege.
 
-        Every session runs this, and every page it touches is copied: what can be made before is made in `_prepare`.
+        Every session runs this, and every page it touches is copied: what can be made before is made in `prepare`.
 
         Args:
             slot: decides the user id.

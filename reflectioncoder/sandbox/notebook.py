@@ -2,16 +2,25 @@
 
 import ast
 import asyncio
+import bdb
+import contextlib
 import importlib.util
 import inspect
 import io
 import os
+import struct
+import subprocess
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
+
+KERNEL_ENVIRONMENT = {"TERM": "xterm-color", "CLICOLOR": "1", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
+KERNEL_ENVIRONMENT |= {"PAGER": "cat", "GIT_PAGER": "cat", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+KERNEL_THREADS = 4  # unnamed threads of a kernel: those of programs are numbered on from there
 
 # a piece of a cell: its code, None where it does not compile; what to call first, which shows or raises what compiling
 # it showed or raised; the name under which the cell stands in tracebacks
@@ -19,11 +28,16 @@ Unit = tuple[CodeType | None, Callable[[], object] | None, str]
 
 
 class Output(io.FileIO):
-    """Descriptor of the cell's text that knows whether a new output must start on a new line."""
+    """Descriptor of the cell's text; a value, a display or a traceback has lines of its own in it."""
 
     at_line_start = True
+    after_block = False
 
     def write(self, data: Any) -> int:
+        if Output.after_block and not Output.at_line_start:
+            super().write(b"\n")
+            Output.at_line_start = True
+        Output.after_block = False
         if len(data):
             Output.at_line_start = bytes(data[-1:]) == b"\n"
         return super().write(data)
@@ -49,7 +63,12 @@ def _lean_ipython() -> None:
 def make_shell() -> Any:
     """An IPython shell that prints what a notebook shows, without colours, history or prompts."""
     _lean_ipython()
+    import stack_data.core
+    from IPython.core import page, ultratb
+    from IPython.core.autocall import ZMQExitAutocall
+    from IPython.core.compilerop import CachingCompiler
     from IPython.core.displayhook import DisplayHook
+    from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
@@ -64,29 +83,71 @@ def make_shell() -> Any:
         def finish_displayhook(self) -> None:
             pass
 
-    class Notebook(InteractiveShell):
+    class NotebookDisplayPublisher(DisplayPublisher):
+        def publish(self, data: dict[str, Any], *_: Any, update: bool = False, **__: Any) -> None:
+            if "text/plain" in data and not update:
+                shell.show(str(data["text/plain"]))
+
+        def clear_output(self, wait: bool = False) -> None:
+            pass
+
+    class NotebookCompiler(CachingCompiler):
+        def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+            return f"/tmp/ipykernel_1/{_murmur2(raw_code.encode('utf-8', 'surrogatepass'))}.py"
+
+    class ZMQInteractiveShell(InteractiveShell):
+        # libraries ask for these to know that they are in a notebook
+        __module__, __qualname__, kernel = "ipykernel.zmqshell", "ZMQInteractiveShell", None
         displayhook_class = NotebookDisplayHook
+        display_pub_class = NotebookDisplayPublisher
+        compiler_class = NotebookCompiler
         text: Output | None = None
+
+        def init_hooks(self) -> None:
+            super().init_hooks()
+            self.set_hook("show_in_pager", page.as_hook(lambda *_, **__: None), 99)
+
+        def _exiter_default(self) -> Any:
+            return ZMQExitAutocall(self)
+
+        def ask_exit(self) -> None:  # a kernel ends when the cell has
+            pass
 
         def show(self, text: str) -> None:
             if self.text is not None:
                 data = text.encode("utf-8", "backslashreplace")
-                if not Output.at_line_start:
-                    self.text.write(b"\n")
+                Output.after_block = True
+                data = data[self.text.write(data) :]
                 while data:
                     data = data[self.text.write(data) :]
-                Output.at_line_start = False
+                Output.after_block = True
 
         def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
             self.show("\n".join(stb) if isinstance(stb, list) else str(stb))
 
+        def system_piped(self, cmd: str) -> None:
+            if cmd.rstrip().endswith("&"):
+                raise OSError("Background processes not supported.")
+            command = ["sh", "-c", self.var_expand(cmd, depth=1)]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            # programs have no terminal here, which would end lines like this
+            sys.stdout.write(done.stdout.decode("utf-8", "replace").replace("\n", "\r\n"))
+            self.user_ns["_exit_code"] = done.returncode
+
+        system = system_piped
+
         def enable_gui(self, gui: Any = None) -> None:
             pass
 
+    # with colours a comment at the end of a function is lost, so tracebacks are made as if with colours, and without
+    # them; a kernel's has them
+    ultratb.TBTools.has_colors = True
+    ultratb.Terminal256Formatter = SimpleNamespace
+    vars(stack_data.core)["_pygmented_with_ranges"] = lambda formatter, code, ranges: code.splitlines()
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "NoColor"
-    shell = Notebook.instance(config=config)
+    shell = ZMQInteractiveShell.instance(config=config)
     return shell
 
 
@@ -100,11 +161,17 @@ class Notebook:
     def __init__(self, shell: Any) -> None:
         self.shell = shell
         import IPython.core.interactiveshell as module
+        from IPython.core.async_helpers import _should_be_async
 
         self.file = module.__file__
         source = Path(self.file).read_text(encoding="utf-8").splitlines()
-        self.exec_line = line_of(source, "exec(code_obj, self.user_global_ns, self.user_ns)")
+        self.source = source
+        self._awaits = _should_be_async
         self._warn_line = line_of(source, 'warn("To exit: use')
+        self._warned: dict[Any, Any] = vars(module).setdefault("__warningregistry__", {})
+        self._await = in_place(_await, "await eval(code", self.file, source, "await eval(code_obj")
+        self._number = 0  # of the cell begun last
+        self._started = 0  # of the cell whose statements run
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def warm_up(self) -> None:
@@ -122,34 +189,69 @@ class Notebook:
             except Exception as error:
                 self.failed(error, name)
         self.shell.reset(new_session=True)
-        self.shell.execution_count = 1
+        self._number = 0
+        for _ in range(KERNEL_THREADS):
+            threading.Thread()
         sys.modules.pop("jedi", None)
 
+    def enter(self) -> None:
+        """Give the program the command line and the settings that a kernel has."""
+        sys.argv[:] = [str(Path(self.file).parents[2] / "ipykernel_launcher.py"), "-f", "/tmp/tmp00000000.json"]
+        os.environ.update(KERNEL_ENVIRONMENT)
+        self.shell.builtin_trap.__enter__()
+
+    def finish(self) -> None:
+        """What a kernel does behind the last statement: figures are drawn here."""
+        self.shell.events.trigger("post_execute")
+
     def begin(self, cell: str) -> tuple[Unit, ...]:
-        """Number a cell and compile it, statement by statement as a kernel does; a last expression shows its value."""
+        """Number a cell and compile it, statement by statement as a kernel does; a last expression shows its value.
+
+        The first unit does what a kernel does before the first statement: it tells the shell the number and the text,
+        repeats what the compiler said of the whole cell, and raises what made it give up.
+        """
+        if not cell or cell.isspace():  # a kernel does not even count it
+            return ()
         shell = self.shell
-        shell.display_trap.set()
+        self._number = number = self._number + 1
+        source, name, awaits, error, said = cell, "", False, None, []
         try:
             source = shell.transform_cell(cell)
-            name = shell.compile.cache(source, shell.execution_count, raw_code=cell)
+            name = shell.compile.cache(source, number, raw_code=cell)
             # tracebacks ask of every frame's file which module it is, and look through all modules for a cell's
             vars(inspect)["modulesbyfile"][os.path.abspath(name)] = ""
-            shell.history_manager.input_hist_parsed.append(source)
-            shell.history_manager.input_hist_raw.append(cell)
-        except Exception as error:  # an input transformer refused the text
-            return ((None, _raiser(_Refused(error)), ""),)
-        finally:
-            shell.execution_count += 1
-        try:
-            tree = shell.compile.ast_parse(source, filename=name)
-        except (OverflowError, SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-            return ((None, _raiser(_Refused(error)), name),)
-        units = []
+            with _listening() as said:
+                awaits = self._awaits(source)
+                tree = shell.compile.ast_parse(source, filename=name)
+        except Exception as reason:
+            error = reason
+            if not name:  # an input transformer refused the text, which a kernel counts twice
+                number += 1
+
+        def start() -> None:
+            shell.execution_count = self._started = number
+            shell.history_manager.store_inputs(number, source, cell)
+            shell.display_trap.set()
+            sys.excepthook = shell.excepthook
+            if self._loop is not None or "asyncio" in source:
+                self._seem_running(True)
+            if said:
+                for _ in range(1 if awaits else 2):  # a kernel asks once more for a cell that does not wait
+                    self._awaits(source)
+                with contextlib.suppress(SyntaxError):
+                    shell.compile.ast_parse(source, filename=name)
+            if error is not None:
+                raise _Refused(error)
+
+        if error is not None:
+            return ((None, start, name),)
+        units: list[Unit] = []
         for node in tree.body:
             last = node is tree.body[-1] and isinstance(node, ast.Expr)
             mode = "single" if last else "exec"
             units.append(self._compiled(ast.Interactive([node]) if last else ast.Module([node], []), name, mode))
-        return tuple(units)
+        code, again, _ = units[0] if units else (_NOTHING, None, name)
+        return ((code, _one_by_one(start, again), name), *units[1:])
 
     def _compiled(self, tree: ast.AST, name: str, mode: str) -> Unit:
         """One statement; its warnings and its error belong to the moment at which a kernel would compile it."""
@@ -160,14 +262,11 @@ class Notebook:
             except Exception as error:  # such as `return` outside a function: what stands before it has run
                 raise _Refused(error) from None
 
-        said: list[object] = []
-        show, vars(warnings)["_showwarnmsg"] = vars(warnings)["_showwarnmsg"], said.append
-        try:
-            code = self._compile(tree, name, mode)
-        except Exception:
-            return None, again, name
-        finally:
-            vars(warnings)["_showwarnmsg"] = show
+        with _listening() as said:
+            try:
+                code = self._compile(tree, name, mode)
+            except Exception:
+                return None, again, name
         return code, again if said else None, name
 
     def _compile(self, tree: ast.AST, name: str, mode: str) -> CodeType:
@@ -181,18 +280,23 @@ class Notebook:
         Returns:
             what it raised and in which line, or None.
         """
+        self._seem_running(False)
+        try:
+            return self._event_loop().run_until_complete(self._await(self, code, name))
+        finally:
+            self._seem_running(True)
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
-        return self._loop.run_until_complete(self._await(code, name))
+        return self._loop
 
-    async def _await(self, code: CodeType, name: str) -> tuple[BaseException, int] | None:
-        __tracebackhide__ = "__ipython_bottom__"
-        try:
-            await eval(code, self.shell.user_global_ns, self.shell.user_ns)
-        except BaseException as error:
-            return self.failed(error, name)
-        return None
+    def _seem_running(self, running: bool) -> None:
+        """A kernel runs every cell from within its event loop, so that `asyncio.run` fails and tasks can be made."""
+        loop: Any = self._event_loop()
+        loop._thread_id = threading.get_ident() if running else None
+        asyncio._set_running_loop(loop if running else None)
 
     def failed(self, error: BaseException, name: str) -> tuple[BaseException, int]:
         """Show the traceback of what a cell raised; called inside the `except` clause.
@@ -200,6 +304,7 @@ class Notebook:
         Returns:
             what was raised, and the line of the cell (0: unknown).
         """
+        self._number = self._started  # cells that were to run with this one have not been seen
         refused = isinstance(error, _Refused)
         if isinstance(error, _Refused):
             error = error.reason
@@ -220,16 +325,22 @@ class Notebook:
                     raise error.with_traceback(trace and trace.tb_next) from None
                 except BaseException:
                     self._show(error, compiled=False)
-        except BaseException as second:  # a hostile __str__, or no memory left: the verdict stands
-            self.shell.show(f"{type(error).__name__} (its traceback cannot be shown: {type(second).__name__})")
+        except BaseException as second:  # IPython's own mistake, which a kernel shows as well, or a hostile __str__
+            try:
+                self.shell.showtraceback()
+            except BaseException:  # the verdict stands
+                self.shell.show(f"{type(error).__name__} (its traceback cannot be shown: {type(second).__name__})")
         return error, line
 
     def _show(self, error: BaseException, compiled: bool) -> None:
+        __tracebackhide__ = "__ipython_bottom__"
         shell = self.shell
         if isinstance(error, SystemExit):
             shell.showtraceback(exception_only=True)
             text = "To exit: use 'exit', 'quit', or Ctrl-D."
-            warnings.warn_explicit(text, UserWarning, self.file, self._warn_line)
+            warnings.warn_explicit(text, UserWarning, self.file, self._warn_line, registry=self._warned)
+        elif isinstance(error, bdb.BdbQuit):
+            pass  # left a debugger
         elif isinstance(error, (SyntaxError, OverflowError, ValueError, TypeError, MemoryError)) and not compiled:
             shell.showsyntaxerror()
         elif not compiled or isinstance(error, SyntaxError):
@@ -237,6 +348,7 @@ class Notebook:
         else:  # the frame that is left out is ours; IPython would parse the whole of the file it seems to be in
             trace = error.__traceback__
             shell.showtraceback((type(error), error, trace and trace.tb_next), tb_offset=0, running_compiled_code=True)
+            sys.last_traceback = trace  # for %tb, which leaves one frame out
 
 
 class _Refused(Exception):  # noqa: N818 (never seen by users)
@@ -246,11 +358,95 @@ class _Refused(Exception):  # noqa: N818 (never seen by users)
         self.reason = reason
 
 
-def _raiser(error: Exception) -> Callable[[], None]:
-    def again() -> None:
-        raise error
+async def _await(notebook: Notebook, code: CodeType, name: str) -> tuple[BaseException, int] | None:
+    __tracebackhide__ = "__ipython_bottom__"
+    try:
+        await eval(code, notebook.shell.user_global_ns, notebook.shell.user_ns)
+    except BaseException as error:
+        return notebook.failed(error, name)
+    return None
 
-    return again
+
+def _one_by_one(first: Callable[[], object], second: Callable[[], object] | None) -> Callable[[], object]:
+    def both() -> None:
+        first()
+        if second is not None:
+            second()
+
+    return both
+
+
+_NOTHING = compile("", "", "exec")
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[object]]:
+    """What would be shown as warnings, as a list."""
+    said: list[object] = []
+    show, vars(warnings)["_showwarnmsg"] = vars(warnings)["_showwarnmsg"], said.append
+    try:
+        yield said
+    finally:
+        vars(warnings)["_showwarnmsg"] = show
+
+
+def in_place(function: Any, statement: str, file: str, source: list[str], theirs: str) -> Any:
+    """The function under the name, file and line at which IPython runs code.
+
+    Where Python shows a traceback itself, as for a SyntaxError raised at run time, the frame above the program's is in
+    sight, and a kernel's is IPython's.
+
+    Args:
+        function: ours.
+        statement: how the line of ours that runs code begins.
+        file: IPython's file.
+        source: its lines.
+        theirs: how the line of IPython's that runs code begins.
+    """
+    lines, first = inspect.getsourcelines(function)
+    code = function.__code__
+    shift = line_of(source, theirs) - (first + line_of(lines, statement) - 1)
+    code = code.replace(
+        co_filename=file,
+        co_name="run_code",
+        co_qualname="InteractiveShell.run_code",
+        co_firstlineno=code.co_firstlineno + shift,
+        co_linetable=_without_columns(code),
+    )
+    return FunctionType(code, function.__globals__)
+
+
+def _without_columns(code: CodeType) -> bytes:
+    """The table of its lines less their columns, which are those of our text (Objects/locations.md of CPython)."""
+    table, line = bytearray(), code.co_firstlineno
+    for start, end, here in code.co_lines():
+        for size in range((end - start) // 2, 0, -8):
+            length = min(size, 8) - 1
+            if here is None:
+                table.append(0xF8 | length)
+                continue
+            delta, line = here - line, here
+            value = -delta << 1 | 1 if delta < 0 else delta << 1
+            table.append(0xE8 | length)
+            while value > 0x3F:
+                table.append(0x40 | value & 0x3F)
+                value >>= 6
+            table.append(value)
+    return bytes(table)
+
+
+def _murmur2(data: bytes) -> int:
+    """The hash by which ipykernel names the file that a cell seems to be in."""
+    multiplier, mask = 0x5BD1E995, 0xFFFFFFFF
+    value = 0xC70F6907 ^ len(data)
+    whole = len(data) & ~3
+    for (word,) in struct.iter_unpack("<I", data[:whole]):
+        word = word * multiplier & mask
+        value = (value * multiplier ^ (word ^ word >> 24) * multiplier) & mask
+    if rest := data[whole:]:
+        value = (value ^ int.from_bytes(rest, "little")) * multiplier & mask
+    value = (value ^ value >> 13) * multiplier & mask
+    return value ^ value >> 15
 
 
 def line_of(source: list[str], text: str) -> int:

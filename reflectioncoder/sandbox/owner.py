@@ -34,9 +34,19 @@ class InfrastructureError(Exception):
 
 
 class WarmProcess:
-    """The owner's handle on one fork server."""
+    """The owner's handle on one fork server.
 
-    def __init__(self, strategy: str) -> None:
+    Args:
+        strategy: how programs are isolated, see `layers.Isolation`.
+        preload: modules to import before the first fork.
+        visible: folders that programs may read besides the system's and Python's own.
+
+    Raises:
+        UserError: IPython is not installed.
+        InfrastructureError: the process does not come up.
+    """
+
+    def __init__(self, strategy: str, preload: Sequence[str] = (), visible: Sequence[str] = ()) -> None:
         spec = importlib.util.find_spec("IPython")
         if spec is None or spec.origin is None:
             raise UserError("the interpreter needs IPython: pip install ipython==8.24.0")
@@ -45,12 +55,21 @@ class WarmProcess:
         self.control = ours
         self.lock = threading.Lock()
         self.folder = tempfile.mkdtemp(prefix="reflectioncoder-") if strategy == "none" else None
-        visible = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, site}
+        shown = {
+            sys.prefix,
+            sys.exec_prefix,
+            sys.base_prefix,
+            sys.base_exec_prefix,
+            site,
+            *map(os.path.abspath, visible),
+        }
+        shown.add(str(Path(__file__).parent))  # the warm process imports half of it behind its walls
         settings = {
             "strategy": strategy,
             "owner": os.getpid(),
             "path": [site],
-            "visible": sorted(visible | {os.path.realpath(path) for path in visible}),
+            "visible": sorted(shown | {os.path.realpath(path) for path in shown}),
+            "preload": list(preload),
         }
         home = self.folder or "/tmp"
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8"}

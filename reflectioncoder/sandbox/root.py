@@ -31,7 +31,16 @@ def private_root(visible: list[str]) -> list[tuple[str, str]]:
     mount("", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", NEW_ROOT, "tmpfs", MS_NOSUID, "size=1m,mode=755")
     shown: list[str] = []
-    for path in ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", *sorted(set(visible), key=len)]:
+    for path in [
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib64",
+        "/etc/alternatives",
+        "/etc/fonts",
+        *sorted(set(visible), key=len),
+    ]:
         if not os.path.isdir(path) or any(path == seen or path.startswith(seen + "/") for seen in shown):
             continue
         target = NEW_ROOT + path

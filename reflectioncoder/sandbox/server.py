@@ -1,11 +1,13 @@
 """The warm process behind `interpreter.py`: a fork server that imports IPython once.
 
-Started with a clean environment; needs the standard library and IPython only. Three kinds of process live here: the
-server (trusted), one first process per session (trusted, pid 1 of its namespace; killing it kills the session), and its
-child, which runs the program (see `session.py`).
+Started with a clean environment; needs the standard library and IPython only. Four kinds of process live here: the
+server, the spawner of first processes, one first process per session (all trusted; the last is pid 1 of its namespace,
+so that killing it kills the session), and the fork of the server that joins its namespaces and runs the program
+(`session.py`).
 """
 
 import gc
+import importlib
 import json
 import os
 import re
@@ -14,24 +16,46 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.sandbox.kernel import die_with_parent
+from reflectioncoder.sandbox.kernel import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, die_with_parent, setns
 from reflectioncoder.sandbox.layers import Isolation
-from reflectioncoder.sandbox.notebook import Notebook, make_shell
-from reflectioncoder.sandbox.session import as_ipython, become_program
+from reflectioncoder.sandbox.spawner import Spawner
+
+
+@dataclass(frozen=True)
+class Live:
+    """A session: its user number, memory limit in MiB, the kernel's kills before it, and its first process.
+
+    That is None without a process-id namespace; a descriptor of it tells when it is gone.
+    """
+
+    user: int
+    memory_mb: int
+    kills: int
+    first: int | None
+    first_fd: int
 
 
 class Server:
     """Answers the owner's requests (`new`, `kill`) one at a time, and ends when the owner does."""
 
     def __init__(
-        self, control: socket.socket, owner: int, isolation: Isolation, notebook: Notebook, serve: Any
+        self,
+        control: socket.socket,
+        owner: int,
+        isolation: Isolation,
+        spawner: Spawner | None,
+        become_program: Callable[[int, list[int], dict[str, Any]], None],
     ) -> None:
-        self.control, self.owner, self.isolation, self.notebook, self.serve = control, owner, isolation, notebook, serve
-        self.idle_kb = isolation.base_bytes // 1024  # every fork starts with as much
-        self.live: dict[int, tuple[int, int, int]] = {}  # first process -> slot, memory limit, kernel kills before
+        self.control, self.owner, self.isolation, self.spawner = control, owner, isolation, spawner
+        self.become_program = become_program
+        self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if spawner else -1
+        self.idle_kb = _status_kb("self", "RssAnon:")  # every fork starts with as much
+        self.live: dict[int, Live] = {}  # by the process that runs the program
 
     def loop(self) -> None:
         """Serve until the owner closes its end or dies."""
@@ -57,7 +81,7 @@ class Server:
         if request["do"] == "new":
             return self._new(fds, request)
         if request["do"] == "memory":
-            return {"kills": self._kernel_kills() - self.live[request["id"]][2]}
+            return {"kills": self._kernel_kills() - self.live[request["id"]].kills}
         peak = self._peak_kb(request["id"]) if request["peak"] else 0
         return {**self._kill(request["id"], request["patience"]), "peak_kb": peak}
 
@@ -72,63 +96,77 @@ class Server:
     def _kernel_kills(self) -> int:
         return self.isolation.memory.kills() if self.isolation.memory else 0
 
-    def _cap(self, extra: list[int]) -> None:
-        self.isolation.cap([memory for _, memory, _ in self.live.values()] + extra)
+    def _cap(self, *extra: int) -> None:
+        self.isolation.cap([*(live.memory_mb for live in self.live.values()), *extra])
 
     def _new(self, fds: list[int], request: dict[str, Any]) -> dict[str, Any]:
-        used = {slot for slot, _, _ in self.live.values()}
-        # a slot is a user id; it also counts our own process number, so that no two warm processes share one
-        slot = next(n for n in range(1 << 10) if n not in used)
-        user = (self.isolation.outer_pid % (1 << 15) << 10) + slot
-        self._cap([request["memory_mb"]])
-        pid = self.isolation.fork()
-        if pid == 0:
-            try:
-                self._first_process(user, fds, request)
-            except BaseException as error:
-                os.write(fds[1], f"X{type(error).__name__}: {error}".encode())
-            os._exit(70)
-        self.live[pid] = (slot, request["memory_mb"], self._kernel_kills())
+        self._cap(request["memory_mb"])
+        kills = self._kernel_kills()
+        first, user, namespaces = self.spawner.first_process() if self.spawner else (None, 0, [])
+        try:
+            first_fd = os.pidfd_open(first) if first is not None else -1
+            if namespaces:
+                setns(namespaces[0], CLONE_NEWPID)
+            pid = os.fork()
+            if pid == 0:
+                self._become(user, fds, namespaces, request)
+        finally:
+            if namespaces:
+                setns(self.own_pids, CLONE_NEWPID)
+            for fd in namespaces:
+                os.close(fd)
+        self.live[pid] = Live(user, request["memory_mb"], kills, first, first_fd)
         return {"id": pid}
 
-    def _first_process(self, user: int, fds: list[int], request: dict[str, Any]) -> None:
-        isolation = self.isolation
-        die_with_parent()
-        self.control.close()
-        os.close(self.owner)
-        for group in (isolation.memory, isolation.pids):
-            for fd in group.fds.values() if group else ():
-                os.close(fd)
-        isolation.enter_session(user)
-        program = os.fork()
-        if program == 0:
-            become_program(isolation, self.notebook, self.serve, user, fds, request)
-        for fd in fds:
-            os.close(fd)
-        while True:
-            pid, status = os.wait()
-            if pid == program:
-                os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+    def _become(self, user: int, fds: list[int], namespaces: list[int], request: dict[str, Any]) -> None:
+        try:
+            die_with_parent()
+            for fd, kind in zip(namespaces[1:], (CLONE_NEWNS, CLONE_NEWIPC), strict=False):
+                setns(fd, kind)
+            self.become_program(user, fds, request)
+        except BaseException as error:
+            os.write(fds[1], f"X{type(error).__name__}: {error}".encode())
+        os._exit(70)
 
     def _kill(self, pid: int, patience: float = 0.0) -> dict[str, Any]:
         """Kill a session with all it started, and wait until it is gone.
 
         Args:
-            pid: its first process.
+            pid: the process that runs its program.
             patience: seconds to let a session that is ending by itself say how it ended.
         """
-        if pid not in self.live:
+        live = self.live.get(pid)
+        if live is None:
             return {"error": f"no session {pid}"}
         done, status = os.waitpid(pid, os.WNOHANG)
         until = time.monotonic() + patience
         while not done and time.monotonic() < until:
             time.sleep(0.002)
             done, status = os.waitpid(pid, os.WNOHANG)
-        doomed = _descendants(pid) if self.isolation.strategy == "none" else []
+        if live.first is None:
+            doomed = _descendants(pid)
+            if not done:
+                os.kill(pid, signal.SIGKILL)
+        else:
+            doomed = []
+            signal.pidfd_send_signal(live.first_fd, signal.SIGKILL)
         if not done:
-            os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
-        while self.isolation.strategy == "none" and (doomed := doomed + self._strays()):
+        del self.live[pid]
+        if live.first is None:
+            self._end_strays(doomed)
+        else:
+            select.select([live.first_fd], [], [])  # its namespace is empty when it is gone
+            os.close(live.first_fd)
+        memory = self._kernel_kills() > live.kills
+        self._cap()
+        return {"status": os.waitstatus_to_exitcode(status), "memory": memory}
+
+    def _end_strays(self, doomed: list[int]) -> None:
+        """Without a process-id namespace: end what a session leaves, also what it left to us by daemonising."""
+        while doomed := doomed + [
+            pid for pid, parent in _parents().items() if parent == os.getpid() and pid not in self.live
+        ]:
             for stray in doomed:
                 try:
                     os.kill(stray, signal.SIGKILL)
@@ -136,24 +174,20 @@ class Server:
                 except (ProcessLookupError, ChildProcessError):
                     pass
             doomed = []
-        _, _, kills = self.live.pop(pid)
-        self._cap([])
-        return {"status": os.waitstatus_to_exitcode(status), "memory": self._kernel_kills() > kills}
 
     def _peak_kb(self, pid: int) -> int:
         """Most memory that a process still alive in a session has held, beyond what every fork starts with."""
-        peaks = [0]
-        for member in _descendants(pid):
-            try:
-                status = Path(f"/proc/{member}/status").read_text()
-            except OSError:
-                continue
-            peaks += [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")]
+        peaks = [_status_kb(member, "VmHWM:") for member in [pid, *_descendants(pid)]]
         return max(max(peaks) - self.idle_kb, 0)
 
-    def _strays(self) -> list[int]:
-        """Without a process-id namespace: what a session left to us when its first process died."""
-        return [pid for pid, parent in _parents().items() if parent == os.getpid() and pid not in self.live]
+
+def _status_kb(pid: int | str, name: str) -> int:
+    """A figure of a process in KiB; 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
 
 
 def _parents() -> dict[int, int]:
@@ -178,26 +212,25 @@ def main() -> None:
     """Take the descriptor of the control socket, the strategy and the visible folders from the command line."""
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
-    del sys.path[0]  # where we were found
-    for name in [name for name in sys.modules if name.split(".")[0] == "reflectioncoder"]:
-        del sys.modules[name]  # what runs here is not for programs to import
     try:
         owner = os.pidfd_open(settings["owner"])
         if os.getppid() != settings["owner"]:
             return
-        sys.path[:] = [path for path in sys.path if path] + settings["path"]
+        sys.path[:] = [path for path in sys.path[1:] if path] + settings["path"]  # the first is where we were found
         sys.argv = [""]
-        shell = make_shell()
-        notebook = Notebook(shell)
-        notebook.warm_up()
-        serve = as_ipython(notebook)  # reads our own source, which is out of sight afterwards
-        sys.path.insert(0, "")
         isolation = Isolation(settings["strategy"], settings["visible"])
+        private = [control.fileno(), owner, *isolation.private()]
+        spawner = Spawner(isolation, private) if isolation.strategy != "none" else None
+        become_program = _warm_up(isolation, private, settings["preload"])
+        sys.path.insert(0, "")
+        isolation.prepare()
+        server = Server(control, owner, isolation, spawner, become_program)
     except Exception as error:
         text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
         control.send(json.dumps({"error": text}).encode())
         return
-    server = Server(control, owner, isolation, notebook, serve)
+    for name in [name for name in sys.modules if name.split(".")[0] == "reflectioncoder"]:
+        del sys.modules[name]  # what runs here is not for programs to import
     gc.collect()
     gc.freeze()
     control.send(json.dumps({"level": isolation.level, "layers": isolation.layers()}).encode())
@@ -206,3 +239,24 @@ def main() -> None:
     finally:
         server.stop()
         os._exit(0)
+
+
+def _warm_up(
+    isolation: Isolation, private: list[int], preload: list[str]
+) -> Callable[[int, list[int], dict[str, Any]], None]:
+    """Import what programs run on, only now that the spawner has been forked small."""
+    from reflectioncoder.sandbox.notebook import Notebook, make_shell
+    from reflectioncoder.sandbox.session import as_ipython, become_program
+
+    notebook = Notebook(make_shell())
+    notebook.warm_up()
+    serve = as_ipython(notebook)
+    for name in preload:
+        importlib.import_module(name)
+
+    def become(user: int, fds: list[int], request: dict[str, Any]) -> None:
+        for fd in private:
+            os.close(fd)
+        become_program(isolation, notebook, serve, user, fds, request)
+
+    return become

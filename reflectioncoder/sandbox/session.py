@@ -13,19 +13,18 @@ import os
 import signal
 import struct
 import sys
-import types
 from typing import Any
 
 from reflectioncoder.sandbox.commands import serve_commands
 from reflectioncoder.sandbox.guard import close_doors
 from reflectioncoder.sandbox.layers import Isolation
-from reflectioncoder.sandbox.notebook import Notebook, Output, line_of
+from reflectioncoder.sandbox.notebook import Notebook, Output, Unit, in_place
 
 NONCE_BYTES = 16
 OUTPUT_FD, COMMAND_FD, RESULT_FD = 200, 201, 202
 RESULT = struct.Struct("<?III")  # whether memory ran out, line, bytes of the exception's name and of its message
 LONGEST_MESSAGE = 2000
-KERNEL_DEPTH = 17  # frames a kernel has above ours: "(970 times)" in the text of an endless recursion depends on it
+KERNEL_DEPTH = 24  # frames above `_serve_cells`: "(971 times)" in the text of an endless recursion depends on it
 
 
 def _text_of(error: BaseException) -> tuple[bytes, bytes]:
@@ -51,9 +50,13 @@ def _read_exactly(fd: int, size: int, read: Any = os.read) -> bytes:
     return data
 
 
-def _deeper(frames: int, run: Any, *arguments: Any) -> None:
-    if frames:
-        _deeper(frames - 1, run, *arguments)
+def _deeper(run: Any, *arguments: Any) -> None:
+    """Call from as deep in the stack as a kernel."""
+    frame, depth = sys._getframe(), 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    if depth < KERNEL_DEPTH:
+        _deeper(run, *arguments)
     else:
         run(*arguments)
 
@@ -72,16 +75,12 @@ def _serve_cells(notebook: Notebook, command: int, result: int) -> None:
     __tracebackhide__ = "__ipython_bottom__"  # IPython hides the frames above this one
     write, execute, leave, getpid, steps, every = os.write, exec, os._exit, os.getpid, map, BaseException
     namespace = notebook.shell.user_ns
-    begin, failed, run_async, settle, report = (
-        notebook.begin, notebook.failed, notebook.run_async, _settle, _report,
+    receive, failed, run_async, settle, report = (
+        _receive, notebook.failed, notebook.run_async, _settle, _report,
     )  # fmt: skip
     ours, waits = getpid(), inspect.CO_COROUTINE
     write(result, b"R")
-    while count := _read_exactly(command, 4):
-        units = ()
-        for _ in range(int.from_bytes(count, "little")):
-            size = int.from_bytes(_read_exactly(command, 4), "little")
-            units += begin(_read_exactly(command, size).decode("utf-8", "replace"))
+    while (units := receive(notebook, command)) is not None:
         failure = None
         for signed in steps(write, (result, result), (b"", _read_exactly(command, NONCE_BYTES))):
             if signed:
@@ -100,7 +99,7 @@ def _serve_cells(notebook: Notebook, command: int, result: int) -> None:
                 failure = failed(error, name) or (error, 0)
             if getpid() != ours:  # a fork made by the program came back out of the cell: it has no say
                 leave(0)
-            settle()
+            settle(notebook)
             if failure is not None:
                 break
         if failure is not None:
@@ -110,11 +109,27 @@ def _serve_cells(notebook: Notebook, command: int, result: int) -> None:
     leave(0)
 
 
-def _settle() -> None:
-    """Bring out what the program has written; its own streams may do anything."""
-    for stream in (sys.stdout, sys.stderr):
+def _receive(notebook: Notebook, command: int) -> tuple[Unit, ...] | None:
+    """The pieces of the cells that are to run as one; None: there are no more.
+
+    A loop of its own, because `_serve_cells` has to turn as often as a kernel runs statements: from the eighth on
+    CPython runs `exec` with one level less of recursion.
+    """
+    count = _read_exactly(command, 4)
+    if not count:
+        return None
+    units: tuple[Unit, ...] = ()
+    for _ in range(int.from_bytes(count, "little")):
+        size = int.from_bytes(_read_exactly(command, 4), "little")
+        units += notebook.begin(_read_exactly(command, size).decode("utf-8", "replace"))
+    return units
+
+
+def _settle(notebook: Notebook) -> None:
+    """Bring out what the program has written or drawn; its own streams may do anything."""
+    for bring_out in (notebook.finish, lambda: sys.stdout.flush(), lambda: sys.stderr.flush()):
         try:
-            stream.flush()
+            bring_out()
         except BaseException:
             pass
 
@@ -126,15 +141,9 @@ def _report(error: BaseException, line: int) -> bytes:
 
 
 def as_ipython(notebook: Notebook) -> Any:
-    """`_serve_cells` under the name and line at which IPython runs code.
-
-    The traceback of a SyntaxError raised at run time shows the frame above the program's; a kernel shows IPython's.
-    """
-    lines, first = inspect.getsourcelines(_serve_cells)
-    shift = notebook.exec_line - (first + line_of(lines, "execute(code, namespace, namespace)") - 1)
-    code = _serve_cells.__code__
-    code = code.replace(co_filename=notebook.file, co_name="run_code", co_firstlineno=code.co_firstlineno + shift)
-    return types.FunctionType(code, globals())
+    """`_serve_cells` as a part of IPython, for the tracebacks that show its frame."""
+    ours, theirs = "execute(code, namespace, namespace)", "exec(code_obj, self.user_global_ns, self.user_ns)"
+    return in_place(_serve_cells, ours, notebook.file, notebook.source, theirs)
 
 
 def become_program(
@@ -153,7 +162,7 @@ def become_program(
         isolation.become_untrusted(slot, request["memory_mb"], request["seconds"])
         _open_streams(notebook)
         close_doors()
-        _deeper(KERNEL_DEPTH, serve, notebook, COMMAND_FD, RESULT_FD)
+        _deeper(serve, notebook, COMMAND_FD, RESULT_FD)
     except BaseException as error:
         os.write(told, f"X{error!r}".encode())
     os._exit(70)
@@ -175,10 +184,10 @@ def _take_places(fds: list[int]) -> None:
 
 def _open_streams(notebook: Notebook) -> None:
     sys.stdout, sys.stderr = (
-        io.TextIOWrapper(Output(fd, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        io.TextIOWrapper(Output(fd, "w", closefd=False), "UTF-8", "backslashreplace", write_through=True)
         for fd in (1, 2)
     )
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 (lives as long as the process)
     vars(sys).update(__stdout__=sys.stdout, __stderr__=sys.stderr, __stdin__=sys.stdin)
     notebook.shell.text = Output(OUTPUT_FD, "w", closefd=False)
-    notebook.shell.builtin_trap.activate()
+    notebook.enter()

@@ -7,6 +7,7 @@ becomes an `Opaque`, which equals nothing else.
 
 import json
 import math
+from typing import Any
 
 DEEPEST = 60  # levels of containers; deeper values, and those that contain themselves, are opaque
 
@@ -14,19 +15,19 @@ DEEPEST = 60  # levels of containers; deeper values, and those that contain them
 class Opaque:
     """A value that was not plain data; only its type's name is known, and it equals nothing."""
 
-    def __init__(self, kind):
+    def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return False
 
     __hash__ = object.__hash__
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.kind}>"
 
 
-def encode(value):
+def encode(value: Any) -> str:
     """Plain data as JSON text.
 
     Args:
@@ -36,7 +37,7 @@ def encode(value):
     return json.dumps(_tagged(value, DEEPEST))
 
 
-def decode(text):
+def decode(text: str) -> Any:
     """What `encode` was given, or `Opaque` parts. Raises ValueError where the text is not of this encoding."""
     try:
         return _value(json.loads(text), DEEPEST + 1)
@@ -44,7 +45,7 @@ def decode(text):
         raise ValueError(f"not an encoded value: {error}") from None
 
 
-def _tagged(value, depth):
+def _tagged(value: Any, depth: int) -> Any:
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value if kind is not str else ["s", value.encode("utf-8", "surrogatepass").hex()]
@@ -70,7 +71,7 @@ def _tagged(value, depth):
     return ["o", str(kind.__name__)[:100]]
 
 
-def _value(tagged, depth):
+def _value(tagged: Any, depth: int) -> Any:
     if depth <= 0:
         raise ValueError("nested too deeply")
     if tagged is None or isinstance(tagged, bool):
@@ -98,7 +99,7 @@ def _value(tagged, depth):
     raise ValueError(f"unknown tag {tag!r}")
 
 
-def same(left, right, tolerance=0.0):
+def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
     """Whether two plain values are equal: numbers within the tolerance, sets and dicts in any order.
 
     Args:
@@ -135,7 +136,7 @@ def same(left, right, tolerance=0.0):
     return left == right
 
 
-def _same_sets(left, right, tolerance):
+def _same_sets(left: Any, right: Any, tolerance: float) -> bool:
     """Members pair up one to one; with a tolerance the first partner is taken, which is right for values far apart."""
     if len(left) != len(right):
         return False

@@ -1,10 +1,9 @@
 """Benchmarks. A task is one small file with two methods: `prompts()` and `check(task_id, completion, ...)`.
 
-Candidates run in the project's interpreter: first their own cells, then the tests in a cell of their own, so that a
-candidate's syntax or early exit cannot reach the tests. The verdict asks for three things: every cell ends well,
-the tests' last line prints a word that was drawn after the candidate was written, and no compared value equals
-everything. A candidate that reads the interpreter's own state could still forge all three; completions of a model
-that was not trained against these checks do not.
+Candidates run in the project's interpreter: their own cells and the tests, in a cell of their own, as one program, so
+that a candidate's syntax or early exit cannot reach the tests; the interpreter vouches for every statement having run.
+No compared value may equal everything. A candidate could still patch what the tests call (`abs`, say); the outside
+judge (`judge.py`) closes that for problems that are given as examples.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ class Verdict:
 
     Args:
         passed: all tests were run to the end and hold.
-        outcome: that of the first cell that did not end well, "ok" where all did; "incomplete" where the tests
-            were left before their end, "infrastructure" where the interpreter itself failed and nothing is known.
+        outcome: the interpreter's, "ok" where all ended well; "infrastructure" where the interpreter itself failed and
+            nothing is known.
         error: the exception and its first line, empty where there was none.
-        seconds: of all cells.
+        seconds: of all of it.
     """
 
     passed: bool
@@ -144,32 +143,22 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
         candidate: cells of source code, the completion's last.
         tests: source text of the tests; an exception means failure.
         interpreter: an open interpreter.
-        limits: of each cell.
+        limits: of candidate and tests together.
 
     Raises:
         UserError: `tests` is not Python.
     """
-    word = secrets.token_hex(12)
-    same = f"_same_{word[:8]}"
+    same = f"_same_{secrets.token_hex(8)}"
     try:
         guarded = ast.unparse(ast.fix_missing_locations(_GuardEquality(same).visit(ast.parse(tests))))
     except SyntaxError as error:
         raise UserError(f"tests are not Python ({error.msg}, line {error.lineno}); correct the problem") from None
     cells = [cell for cell in candidate if cell.strip()]
-    # Nothing the candidate did may end the tests early and still print the word: it is the cell's last value.
-    cells.append(f"{_SAME.format(same=same)}\n{guarded}\n'{word}'\n")
-    seconds, text = 0.0, ""
     with interpreter.session(limits) as session:
-        for cell in cells:
-            result = session.run(cell)
-            seconds, text = seconds + result.seconds, result.text
-            if not result.ok:
-                message = (result.message or "").strip().splitlines()
-                error_text = ": ".join(filter(None, (result.exception, message[0] if message else "")))
-                return Verdict(False, result.outcome, error_text[:300], seconds)
-    if word not in text:
-        return Verdict(False, "incomplete", "the tests were left before their end", seconds)
-    return Verdict(True, "ok", "", seconds)
+        result = session.run_together([*cells, f"{_SAME.format(same=same)}\n{guarded}"])
+    message = (result.message or "").strip().splitlines()
+    error_text = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
+    return Verdict(result.ok, result.outcome, error_text[:300], result.seconds)
 
 
 def defines(code: str, name: str) -> bool:

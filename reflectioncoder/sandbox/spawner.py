@@ -1,0 +1,109 @@
+"""A small process that makes the trusted first process of every session, with its namespaces and mounts.
+
+It is forked before IPython is imported: a fork costs in proportion to what a process holds, and the first process
+holds nothing. One is always made ahead, on another core, while a program runs.
+"""
+
+import os
+import signal
+import socket
+
+from reflectioncoder.sandbox.kernel import CLONE_NEWPID, die_with_parent, setns, unshare
+from reflectioncoder.sandbox.layers import Isolation
+
+NAMESPACES = ("pid", "mnt", "ipc")
+_USERS = 1 << 14  # user ids of one warm process before they come round again
+
+
+class Spawner:
+    """The warm process's handle on it.
+
+    Args:
+        isolation: how a session is isolated.
+        private: descriptors of the warm process that no session may hold.
+
+    Raises:
+        OSError: no process can be forked.
+    """
+
+    def __init__(self, isolation: Isolation, private: list[int]) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            try:
+                die_with_parent()
+                self._socket.close()
+                for fd in private:
+                    os.close(fd)
+                _serve(theirs, isolation)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self._socket.settimeout(60)
+
+    def first_process(self) -> tuple[int, int, list[int]]:
+        """A new session's first process, ready.
+
+        Returns:
+            its process id, the session's user number, and descriptors of its `NAMESPACES`, the caller's to close.
+
+        Raises:
+            OSError: it could not be made.
+        """
+        self._socket.send(b"!")
+        message, fds, _, _ = socket.recv_fds(self._socket, 1000, len(NAMESPACES))
+        if not message.startswith(b"="):
+            raise OSError(message[1:].decode("utf-8", "replace") or "the process that starts sessions is gone")
+        pid, user = message[1:].split()
+        return int(pid), int(user), fds
+
+
+def _serve(control: socket.socket, isolation: Isolation) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what ends is reaped by the kernel
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    made = 0
+    while True:
+        user = (isolation.outer_pid % _USERS) * _USERS + made % _USERS
+        made += 1
+        message, fds = _make(isolation, user, own, control)
+        if not control.recv(1):
+            return
+        socket.send_fds(control, [message], fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def _make(isolation: Isolation, user: int, own: int, control: socket.socket) -> tuple[bytes, list[int]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            try:
+                unshare(CLONE_NEWPID)
+                pid = os.fork()
+                if pid == 0:
+                    control.close()
+                    ours.close()
+                    os.close(own)
+                    _first_process(isolation, user, theirs)
+                setns(own, CLONE_NEWPID)  # else the next unshare is refused
+            except OSError as error:
+                return f"X{error}".encode(), []
+        message, fds, _, _ = socket.recv_fds(ours, 1000, len(NAMESPACES))
+    if message != b"R":
+        return message or b"Xa session's first process ended at once", []
+    return f"={pid} {user}".encode(), fds
+
+
+def _first_process(isolation: Isolation, user: int, told: socket.socket) -> None:
+    try:
+        die_with_parent()
+        isolation.enter_session(user)
+        fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in NAMESPACES]
+        socket.send_fds(told, [b"R"], fds)
+        for fd in fds:
+            os.close(fd)
+        told.close()
+    except OSError as error:
+        told.send(f"X{error}".encode())
+        os._exit(70)
+    while True:
+        signal.pause()
