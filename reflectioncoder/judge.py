@@ -110,7 +110,7 @@ def judge(
     sent = [_sent(example, number) for number, example in enumerate(examples)]
     judgements: list[Judgement] = []
     while len(judgements) < len(examples):
-        with interpreter.session(limits) as session:
+        with interpreter.session(limits, module=True) as session:
             name = f"_{secrets.token_hex(8)}"
             codec = _CODEC.format(name=name, source=inspect.getsource(values))
             start = session.run_together([codec, *cells])

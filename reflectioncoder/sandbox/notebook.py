@@ -173,6 +173,7 @@ class Notebook:
         self._number = 0  # of the cell begun last
         self._started = 0  # of the cell whose statements run
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_kernel = True
 
     def warm_up(self) -> None:
         """Touch every code path once before the first fork, so that no session pays for lazy imports."""
@@ -199,6 +200,12 @@ class Notebook:
         sys.argv[:] = [str(Path(self.file).parents[2] / "ipykernel_launcher.py"), "-f", "/tmp/tmp00000000.json"]
         os.environ.update(KERNEL_ENVIRONMENT)
         self.shell.builtin_trap.__enter__()
+
+    def be_module(self) -> None:
+        """Take back what only a notebook has: programs are then run as an imported module is."""
+        self._in_kernel = False
+        self.shell.user_ns["__name__"] = sys.argv[0] = "candidate"
+        del sys.argv[1:]
 
     def finish(self) -> None:
         """What a kernel does behind the last statement: figures are drawn here."""
@@ -295,6 +302,8 @@ class Notebook:
 
     def _seem_running(self, running: bool) -> None:
         """A kernel runs every cell from within its event loop, so that `asyncio.run` fails and tasks can be made."""
+        if not self._in_kernel:
+            return
         loop: Any = self._event_loop()
         loop._thread_id = threading.get_ident() if running else None
         asyncio._set_running_loop(loop if running else None)

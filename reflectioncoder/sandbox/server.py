@@ -269,13 +269,14 @@ def _warm_up(
 ) -> Callable[[int, list[int], dict[str, Any]], None]:
     """Import what programs run on, only now that the spawner has been forked small."""
     from reflectioncoder.sandbox.notebook import Notebook, make_shell
-    from reflectioncoder.sandbox.session import as_ipython, become_program
+    from reflectioncoder.sandbox.session import as_ipython, become_program, prepare_streams
 
     notebook = Notebook(make_shell())
     notebook.warm_up()
     serve = as_ipython(notebook)
     for name in preload:
         importlib.import_module(name)
+    prepare_streams(notebook)
 
     def become(user: int, fds: list[int], request: dict[str, Any]) -> None:
         for fd in private:

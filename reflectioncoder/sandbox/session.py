@@ -1,10 +1,12 @@
 """The program's process of a session: gives up every privilege, then runs cells until the owner closes the pipe.
 
 What this process says about a failure is only told on; that a cell ran to its end counts only with the signature that
-`_serve_cells` guards. Python code of the program cannot get at the signature; native code in the same process can read
-all of its memory, and a program can make its own asserts meaningless (`__eq__`). Where that matters, use the outside
-judge (`judge.py`), which trusts values only. Cells of one session share a process: threads that an earlier cell left
-behind can meddle with later ones, so judge with one cell.
+`_serve_cells` guards. Python code of the program cannot get at the signature; native code in the same process (and
+bytecode made by hand) can read all of its memory, and a program can make its own asserts meaningless (`__eq__`). Where
+that matters, use the outside judge (`judge.py`), which trusts values only. Cells of one session share a process:
+threads that an earlier cell left behind can meddle with later ones, so judge with one cell. The signature also assumes
+a Python before 3.13, where programs begin to be able to set the variables of running functions, and, where the owner
+is root, a user id of its own, without which a program may open its own memory as a file.
 """
 
 import fcntl
@@ -176,7 +178,8 @@ def become_program(
             isolation.become_untrusted(slot, None, request["seconds"])
             serve_commands(confined, request["memory_mb"])
         isolation.become_untrusted(slot, request["memory_mb"], request["seconds"])
-        _open_streams(notebook)
+        if request["module"]:
+            notebook.be_module()
         close_doors()
         _deeper(serve, notebook, COMMAND_FD, RESULT_FD)
     except BaseException as error:
@@ -204,7 +207,11 @@ def _take_places(fds: list[int]) -> None:
     os.closerange(OUTPUT_FD + len(ordered), 1 << 20)
 
 
-def _open_streams(notebook: Notebook) -> None:
+def prepare_streams(notebook: Notebook) -> None:
+    """In the warm process: the streams and settings of programs, made ahead; the descriptors come with each session."""
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, OUTPUT_FD, inheritable=False)
+    os.close(null)
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(Output(fd, "w", closefd=False), "UTF-8", "backslashreplace", write_through=True)
         for fd in (1, 2)
