@@ -11,8 +11,8 @@ The outcomes stand first, one or several; `prints` is all it may print, where th
 `USUAL` or, where a timeout is right, of `SHORT`; `needs` is a layer without which it is not contained; `after` are the
 preludes below that go before it. `test_hostile.py` runs every program, looks at its outcome, and then at the machine.
 
-In the texts, `@PORT@` and `@SECRET@` stand for a TCP port on which the test listens and for a file of the test's,
-`@MARK@` for the beginning of the name of everything that is written.
+In the texts, `@PORT@`, `@SOCKET@` and `@SECRET@` stand for a TCP port and an abstract Unix address on which the test
+listens and for a file of the test's, `@MARK@` for the beginning of the name of everything that is written.
 """
 
 import dataclasses

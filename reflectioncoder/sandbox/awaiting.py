@@ -52,18 +52,18 @@ class Awaiting:
         return self._watch(evaluate, arguments, self._pause)
 
     def _pause(self) -> None:
-        self._notebook._event_loop().stop()
+        self._notebook.event_loop().stop()
 
     def run(self, watched: Awaitable[None], name: str) -> None:
         """Run a watched statement until it pauses or has ended, or the program stops the loop."""
         self._running = watched
-        self._notebook._seem_running(False)
+        self._notebook.seem_running(False)
         try:
-            loop = self._notebook._event_loop()
+            loop = self._notebook.event_loop()
             task = loop.create_task(self._await(watched, name))  # noqa: F841 (a loop holds its tasks weakly)
             loop.run_forever()
         finally:
-            self._notebook._seem_running(True)
+            self._notebook.seem_running(True)
 
     async def _await(self, watched: Awaitable[None], name: str) -> None:
         try:

@@ -169,7 +169,6 @@ class Notebook:
         self._awaits = _should_be_async
         self._warn_line = line_of(source, 'warn("To exit: use')
         self._warned: dict[Any, Any] = vars(module).setdefault("__warningregistry__", {})
-        self._await = in_place(_await, "await eval(code", self.file, source, "await eval(code_obj")
         self._number = 0  # of the cell begun last
         self._started = 0  # of the cell whose statements run
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -242,7 +241,7 @@ class Notebook:
             sys.excepthook = shell.excepthook
             if self._loop is not None or "asyncio" in source:
                 with contextlib.suppress(OSError):  # no loop can be had where sockets are refused
-                    self._seem_running(True)
+                    self.seem_running(True)
             if said:
                 for _ in range(1 if awaits else 2):  # a kernel asks once more for a cell that does not wait
                     self._awaits(source)
@@ -282,29 +281,18 @@ class Notebook:
             code: CodeType = self.shell.compile(tree, name, mode)
         return code
 
-    def run_async(self, code: CodeType, name: str) -> tuple[BaseException, int] | None:
-        """Run a statement that awaits, on the session's event loop.
-
-        Returns:
-            what it raised and in which line, or None.
-        """
-        self._seem_running(False)
-        try:
-            return self._event_loop().run_until_complete(self._await(self, code, name))
-        finally:
-            self._seem_running(True)
-
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """The session's loop, made when it is first asked for."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
         return self._loop
 
-    def _seem_running(self, running: bool) -> None:
+    def seem_running(self, running: bool) -> None:
         """A kernel runs every cell from within its event loop, so that `asyncio.run` fails and tasks can be made."""
         if not self._in_kernel:
             return
-        loop: Any = self._event_loop()
+        loop: Any = self.event_loop()
         loop._thread_id = threading.get_ident() if running else None
         asyncio._set_running_loop(loop if running else None)
 
@@ -368,15 +356,6 @@ class _Refused(Exception):  # noqa: N818 (never seen by users)
 
     def __init__(self, reason: BaseException, parsing: bool) -> None:
         self.reason, self.parsing = reason, parsing
-
-
-async def _await(notebook: Notebook, code: CodeType, name: str) -> tuple[BaseException, int] | None:
-    __tracebackhide__ = "__ipython_bottom__"
-    try:
-        await eval(code, notebook.shell.user_global_ns, notebook.shell.user_ns)
-    except BaseException as error:
-        return notebook.failed(error, name)
-    return None
 
 
 def _one_by_one(first: Callable[[], object], second: Callable[[], object] | None) -> Callable[[], object]:
