@@ -153,9 +153,13 @@ def kernel_text(client: Any, code: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """Without colours and what cannot agree: addresses, the process's number, names of temporary files, times."""
+    """Without colours and what cannot agree: addresses, the process's number, names of temporary files, times.
+
+    Where libraries lie is shortened too: below the home folder, which is /tmp for a program, they are shown with a "~".
+    """
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     text = re.sub(r"\b0x[0-9a-f]{6,}", "0x", text)
+    text = re.sub(r"[~/][^\s:'\"]*/lib/python3", "/lib/python3", text)
     text = re.sub(r"ipykernel_\d+", "ipykernel_0", text)
     text = re.sub(r"/tmp/tmp\w{8}\b", "/tmp/tmp0", text)
     return re.sub(r"(Ran \d+ tests? in) [\d.]+s", r"\1 0s", text)
