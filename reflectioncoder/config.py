@@ -27,12 +27,63 @@ C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class BuildConfig:
-    """What `reflectioncoder build` makes: sequences from verified problems by mutation (no language model).
+class ChatConfig:
+    """The chat model of a build, how it is asked, and what it may cost. Keys are never written here.
 
     Args:
+        base_url: of an OpenAI-compatible endpoint, such as http://localhost:8000/v1.
+        model: its name there.
+        protocol: `fenced`: code stands in a fenced block of the answer; `tools`: the model calls a `python` tool.
+        temperature: negative leaves it out of the request; some models refuse it.
+        top_p: 1 leaves it out of the request.
+        max_tokens: of one answer.
+        token_limit_key: what the server calls that limit.
+        in_flight: conversations at work at once.
+        timeout: seconds for one whole answer.
+        retries: of a request that failed on the server's side.
+        backoff: seconds before the first retry, doubled each time; a server's Retry-After goes before it.
+        longest_wait: a Retry-After of more seconds than this stops the build.
+        api_key_variable: environment variable that holds the key; may be unset for local servers.
+        prompts: TOML file that overrides the wordings (see `prompts.py`).
+        replay: JSONL file of recorded answers, for the sampler `replay`.
+        budget_requests: HTTP requests after which the build stops cleanly; 0 for no limit, as below.
+        budget_tokens: input and output tokens together.
+        budget_money: by `prices`.
+        prices: entries "MODEL=INPUT/OUTPUT", for a million tokens.
+    """
+
+    base_url: str = "https://api.openai.com/v1"
+    model: str = ""
+    protocol: Literal["fenced", "tools"] = "fenced"
+    temperature: float = 0.2
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    token_limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    in_flight: int = 64
+    timeout: float = 120.0
+    retries: int = 6
+    backoff: float = 0.5
+    longest_wait: float = 120.0
+    api_key_variable: str = "OPENAI_API_KEY"
+    prompts: str = ""
+    replay: str = ""
+    budget_requests: int = 0
+    budget_tokens: int = 0
+    budget_money: float = 0.0
+    prices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What `reflectioncoder build` makes: sequences from problems, by mutation (no language model) or by a chat model.
+
+    Args:
+        sampler: `mutation` plants bugs in verified solutions; `chat` converses with a model; `replay` does so with
+            recorded answers.
+        chat: the chat model; of no effect for `mutation`.
         output: directory of the build; holds the ledger, the sequences, rejects and the funnel.
-        problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests.
+        problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests
+            (a chat model needs neither).
         fields: how its columns are called, as "instruction=text,tests=test_list"; empty for our own names.
         count: how many problems to take.
         seed: of the problems and of every choice made on the way.
@@ -63,6 +114,8 @@ class BuildConfig:
     split: str = "train"
     io_names: tuple[str, ...] = ()
     near_duplicates: float = 0.9
+    sampler: Literal["mutation", "chat", "replay"] = "mutation"
+    chat: ChatConfig = field(default_factory=ChatConfig)
 
 
 @dataclass(frozen=True)
