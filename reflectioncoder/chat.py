@@ -22,7 +22,7 @@ import openai
 
 from reflectioncoder.config import ChatConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.llm import Answer, Budget, Reason, SamplerError, Tools, Turn, Usage
+from reflectioncoder.llm import Answer, Budget, BudgetError, Reason, SamplerError, Tools, Turn, Usage
 
 TOOL = "python"
 NO_KEY = "none"  # what is sent where no key is set: local servers do not look at it
@@ -95,7 +95,11 @@ class ChatSampler:
         worst = Usage(1, length // 2 + 8 * len(messages) + 64, self._config.max_tokens)
         while True:
             await self._pause(self._not_before - time.monotonic(), spent)
-            await self.budget.reserve(worst)
+            try:
+                await self.budget.reserve(worst)
+            except BudgetError as error:
+                error.usage = spent
+                raise
             used = Usage(1)
             try:
                 answer = await self._request(messages, tools)

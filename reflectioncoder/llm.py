@@ -115,7 +115,9 @@ class SamplerError(Exception):
 
 
 class BudgetError(Exception):
-    """The next request might not fit into the budget any more."""
+    """The next request might not fit into the budget any more; `usage` is what was spent before, for nothing."""
+
+    usage = Usage()
 
 
 class Sampler(Protocol):

@@ -8,7 +8,7 @@ First stage: the model writes code with asserts, the interpreter runs it, the mo
 with asserts ends well or the rounds are used up. A round is one cell. A cell that is a whole program runs in a fresh
 session; one that uses names of earlier cells, as in a notebook, runs after those cells. Second stage: the model
 answers afresh, with one code block, which must pass the last asserts and the problem's own tests. What the filters
-would reject anyway (a first try that passes, input and output) ends the conversation before it costs more.
+would reject anyway (a first try that passes, idle asserts, input and output) ends the conversation early, unpaid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from reflectioncoder.answers import (
     without_thoughts,
 )
 from reflectioncoder.dialogue import Block, Dialogue, Message, reflection_dialogue
-from reflectioncoder.filters import FilterSettings, Rejected, io_in_code
+from reflectioncoder.filters import FilterSettings, Rejected, idle_asserts, io_in_code
 from reflectioncoder.interpreter import CellResult
 from reflectioncoder.llm import Answer, Sampler, Tools, Turn, Usage
 from reflectioncoder.problems import Problem
@@ -219,6 +219,8 @@ class _Conversation:
         if result.ok and asserts_something(code):
             if not self.failures:
                 return self._drop("single_round", "the first code with asserts passed")
+            if idle := idle_asserts(self._dialogue(), self.problem, self.rules.filters):
+                return self._drop("idle_asserts", idle)
             self.last_stage = True
             self._tell(prompts.passed, output, prompts.reanswer.replace("{problem}", self.problem.instruction))
             return self._ask()

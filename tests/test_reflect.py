@@ -152,6 +152,9 @@ ENDINGS: dict[str, tuple[Sequence[Event], str, str]] = {
         [code(FINAL), PASSED, code("assert double(1) == 2"), PASSED], "single_round", "the first code",
     ),
     "never": ([code(BAD), FAILED] * 8, "unresolved", "the last of 8 rounds still fails"),
+    "asserts something else": (
+        [code(BAD), FAILED, code(FINAL + "\nassert True"), PASSED], "idle_asserts", "no assert uses `double`",
+    ),
     "never asserts": (
         [code(BAD), FAILED, *[code(FINAL), PASSED] * 7], "unresolved", "the last of 8 rounds asserts nothing",
     ),
