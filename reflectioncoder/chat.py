@@ -27,6 +27,7 @@ from reflectioncoder.llm import Answer, Budget, BudgetError, Reason, SamplerErro
 TOOL = "python"
 NO_KEY = "none"  # what is sent where no key is set: local servers do not look at it
 LONGEST_PAUSE = 30.0
+PATIENCE = 10  # times the longest wait, for a server that asks to come back later again and again
 DOWN_AFTER = 3  # requests given up one after the other, none answered in between
 EMPTY_RETRIES = 2
 SHORTEST_KEY = 6  # a shorter one is no secret, and taking it out of texts would spoil them
@@ -94,7 +95,9 @@ class ChatSampler:
         length = sum(len(turn.text) + len(turn.tool_code or "") for turn in messages)
         worst = Usage(1, length // 2 + 8 * len(messages) + 64, self._config.max_tokens)
         while True:
-            await self._pause(self._not_before - time.monotonic(), spent)
+            while (wait := self._not_before - time.monotonic()) > 0:
+                await self._pause(wait + random.uniform(0, min(wait, 1.0)), spent)  # not all in the same instant
+            await self._pause(0, spent)
             try:
                 await self.budget.reserve(worst)
             except BudgetError as error:
@@ -117,14 +120,15 @@ class ChatSampler:
             finally:
                 self.budget.settle(worst, used)
             spent += used
-            failures += 1
+            waited = time.monotonic() - started
+            if failure.wait is None or waited > PATIENCE * self._config.longest_wait:
+                failures += 1  # a server that says when to come back has not failed
             self._give_up_or_go_on(failure, failures, spent)
-            pause = min(self._config.backoff * 2 ** (failures - 1), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
             if failure.wait is not None:
-                # the others wait too, and do not all come back in the same instant
-                self._not_before = max(self._not_before, time.monotonic() + failure.wait)
-                pause = failure.wait + random.uniform(0, min(pause, 1.0))
-            await self._pause(pause, spent)
+                self._not_before = max(self._not_before, time.monotonic() + failure.wait)  # the others wait too
+            else:
+                pause = min(self._config.backoff * 2 ** (failures - 1), LONGEST_PAUSE)
+                await self._pause(pause * random.uniform(0.75, 1.25), spent)
 
     async def _pause(self, seconds: float, spent: Usage) -> None:
         if seconds > 0:
@@ -149,7 +153,7 @@ class ChatSampler:
         if failures > (EMPTY_RETRIES if reason == "empty" else self._config.retries):
             if failure.of_the_problem:
                 raise SamplerError(reason, detail, spent)
-            self._given_up += 1
+            self._given_up += reason != "rate_limited"
             if self._given_up >= DOWN_AFTER:
                 raise SamplerError("server_down", f"{detail} ({self._given_up} requests given up in a row)", spent)
             raise SamplerError(reason, detail, spent)

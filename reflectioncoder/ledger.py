@@ -317,17 +317,17 @@ def _progress(database: sqlite3.Connection, path: Path) -> Progress:
     notes = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
     counts = database.execute("SELECT status, reason, COUNT(*) FROM problems GROUP BY status, reason").fetchall()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    spent, begun, times = (0, 0, 0), 0, (0, None, None)
+    spent, begun, number, first, last = (0, 0, 0), 0, 0, 0.0, 0.0
     if "events" in tables:
         spent = database.execute(SPENT).fetchone()
         (begun,) = database.execute(
             "SELECT COUNT(DISTINCT problem) FROM events WHERE problem NOT IN (SELECT id FROM problems)"
         ).fetchone()
-        times = database.execute(
-            "SELECT COUNT(*), MIN(at), MAX(at) FROM finished_at WHERE at >= (SELECT MAX(at) FROM finished_at) - ?",
+        number, first, last = database.execute(
+            "SELECT COUNT(*), COALESCE(MIN(at), 0), COALESCE(MAX(at), 0) FROM finished_at"
+            " WHERE at >= (SELECT MAX(at) FROM finished_at) - ?",
             (RECENT,),
         ).fetchone()
-    number, first, last = times
     prices = notes.get("prices")
     return Progress(
         total=notes.get("total", 0) - notes.get("contaminated", 0),

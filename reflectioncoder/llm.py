@@ -261,6 +261,8 @@ class ReplaySampler:
     name = "replay"
 
     def __init__(self, path: str | os.PathLike[str], model: str = "") -> None:
+        if not path:
+            raise UserError("chat.replay: name the file of recorded answers")
         self.model = model or "recorded"
         self._answers: dict[tuple[str, int], Answer] = {}
         digest = hashlib.sha256()

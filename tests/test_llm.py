@@ -199,6 +199,12 @@ def test_retry_after_holds_back_every_request(form: str) -> None:
     assert min(server.arrivals[1:]) - server.arrivals[0] >= 0.95
 
 
+def test_a_server_that_asks_again_and_again_to_wait_is_obeyed() -> None:
+    answer, server = ask(lambda n, _: failure(429, Retry_After="0.02") if n < 9 else "Hi.", retries=1)
+    assert isinstance(answer, Answer)
+    assert answer.usage.requests == len(server.requests) == 10
+
+
 def test_connections_are_reused_and_hundreds_are_under_way_at_once() -> None:
     with ChatServer(lambda *_: Reply("Hi.", delay=0.2)) as server:
         sampler = ChatSampler(ChatConfig(base_url=server.url, model="m", in_flight=200, retries=0))
@@ -383,6 +389,8 @@ def test_recorded_answers_are_replayed_by_problem_and_turn(tmp_path: Path) -> No
         path.write_text(wrong)
         with pytest.raises(UserError, match=r"line 1: not a recorded answer"):
             ReplaySampler(path)
+    with pytest.raises(UserError, match=r"chat\.replay: name the file"):
+        ReplaySampler("")
     path.write_text('{"problem": "a", "turn": 0, "text": "x"}\n' * 2)
     with pytest.raises(UserError, match=r"line 2: problem 'a' has two answers for turn 0"):
         ReplaySampler(path)
