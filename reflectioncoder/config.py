@@ -31,7 +31,8 @@ class ChatConfig:
     """The chat model of a build, how it is asked, and what it may cost. Keys are never written here.
 
     Args:
-        base_url: of an OpenAI-compatible endpoint, such as http://localhost:8000/v1.
+        base_url: of an OpenAI-compatible endpoint, such as http://localhost:8000/v1 or https://api.openai.com/v1; there
+            is no default, so that nobody is charged by accident.
         model: its name there.
         protocol: `fenced`: code stands in a fenced block of the answer; `tools`: the model calls a `python` tool.
         temperature: negative leaves it out of the request; some models refuse it.
@@ -52,7 +53,7 @@ class ChatConfig:
         prices: entries "MODEL=INPUT/OUTPUT", for a million tokens.
     """
 
-    base_url: str = "https://api.openai.com/v1"
+    base_url: str = ""
     model: str = ""
     protocol: Literal["fenced", "tools"] = "fenced"
     temperature: float = 0.2

@@ -337,6 +337,7 @@ def test_prices_come_from_a_table() -> None:
     ("changes", "message"),
     [
         ({"base_url": "localhost:8000"}, "expected http://HOST"),
+        ({"base_url": ""}, "expected http://HOST"),
         ({"base_url": "http://me:s3cret@host/v1"}, "comes from the environment variable OPENAI_API_KEY"),
         ({"model": ""}, "name the model"),
         ({"in_flight": 0}, "chat.in_flight = 0"),
