@@ -40,7 +40,7 @@ from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.workers import Pool
 
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change
-CHAT_SETTINGS = ("model", "protocol", "temperature", "top_p", "max_tokens")
+CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 REPEATED = re.compile(r"#\d+$")  # what `load_problems` adds to an id that it has seen before
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")

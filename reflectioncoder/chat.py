@@ -29,7 +29,7 @@ NO_KEY = "none"  # what is sent where no key is set: local servers do not look a
 LONGEST_PAUSE = 30.0
 PATIENCE = 10  # times the longest wait, for a server that asks to come back later again and again
 DOWN_AFTER = 3  # requests given up one after the other, none answered in between
-EMPTY_RETRIES = 2
+PAID_RETRIES = 2  # of answers that are empty or endless: each may be billed
 SHORTEST_KEY = 6  # a shorter one is no secret, and taking it out of texts would spoil them
 
 
@@ -150,7 +150,7 @@ class ChatSampler:
             raise SamplerError("quota", f"{detail}: asks to wait {failure.wait:.0f} s; start again later", spent)
         if reason == "connection" and not self._answered and failures >= 2:
             raise SamplerError("server_down", f"{detail}; is chat.base_url right and the server running?", spent)
-        if failures > (EMPTY_RETRIES if reason == "empty" else self._config.retries):
+        if failures > min(self._config.retries, PAID_RETRIES if failure.of_the_problem else self._config.retries):
             if failure.of_the_problem:
                 raise SamplerError(reason, detail, spent)
             self._given_up += reason != "rate_limited"
@@ -183,6 +183,9 @@ class ChatSampler:
 
     def _parameters(self, messages: Sequence[Turn], tools: Tools) -> dict[str, Any]:
         config = self._config
+        if config.system_prompt == "merged" and len(messages) > 1 and messages[0].role == "system":
+            merged = Turn("user", f"{messages[0].text}\n\n{messages[1].text}")
+            messages = [merged, *messages[2:]]
         parameters: dict[str, Any] = {"model": config.model, "messages": [_message(turn) for turn in messages]}
         parameters[config.token_limit_key] = config.max_tokens
         if config.temperature >= 0:

@@ -35,6 +35,7 @@ class ChatConfig:
             is no default, so that nobody is charged by accident.
         model: its name there.
         protocol: `fenced`: code stands in a fenced block of the answer; `tools`: the model calls a `python` tool.
+        system_prompt: `own` message, or `merged` into the first of the user's, for models that know no system role.
         temperature: negative leaves it out of the request; some models refuse it.
         top_p: 1 leaves it out of the request.
         max_tokens: of one answer.
@@ -56,6 +57,7 @@ class ChatConfig:
     base_url: str = ""
     model: str = ""
     protocol: Literal["fenced", "tools"] = "fenced"
+    system_prompt: Literal["own", "merged"] = "own"
     temperature: float = 0.2
     top_p: float = 1.0
     max_tokens: int = 2048

@@ -80,6 +80,11 @@ def test_an_answer_comes_with_its_usage_and_the_servers_name() -> None:
     assert server.paths == {"/v1/chat/completions"}
 
 
+def test_a_model_without_a_system_role_is_told_all_as_the_user() -> None:
+    _, server = ask(lambda *_: "Hi.", system_prompt="merged")
+    assert server.requests[0]["messages"] == [{"role": "user", "content": "Be brief.\n\nHello?"}]
+
+
 def test_a_tool_call_is_code_and_is_written_back_as_the_protocol_wants() -> None:
     answer, server = ask(lambda *_: completion(None, "tool_calls", "print(1)"), protocol="tools", temperature=-1.0)
     assert isinstance(answer, Answer)
