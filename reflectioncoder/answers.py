@@ -186,7 +186,8 @@ def checks_for(final: str, last: str, earlier: Sequence[str] = ()) -> str | None
     rest = [item for item in _body(last) if not set(_defined(item)) & own]
     if not any(names_in(item) & own for item in rest):
         return None
-    return "\n".join(map(ast.unparse, kept + rest))
+    rest = [item for item in kept + rest if not (isinstance(item, ast.ImportFrom) and item.module == "__future__")]
+    return "\n".join(map(ast.unparse, rest))  # a __future__ import would have to come first
 
 
 def _body(code: str) -> list[ast.stmt]:

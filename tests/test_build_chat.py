@@ -231,7 +231,7 @@ def start(path: Path, settings: BuildConfig) -> subprocess.Popen[str]:
 
 
 def test_killed_at_any_moment_it_goes_on_and_asks_for_no_recorded_answer_again(tmp_path: Path) -> None:
-    count, rng = 20, random.Random(0)
+    count, rng = 12, random.Random(0)
     problems, output = write_problems(tmp_path / "own.jsonl", count), tmp_path / "out"
     asked: list[tuple[int, int]] = []
     lock = threading.Lock()
@@ -239,13 +239,13 @@ def test_killed_at_any_moment_it_goes_on_and_asks_for_no_recorded_answer_again(t
     def script(_: int, request: dict[str, Any]) -> Reply:
         with lock:
             asked.append(place(request))
-        return Reply(model(request), delay=rng.uniform(0.05, 0.15))
+        return Reply(model(request), delay=rng.uniform(0.03, 0.1))
 
     said = ""
     memories: list[tuple[int, set[tuple[int, int]]]] = []
     with ChatServer(script) as server:
         settings = config(output, problems, server.url, {"in_flight": 3})
-        for target, sign in ((4, signal.SIGKILL), (18, signal.SIGINT), (30, signal.SIGKILL)):
+        for target, sign in ((3, signal.SIGKILL), (10, signal.SIGINT), (18, signal.SIGKILL)):
             process = start(tmp_path / "build.toml", settings)
             deadline = time.monotonic() + 60
             while sum(recorded(output).values()) < target:

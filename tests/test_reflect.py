@@ -351,6 +351,7 @@ def test_cells_need_earlier_ones_for_names_they_do_not_bind(cell: str, needed: b
         ("def f(): pass", "import math\ndef g(): f()\nassert g", (), "import math\ndef g():\n    f()\nassert g"),
         ("def f(): pass", "assert f() == a", ("a = 1\nassert f() == 2", "def f(): 1"), "a = 1\nassert f() == a"),
         ("def g(): pass", "def f(): return 2\nassert f() == 1", (), None),
+        ("def f(): pass", "from __future__ import annotations\nassert f() is None", (), "assert f() is None"),
         ("class A: pass", "class A: x = 1\nassert A().x == 1", (), "assert A().x == 1"),
     ],
 )
