@@ -2,7 +2,8 @@
 
 Rules for an answer, so that no output that a model made up is taken for one that was printed:
 - Its code blocks are those marked as Python; where none is, the unmarked ones that look like Python.
-- They are joined up to and including the first that asserts something; a block of anything else ends the code earlier.
+- They are joined up to and including the first that tests something with an assert; a block of anything else ends the
+  code earlier.
 - A block that defines everything an earlier one defines is a new draft and replaces it.
 - The prose before the end of the code is the analysis, without any other block in it; what follows the code is cut.
 - Thoughts in `<think>` tags are no part of an answer. A fence that is never closed reaches to the next
@@ -23,7 +24,8 @@ from reflectioncoder.asserts import names_in, parse
 PYTHON = ("python", "py", "python3", "ipython")
 FENCE_LINE = re.compile(r"^\s*(`{3,}|~{3,})\s*([\w+.#-]*)[^`]*$")
 DEFINITION = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
-ASSERT = re.compile(r"^[ \t]*assert\b", re.MULTILINE)
+ASSERT = re.compile(r"^assert\b", re.MULTILINE)
+TESTS = ("test", "check", "run", "_test", "assert")
 CODE_LIKE = re.compile(r"^[ \t]*(?:def|class|import|from|assert|for|while|if|return)\b", re.MULTILINE)
 
 
@@ -95,7 +97,7 @@ def extract(text: str) -> Extracted:
         chosen = [old for old in chosen if not (own := set(DEFINITION.findall(old.code))) or not own <= names]
         chosen.append(block)
         taken.append(block)
-        if ASSERT.search(block.code):
+        if asserts_something(block.code):
             break
     code = "\n\n".join(block.code for block in chosen if block.code.strip())
     end = taken[-1].end if code.strip() else len(lines)
@@ -118,11 +120,29 @@ def shown(text: str) -> str:
 
 
 def asserts_something(code: str) -> bool:
-    """Whether an assert stands anywhere in a program; False where it is not Python."""
+    """Whether running a program runs an assert that tests it; of text that is not Python, whether one starts a line.
+
+    An assert in a function counts only where the program itself uses that function and it looks like a test (a name
+    such as `test_f` or `check`, or no parameters): a solution may check its arguments with asserts.
+    """
     try:
-        return any(isinstance(node, ast.Assert) for node in ast.walk(parse(code)))
+        body = _body(code)
     except SyntaxError:
-        return False
+        return bool(ASSERT.search(code))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    program = [item for item in body if not isinstance(item, functions)]
+    if any(_asserts(item) for item in program):
+        return True
+    used = {name for item in program for name in names_in(item)}
+    return any(
+        item.name in used and _asserts(item) and (item.name.lower().startswith(TESTS) or not item.args.args)
+        for item in body
+        if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
+
+
+def _asserts(statement: ast.stmt) -> bool:
+    return any(isinstance(node, ast.Assert) for node in ast.walk(statement))
 
 
 def uses_earlier(code: str, earlier: Sequence[str]) -> bool:

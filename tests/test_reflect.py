@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.answers import checks_for, extract, fenced_blocks, shown, uses_earlier
+from reflectioncoder.answers import asserts_something, checks_for, extract, fenced_blocks, shown, uses_earlier
 from reflectioncoder.dialogue import Block, Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import CellResult
@@ -341,6 +341,26 @@ def test_shown_output_is_one_block(text: str) -> None:
 )
 def test_cells_need_earlier_ones_for_names_they_do_not_bind(cell: str, needed: bool) -> None:
     assert uses_earlier(cell, ["def f(x): return 2 * x", "def oops(", "n = 1"]) is needed
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        ("def f(x):\n    assert x > 0\n    return x", False),  # only checks its argument
+        ("def f(x):\n    assert x > 0\n    return x\nprint(f(1))", False),
+        ("def f(x):\n    return x\nassert f(1) == 1", True),
+        ("def f(x):\n    return x\nfor i in range(3):\n    assert f(i) == i", True),
+        ("def test_f():\n    assert f(1) == 1", False),  # never called
+        ("def test_f():\n    assert f(1) == 1\ntest_f()", True),
+        ("def check(candidate):\n    assert candidate(1) == 1\ncheck(f)", True),
+        ("def main():\n    assert f(1) == 1\nif __name__ == '__main__':\n    main()", True),
+        ("print('assert')", False),
+        ("def f(:\nassert f(1)", True),
+        ("def f(:\n    assert 1", False),
+    ],
+)
+def test_asserts_count_where_they_are_run_and_test_something(program: str, tests: bool) -> None:
+    assert asserts_something(program) is tests
 
 
 @pytest.mark.parametrize(
