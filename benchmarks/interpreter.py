@@ -1,6 +1,7 @@
 """How many programs a second: the interpreter beside kernels, `python -c` and a bare fork.
 
     .venv/bin/python benchmarks/interpreter.py [--repeats 5] [--seconds 4] [--workers 2]
+    .venv/bin/python benchmarks/interpreter.py --preload numpy,pandas      # what importing libraries ahead costs
 
 Contenders take turns in one run; each turn runs half passing and half failing programs with `--workers` at once for
 `--seconds`. Reported are medians over the turns, ratios to a fresh kernel a program, memory of a live session, and the
@@ -160,9 +161,9 @@ def turn(runners: list[Runner], seconds: float) -> float:
     return done / (time.monotonic() - began)
 
 
-def session_megabytes(count: int = 20) -> float:
+def session_megabytes(preload: tuple[str, ...] = (), count: int = 20) -> float:
     """Memory that a live session adds, in MiB: the growth of what the warm process and its sessions use together."""
-    with Interpreter() as interpreter, ExitStack() as stack:
+    with Interpreter(preload=preload) as interpreter, ExitStack() as stack:
         stack.enter_context(interpreter.session()).run(FAILING)
         before = _proportional_kb(os.getpid())
         for _ in range(count):
@@ -183,6 +184,28 @@ def _proportional_kb(root: int) -> int:
     return total
 
 
+def preload_costs(modules: list[str], repeats: int) -> list[dict[str, object]]:
+    """Nothing imported ahead, then one module more each time: start-up, import in a session, rate, memory."""
+    rows: list[dict[str, object]] = []
+    code = "".join(f"import {module}\n" for module in modules)
+    for count in range(len(modules) + 1):
+        ahead = tuple(modules[:count])
+        starts, imports, rates = [], [], []
+        for _ in range(repeats):
+            began = time.monotonic()
+            with Interpreter(Limits(seconds=30), preload=ahead) as interpreter:
+                starts.append(time.monotonic() - began)
+                imports.append(interpreter.run(code).seconds)
+                rates.append(turn([lambda cell: _expect(interpreter.run(cell).outcome != "killed")], 1.0))
+        row: dict[str, object] = {"ahead": list(ahead), "start_s": round(statistics.median(starts), 2)}
+        row |= {
+            "import_ms": round(1000 * statistics.median(imports), 1),
+            "per_second": round(statistics.median(rates), 1),
+        }
+        rows.append({**row, "session_mb": round(session_megabytes(ahead), 1)})
+    return rows
+
+
 def _expect(held: bool) -> None:
     if not held:
         raise RuntimeError("a program did not end as it should; the figures would mean nothing")
@@ -193,10 +216,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--preload", default="", help="modules, with commas")
     parser.add_argument("--forker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.forker:
         return forker()
+    if options.preload:
+        rows = preload_costs(options.preload.split(","), options.repeats)
+        for row in rows:
+            print("  ".join(f"{key} {value}" for key, value in row.items()))
+        return print(json.dumps(rows))
     with Interpreter() as interpreter:
         level = interpreter.isolation
     rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}

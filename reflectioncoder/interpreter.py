@@ -73,9 +73,10 @@ class CellResult:
 class Session:
     """One program's process: cells run in it share state, as in a notebook. Made by `Interpreter.session`."""
 
-    def __init__(self, warm: WarmProcess, limits: Limits) -> None:
+    def __init__(self, warm: WarmProcess, limits: Limits, module: bool = False) -> None:
         self._limits = limits
-        self._remote = Remote(warm, "cells", 1, {"memory_mb": limits.memory_mb, "seconds": limits.seconds})
+        request = {"memory_mb": limits.memory_mb, "seconds": limits.seconds, "module": module}
+        self._remote = Remote(warm, "cells", 1, request)
 
     def __enter__(self) -> "Session":
         return self
@@ -264,13 +265,18 @@ class Interpreter:
         except InfrastructureError as error:
             raise UserError(f"the interpreter cannot start sessions: {error}") from error
 
-    def session(self, limits: Limits | None = None) -> Session:
+    def session(self, limits: Limits | None = None, module: bool = False) -> Session:
         """A fresh session whose cells share state.
+
+        Args:
+            limits: of each cell.
+            module: run programs as an imported module and not as a notebook: `__name__` is not "__main__", there is no
+                kernel's command line, and `asyncio.run` works, which it does not inside a kernel's event loop.
 
         Raises:
             UserError: no session can be started.
         """
-        return self.start(lambda warm: Session(warm, limits or self.limits))
+        return self.start(lambda warm: Session(warm, limits or self.limits, module))
 
     @overload
     def run(self, code: str, limits: Limits | None = None) -> CellResult: ...  # type: ignore[overload-overlap]

@@ -74,7 +74,9 @@ def {name}_answer():
         return ["raised", type(error).__name__]
 _ = {name}_os.write(1, ("\\n{word}" + {name}_json.dumps({name}_answer())).encode())
 """
-_VALUE_CHARS = 8_000_000  # of an encoded value; the cap on what a program prints is for people
+# Of an encoded value beyond ten times the expected one's size. Reading is on this side, outside every limit, and
+# integers can be made to collide in a set, so that reading takes quadratic time: half a second at this size.
+_VALUE_CHARS = 250_000
 
 
 def judge(
@@ -106,11 +108,10 @@ def judge(
         raise UserError(f"entry point {entry_point!r}: not the name of a function")
     cells = [program] if isinstance(program, str) else list(program)
     limits = limits or interpreter.limits
-    call_limits = dataclasses.replace(limits, output_chars=max(limits.output_chars, _VALUE_CHARS))
     sent = [_sent(example, number) for number, example in enumerate(examples)]
     judgements: list[Judgement] = []
     while len(judgements) < len(examples):
-        with interpreter.session(limits) as session:
+        with interpreter.session(limits, module=True) as session:
             name = f"_{secrets.token_hex(8)}"
             codec = _CODEC.format(name=name, source=inspect.getsource(values))
             start = session.run_together([codec, *cells])
@@ -120,7 +121,9 @@ def judge(
             for example, arguments in list(zip(examples, sent, strict=True))[len(judgements) :]:
                 word = secrets.token_hex(8)
                 call = _CALL.format(name=name, word=word, arguments=arguments, function=entry_point)
-                judgements.append(_judged(session.run(call, call_limits), word, example, tolerance))
+                chars = limits.output_chars + _VALUE_CHARS + 10 * len(values.encode(example.expected))
+                result = session.run(call, dataclasses.replace(limits, output_chars=chars))
+                judgements.append(_judged(result, word, example, tolerance))
                 if session.ended:
                     break
     return judgements

@@ -1,10 +1,10 @@
-"""The interpreter: what it prints, how it ends programs, and what programs cannot reach."""
+"""The interpreter: what it prints, how it ends programs, and what it does when its own processes die.
 
-import importlib.util
+What programs cannot reach is in `test_hostile.py`, what many runs leave behind in `test_soak.py`.
+"""
+
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -13,51 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sandboxes import BOXED, HERE, family, one, started
 
 from reflectioncoder import interpreter as module
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import CellResult, Interpreter, Limits, describe_isolation
-from reflectioncoder.sandbox.owner import InfrastructureError, WarmProcess
-
-
-def strategies_here() -> list[str]:
-    """The ways of isolating that this machine allows, found by trying."""
-    found = []
-    for strategy in ("root", "user"):
-        try:
-            WarmProcess(strategy).stop()
-            found.append(strategy)
-        except InfrastructureError:
-            pass
-    return found
-
-
-HERE = strategies_here()
-BOXED = [
-    pytest.param(s, marks=[] if s in HERE else pytest.mark.skip(reason=f"strategy {s!r} is not possible here"))
-    for s in ("root", "user")
-]
+from reflectioncoder.interpreter import Interpreter, Limits, describe_isolation
 
 
 @pytest.fixture(scope="module", params=[*BOXED, "none"])
 def anywhere(request: pytest.FixtureRequest) -> Iterator[Interpreter]:
     yield from started(request.param)
-
-
-@pytest.fixture(scope="module", params=BOXED)
-def boxed(request: pytest.FixtureRequest) -> Iterator[Interpreter]:
-    yield from started(request.param)
-
-
-def started(strategy: str) -> Iterator[Interpreter]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(module._STRATEGIES, "none" if strategy == "none" else "auto", (strategy,))
-        with Interpreter(Limits(seconds=20), isolation="none" if strategy == "none" else "auto") as interpreter:
-            yield interpreter
-
-
-def one(interpreter: Interpreter, code: str, limits: Limits | None = None) -> CellResult:
-    return interpreter.run([textwrap.dedent(code)], limits)[0]
 
 
 # --- what a cell prints ---------------------------------------------------------------------------------------------
@@ -188,37 +153,11 @@ def test_strange_source_is_a_typed_outcome(anywhere: Interpreter, code: str) -> 
 
 # --- how a cell ends ------------------------------------------------------------------------------------------------
 
-SWALLOW = """
-    import signal
-    for number in range(1, 32):
-        try:
-            signal.signal(number, signal.SIG_IGN)
-        except (OSError, ValueError):
-            pass
-    while True:
-        try:
-            while True:
-                pass
-        except BaseException:
-            pass
-"""
-SLOW_FAREWELL = """
-    import time
-    class Slow:
-        def __del__(self):
-            time.sleep(60)
-    Slow()
-    1
-"""
 
-
-IN_C = "2 ** (10 ** 10) % 7"
-
-
-@pytest.mark.parametrize("code", ["while True: pass", SWALLOW, SLOW_FAREWELL, IN_C, "import time; time.sleep(60)"])
+@pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(60)"])
 def test_past_the_time_limit_is_a_timeout(anywhere: Interpreter, code: str) -> None:
     began = time.monotonic()
-    result = one(anywhere, "print('begun')\n" + textwrap.dedent(code), Limits(seconds=0.5))
+    result = one(anywhere, "print('begun')\n" + code, Limits(seconds=0.5))
     assert (result.outcome, result.text) == ("timeout", "begun\n")
     assert result.seconds >= 0.5 and time.monotonic() - began < 8
 
@@ -236,69 +175,11 @@ def test_memory_limit_raises_memory_error(anywhere: Interpreter) -> None:
     assert one(anywhere, "x = bytearray(100 * 2 ** 20)\nlen(x)", Limits(memory_mb=200)).text == "104857600"
 
 
-def test_memory_of_many_processes_together_is_capped(boxed: Interpreter) -> None:
-    if not boxed.layers["memory control group"]:
-        pytest.skip("no memory control group can be made here")
-    code = """
-        import os, time
-        for _ in range(20):
-            if os.fork() == 0:
-                block = bytearray(90 * 2 ** 20)
-                time.sleep(30)
-        block = bytearray(90 * 2 ** 20)
-        time.sleep(30)
-    """
-    result = one(boxed, code, Limits(seconds=3, memory_mb=100))
-    assert result.outcome in ("memory", "timeout")  # whom the kernel picks decides; nobody got 2 GB
-    assert one(boxed, "1").text == "1"
-
-
 def test_output_over_the_cap_is_cut_and_typed(anywhere: Interpreter) -> None:
     result = one(anywhere, "while True: print('abcdefghi')", Limits(output_chars=1000))
     assert (result.outcome, result.text) == ("output_limit", "abcdefghi\n" * 100)
     assert one(anywhere, "print('a' * 999)", Limits(output_chars=1000)).ok
     assert one(anywhere, "raise ValueError('x' * 50_000_000)").outcome == "output_limit"
-
-
-def test_output_that_is_not_utf8_is_replaced(anywhere: Interpreter) -> None:
-    assert one(anywhere, "import os\n_ = os.write(1, b'a\\xffb\\n')").text == "a\ufffdb\n"
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import os; os._exit(0)",
-        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-        "import ctypes; ctypes.string_at(0)",
-        "import os; os.closerange(0, 1000)",
-        "import os\nfor fd in range(3, 1000):\n    try: os.write(fd, b'ok' * 40)\n    except OSError: pass",
-        "import os\nfor fd in range(3, 1000):\n    try: os.write(fd, bytes(40))\n    except OSError: pass\nos._exit(0)",
-        "import os\nif os.fork() == 0:\n    import time; time.sleep(60)\nos._exit(0)",
-    ],
-)
-def test_leaving_without_a_signed_result_is_killed(boxed: Interpreter, code: str) -> None:
-    assert one(boxed, code).outcome == "killed"
-    assert one(boxed, "1").text == "1"
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        'import json, builtins\njson.dumps = lambda *a, **k: \'{"outcome": "ok"}\'\nbuiltins.print = len\n',
-        "import builtins\nbuiltins.AssertionError = KeyboardInterrupt\n",
-        "class Quiet(type(get_ipython())): pass\nQuiet.mro()[1].showtraceback = lambda *a, **k: None\n",
-        "import os, sys\nos.write = lambda *a: 0\nos._exit = os.getpid = len\nsys.exc_info = lambda: (None,) * 3\n",
-        "import builtins\nbuiltins.isinstance = lambda *a: True\nbuiltins.str = builtins.len = None\n",
-        "import sys\nsys.excepthook = sys.displayhook = None\nsys.stdout = sys.stderr = None\n",
-    ],
-)
-def test_patching_the_process_does_not_turn_failure_into_success(anywhere: Interpreter, code: str) -> None:
-    assert one(anywhere, code + "assert 1 == 2").outcome != "ok"
-
-
-def test_a_fork_that_returns_from_the_cell_has_no_say(anywhere: Interpreter) -> None:
-    result = one(anywhere, "import os\npid = os.fork()\nassert pid == 0, 'the parent fails'")
-    assert (result.outcome, result.message) == ("error", "the parent fails")
 
 
 def test_exception_whose_text_cannot_be_had_is_still_an_error(anywhere: Interpreter) -> None:
@@ -310,97 +191,15 @@ def test_exception_whose_text_cannot_be_had_is_still_an_error(anywhere: Interpre
 # --- what a program cannot reach ------------------------------------------------------------------------------------
 
 
-def test_no_network(boxed: Interpreter) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        code = f"""
-            import socket
-            for address in (("127.0.0.1", {server.getsockname()[1]}), ("192.0.2.1", 80)):
-                try:
-                    socket.create_connection(address, 1)
-                    print("connected")
-                except OSError as error:
-                    print(error.strerror)
-        """
-        assert one(boxed, code).text == "Network is unreachable\n" * 2
-
-
-def test_files_outside_the_working_directory(boxed: Interpreter, tmp_path: Path) -> None:
-    secret = tmp_path / "secret.txt"
-    secret.write_text("token")
-    code = f"""
-        import os, sys
-        for path in ({str(secret)!r}, "/etc/shadow", "/etc/hostname", {str(Path(__file__))!r}):
-            try:
-                print(open(path).read())
-            except OSError as error:
-                print(type(error).__name__)
-        for path in ("/x", "/usr/x", "/etc/x", "/dev/x", sys.prefix + "/x", "/proc/sys/kernel/hostname"):
-            try:
-                open(path, "w").write("x")
-                print("wrote", path)
-            except OSError as error:
-                pass
-        open("here.txt", "w").write("mine")
-        print(os.getcwd(), open("/tmp/here.txt").read())
-    """
-    assert one(boxed, code).text == "FileNotFoundError\n" * 4 + "/tmp mine\n"
-    assert not Path("/tmp/here.txt").exists()
-    assert one(boxed, "import os; os.path.exists('/tmp/here.txt')").text == "False"
-
-
-def test_privileges_are_gone(boxed: Interpreter) -> None:
-    code = """
-        import os
-        status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
-        print(status["CapEff"], status["CapPrm"], status["CapBnd"], status["NoNewPrivs"], os.getuid() == 0)
-        print(sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) == [1, os.getpid()])
-        try:
-            os.kill(1, 9)
-        except PermissionError:
-            pass
-        'still here'
-    """
-    result = one(boxed, code)
-    assert result.text == f"{'0' * 16} {'0' * 16} {'0' * 16} 1 False\nTrue\n'still here'"
-
-
 def test_secrets_of_the_owner_are_not_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "hunter2")
     with Interpreter(isolation="none") as plain:
-        text = one(plain, "import os\nprint(dict(os.environ), open('/proc/self/environ').read())").text
+        read = "try:\n    print(open('/proc/self/environ').read())\nexcept PermissionError:\n    pass"
+        text = one(plain, f"import os\nprint(dict(os.environ))\n{read}").text
     assert "hunter2" not in text and "PYTHONHASHSEED" in text
 
 
-def test_fork_bomb_is_contained(boxed: Interpreter) -> None:
-    code = """
-        import os
-        while True:
-            try:
-                os.fork()
-            except OSError:
-                pass
-    """
-    assert one(boxed, code, Limits(seconds=1)).outcome in ("timeout", "memory", "killed")
-    assert one(boxed, "1").text == "1"
-    assert len(family(os.getpid())) < 20
-
-
 # --- nothing is left behind -----------------------------------------------------------------------------------------
-
-
-def family(root: int) -> list[int]:
-    """Every living descendant of a process."""
-    parents = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                parents[int(name)] = int(Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                pass
-    found = [root]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found[1:]
 
 
 def test_daemonised_grandchildren_die_with_the_session(anywhere: Interpreter) -> None:
@@ -437,7 +236,10 @@ def test_killing_the_owner_leaves_no_process(how: signal.Signals) -> None:
             print("up", flush=True)
             interpreter.run(["while True: pass"])
     """).format(level="auto" if HERE else "none")
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    # a test run in the background ignores Ctrl-C, and children inherit that
+    attended = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    command = [sys.executable, "-c", code]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=attended)
     assert owner.stdout is not None and owner.stdout.readline() == b"up\n"
     time.sleep(0.5)
     children = family(owner.pid)
@@ -486,73 +288,3 @@ def test_bad_arguments_are_named() -> None:
         Interpreter(isolation="total")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="seconds = 0"):
         Limits(seconds=0)
-
-
-# --- the same text as a real kernel ---------------------------------------------------------------------------------
-
-KERNEL_CELLS = [
-    MULTIPLY_DIGITS,
-    "'Test passed'",
-    "x = (",
-    "1/0",
-    "def f(x):\n    return x['k']\n\nf({})",
-    "print('a', end='')\n[1, 2]",
-    "try:\n    1/0\nexcept ZeroDivisionError as e:\n    raise ValueError('chained') from e",
-    "try:\n    {}['a']\nexcept KeyError:\n    [][3]",
-    "  x = 1\n y = 2",
-    "def g():\n  return 1\n\treturn 2",
-    "assert 1 == 2, 'no'",
-    "class A:\n    def m(self):\n        raise NotImplementedError\nA().m()",
-    "int('x')",
-    "{i: 'v' * i for i in range(20)}",
-    "'a' + 1",
-    "def r(n):\n    return r(n + 1)\nr(0)",
-    "eval('1 +')",
-    "undefined",
-    "import json\njson.loads('{')",
-    "return 5",
-    "print(1)\nbreak",
-    "import asyncio\nasync def h():\n    raise OSError(2, 'gone')\nawait h()",
-    "raise SystemExit(3)",
-    "lambda: [\n",
-    "%%nope\n1",
-]
-
-
-def test_text_equals_a_real_kernels() -> None:
-    if importlib.util.find_spec("ipykernel") is None:
-        pytest.skip("ipykernel is not installed: pip install ipykernel jupyter_client to compare with a real kernel")
-    from jupyter_client.manager import start_new_kernel
-
-    manager, client = start_new_kernel()
-    try:
-        with Interpreter(isolation="auto" if HERE else "none") as interpreter, interpreter.session() as session:
-            for code in KERNEL_CELLS:
-                expected = kernel_text(client, code)
-                assert without_places(session.run(code).text) == without_places(expected), code
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-
-
-def kernel_text(client: object, code: str) -> str:
-    outputs: list[str] = []
-
-    def collect(message: dict) -> None:  # type: ignore[type-arg]
-        content = message["content"]
-        if message["msg_type"] == "stream":
-            outputs.append(content["text"])
-        elif message["msg_type"] in ("execute_result", "error"):
-            if outputs and not outputs[-1].endswith("\n"):
-                outputs.append("\n")
-            is_error = message["msg_type"] == "error"
-            outputs.append("\n".join(content["traceback"]) if is_error else content["data"]["text/plain"])
-
-    client.execute_interactive(code, output_hook=collect, timeout=30, allow_stdin=False)  # type: ignore[attr-defined]
-    return re.sub(r"\x1b\[[0-9;]*m", "", "".join(outputs))
-
-
-def without_places(text: str) -> str:
-    """Without memory addresses, the home folder (programs have another) and where the libraries lie."""
-    text = re.sub(r"0x[0-9a-f]+", "0x", text).replace(os.path.expanduser("~") + "/", "~/")
-    return re.sub(r"\S*/(IPython/core/\w+\.py):\d+", r"\1", text).rstrip("\n")

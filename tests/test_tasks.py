@@ -147,3 +147,18 @@ def test_a_file_of_problems_is_a_task(tmp_path, interpreter):
     (prompt,) = task.prompts()
     assert prompt.instruction == "Write inc(x)."
     assert task.check(prompt.task_id, "def inc(x):\n    return x + 1\n", interpreter, LIMITS).passed
+
+
+def test_a_candidate_runs_as_a_module_and_not_as_a_notebook(interpreter):
+    candidate = """
+import asyncio, sys, unittest
+async def later(x):
+    return x
+def f(x):
+    return asyncio.run(later(x))
+if __name__ == "__main__":
+    unittest.main()
+assert len(sys.argv) == 1
+"""
+    verdict = run_tests([candidate], "assert f(3) == 3", interpreter, Limits(seconds=10))
+    assert verdict.passed, verdict

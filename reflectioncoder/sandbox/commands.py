@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 COMMAND_FD, RESULT_FD, ERRORS_FD = 201, 202, 203
+ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG")
 
 
 def serve_commands(confined: bool, memory_mb: int) -> None:
@@ -74,7 +75,8 @@ def _become(request: dict[str, Any], source: int, told: int, memory_mb: int) -> 
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * 2**20, memory_mb * 2**20))
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a command would inherit that
             signal.signal(number, signal.SIG_DFL)
-        os.execvpe(request["argv"][0], request["argv"], {**os.environ, **request["env"]})
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        os.execvpe(request["argv"][0], request["argv"], {**environment, **request["env"]})
     except BaseException as error:
         reason = error.strerror if isinstance(error, OSError) else repr(error)
         os.write(told, f"{request['argv'][0]}: {reason}".encode())

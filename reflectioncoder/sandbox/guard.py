@@ -1,36 +1,43 @@
 """Closes the few doors through which Python code could reach what `session.py` keeps out of its sight.
 
-A frame's evaluation stack can be read only with the garbage collector's help, and a running function's locals be set
-only by a trace function. Both raise audit events, and a hook, which Python code can neither remove nor reach, refuses
-them. What this does not protect against: native code (`ctypes`, a crafted extension) can read and write all memory.
+A frame's evaluation stack can be read only with the garbage collector's help, and a running function be steered only by
+a trace or profile function or a monitoring callback, which may set its locals and jump in it. All of them raise audit
+events, and a hook, which Python code can neither remove nor reach, refuses them. What this does not protect against:
+native code (`ctypes`, a crafted extension) and bytecode made by hand (`code.replace`) can read and write all memory.
 """
 
 import sys
-from types import CodeType, FrameType
+from collections.abc import Callable
 from typing import Any
 
-CLOSED = frozenset({"gc.get_objects", "gc.get_referrers", "gc.get_referents"})
+CLOSED = frozenset(
+    {
+        "gc.get_objects", "gc.get_referrers", "gc.get_referents",
+        "sys.settrace", "sys.setprofile", "sys.monitoring.register_callback",
+    }
+)  # fmt: skip
 
 
 def close_doors() -> None:
-    """Refuse, for the rest of this process: the collector's views of objects, and trace functions.
+    """Refuse, for the rest of this process: the collector's views of objects, and whatever watches code run.
 
-    `sys.settrace(None)` goes on working, because doctest and others reset it.
+    `sys.settrace(None)` and `sys.setprofile(None)` go on working, because doctest and others reset them; as nothing
+    can have been set, they do nothing.
     """
-    original, look, closed = sys.settrace, sys._getframe, CLOSED
-
-    def settrace(function: Any) -> None:
-        """Set the global debug tracing function. In this interpreter only None is possible."""
-        if function is not None:
-            raise RuntimeError("sys.settrace is not available in this interpreter")
-        original(None)
-
-    allowed: CodeType = settrace.__code__
-    frame_of: Any = FrameType.f_code.__get__  # type: ignore[attr-defined]
+    closed = CLOSED
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in closed or (event == "sys.settrace" and frame_of(look(1)) is not allowed):
+        if event in closed:
             raise RuntimeError(f"{event} is not available in this interpreter")
 
-    sys.settrace = settrace
+    vars(sys).update(settrace=_reset_only("settrace"), setprofile=_reset_only("setprofile"))
     sys.addaudithook(refuse)
+
+
+def _reset_only(name: str) -> Callable[[Any], None]:
+    def setter(function: Any) -> None:
+        if function is not None:
+            raise RuntimeError(f"sys.{name} is not available in this interpreter")
+
+    setter.__name__ = setter.__qualname__ = name
+    return setter

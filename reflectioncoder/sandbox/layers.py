@@ -221,8 +221,7 @@ class Isolation:
             os.setresuid(uid, uid, uid)
         check(libc.capset(self._capabilities_header, self._no_capabilities), "capset")
         die_with_parent()  # a change of user id clears it
-        if self.strategy != "none":
-            seccomp.hide_memory()
+        seccomp.hide_memory()
         if self.rules:
             self.rules.apply()
         if self.filter:

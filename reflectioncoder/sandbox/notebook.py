@@ -63,7 +63,7 @@ def _lean_ipython() -> None:
 def make_shell() -> Any:
     """An IPython shell that prints what a notebook shows, without colours, history or prompts."""
     _lean_ipython()
-    import stack_data.core
+    import stack_data
     from IPython.core import page, ultratb
     from IPython.core.autocall import ZMQExitAutocall
     from IPython.core.compilerop import CachingCompiler
@@ -117,9 +117,8 @@ def make_shell() -> Any:
             if self.text is not None:
                 data = text.encode("utf-8", "backslashreplace")
                 Output.after_block = True
-                data = data[self.text.write(data) :]
-                while data:
-                    data = data[self.text.write(data) :]
+                while data := data[self.text.write(data) :]:
+                    pass
                 Output.after_block = True
 
         def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
@@ -139,10 +138,11 @@ def make_shell() -> Any:
         def enable_gui(self, gui: Any = None) -> None:
             pass
 
-    # with colours a comment at the end of a function is lost, so tracebacks are made as if with colours, and without
-    # them; a kernel's has them
-    ultratb.TBTools.has_colors = True
-    ultratb.Terminal256Formatter = SimpleNamespace
+    # with colours, as a kernel has them, a comment behind the last statement of a function is lost: tracebacks are made
+    # as if with colours, but of plain text
+    setattr(ultratb.TBTools, "has_colors", True)  # noqa: B010 (a property there)
+    vars(ultratb)["Terminal256Formatter"] = SimpleNamespace
+    vars(stack_data)["style_with_executing_node"] = lambda style, _: style
     vars(stack_data.core)["_pygmented_with_ranges"] = lambda formatter, code, ranges: code.splitlines()
     config = Config()
     config.HistoryManager.enabled = False
@@ -169,10 +169,10 @@ class Notebook:
         self._awaits = _should_be_async
         self._warn_line = line_of(source, 'warn("To exit: use')
         self._warned: dict[Any, Any] = vars(module).setdefault("__warningregistry__", {})
-        self._await = in_place(_await, "await eval(code", self.file, source, "await eval(code_obj")
         self._number = 0  # of the cell begun last
         self._started = 0  # of the cell whose statements run
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_kernel = True
 
     def warm_up(self) -> None:
         """Touch every code path once before the first fork, so that no session pays for lazy imports."""
@@ -199,6 +199,12 @@ class Notebook:
         sys.argv[:] = [str(Path(self.file).parents[2] / "ipykernel_launcher.py"), "-f", "/tmp/tmp00000000.json"]
         os.environ.update(KERNEL_ENVIRONMENT)
         self.shell.builtin_trap.__enter__()
+
+    def be_module(self) -> None:
+        """Take back what only a notebook has: programs are then run as an imported module is."""
+        self._in_kernel = False
+        self.shell.user_ns["__name__"] = sys.argv[0] = "candidate"
+        del sys.argv[1:]
 
     def finish(self) -> None:
         """What a kernel does behind the last statement: figures are drawn here."""
@@ -234,14 +240,15 @@ class Notebook:
             shell.display_trap.set()
             sys.excepthook = shell.excepthook
             if self._loop is not None or "asyncio" in source:
-                self._seem_running(True)
+                with contextlib.suppress(OSError):  # no loop can be had where sockets are refused
+                    self.seem_running(True)
             if said:
                 for _ in range(1 if awaits else 2):  # a kernel asks once more for a cell that does not wait
                     self._awaits(source)
                 with contextlib.suppress(SyntaxError):
                     shell.compile.ast_parse(source, filename=name)
             if error is not None:
-                raise _Refused(error)
+                raise _Refused(error, parsing=bool(name))
 
         if error is not None:
             return ((None, start, name),)
@@ -260,7 +267,7 @@ class Notebook:
             try:
                 self._compile(tree, name, mode)
             except Exception as error:  # such as `return` outside a function: what stands before it has run
-                raise _Refused(error) from None
+                raise _Refused(error, parsing=False) from None
 
         with _listening() as said:
             try:
@@ -274,27 +281,18 @@ class Notebook:
             code: CodeType = self.shell.compile(tree, name, mode)
         return code
 
-    def run_async(self, code: CodeType, name: str) -> tuple[BaseException, int] | None:
-        """Run a statement that awaits, on the session's event loop.
-
-        Returns:
-            what it raised and in which line, or None.
-        """
-        self._seem_running(False)
-        try:
-            return self._event_loop().run_until_complete(self._await(self, code, name))
-        finally:
-            self._seem_running(True)
-
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """The session's loop, made when it is first asked for."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
         return self._loop
 
-    def _seem_running(self, running: bool) -> None:
+    def seem_running(self, running: bool) -> None:
         """A kernel runs every cell from within its event loop, so that `asyncio.run` fails and tasks can be made."""
-        loop: Any = self._event_loop()
+        if not self._in_kernel:
+            return
+        loop: Any = self.event_loop()
         loop._thread_id = threading.get_ident() if running else None
         asyncio._set_running_loop(loop if running else None)
 
@@ -305,9 +303,8 @@ class Notebook:
             what was raised, and the line of the cell (0: unknown).
         """
         self._number = self._started  # cells that were to run with this one have not been seen
-        refused = isinstance(error, _Refused)
-        if isinstance(error, _Refused):
-            error = error.reason
+        refused = error if isinstance(error, _Refused) else None
+        error = refused.reason if refused else error
         line = 0
         trace = error.__traceback__
         while trace is not None and not line:
@@ -317,14 +314,14 @@ class Notebook:
         if isinstance(error, SyntaxError) and not line and error.filename == name:
             line = error.lineno or 0
         try:
-            if not refused:
-                self._show(error, compiled=True)
+            if refused is None:
+                self._show(error)
             else:
                 trace = error.__traceback__
                 try:  # what is shown is the exception being handled, less the frame of ours that is skipped
                     raise error.with_traceback(trace and trace.tb_next) from None
                 except BaseException:
-                    self._show(error, compiled=False)
+                    self._show_refused(error, refused.parsing)
         except BaseException as second:  # IPython's own mistake, which a kernel shows as well, or a hostile __str__
             try:
                 self.shell.showtraceback()
@@ -332,39 +329,33 @@ class Notebook:
                 self.shell.show(f"{type(error).__name__} (its traceback cannot be shown: {type(second).__name__})")
         return error, line
 
-    def _show(self, error: BaseException, compiled: bool) -> None:
+    def _show(self, error: BaseException) -> None:
         __tracebackhide__ = "__ipython_bottom__"
-        shell = self.shell
+        shell, trace = self.shell, error.__traceback__
         if isinstance(error, SystemExit):
             shell.showtraceback(exception_only=True)
             text = "To exit: use 'exit', 'quit', or Ctrl-D."
             warnings.warn_explicit(text, UserWarning, self.file, self._warn_line, registry=self._warned)
         elif isinstance(error, bdb.BdbQuit):
             pass  # left a debugger
-        elif isinstance(error, (SyntaxError, OverflowError, ValueError, TypeError, MemoryError)) and not compiled:
-            shell.showsyntaxerror()
-        elif not compiled or isinstance(error, SyntaxError):
-            shell.showtraceback(running_compiled_code=compiled)
+        elif isinstance(error, SyntaxError):
+            shell.showtraceback(running_compiled_code=True)
         else:  # the frame that is left out is ours; IPython would parse the whole of the file it seems to be in
-            trace = error.__traceback__
             shell.showtraceback((type(error), error, trace and trace.tb_next), tb_offset=0, running_compiled_code=True)
             sys.last_traceback = trace  # for %tb, which leaves one frame out
+
+    def _show_refused(self, error: BaseException, parsing: bool) -> None:
+        if parsing and isinstance(error, (OverflowError, ValueError, TypeError, MemoryError)):
+            self.shell.showsyntaxerror()
+        else:
+            self.shell.showtraceback()
 
 
 class _Refused(Exception):  # noqa: N818 (never seen by users)
     """Carries what compiling raised past the statements that run before it."""
 
-    def __init__(self, reason: BaseException) -> None:
-        self.reason = reason
-
-
-async def _await(notebook: Notebook, code: CodeType, name: str) -> tuple[BaseException, int] | None:
-    __tracebackhide__ = "__ipython_bottom__"
-    try:
-        await eval(code, notebook.shell.user_global_ns, notebook.shell.user_ns)
-    except BaseException as error:
-        return notebook.failed(error, name)
-    return None
+    def __init__(self, reason: BaseException, parsing: bool) -> None:
+        self.reason, self.parsing = reason, parsing
 
 
 def _one_by_one(first: Callable[[], object], second: Callable[[], object] | None) -> Callable[[], object]:

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from reflectioncoder.sandbox.spawner import Spawner
 class Live:
     """A session: its user number, memory limit in MiB, the kernel's kills before it, and its first process.
 
-    That is None without a process-id namespace; a descriptor of it tells when it is gone.
+    That is None without a process-id namespace. The descriptors tell when it and the program's process are gone.
     """
 
     user: int
@@ -38,6 +39,7 @@ class Live:
     kills: int
     first: int | None
     first_fd: int
+    program_fd: int
 
 
 class Server:
@@ -56,15 +58,20 @@ class Server:
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if spawner else -1
         self.idle_kb = _status_kb("self", "RssAnon:")  # every fork starts with as much
         self.live: dict[int, Live] = {}  # by the process that runs the program
+        self.poller = select.poll()
 
     def loop(self) -> None:
         """Serve until the owner closes its end or dies."""
-        poller = select.poll()
-        poller.register(self.control, select.POLLIN)
-        poller.register(self.owner, select.POLLIN)
+        self.poller.register(self.control, select.POLLIN)
+        self.poller.register(self.owner, select.POLLIN)
         while True:
-            if any(fd == self.owner for fd, _ in poller.poll()):
+            ready = {fd for fd, _ in self.poller.poll()}
+            if self.owner in ready:
                 return
+            for live in [live for live in self.live.values() if live.program_fd in ready]:
+                self._program_ended(live)
+            if self.control.fileno() not in ready:
+                continue
             message, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 4)
             if not message:
                 return
@@ -76,6 +83,12 @@ class Server:
             for fd in fds:
                 os.close(fd)
             self.control.send(json.dumps(reply).encode())
+
+    def _program_ended(self, live: Live) -> None:
+        """What a program leaves running ends with it, so that its pipes close; its status waits to be collected."""
+        self.poller.unregister(live.program_fd)
+        if live.first is not None:
+            _end(live.first_fd)
 
     def _answer(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         if request["do"] == "new":
@@ -115,7 +128,9 @@ class Server:
                 setns(self.own_pids, CLONE_NEWPID)
             for fd in namespaces:
                 os.close(fd)
-        self.live[pid] = Live(user, request["memory_mb"], kills, first, first_fd)
+        program_fd = os.pidfd_open(pid)
+        self.poller.register(program_fd, select.POLLIN)
+        self.live[pid] = Live(user, request["memory_mb"], kills, first, first_fd, program_fd)
         return {"id": pid}
 
     def _become(self, user: int, fds: list[int], namespaces: list[int], request: dict[str, Any]) -> None:
@@ -149,10 +164,13 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         else:
             doomed = []
-            signal.pidfd_send_signal(live.first_fd, signal.SIGKILL)
+            _end(live.first_fd)
         if not done:
             _, status = os.waitpid(pid, 0)
         del self.live[pid]
+        with suppress(KeyError):
+            self.poller.unregister(live.program_fd)
+        os.close(live.program_fd)
         if live.first is None:
             self._end_strays(doomed)
         else:
@@ -179,6 +197,11 @@ class Server:
         """Most memory that a process still alive in a session has held, beyond what every fork starts with."""
         peaks = [_status_kb(member, "VmHWM:") for member in [pid, *_descendants(pid)]]
         return max(max(peaks) - self.idle_kb, 0)
+
+
+def _end(process: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended by itself, or was ended when the program was
+        signal.pidfd_send_signal(process, signal.SIGKILL)
 
 
 def _status_kb(pid: int | str, name: str) -> int:
@@ -246,13 +269,14 @@ def _warm_up(
 ) -> Callable[[int, list[int], dict[str, Any]], None]:
     """Import what programs run on, only now that the spawner has been forked small."""
     from reflectioncoder.sandbox.notebook import Notebook, make_shell
-    from reflectioncoder.sandbox.session import as_ipython, become_program
+    from reflectioncoder.sandbox.session import as_ipython, become_program, prepare_streams
 
     notebook = Notebook(make_shell())
     notebook.warm_up()
     serve = as_ipython(notebook)
     for name in preload:
         importlib.import_module(name)
+    prepare_streams(notebook)
 
     def become(user: int, fds: list[int], request: dict[str, Any]) -> None:
         for fd in private:

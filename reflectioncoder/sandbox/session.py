@@ -1,30 +1,36 @@
 """The program's process of a session: gives up every privilege, then runs cells until the owner closes the pipe.
 
 What this process says about a failure is only told on; that a cell ran to its end counts only with the signature that
-`_serve_cells` guards. Python code of the program cannot get at the signature; native code in the same process can read
-all of its memory, and a program can make its own asserts meaningless (`__eq__`). Where that matters, use the outside
-judge (`judge.py`), which trusts values only. Cells of one session share a process: threads that an earlier cell left
-behind can meddle with later ones, so judge with one cell.
+`_serve_cells` guards. Python code of the program cannot get at the signature; native code in the same process (and
+bytecode made by hand) can read all of its memory, and a program can make its own asserts meaningless (`__eq__`). Where
+that matters, use the outside judge (`judge.py`), which trusts values only. Cells of one session share a process:
+threads that an earlier cell left behind can meddle with later ones, so judge with one cell. The signature also assumes
+a Python before 3.13, where programs begin to be able to set the variables of running functions, and, where the owner
+is root, a user id of its own, without which a program may open its own memory as a file.
 """
 
+import fcntl
+import functools
 import inspect
 import io
 import os
 import signal
 import struct
 import sys
+import types
 from typing import Any
 
+from reflectioncoder.sandbox.awaiting import Awaiting
 from reflectioncoder.sandbox.commands import serve_commands
 from reflectioncoder.sandbox.guard import close_doors
 from reflectioncoder.sandbox.layers import Isolation
-from reflectioncoder.sandbox.notebook import Notebook, Output, Unit, in_place
+from reflectioncoder.sandbox.notebook import Notebook, Output, in_place
 
 NONCE_BYTES = 16
 OUTPUT_FD, COMMAND_FD, RESULT_FD = 200, 201, 202
 RESULT = struct.Struct("<?III")  # whether memory ran out, line, bytes of the exception's name and of its message
 LONGEST_MESSAGE = 2000
-KERNEL_DEPTH = 24  # frames above `_serve_cells`: "(971 times)" in the text of an endless recursion depends on it
+KERNEL_DEPTH = 24  # frames above `_serve_cells`, so that endless recursion gets as deep as in a kernel: "(970 times)"
 
 
 def _text_of(error: BaseException) -> tuple[bytes, bytes]:
@@ -52,56 +58,59 @@ def _read_exactly(fd: int, size: int, read: Any = os.read) -> bytes:
 
 def _deeper(run: Any, *arguments: Any) -> None:
     """Call from as deep in the stack as a kernel."""
-    frame, depth = sys._getframe(), 0
+    depth, frame = 1, sys._getframe().f_back
     while frame is not None:
-        frame, depth = frame.f_back, depth + 1
+        depth, frame = depth + 1, frame.f_back
     if depth < KERNEL_DEPTH:
         _deeper(run, *arguments)
     else:
         run(*arguments)
 
 
-def _serve_cells(notebook: Notebook, command: int, result: int) -> None:
+def _serve_cells(awaiting: Awaiting, notebook: Notebook, command: int, result: int) -> None:
     """Run cells until the command pipe closes, and sign the result of each that ran to its end.
 
     What comes is a number of cells to run as one, each with its length, and a nonce; sending the nonce back is the only
     way to be `ok`. All are compiled before the first runs, so that a solution cannot swallow its tests. The frames,
     locals and globals of this function lie within reach of a program that looks for them, so while it runs the nonce is
     in none of them: it is an argument of a `map` that only the evaluation stack of this frame holds, whose next step
-    writes it, and that step is reached only where every unit has returned. What decides here is bound to local names,
-    which a program cannot set, and is made of the interpreter's own functions, which it cannot patch; `guard.py` closes
-    the doors to stacks and to setting locals. What is sent of failures needs no protection.
+    writes it, and that step is reached only where every unit has returned; no variable is asked whether they have.
+    What is called here is bound to local names, which a program cannot set (before Python 3.13), and is the
+    interpreter's own functions, which it cannot patch; `guard.py` closes the doors to stacks and to steering this
+    function from outside, `awaiting.py` says how a statement that awaits shows its end. What is sent of failures needs
+    no protection.
     """
     __tracebackhide__ = "__ipython_bottom__"  # IPython hides the frames above this one
     write, execute, leave, getpid, steps, every = os.write, exec, os._exit, os.getpid, map, BaseException
     namespace = notebook.shell.user_ns
-    receive, failed, run_async, settle, report = (
-        _receive, notebook.failed, notebook.run_async, _settle, _report,
-    )  # fmt: skip
-    ours, waits = getpid(), inspect.CO_COROUTINE
+    receive, failed, settle, report = _receive, notebook.failed, _settle, _report
+    failures, run, place, paused = awaiting.failures, awaiting.run, awaiting.place, awaiting.paused
+    ours = getpid()
     write(result, b"R")
-    while (units := receive(notebook, command)) is not None:
+    while (units := receive(notebook, awaiting, command)) is not None:
         failure = None
         for signed in steps(write, (result, result), (b"", _read_exactly(command, NONCE_BYTES))):
             if signed:
                 break
             try:
-                for code, again, name in units:
+                for code, again, name, watched in units:
                     if again is not None:
                         again()
-                    if code.co_flags & waits:
-                        failure = run_async(code, name)
-                        if failure is not None:
-                            break
-                    else:
+                    if watched is None:
                         execute(code, namespace, namespace)
+                    else:
+                        run(watched, name)
+                        if place(watched) != paused:
+                            raise RuntimeError("Event loop stopped before Future completed.")
             except every as error:
-                failure = failed(error, name) or (error, 0)
-            if getpid() != ours:  # a fork made by the program came back out of the cell: it has no say
-                leave(0)
-            settle(notebook)
-            if failure is not None:
+                if getpid() != ours:  # a fork made by the program came back out of the cell: it has no say
+                    leave(0)
+                failure = failures.pop() if failures else failed(error, name) or (error, 0)
+                settle(notebook)
                 break
+            settle(notebook)
+            if getpid() != ours:
+                leave(0)
         if failure is not None:
             write(result, report(*failure))
         failure = None
@@ -109,8 +118,8 @@ def _serve_cells(notebook: Notebook, command: int, result: int) -> None:
     leave(0)
 
 
-def _receive(notebook: Notebook, command: int) -> tuple[Unit, ...] | None:
-    """The pieces of the cells that are to run as one; None: there are no more.
+def _receive(notebook: Notebook, awaiting: Awaiting, command: int) -> tuple[Any, ...] | None:
+    """The pieces of the cells that are to run as one, each with what watches it if it awaits; None: there are no more.
 
     A loop of its own, because `_serve_cells` has to turn as often as a kernel runs statements: from the eighth on
     CPython runs `exec` with one level less of recursion.
@@ -118,11 +127,19 @@ def _receive(notebook: Notebook, command: int) -> tuple[Unit, ...] | None:
     count = _read_exactly(command, 4)
     if not count:
         return None
-    units: tuple[Unit, ...] = ()
+    units: tuple[Any, ...] = ()
     for _ in range(int.from_bytes(count, "little")):
         size = int.from_bytes(_read_exactly(command, 4), "little")
         units += notebook.begin(_read_exactly(command, size).decode("utf-8", "replace"))
-    return units
+    namespace = notebook.shell.user_ns
+    return tuple(
+        (code, again, name, awaiting.watch(eval, code, namespace, namespace) if _awaits(code) else None)
+        for code, again, name in units
+    )
+
+
+def _awaits(code: types.CodeType | None) -> bool:
+    return code is not None and bool(code.co_flags & inspect.CO_COROUTINE)
 
 
 def _settle(notebook: Notebook) -> None:
@@ -143,7 +160,8 @@ def _report(error: BaseException, line: int) -> bytes:
 def as_ipython(notebook: Notebook) -> Any:
     """`_serve_cells` as a part of IPython, for the tracebacks that show its frame."""
     ours, theirs = "execute(code, namespace, namespace)", "exec(code_obj, self.user_global_ns, self.user_ns)"
-    return in_place(_serve_cells, ours, notebook.file, notebook.source, theirs)
+    serve = in_place(_serve_cells, ours, notebook.file, notebook.source, theirs)
+    return functools.partial(serve, Awaiting(notebook))
 
 
 def become_program(
@@ -160,7 +178,8 @@ def become_program(
             isolation.become_untrusted(slot, None, request["seconds"])
             serve_commands(confined, request["memory_mb"])
         isolation.become_untrusted(slot, request["memory_mb"], request["seconds"])
-        _open_streams(notebook)
+        if request["module"]:
+            notebook.be_module()
         close_doors()
         _deeper(serve, notebook, COMMAND_FD, RESULT_FD)
     except BaseException as error:
@@ -169,20 +188,30 @@ def become_program(
 
 
 def _take_places(fds: list[int]) -> None:
-    """The standard streams, and the pipes at the top of the table, away from what a program opens and closes."""
+    """The standard streams, and the pipes at the top of the table, away from what a program opens and closes.
+
+    Everything else that the warm process holds is closed, however many sessions it has open.
+    """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # out of the way first: with many sessions open a pipe may have the number of another's place
+    command_fd, result_fd, output_fd, *others = (fcntl.fcntl(fd, fcntl.F_DUPFD, OUTPUT_FD + 100) for fd in fds)
+    os.closerange(3, OUTPUT_FD + 100)
     null = os.open("/dev/null", os.O_RDWR)
-    command_fd, result_fd, output_fd, *others = fds
     for target, source in ((0, null), (1, output_fd), (2, output_fd)):
         os.dup2(source, target)
     ordered = (output_fd, command_fd, result_fd, *others)
     for target, source in zip(range(OUTPUT_FD, OUTPUT_FD + len(ordered)), ordered, strict=True):
         os.dup2(source, target, inheritable=False)
     os.closerange(3, OUTPUT_FD)
+    os.closerange(OUTPUT_FD + len(ordered), 1 << 20)
 
 
-def _open_streams(notebook: Notebook) -> None:
+def prepare_streams(notebook: Notebook) -> None:
+    """In the warm process: the streams and settings of programs, made ahead; the descriptors come with each session."""
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, OUTPUT_FD, inheritable=False)
+    os.close(null)
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(Output(fd, "w", closefd=False), "UTF-8", "backslashreplace", write_through=True)
         for fd in (1, 2)

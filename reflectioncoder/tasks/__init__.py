@@ -154,7 +154,7 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     except SyntaxError as error:
         raise UserError(f"tests are not Python ({error.msg}, line {error.lineno}); correct the problem") from None
     cells = [cell for cell in candidate if cell.strip()]
-    with interpreter.session(limits) as session:
+    with interpreter.session(limits, module=True) as session:
         result = session.run_together([*cells, f"{_SAME.format(same=same)}\n{guarded}"])
     message = (result.message or "").strip().splitlines()
     error_text = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
