@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from reflectioncoder import filters, overlap, procedural
-from reflectioncoder.build_chat import entry_of, reflect_by_chat
+from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig, save, versions
 from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
 from reflectioncoder.errors import UserError
@@ -41,6 +41,8 @@ from reflectioncoder.workers import Pool
 
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
+# of the native settings, those that do not decide it (as for `generate`, what other rows do to one is not counted)
+NATIVE_FREE = ("batch_size", "device")
 REPEATED = re.compile(r"#\d+$")  # what `load_problems` adds to an id that it has seen before
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")
@@ -88,7 +90,8 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
         console.print(f"skipped {line}", markup=False, highlight=False, soft_wrap=True)
     if len(skipped) > 3:
         console.print(f"... and {len(skipped) - 3} more rows", highlight=False)
-    if renamed := [id for id in (problem.id for problem in problems) if REPEATED.search(id)]:
+    sampled = config.sampler == "native" and config.native.samples > 1
+    if renamed := [id for id in (problem.id for problem in problems) if REPEATED.search(id) and not sampled]:
         console.print(
             f"{config.problems}: {len(renamed)} problems have an id that an earlier one has, first {renamed[0]};"
             " they are kept under that name",
@@ -130,6 +133,17 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
 
 
 def _problems(config: BuildConfig, skipped: list[str]) -> list[Problem]:
+    if config.sampler != "native":
+        return _unsampled(config, skipped)
+    check_native(config.native)
+    problems = _unsampled(config, skipped)
+    if config.native.samples == 1:
+        return problems
+    numbers = range(1, config.native.samples + 1)
+    return [dataclasses.replace(problem, id=f"{problem.id}#{k}") for problem in problems for k in numbers]
+
+
+def _unsampled(config: BuildConfig, skipped: list[str]) -> list[Problem]:
     if config.count < 1:
         raise UserError(f"count = {config.count}: give a number above 0")
     if config.problems == "handwritten":
@@ -142,11 +156,17 @@ def _problems(config: BuildConfig, skipped: list[str]) -> list[Problem]:
 def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
     """All that decides the output: the settings (but where it goes and how many work on it), the problems, versions."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("output", "workers")}
-    chat = settings.pop("chat")
+    chat, native = settings.pop("chat"), settings.pop("native")
     if config.sampler == "mutation":
         del settings["sampler"]
+    elif config.sampler == "native":
+        from reflectioncoder.generate import fingerprint as weights  # seconds of imports
+
+        settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
+        settings["native.weights"] = weights(config.native.model)
     else:
         settings |= {f"chat.{key}": chat[key] for key in CHAT_SETTINGS}
+    if config.sampler != "mutation":
         prompts = load_prompts(config.chat.prompts)
         settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
     if config.sampler == "replay":

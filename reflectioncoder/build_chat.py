@@ -1,4 +1,4 @@
-"""Many conversations at once: a build whose sequences a chat model writes.
+"""Many conversations at once: a build whose sequences a model writes, behind a chat endpoint or here.
 
 One event loop holds the conversations, a pool of interpreters runs their programs, and every answer and execution is in
 the ledger before anything else happens with it. A problem that the server gave no answer for stays open; it is tried
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from reflectioncoder import filters
-from reflectioncoder.config import BuildConfig, versions
+from reflectioncoder.config import BuildConfig, NativeConfig, versions
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
@@ -26,7 +26,19 @@ from reflectioncoder.llm import Answer, Budget, BudgetError, ReplaySampler, Samp
 from reflectioncoder.pool import InterpreterPool
 from reflectioncoder.problems import Problem
 from reflectioncoder.prompts import Prompts, load_prompts
-from reflectioncoder.reflect import Check, Checked, Dropped, Event, Rules, Run, converse, from_record, to_record
+from reflectioncoder.reflect import (
+    Check,
+    Checked,
+    Conversation,
+    Dropped,
+    Event,
+    Protocol,
+    Rules,
+    Run,
+    converse,
+    from_record,
+    to_record,
+)
 from reflectioncoder.sandbox.owner import InfrastructureError
 
 FAILED = "failed"  # a step of the ledger that is no event of the conversation, but has cost something
@@ -59,9 +71,26 @@ def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts) -> Sampl
     """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
     if config.sampler == "replay":
         return ReplaySampler(config.chat.replay, config.chat.model)
+    if config.sampler == "native":
+        from reflectioncoder.native import NativeSampler  # seconds of imports
+
+        return NativeSampler(config.native, config.seed)
     from reflectioncoder.chat import ChatSampler  # a second of imports
 
     return ChatSampler(config.chat, budget, prompts.tool)
+
+
+def check_native(config: NativeConfig) -> None:
+    """Raise UserError for a setting of the fine-tuned model that makes no sense."""
+    if not config.model:
+        raise UserError("native.model: name a model that was trained on the format, such as runs/train")
+    for name in ("batch_size", "max_new_tokens", "samples"):
+        if getattr(config, name) < 1:
+            raise UserError(f"native.{name} = {getattr(config, name)}: give a number above 0")
+    if config.temperature < 0 or not 0 < config.top_p <= 1:
+        raise UserError("native: temperature must be at least 0 and top_p in (0, 1]")
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
 
 
 class _Conversations:
@@ -70,6 +99,10 @@ class _Conversations:
     def __init__(self, config: BuildConfig, ledger: Ledger, console: Console) -> None:
         self._config, self._ledger, self._console = config, ledger, console
         chat = config.chat
+        self._workers = config.workers or len(os.sched_getaffinity(0))
+        self._native = config.sampler == "native"
+        # with a model of our own, the batch stays full while the programs of others run
+        self._at_once = config.native.batch_size + 2 * self._workers if self._native else chat.in_flight
         if chat.in_flight < 1:
             raise UserError(f"chat.in_flight = {chat.in_flight}: give a number above 0")
         price = price_of(chat.model, chat.prices)
@@ -80,6 +113,7 @@ class _Conversations:
         self._prompts = load_prompts(chat.prompts)
         self._settings = filters.settings_of(config.io_names, config.max_rounds)
         self._left: list[tuple[Problem, str]] = []  # without an answer, and why
+        self._kind: type[Conversation] = Conversation
         self._stopped = self._fatal = ""
         self._finished = 0
 
@@ -89,19 +123,21 @@ class _Conversations:
         order = {None: 1, FAILED: 2}
         todo = sorted(problems, key=lambda problem: order.get(kinds.get(problem.id), 0))
         self._sampler = make_sampler(config, self._budget, self._prompts)
+        if self._native:
+            from reflectioncoder.native import NativeConversation
+
+            self._kind = NativeConversation
         provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
         provenance["interpreter"] = f"ipython {versions()['ipython']}"
-        self._rules = Rules(
-            self._prompts, config.chat.protocol, config.max_rounds, config.seed, self._settings, provenance
-        )
-        workers = config.workers or len(os.sched_getaffinity(0))
+        protocol: Protocol = "native" if self._native else config.chat.protocol
+        self._rules = Rules(self._prompts, protocol, config.max_rounds, config.seed, self._settings, provenance)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = self._console
         try:
             with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
                 shown = progress.add_task("conversing", total=len(todo))
                 limits = Limits(config.seconds, config.memory_mb)
-                async with InterpreterPool(workers, limits, config.isolation) as self._pool:
+                async with InterpreterPool(self._workers, limits, config.isolation) as self._pool:
                     for attempt in range(ATTEMPTS):
                         await self._all(iter(todo), progress, shown)
                         if not self._left or self._stopped or self._fatal:
@@ -136,7 +172,7 @@ class _Conversations:
                     self._finished += 1
                     progress.advance(shown)
 
-        tasks = [asyncio.create_task(worker()) for _ in range(self._config.chat.in_flight)]
+        tasks = [asyncio.create_task(worker()) for _ in range(self._at_once)]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -181,7 +217,7 @@ class _Conversations:
 
         try:
             events = [from_record(kind, payload) for kind, payload in stored if kind != FAILED]
-            end = await converse(problem, self._rules, events, self._sampler, self._run, check, record)
+            end = await converse(problem, self._rules, events, self._sampler, self._run, check, record, self._kind)
             if isinstance(end, Dropped):
                 return entry_of(problem, end.dialogue, end.rejected)
             return entry_of(problem, end.dialogue, filters.apply(end.dialogue, problem, self._settings))

@@ -141,6 +141,7 @@ def _build(config: BuildConfig, dry_run: bool, _: bool) -> int:
     if dry_run:
         how = f"with {config.chat.model} at {config.chat.base_url}" if config.sampler == "chat" else "by mutation"
         how = f"with the answers in {config.chat.replay}" if config.sampler == "replay" else how
+        how = f"with blocks by {config.native.model}" if config.sampler == "native" else how
         print(f"would build from {config.count} problems ({config.problems}) {how} into {config.output}")
         return 0
     build(config)

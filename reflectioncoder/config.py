@@ -77,13 +77,40 @@ class ChatConfig:
 
 
 @dataclass(frozen=True)
+class NativeConfig:
+    """The model of a build that was fine-tuned on the format and writes its blocks itself (appendix A).
+
+    Args:
+        model: directory or hub name of a model that `reflectioncoder train` made, or another that knows the special
+            tokens; there is no default, for the embedded model does not know them untrained.
+        backend: `transformers`, or `vllm` (an extra).
+        batch_size: conversations that are decoded together.
+        max_new_tokens: of one answer: an analysis and a code block, a closing remark, or the final answer.
+        temperature: 0 is greedy.
+        samples: conversations about each problem; each but identical ones can end up in the output, under the
+            problem's id and "#" and its number.
+    """
+
+    model: str = ""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    device: str = "auto"
+    batch_size: int = 64
+    max_new_tokens: int = 1024
+    temperature: float = 0.7
+    top_p: float = 0.95
+    samples: int = 1
+
+
+@dataclass(frozen=True)
 class BuildConfig:
-    """What `reflectioncoder build` makes: sequences from problems, by mutation (no language model) or by a chat model.
+    """What `reflectioncoder build` makes: sequences from problems, by mutation (no language model) or by a model.
 
     Args:
         sampler: `mutation` plants bugs in verified solutions; `chat` converses with a model; `replay` does so with
-            recorded answers.
-        chat: the chat model; of no effect for `mutation`.
+            recorded answers; `native` lets a model write that was fine-tuned on the format.
+        chat: the chat model; of no effect for `mutation`, and for `native` but for its `prompts`.
+        native: the fine-tuned model, for `native`.
         output: directory of the build; holds the ledger, the sequences, rejects and the funnel.
         problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests
             (a chat model needs neither).
@@ -117,8 +144,9 @@ class BuildConfig:
     split: str = "train"
     io_names: tuple[str, ...] = ()
     near_duplicates: float = 0.9
-    sampler: Literal["mutation", "chat", "replay"] = "mutation"
+    sampler: Literal["mutation", "chat", "replay", "native"] = "mutation"
     chat: ChatConfig = field(default_factory=ChatConfig)
+    native: NativeConfig = field(default_factory=NativeConfig)
 
 
 @dataclass(frozen=True)

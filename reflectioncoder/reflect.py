@@ -36,7 +36,7 @@ from reflectioncoder.llm import Answer, Sampler, Tools, Turn, Usage
 from reflectioncoder.problems import Problem
 from reflectioncoder.prompts import Prompts
 
-Protocol = Literal["fenced", "tools"]
+Protocol = Literal["fenced", "tools", "native"]
 TRIES_WITHOUT_CODE = 2
 
 
@@ -100,7 +100,7 @@ class Rules:
 
     Args:
         prompts: every text the model is told.
-        protocol: code in fenced blocks, or in calls of a tool.
+        protocol: code in fenced blocks, in calls of a tool, or in blocks of the format itself (`native.py`).
         max_rounds: cells that are run at most (appendix A: eight).
         seed: with the problem's id it draws the wording of the first message.
         filters: what counts as input and output.
@@ -115,18 +115,19 @@ class Rules:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def next_step(problem: Problem, rules: Rules, events: Sequence[Event]) -> Step:
+def next_step(problem: Problem, rules: Rules, events: Sequence[Event], kind: type[Conversation] | None = None) -> Step:
     """What is due after the events so far.
 
     Args:
         problem: what the conversation is about.
         rules: the same for all its events.
         events: all answers, executions and checks, in order.
+        kind: of conversation; with a chat model where none is given.
 
     Raises:
         ValueError: an event that is not what was due, so not one of this conversation.
     """
-    conversation = _Conversation(problem, rules)
+    conversation = (kind or Conversation)(problem, rules)
     due = {Ask: Answer, Run: CellResult, Check: Checked}
     for event in events:
         if not isinstance(event, due.get(type(conversation.step), ())):
@@ -135,7 +136,7 @@ def next_step(problem: Problem, rules: Rules, events: Sequence[Event]) -> Step:
     return conversation.step
 
 
-class _Conversation:
+class Conversation:
     """The state that a list of events leads to."""
 
     def __init__(self, problem: Problem, rules: Rules) -> None:
@@ -308,6 +309,7 @@ async def converse(
     run: Callable[[Run], Awaitable[CellResult]],
     check: Callable[[Check], Awaitable[Checked]],
     record: Callable[[Event], None],
+    kind: type[Conversation] | None = None,
 ) -> Finished | Dropped:
     """Carry a conversation to its end.
 
@@ -319,13 +321,14 @@ async def converse(
         run: runs a cell.
         check: runs the final code with its asserts and tests.
         record: called with each new event before anything else happens with it.
+        kind: see `next_step`.
 
     Raises:
         SamplerError, BudgetError: see `Sampler`; the conversation can go on later.
     """
     happened = list(events)
     while True:
-        step = next_step(problem, rules, happened)
+        step = next_step(problem, rules, happened, kind)
         if isinstance(step, (Finished, Dropped)):
             return step
         event: Event
