@@ -59,6 +59,11 @@ class Marks:
     end_of_message: int
     every: frozenset[int]
 
+    @property
+    def stops(self) -> frozenset[int]:
+        """Special tokens after which an answer may be over: all but those that open what the model may write."""
+        return self.every - {id for id, kind in self.types.items() if kind != "execution"}
+
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Marks:
         """Those of a tokenizer. Raises UserError where it does not know the format."""
@@ -209,7 +214,7 @@ class NativeSampler:
         self._marks = Marks.of(self._tokenizer)
         self._positions = 1 << 30
         if backend is None:
-            backend, self._positions = load_backend(config, seed)
+            backend, self._positions = load_backend(config, seed, self._marks)
         self._thread = threading.Thread(target=self._work, args=(backend,), name="decoding", daemon=True)
         self._thread.start()
 
@@ -291,8 +296,12 @@ def _settle(future: asyncio.Future[Finished], value: Finished | SamplerError) ->
         future.set_result(value)
 
 
-def load_backend(config: NativeConfig, seed: int) -> tuple[Backend, int]:
+def load_backend(config: NativeConfig, seed: int, marks: Marks) -> tuple[Backend, int]:
     """What decodes, and how many positions the model has."""
+    if config.backend == "vllm":
+        from reflectioncoder.native_vllm import load_vllm
+
+        return load_vllm(config, seed, sorted(marks.stops))
     model, tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
     positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +34,7 @@ from reflectioncoder.interpreter import Interpreter
 from reflectioncoder.llm import SamplerError, Turn
 from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.native import Marks, NativeSampler, ending, prompt_of, read_blocks
+from reflectioncoder.native_vllm import decode_vllm
 from reflectioncoder.template import SPECIAL_TOKENS, encode, special_ids
 from reflectioncoder.template import decode as decode_dialogue
 
@@ -212,7 +215,7 @@ def test_where_no_code_is_due_opening_it_ends_the_answer(model: str) -> None:
     assert [ending(ids[:n], known.marks, False) for n in range(1, len(ids) + 1)][-2:] == ["", "code_refused"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(choices=st.lists(st.integers(0, 8), min_size=1, max_size=14))
 def test_only_what_the_format_can_read_is_taken(model: str, choices: list[int]) -> None:
     known = Format(model)
@@ -240,7 +243,7 @@ def test_only_what_the_format_can_read_is_taken(model: str, choices: list[int]) 
 HOSTILE = "".join(SPECIAL_TOKENS) + "<s></s>"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(texts=st.lists(st.text() | st.sampled_from(SPECIAL_TOKENS).map(lambda t: f"x{t}y"), min_size=5, max_size=5))
 def test_contents_that_name_special_tokens_forge_nothing(model: str, texts: list[str]) -> None:
     known = Format(model)
@@ -331,7 +334,7 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(
     def script(problem: int, turn: int) -> str:
         return answers[problem][1][turn]
 
-    monkeypatch.setattr(native, "load_backend", lambda config, seed: (scripted(known, script), 10_000))
+    monkeypatch.setattr(native, "load_backend", lambda config, seed, marks: (scripted(known, script), 10_000))
     settings = config(tmp_path, model, list(range(len(answers))))
     result = run(settings)
     found = rejects(settings.output)
@@ -347,7 +350,7 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(
 
 
 def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path: Path, model: str) -> None:
-    count = 16
+    count = 10
     numbers = [NUMBERS[i % 2] for i in range(count)]
     settings = config(tmp_path, model, numbers, "killed", batch_size=1)
     path = tmp_path / "build.toml"
@@ -394,7 +397,7 @@ def test_decoding_that_fails_stops_the_build_with_one_line_and_a_later_one_goes_
             raise MemoryError("no room\nfor more")
         return [code(bad(problem)), code(good(problem)), text(REMARK), answer(final(problem))][turn]
 
-    monkeypatch.setattr(native, "load_backend", lambda config, seed: (scripted(known, script, asked), 10_000))
+    monkeypatch.setattr(native, "load_backend", lambda config, seed, marks: (scripted(known, script, asked), 10_000))
     settings = config(tmp_path, model, [0, 1, 2])
     with pytest.raises(UserError, match=r"decoding failed \(MemoryError: no room for more\); native.batch_size may be"):
         run(settings)
@@ -417,6 +420,59 @@ def test_a_conversation_that_fills_the_models_positions_is_rejected(tmp_path: Pa
         asyncio.run(ask())
     assert caught.value.of_the_problem
     assert "the model has 1024 positions" in caught.value.detail
+
+
+class Engine:
+    """Does what vLLM's engine is documented to do, with the transformers loop: it stops after a stop token."""
+
+    def __init__(self, model: str) -> None:
+        self.network, self.tokenizer = load_model_and_tokenizer(model, "float32", "cpu")
+        self.requests: list[Request] = []
+        self.added: list[str] = []
+
+    def add_request(self, name: str, prompt: dict[str, list[int]], parameters: dict[str, Any]) -> None:
+        assert name not in self.added
+        self.added.append(name)
+        stops, ids = parameters["stop_token_ids"], tuple(prompt["prompt_token_ids"])
+        most = parameters["max_tokens"]
+        self.requests.append(Request(name, 0, ids, most, ended=lambda ids: "stop" if ids[-1] in stops else ""))
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self.requests)
+
+    def step(self) -> list[SimpleNamespace]:
+        request = self.requests.pop(0)
+        unfinished = [SimpleNamespace(request_id=other.task_id, finished=False) for other in self.requests]
+        (done,) = decode(self.network, self.tokenizer, [request])
+        outputs = [SimpleNamespace(token_ids=list(done.ids))]
+        return [*unfinished, SimpleNamespace(request_id=request.task_id, finished=True, outputs=outputs)]
+
+
+def test_an_engine_that_stops_at_every_block_gives_the_same(
+    tmp_path: Path, model: str, learnt: list[Dialogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, stops = Engine(model), Format(model).marks.stops
+
+    def parameters(request: Request, done: int) -> dict[str, Any]:
+        return {"stop_token_ids": stops, "max_tokens": request.max_new_tokens - done}
+
+    def load(*_: object) -> tuple[native.Backend, int]:
+        return lambda more: decode_vllm(engine, parameters, more), 1024
+
+    monkeypatch.setattr(native, "load_backend", load)
+    found = read_jsonl(run(config(tmp_path, model, list(NUMBERS))).path)
+    assert [dialogue.messages for dialogue in found] == [dialogue.messages for dialogue in learnt]
+    # handed in again after each of the three blocks of text that do not end an answer
+    assert len(engine.added) == 2 * (4 + 3)
+    engine.added.clear()
+    cut = run(config(tmp_path, model, [3], "cut", max_new_tokens=10))
+    assert cut.funnel["answer_too_long"] == 1
+
+
+def test_vllm_that_is_not_installed_is_named(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="it is not installed; run: pip install vllm"):
+        run(config(tmp_path, model, [3], backend="vllm"))
 
 
 @pytest.mark.parametrize(
@@ -443,8 +499,6 @@ def test_a_model_that_does_not_know_the_format_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_ledger_of_other_weights_is_refused(tmp_path: Path, model: str, learnt: list[Dialogue]) -> None:
-    import shutil
-
     own = tmp_path / "model"
     shutil.copytree(model, own)
     settings = config(tmp_path, str(own), [3])
