@@ -24,11 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from reflectioncoder.config import NativeConfig
 from reflectioncoder.decode import Finished, More, Request, decode
 from reflectioncoder.dialogue import Block, BlockType, Dialogue, Message
+from reflectioncoder.errors import UserError
 from reflectioncoder.llm import Answer, SamplerError, Tools, Turn, Usage
 from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.reflect import Ask, Conversation, Step
@@ -282,9 +284,13 @@ class NativeSampler:
         except _StoppedError:
             return
         except Exception as error:
-            # whatever it is, memory mostly, the next step would meet it as well
-            line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            self._end(SamplerError("server_down", f"decoding failed ({line}); native.batch_size may be too large"))
+            # whatever it is, the next step would meet it as well
+            line = " ".join(str(error).split())[:300]
+            if not isinstance(error, UserError):
+                line = f"decoding failed ({type(error).__name__}: {line})"
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+                line += f"; lower native.batch_size, now {self._config.batch_size}"
+            self._end(SamplerError("server_down", line))
 
 
 def _settle(future: asyncio.Future[Finished], value: Finished | SamplerError) -> None:

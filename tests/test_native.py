@@ -141,6 +141,26 @@ def test_what_is_sampled_depends_on_seed_problem_and_sample_but_not_on_the_batch
     assert together != outcome(other)
 
 
+def test_conversations_share_the_batch_and_ended_ones_are_replaced(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def load(*arguments: Any) -> tuple[Any, Any]:
+        network, tokenizer = load_model_and_tokenizer(*arguments)
+        network.register_forward_pre_hook(
+            lambda _, __, given: rows.append(given["input_ids"].shape[0]), with_kwargs=True
+        )
+        return network, tokenizer
+
+    monkeypatch.setattr(native, "load_model_and_tokenizer", load)
+    result = run(config(tmp_path, model, list(NUMBERS) * 12, batch_size=8))
+    assert result.sequences == 24
+    # later on so small a model waits for the interpreter more than the other way round
+    assert max(rows) == 8
+    assert rows.count(8) > 20
+
+
 def test_requests_that_come_later_join_the_batch_and_give_what_they_give_alone(model: str) -> None:
     network, tokenizer = load_model_and_tokenizer(model, "float32", "cpu")
     wanted = [Request(f"r{i}", 0, tuple(tokenizer.encode("def add" * (i + 1))), 12 + i) for i in range(9)]
@@ -399,7 +419,7 @@ def test_decoding_that_fails_stops_the_build_with_one_line_and_a_later_one_goes_
 
     monkeypatch.setattr(native, "load_backend", lambda config, seed, marks: (scripted(known, script, asked), 10_000))
     settings = config(tmp_path, model, [0, 1, 2])
-    with pytest.raises(UserError, match=r"decoding failed \(MemoryError: no room for more\); native.batch_size may be"):
+    with pytest.raises(UserError, match=r"decoding failed \(MemoryError: no room for more\); lower native"):
         run(settings)
     broken = False
     assert run(settings).sequences == 3
