@@ -1,4 +1,4 @@
-"""Many problems at once: reflection sequences by mutation, filtered, in files (appendix A).
+"""Many problems at once: reflection sequences by mutation or by a chat model, filtered, in files (appendix A).
 
 Workers turn problems into sequences in any order; this process alone writes them to the ledger, and at the end exports
 them in the order of the problems. So the files do not depend on the number of workers, nor on how often the build was
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,16 +25,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from reflectioncoder import filters, overlap, procedural
+from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig, save, versions
 from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
 from reflectioncoder.errors import UserError
-from reflectioncoder.filters import FilterSettings, Rejected
+from reflectioncoder.filters import Rejected
 from reflectioncoder.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.ledger import Entry, Ledger
+from reflectioncoder.llm import ReplaySampler
 from reflectioncoder.mutate import reflect_by_mutation
 from reflectioncoder.problems import Problem, load_problems
+from reflectioncoder.prompts import load_prompts
+from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.workers import Pool
 
+# of the chat settings, those that decide what is answered; where the server is and what it may cost may change
+CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
+# of the native settings, those that do not decide it (as for `generate`, what other rows do to one is not counted)
+NATIVE_FREE = ("batch_size", "device")
+REPEATED = re.compile(r"#\d+$")  # what `load_problems` adds to an id that it has seen before
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")
 
@@ -47,12 +57,14 @@ class BuildResult:
         funnel: "problems", then each reason with the number it took away, then "sequences".
         seconds: wall-clock time of this call.
         path: the file of sequences.
+        stopped: why problems are left over (a spent budget), empty where none are; a later build goes on with them.
     """
 
     sequences: int
     funnel: dict[str, int]
     seconds: float
     path: Path
+    stopped: str = ""
 
 
 def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
@@ -78,7 +90,14 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
         console.print(f"skipped {line}", markup=False, highlight=False, soft_wrap=True)
     if len(skipped) > 3:
         console.print(f"... and {len(skipped) - 3} more rows", highlight=False)
-    output = Path(config.output)
+    sampled = config.sampler == "native" and config.native.samples > 1
+    if renamed := [id for id in (problem.id for problem in problems) if REPEATED.search(id) and not sampled]:
+        console.print(
+            f"{config.problems}: {len(renamed)} problems have an id that an earlier one has, first {renamed[0]};"
+            " they are kept under that name",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    output, stopped = Path(config.output), ""
     with Ledger(output, fingerprint(config, problems)) as ledger:
         funnel = ledger.note("funnel")
         if funnel is not None and all((output / name).is_file() for name in FILES):
@@ -90,19 +109,41 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             pending = [problem for problem in problems if problem.id not in finished and problem.id not in rejected]
             if finished:
                 console.print(f"{output}: going on, {len(finished)} problems are finished", highlight=False)
-            _reflect(config, pending, ledger, console)
+            ledger.note("total", len(problems))
+            ledger.note("contaminated", len(rejected))
+            if config.sampler == "mutation":
+                _reflect(config, pending, ledger, console)
+            else:
+                stopped = reflect_by_chat(config, pending, ledger, console)
             funnel = _export(config, problems, rejected, ledger, output)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
-            ledger.note("funnel", funnel)
-    result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, output / "sequences.jsonl")
+            if not stopped:
+                ledger.note("funnel", funnel)
+    result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, output / "sequences.jsonl", stopped)
     console.print(funnel_table(funnel))
     console.print(f"{result.sequences} sequences in {result.seconds:.1f} s: {result.path}", highlight=False)
+    if stopped:
+        console.print(
+            f"stopped: {stopped}; {funnel['unfinished']} problems are left, start again with more to go on",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
     return result
 
 
 def _problems(config: BuildConfig, skipped: list[str]) -> list[Problem]:
+    if config.sampler != "native":
+        return _unsampled(config, skipped)
+    check_native(config.native)
+    problems = _unsampled(config, skipped)
+    if config.native.samples == 1:
+        return problems
+    numbers = range(1, config.native.samples + 1)
+    return [dataclasses.replace(problem, id=f"{problem.id}#{k}") for problem in problems for k in numbers]
+
+
+def _unsampled(config: BuildConfig, skipped: list[str]) -> list[Problem]:
     if config.count < 1:
         raise UserError(f"count = {config.count}: give a number above 0")
     if config.problems == "handwritten":
@@ -115,6 +156,21 @@ def _problems(config: BuildConfig, skipped: list[str]) -> list[Problem]:
 def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
     """All that decides the output: the settings (but where it goes and how many work on it), the problems, versions."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("output", "workers")}
+    chat, native = settings.pop("chat"), settings.pop("native")
+    if config.sampler == "mutation":
+        del settings["sampler"]
+    elif config.sampler == "native":
+        from reflectioncoder.generate import fingerprint as weights  # seconds of imports
+
+        settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
+        settings["native.weights"] = weights(config.native.model)
+    else:
+        settings |= {f"chat.{key}": chat[key] for key in CHAT_SETTINGS}
+    if config.sampler != "mutation":
+        prompts = load_prompts(config.chat.prompts)
+        settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
+    if config.sampler == "replay":
+        settings["recorded_answers"] = ReplaySampler(config.chat.replay).fingerprint
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())
@@ -125,15 +181,6 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
     return {**stable, "problem_texts": digest.hexdigest()}
 
 
-def filter_settings(config: BuildConfig) -> FilterSettings:
-    """The limits and word lists of the filters under a configuration."""
-    return FilterSettings(io_names=config.io_names or filters.IO_NAMES, max_rounds=config.max_rounds)
-
-
-class _InfrastructureError(Exception):
-    """The interpreter could not do its work; says nothing about the problem."""
-
-
 class _StrictInterpreter(Interpreter):
     """An interpreter whose own failures are exceptions, so that nobody takes them for the program's."""
 
@@ -141,7 +188,7 @@ class _StrictInterpreter(Interpreter):
         results = super().run(code, limits)
         for result in [results] if isinstance(results, CellResult) else results:
             if result.outcome == "infrastructure":
-                raise _InfrastructureError(result.message)
+                raise InfrastructureError(result.message)
         return results
 
 
@@ -149,7 +196,7 @@ class Reflector:
     """Turns problems into ledger entries inside a worker; holds the worker's interpreter."""
 
     def __init__(self, config: BuildConfig) -> None:
-        self._config, self._settings = config, filter_settings(config)
+        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds)
         self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
 
     def __call__(self, problem: Problem) -> Entry:
@@ -164,15 +211,12 @@ class Reflector:
                 rejected = made
         except UserError:
             raise
-        except _InfrastructureError as error:
+        except InfrastructureError as error:
             return Entry(problem.id, "rejected", INFRASTRUCTURE, str(error))
         except Exception as error:
             # one odd program among thousands must not stop a build; the funnel shows it
             rejected = Rejected(problem.id, "internal_error", f"{type(error).__name__}: {error}")
-        payload = None if dialogue is None else {**_provenance(problem), **dialogue.to_dict()}
-        if rejected is None:
-            return Entry(problem.id, "done", payload=payload)
-        return Entry(problem.id, "rejected", rejected.reason.replace(" ", "_"), rejected.detail, payload)
+        return entry_of(problem, dialogue, rejected)
 
     def _verify(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
         detail = filters.final_code_fails(dialogue, problem, self._interpreter)
@@ -181,11 +225,6 @@ class Reflector:
     def close(self) -> None:
         """End the interpreter."""
         self._interpreter.close()
-
-
-def _provenance(problem: Problem) -> dict[str, Any]:
-    known = {"id": problem.id, "source": problem.source, "licence": problem.licence, "level": problem.level}
-    return {key: value for key, value in known.items() if value not in (None, "")}
 
 
 def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> None:
@@ -238,9 +277,11 @@ def _export(
     rejects = dict(rejected)
     dialogues: dict[str, Dialogue] = {}
     payloads: dict[str, Any] = {}
+    unfinished = 0
     for problem in problems:
         entry = None if problem.id in rejects else ledger.get(problem.id)
         if entry is None:
+            unfinished += problem.id not in rejects
             continue
         if entry.status == "done":
             dialogues[problem.id] = Dialogue.from_dict(entry.payload, f"ledger, problem {problem.id}")
@@ -278,6 +319,7 @@ def _export(
     reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
     return {
         "problems": len(problems),
+        **({"unfinished": unfinished} if unfinished else {}),
         **{reason: counts[reason] for reason in reasons if counts[reason]},
         "sequences": len(kept),
     }

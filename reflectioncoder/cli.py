@@ -31,7 +31,8 @@ USAGE = """\
 usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-config] [--dry-run]
 
   demo       the whole pipeline with the embedded model, in minutes; writes runs/demo/summary.json and report.html
-  build      reflection sequences from verified problems, by mutation (needs no language model)
+  build      reflection sequences from problems: by mutation (no language model), or --sampler chat; a spent budget
+             ends it with status 0; reflectioncoder build status DIR says how far it is
   inspect    show the sequences of a JSONL file: reflectioncoder inspect FILE [N]
   train      fine-tune a causal language model on them by masked self-distillation
   generate   completions of a task's problems
@@ -111,6 +112,10 @@ def parse_flags(words: Sequence[str]) -> tuple[dict[str, str], set[str]]:
 
 
 def _configured(verb: str, words: Sequence[str]) -> int:
+    if verb == "build" and words and words[0] == "status":
+        from reflectioncoder.status import status_verb
+
+        return status_verb(words[1:])
     cls, run = CONFIGURED[verb]
     if verb == "evaluate" and words and not words[0].startswith("-"):
         words = ["--generate.task", *words]  # reflectioncoder evaluate TASK
@@ -134,7 +139,10 @@ def _build(config: BuildConfig, dry_run: bool, _: bool) -> int:
     from reflectioncoder.build import build
 
     if dry_run:
-        print(f"would build from {config.count} problems ({config.problems}) into {config.output}")
+        how = f"with {config.chat.model} at {config.chat.base_url}" if config.sampler == "chat" else "by mutation"
+        how = f"with the answers in {config.chat.replay}" if config.sampler == "replay" else how
+        how = f"with blocks by {config.native.model}" if config.sampler == "native" else how
+        print(f"would build from {config.count} problems ({config.problems}) {how} into {config.output}")
         return 0
     build(config)
     return 0

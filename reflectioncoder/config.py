@@ -27,12 +27,93 @@ C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class BuildConfig:
-    """What `reflectioncoder build` makes: sequences from verified problems by mutation (no language model).
+class ChatConfig:
+    """The chat model of a build, how it is asked, and what it may cost. Keys are never written here.
 
     Args:
+        base_url: of an OpenAI-compatible endpoint, such as http://localhost:8000/v1 or https://api.openai.com/v1; there
+            is no default, so that nobody is charged by accident.
+        model: its name there.
+        protocol: `fenced`: code stands in a fenced block of the answer; `tools`: the model calls a `python` tool.
+        system_prompt: `own` message, or `merged` into the first of the user's, for models that know no system role.
+        temperature: negative leaves it out of the request; some models refuse it.
+        top_p: 1 leaves it out of the request.
+        max_tokens: of one answer.
+        token_limit_key: what the server calls that limit.
+        in_flight: conversations at work at once.
+        timeout: seconds for one whole answer.
+        retries: of a request that failed on the server's side.
+        backoff: seconds before the first retry, doubled each time; a server's Retry-After goes before it.
+        longest_wait: a Retry-After of more seconds than this stops the build.
+        api_key_variable: environment variable that holds the key; may be unset for local servers.
+        prompts: TOML file that overrides the wordings (see `prompts.py`).
+        replay: JSONL file of recorded answers, for the sampler `replay`.
+        budget_requests: HTTP requests after which the build stops cleanly; 0 for no limit, as below.
+        budget_tokens: input and output tokens together.
+        budget_money: by `prices`.
+        prices: entries "MODEL=INPUT/OUTPUT", for a million tokens.
+    """
+
+    base_url: str = ""
+    model: str = ""
+    protocol: Literal["fenced", "tools"] = "fenced"
+    system_prompt: Literal["own", "merged"] = "own"
+    temperature: float = 0.2
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    token_limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    in_flight: int = 64
+    timeout: float = 120.0
+    retries: int = 6
+    backoff: float = 0.5
+    longest_wait: float = 120.0
+    api_key_variable: str = "OPENAI_API_KEY"
+    prompts: str = ""
+    replay: str = ""
+    budget_requests: int = 0
+    budget_tokens: int = 0
+    budget_money: float = 0.0
+    prices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NativeConfig:
+    """The model of a build that was fine-tuned on the format and writes its blocks itself (appendix A).
+
+    Args:
+        model: directory or hub name of a model that `reflectioncoder train` made, or another that knows the special
+            tokens; there is no default, for the embedded model does not know them untrained.
+        backend: `transformers`, or `vllm` (an extra).
+        batch_size: conversations that are decoded together.
+        max_new_tokens: of one answer: an analysis and a code block, a closing remark, or the final answer.
+        temperature: 0 is greedy.
+        samples: conversations about each problem; each but identical ones can end up in the output, under the
+            problem's id and "#" and its number.
+    """
+
+    model: str = ""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    device: str = "auto"
+    batch_size: int = 64
+    max_new_tokens: int = 1024
+    temperature: float = 0.7
+    top_p: float = 0.95
+    samples: int = 1
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What `reflectioncoder build` makes: sequences from problems, by mutation (no language model) or by a model.
+
+    Args:
+        sampler: `mutation` plants bugs in verified solutions; `chat` converses with a model; `replay` does so with
+            recorded answers; `native` lets a model write that was fine-tuned on the format.
+        chat: the chat model; of no effect for `mutation`, and for `native` but for its `prompts`.
+        native: the fine-tuned model, for `native`.
         output: directory of the build; holds the ledger, the sequences, rejects and the funnel.
-        problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests.
+        problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests
+            (a chat model needs neither).
         fields: how its columns are called, as "instruction=text,tests=test_list"; empty for our own names.
         count: how many problems to take.
         seed: of the problems and of every choice made on the way.
@@ -63,6 +144,9 @@ class BuildConfig:
     split: str = "train"
     io_names: tuple[str, ...] = ()
     near_duplicates: float = 0.9
+    sampler: Literal["mutation", "chat", "replay", "native"] = "mutation"
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    native: NativeConfig = field(default_factory=NativeConfig)
 
 
 @dataclass(frozen=True)

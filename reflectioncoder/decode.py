@@ -39,6 +39,8 @@ class Request:
         max_new_tokens: the completion ends there at the latest.
         stops: the completion ends once its text contains one of these.
         opens_line: the prompt ends with a newline, so that a stop that begins with one may come first.
+        ended: says after each token whether the completion ends with it, and why; empty text goes on. It takes the
+            place of end tokens and stops, and the completion's ids then hold the last token too.
     """
 
     task_id: str
@@ -47,16 +49,22 @@ class Request:
     max_new_tokens: int
     stops: tuple[str, ...] = ()
     opens_line: bool = False
+    ended: Callable[[Sequence[int]], str] | None = None
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A completion: its tokens without an end token, their text, and why it ended ("end", "stop", "length")."""
+    """A completion: its tokens without an end token, their text, and why it ended ("end", "stop", "length", or what
+    `Request.ended` said)."""
 
     request: Request
     ids: tuple[int, ...]
     text: str
     reason: str
+
+
+# Called with whether nothing else is to be done, so that it may wait; None: nothing will come any more.
+More = Callable[[bool], Sequence[Request] | None]
 
 
 @dataclass
@@ -127,6 +135,7 @@ def decode(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    more: More | None = None,
 ) -> Iterator[Finished]:
     """Complete all requests, longest prompts first, and hand each out as soon as it ends.
 
@@ -138,20 +147,31 @@ def decode(
         temperature: 0 takes the likeliest token.
         top_p: share of probability that sampling draws from.
         seed: of the draws, together with each request's task id and sample.
+        more: asked before every step for requests that have come in the meantime. They join the running batch.
 
     Raises:
         UserError: a prompt longer than the model's positions, or a model that cannot be decoded here.
     """
     _check(model, requests)
     ends = stop_ids(model, tokenizer)
-    waiting = sorted(requests, key=lambda r: (-len(r.ids), r.task_id, r.sample))
-    waiting.reverse()  # taken from the end
+    waiting = sorted(requests, key=_urgency, reverse=True)  # taken from the end
     rows: list[_Row] = []
     mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)
     cache, logits = new_cache(), torch.zeros(0)
     # Rows leave and join in groups: each change copies the store once.
     group = max(1, batch_size // 8)
-    while rows or waiting:
+    while True:
+        if more is not None:
+            arrived = more(not rows and not waiting)
+            if arrived is None:
+                more = None
+            elif arrived:
+                _check(model, arrived)
+                waiting = sorted([*waiting, *arrived], key=_urgency, reverse=True)
+        if not rows and not waiting:
+            if more is None:
+                return
+            continue
         free = batch_size - len(rows)
         if waiting and (free >= group or not rows):
             joining = [waiting.pop() for _ in range(min(free, len(waiting)))]
@@ -185,6 +205,10 @@ def decode(
             use_cache=True,
         )
         logits = output.logits[:, -1]
+
+
+def _urgency(request: Request) -> tuple[int, str, int]:
+    return -len(request.ids), request.task_id, request.sample
 
 
 def _check(model: PreTrainedModel, requests: Sequence[Request]) -> None:
@@ -288,6 +312,12 @@ def nucleus(logits: torch.Tensor, top_p: float, draws: torch.Tensor) -> torch.Te
 
 def _accept(row: _Row, token: int, ends: set[int], tokenizer: PreTrainedTokenizerBase) -> None:
     """Add a token to a row and see whether the row ends."""
+    if row.request.ended is not None:
+        row.ids.append(token)
+        row.reason = row.request.ended(row.ids)
+        if not row.reason and len(row.ids) >= row.request.max_new_tokens:
+            row.reason = "length"
+        return
     if token in ends:
         row.reason = "end"
         return

@@ -16,6 +16,7 @@ from reflectioncoder.asserts import names_in, parse
 from reflectioncoder.dialogue import Dialogue, unfenced
 from reflectioncoder.interpreter import Interpreter
 from reflectioncoder.problems import Problem
+from reflectioncoder.sandbox.owner import InfrastructureError
 
 IO_NAMES = (
     "open", "input", "dump", "pip", "exec_module", "system", "popen", "urlopen", "urlretrieve", "getpass", "remove",
@@ -59,6 +60,11 @@ class FilterSettings:
     io_modules: tuple[str, ...] = IO_MODULES
     max_rounds: int = 8
     max_chars: int = 24_000
+
+
+def settings_of(io_names: tuple[str, ...], max_rounds: int) -> FilterSettings:
+    """The settings of a build; without names of its own, those of this module."""
+    return FilterSettings(io_names=io_names or IO_NAMES, max_rounds=max_rounds)
 
 
 Predicate = Callable[[Dialogue, Problem, FilterSettings], str | None]
@@ -235,9 +241,25 @@ def final_code(dialogue: Dialogue) -> str:
 
 
 def final_code_fails(dialogue: Dialogue, problem: Problem, interpreter: Interpreter) -> str | None:
-    """Run the final code alone with the problem's own tests; what went wrong, or None."""
-    results = interpreter.run([final_code(dialogue), "\n".join(problem.tests)])
-    for result in results:
-        if not result.ok:
-            return f"{result.outcome}: {result.exception or ''} {result.message or ''}".strip()
-    return None
+    """Run the final code alone with the problem's own tests; see `code_fails`."""
+    return code_fails(final_code(dialogue), problem, interpreter)
+
+
+def code_fails(code: str, problem: Problem, interpreter: Interpreter, asserts: str = "") -> str | None:
+    """Run code as one program with asserts and the problem's own tests; what went wrong, or None.
+
+    Args:
+        code: runs first, and must define what the others use.
+        problem: with or without tests.
+        interpreter: an open one.
+        asserts: such as those of a sequence's last round.
+
+    Raises:
+        InfrastructureError: the interpreter failed, which says nothing about the code.
+    """
+    cells = [code, *filter(None, (asserts, "\n".join(problem.tests)))]
+    with interpreter.session() as session:
+        result = session.run_together(cells)
+    if result.outcome == "infrastructure":
+        raise InfrastructureError(result.message)
+    return None if result.ok else f"{result.outcome}: {result.exception or ''} {result.message or ''}".strip()

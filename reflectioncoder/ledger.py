@@ -1,7 +1,8 @@
-"""Crash-safe record of a build: which problems are finished, and with what (SQLite).
+"""Crash-safe record of a build: which problems are finished and with what, and every step on the way (SQLite).
 
 Every finished problem is one transaction, so a process that is killed at any moment loses at most the problems it was
-working on. One process at a time holds a ledger; a lock that the system drops with the process sees to that. A ledger
+working on; of conversations with a model every answer and execution is one too, so they go on where they were. One
+process at a time holds a ledger; a lock that the system drops with the process sees to that. A ledger
 belongs to one configuration: it refuses to go on with another. It does not guard against edits by hand.
 """
 
@@ -11,11 +12,13 @@ import fcntl
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
+from urllib.parse import quote
 
 from reflectioncoder.errors import UserError
 
@@ -29,7 +32,21 @@ CREATE TABLE IF NOT EXISTS problems (
     detail TEXT NOT NULL,
     payload TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    problem TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    tokens_in INTEGER NOT NULL,
+    tokens_out INTEGER NOT NULL,
+    at REAL NOT NULL,
+    PRIMARY KEY (problem, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS finished_at (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
+SPENT = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM events"
+RECENT = 600.0  # seconds that the speed of a build is taken from
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,35 @@ class Entry:
     payload: Any = None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a build is, for whoever looks on.
+
+    Args:
+        total: problems to reflect on, 0 where the build has not said.
+        done: with a sequence.
+        rejected: reason to number.
+        open: conversations begun and not finished.
+        requests, tokens_in, tokens_out: spent so far.
+        prices: input and output price of a million tokens, where the build has a price.
+        per_minute: problems finished a minute, of late; 0 where it is not known.
+        running: whether a process holds the ledger.
+        funnel: of a build that is finished.
+    """
+
+    total: int
+    done: int
+    rejected: Mapping[str, int]
+    open: int
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    prices: tuple[float, float] | None = None
+    per_minute: float = 0.0
+    running: bool = False
+    funnel: Mapping[str, int] | None = None
+
+
 class Ledger:
     """The ledger in a directory, held until `close`; a context manager.
 
@@ -67,6 +113,7 @@ class Ledger:
         folder = Path(directory)
         self.path = folder / "ledger.sqlite"
         self._database: sqlite3.Connection | None = None
+        self._held = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (folder / "ledger.lock").open("a+", encoding="utf-8")
@@ -89,6 +136,7 @@ class Ledger:
             raise UserError(f"{self.path}: another build{who} is at work on it; wait for it or stop it") from None
         except OSError as error:  # file systems without locks
             raise UserError(f"{self.path}: cannot lock it: {error.strerror or error}") from None
+        self._held = True
         try:
             self._lock.truncate(0)
             self._lock.write(f"{os.getpid()}\n")
@@ -134,9 +182,65 @@ class Ledger:
         """
         row = (entry.id, entry.status, entry.reason, entry.detail, json.dumps(entry.payload, ensure_ascii=False))
         try:
-            return self._connection.execute("INSERT OR IGNORE INTO problems VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
+            self._connection.execute("BEGIN")
+            new = self._connection.execute("INSERT OR IGNORE INTO problems VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
+            self._connection.execute("INSERT OR IGNORE INTO finished_at VALUES (?, ?)", (entry.id, time.time()))
+            self._connection.execute("COMMIT")
+            return new
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise self._failed(error) from None
+
+    def add_event(
+        self, problem: str, number: int, kind: str, payload: Any, requests: int = 0, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Record a step of a problem's conversation, durably before this returns.
+
+        Args:
+            problem: its id.
+            number: of the step, from 0 without gaps.
+            kind: of the step; "failed" is an attempt that gave no answer but may have cost something.
+            payload: a JSON value.
+            requests, tokens: what it cost.
+
+        Raises:
+            UserError: the disk is full or the file is damaged; what was recorded before is intact.
+            ValueError: the problem has this step already.
+        """
+        row = (problem, number, kind, json.dumps(payload, ensure_ascii=False), requests, *tokens, time.time())
+        try:
+            self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.IntegrityError:
+            raise ValueError(f"problem {problem} has step {number} already") from None
         except sqlite3.Error as error:
             raise self._failed(error) from None
+
+    def events(self, problem: str) -> list[tuple[str, Any]]:
+        """Kind and payload of all steps of a problem's conversation, in order."""
+        try:
+            rows = self._connection.execute(
+                "SELECT kind, payload FROM events WHERE problem = ? ORDER BY number", (problem,)
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        return [(kind, json.loads(payload)) for kind, payload in rows]
+
+    def last_kinds(self) -> dict[str, str]:
+        """The kind of the last step of each problem that has any, finished or not."""
+        try:
+            rows = self._connection.execute("SELECT problem, kind, MAX(number) FROM events GROUP BY problem").fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        return {problem: kind for problem, kind, _ in rows}
+
+    def spent(self) -> tuple[int, int, int]:
+        """Requests, input tokens and output tokens of all steps."""
+        try:
+            row: tuple[int, int, int] = self._connection.execute(SPENT).fetchone()
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        return row
 
     def finished(self) -> set[str]:
         """The ids of all problems recorded so far."""
@@ -172,6 +276,12 @@ class Ledger:
         if self._database is not None:
             self._database.close()
             self._database = None
+        if self._held:
+            self._held = False
+            try:
+                self._lock.truncate(0)  # nobody is at work any more, whoever looks on
+            except OSError:
+                pass
         self._lock.close()
 
     def __enter__(self) -> Ledger:
@@ -181,6 +291,67 @@ class Ledger:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def progress(directory: str | os.PathLike[str]) -> Progress:
+    """Look at a ledger without holding it; a build may be at work on it.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = Path(directory) / "ledger.sqlite"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the output directory of a build")
+    try:
+        database = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)
+        try:
+            return _progress(database, path)
+        finally:
+            database.close()
+    except (sqlite3.Error, ValueError) as error:
+        raise UserError(f"ledger {path}: {error}") from None
+
+
+def _progress(database: sqlite3.Connection, path: Path) -> Progress:
+    database.execute("BEGIN")  # one moment for all of it
+    notes = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
+    counts = database.execute("SELECT status, reason, COUNT(*) FROM problems GROUP BY status, reason").fetchall()
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    spent, begun, number, first, last = (0, 0, 0), 0, 0, 0.0, 0.0
+    if "events" in tables:
+        spent = database.execute(SPENT).fetchone()
+        (begun,) = database.execute(
+            "SELECT COUNT(DISTINCT problem) FROM events WHERE problem NOT IN (SELECT id FROM problems)"
+        ).fetchone()
+        number, first, last = database.execute(
+            "SELECT COUNT(*), COALESCE(MIN(at), 0), COALESCE(MAX(at), 0) FROM finished_at"
+            " WHERE at >= (SELECT MAX(at) FROM finished_at) - ?",
+            (RECENT,),
+        ).fetchone()
+    prices = notes.get("prices")
+    return Progress(
+        total=notes.get("total", 0) - notes.get("contaminated", 0),
+        done=sum(count for status, _, count in counts if status == "done"),
+        rejected={reason: count for status, reason, count in counts if status == "rejected"},
+        open=begun,
+        requests=spent[0],
+        tokens_in=spent[1],
+        tokens_out=spent[2],
+        prices=(prices[0], prices[1]) if prices else None,
+        # n finishes span n - 1 intervals
+        per_minute=60 * (number - 1) / (last - first) if number > 1 and last > first else 0.0,
+        running=_is_held(path.with_name("ledger.lock")),
+        funnel=notes.get("funnel"),
+    )
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether the process that the lock file names is alive; taking the lock to find out could turn a build away."""
+    try:
+        os.kill(int(lock.read_text(encoding="utf-8")), 0)
+    except (OSError, ValueError) as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def _short(value: Any) -> str:

@@ -1,13 +1,24 @@
 """The fixed texts put to a model: reflection instructions, the re-answer prompt, the benchmark prompt (appendix D).
 
 The reflection instructions ask for the same as the prompt of section 3.1, in this project's own words and in a few
-variants, so that a model does not learn one opening by heart. `PROMPT_VERSION` changes with every text here and is
-recorded in the provenance of each sequence.
+variants, so that a model does not learn one opening by heart. `Prompts` holds all that a chat model is told in the two
+stages; a TOML file with keys of the same names overrides any of it. `PROMPT_VERSION` changes with every text here and
+is recorded in the provenance of each sequence.
 """
 
 from __future__ import annotations
 
-PROMPT_VERSION = "1"
+import dataclasses
+import hashlib
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from reflectioncoder.errors import UserError
+
+PROMPT_VERSION = "2"
 
 REFLECTION_INSTRUCTIONS = (
     "Solve the programming problem below in two steps:\n"
@@ -33,8 +44,10 @@ REFLECTION_INSTRUCTIONS = (
 )
 
 REANSWER = (
-    "Now give the final solution to the problem. It must be complete and work on its own; do not refer to the steps "
-    "above, to earlier versions or to corrections.\n\n{problem}"
+    "Now give the final solution to the problem, as if you answered it for the first time. It must be complete and "
+    "work on its own; do not refer to the steps above, to earlier versions or to corrections, neither in words nor in "
+    "comments. Nothing needs to be run: leave out tests and examples, and write nothing but the code, in a single "
+    "block between ```python and ```.\n\n{problem}"
 )
 
 HUMANEVAL = "Write a complete Python function for the problem.\n\n{prompt}"
@@ -50,11 +63,93 @@ def reflection_instruction(problem: str, variant: int = 0) -> str:
     return REFLECTION_INSTRUCTIONS[variant % len(REFLECTION_INSTRUCTIONS)].replace("{problem}", problem)
 
 
-def reanswer_instruction(problem: str) -> str:
-    """The request for the final code at the end of a conversation with a chat model (section 3.1, second stage)."""
-    return REANSWER.replace("{problem}", problem)
-
-
 def humaneval_prompt(prompt: str) -> str:
     """The user message for one HumanEval problem (appendix D)."""
     return HUMANEVAL.replace("{prompt}", prompt)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a chat model is told while it builds a reflection sequence (section 3.1).
+
+    Placeholders are `{problem}`, and `{output}` for what the interpreter printed.
+
+    Args:
+        version: recorded in every sequence; for a file of one's own without a version, a digest of its texts.
+        system_fenced: how a conversation goes where code stands in the answer.
+        system_tools: the same where the model calls a tool.
+        tool: description of that tool.
+        reflection: wordings of the first user message; one is drawn for each problem.
+        failed: a run that ended in an error.
+        untested: a run that ended well but asserted nothing.
+        passed: a run whose asserts held; `reanswer` follows.
+        no_code: the answer to an answer without code.
+        reanswer: the second stage.
+    """
+
+    version: str = PROMPT_VERSION
+    system_fenced: str = (
+        "You write Python and test it in an interpreter that keeps its state like a notebook. In each answer give one "
+        "fenced block that starts with ```python and holds the whole program: the solution and, below it, assert "
+        "statements that call it. End your answer right after the block; it is then run, and you are told what it "
+        "printed. Never guess an output. After a failure, first say in a few sentences what the cause is, then give "
+        "the whole corrected program with its asserts. Read and write no files, use no network, ask for no input."
+    )
+    system_tools: str = (
+        "You write Python and test it with the tool `python`. In each call pass the whole program: the solution and, "
+        "below it, assert statements that call it. Wait for the result of the call; never guess it. After a failure, "
+        "first say in a few sentences what the cause is, then call the tool with the whole corrected program and its "
+        "asserts. Read and write no files, use no network, ask for no input."
+    )
+    tool: str = "Runs Python code in an interpreter that keeps its state like a notebook; gives back what it prints."
+    reflection: tuple[str, ...] = REFLECTION_INSTRUCTIONS
+    failed: str = (
+        "The interpreter printed:\n\n{output}\n\n"
+        "Say what went wrong, then give the whole corrected program with its asserts."
+    )
+    untested: str = (
+        "The interpreter printed:\n\n{output}\n\n"
+        "It ran, but nothing was asserted yet. Give the whole program again with assert statements that test it."
+    )
+    passed: str = "The interpreter printed:\n\n{output}\n\nEvery assert holds."
+    no_code: str = "There was no code to run in this. Give the whole program with its asserts, so that it can be run."
+    reanswer: str = REANSWER
+
+    @property
+    def digest(self) -> str:
+        """Changes with any text."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_prompts(path: str | os.PathLike[str] = "") -> Prompts:
+    """Our own prompts, or those with what a TOML file overrides.
+
+    Raises:
+        UserError: no such file, an unknown key, a text that lacks its placeholder, or not text at all.
+    """
+    prompts = Prompts()
+    if not path:
+        return prompts
+    where = f"prompts file {path}"
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{where}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: {error}") from None
+    known = {item.name: getattr(prompts, item.name) for item in dataclasses.fields(prompts)}
+    for key, value in table.items():
+        if key not in known:
+            raise UserError(f"{where}: unknown key '{key}'; there are {', '.join(known)}")
+        texts = value if key == "reflection" and isinstance(value, list) else [value]
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UserError(f"{where}: key '{key}' must be text{' or a list of it' if key == 'reflection' else ''}")
+        originals = known[key] if key == "reflection" else (known[key],)
+        for placeholder in ("{problem}", "{output}"):
+            if any(placeholder in text for text in originals) and not all(placeholder in text for text in texts):
+                raise UserError(f"{where}: key '{key}' lacks {placeholder}")
+        known[key] = tuple(texts) if key == "reflection" else value
+    prompts = Prompts(**known)
+    if "version" not in table:
+        prompts = dataclasses.replace(prompts, version=f"file-{prompts.digest}")
+    return prompts

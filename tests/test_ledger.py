@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import Entry, Ledger
+from reflectioncoder.ledger import Entry, Ledger, progress
+from reflectioncoder.status import describe
 
 PRINT = {"seed": 1, "count": 3}
 KILLED = """
@@ -107,3 +108,51 @@ def test_others_may_read_along(tmp_path: Path) -> None:
         reader = sqlite3.connect(f"file:{tmp_path / 'ledger.sqlite'}?mode=ro", uri=True)
         assert reader.execute("SELECT count(*) FROM problems").fetchone() == (1,)
         reader.close()
+
+
+def test_steps_of_a_conversation_come_back_in_order_and_only_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path, PRINT) as ledger:
+        ledger.add_event("a", 0, "answer", {"text": "é"}, 1, (10, 5))
+        ledger.add_event("b", 0, "failed", {"reason": "timeout"}, 2)
+        ledger.add_event("a", 1, "execution", {"outcome": "ok"})
+        with pytest.raises(ValueError, match="problem a has step 1 already"):
+            ledger.add_event("a", 1, "answer", {}, 1, (10, 5))
+    with Ledger(tmp_path, PRINT) as ledger:
+        assert ledger.events("a") == [("answer", {"text": "é"}), ("execution", {"outcome": "ok"})]
+        assert ledger.events("c") == []
+        assert ledger.last_kinds() == {"a": "execution", "b": "failed"}
+        assert ledger.spent() == (3, 10, 5)
+
+
+def test_progress_is_read_while_a_build_holds_the_ledger(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; give the output directory"):
+        progress(tmp_path)
+    with Ledger(tmp_path, PRINT) as ledger:
+        assert progress(tmp_path).total == 0
+        ledger.note("total", 9)
+        ledger.note("contaminated", 2)
+        ledger.note("prices", [1, 2])
+        ledger.add_event("a", 0, "answer", {}, 1, (10, 5))
+        ledger.add_event("b", 0, "answer", {}, 1, (10, 5))
+        for id, status, reason in (("a", "done", ""), ("c", "rejected", "x"), ("d", "rejected", "x")):
+            ledger.put(Entry(id, status, reason))  # type: ignore[arg-type]
+        database = sqlite3.connect(tmp_path / "ledger.sqlite")
+        database.executemany("UPDATE finished_at SET at = ? WHERE id = ?", [(1000, "a"), (1010, "c"), (1030, "d")])
+        database.commit()
+        database.close()
+        found = progress(tmp_path)
+        assert found.running
+    assert (found.total, found.done, found.rejected, found.open) == (7, 1, {"x": 2}, 1)
+    assert (found.requests, found.tokens_in, found.tokens_out, found.prices) == (2, 20, 10, (1, 2))
+    assert found.per_minute == 4.0  # two more within half a minute
+    assert not progress(tmp_path).running
+    assert describe(found) == [
+        "state                 running",
+        "problems finished     3 of 7 (42.9%)",
+        "  sequences so far    1",
+        "  x                   2",
+        "conversations open    1",
+        "spent                 2 requests, 20 tokens in, 10 out, 4e-05 in money",
+        "speed                 4.0 problems a minute",
+        "time left             1.0 minutes",
+    ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from reflectioncoder.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue
-from reflectioncoder.template import Encoded, Span
+from reflectioncoder.template import Encoded, Span, add_special_tokens, encode
 
 VOCABULARY = 61
 
@@ -88,6 +89,49 @@ def save(folder: Path, model: PreTrainedModel) -> str:
     """Save a model with the tiny tokenizer; returns the directory's name."""
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def memorised(dialogues: Sequence[Dialogue], folder: Path, steps: int = 400) -> str:
+    """A Llama that has learnt dialogues by heart, with a tokenizer made for them; returns the directory's name."""
+    contents = [block.content for dialogue in dialogues for message in dialogue.messages for block in message.blocks]
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        contents, trainers.BpeTrainer(vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    )
+    words = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+        )
+    )
+    add_special_tokens(model, words)
+    samples = [encode(dialogue, words) for dialogue in dialogues]
+    width = max(map(len, samples))
+    ids = torch.tensor([[*sample.ids, *[0] * (width - len(sample))] for sample in samples])
+    labels = ids.masked_fill(~torch.tensor([[*s.is_label, *[False] * (width - len(s))] for s in samples]), -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss.item() < 0.005:
+            break
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
     return str(folder)
 
 
