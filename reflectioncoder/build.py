@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reflectioncoder import filters, overlap, procedural
+from reflectioncoder import contamination, filters, overlap, procedural
 from reflectioncoder.build_chat import entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig, save, versions
+from reflectioncoder.contamination import Contamination
 from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
@@ -43,7 +44,7 @@ from reflectioncoder.workers import Pool
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 REPEATED = re.compile(r"#\d+$")  # what `load_problems` adds to an id that it has seen before
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
-FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")
+FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
 
     Returns:
         the counts; `sequences.jsonl`, `instructions.jsonl` (the last round of each sequence on its own, for plain
-        instruction tuning), `rejects.jsonl`, `funnel.json`, the ledger and the configuration are in `config.output`.
+        instruction tuning), `rejects.jsonl`, `contamination.jsonl`, `funnel.json`, the ledger and the
+        configuration are in `config.output`.
 
     Raises:
         UserError: bad input, an output directory of another configuration or in use, or a full disk; what was finished
@@ -101,18 +103,20 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
         else:
             save(config, output)
-            rejected = _contaminated(config, problems)
+            detector = _detector(config)
+            found = contamination.contaminated(problems, detector)
+            banned = {item.id for item in found}
             finished = ledger.finished()
-            pending = [problem for problem in problems if problem.id not in finished and problem.id not in rejected]
+            pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
             if finished:
                 console.print(f"{output}: going on, {len(finished)} problems are finished", highlight=False)
             ledger.note("total", len(problems))
-            ledger.note("contaminated", len(rejected))
+            ledger.note("contaminated", len(banned))
             if config.sampler == "mutation":
                 _reflect(config, pending, ledger, console)
             else:
                 stopped = reflect_by_chat(config, pending, ledger, console)
-            funnel = _export(config, problems, rejected, ledger, output)
+            funnel = _export(config, problems, found, detector, ledger, output)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
@@ -236,25 +240,22 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
     )
 
 
-def _contaminated(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Rejected]:
-    """The problems that share a 10-gram with what must not be in the output."""
-    if not config.decontaminate:
-        return {}
-    texts = [(problem.id, [problem.instruction, problem.solution or ""]) for problem in problems]
-    found = overlap.contaminated(texts, overlap.reference_texts(config.decontaminate))
-    return {
-        item.id: Rejected(
-            item.id, "contaminated", f"{item.share:.0%} of its 10-grams, first in {item.other}: '{item.example}'"
-        )
-        for item in found
-    }
+def _detector(config: BuildConfig) -> contamination.Detector:
+    limits = contamination.Thresholds(share=config.contamination_share)
+    return contamination.Detector(contamination.load_references(config.decontaminate), limits)
 
 
 def _export(
-    config: BuildConfig, problems: Sequence[Problem], rejected: Mapping[str, Rejected], ledger: Ledger, output: Path
+    config: BuildConfig,
+    problems: Sequence[Problem],
+    found: Sequence[Contamination],
+    detector: contamination.Detector,
+    ledger: Ledger,
+    output: Path,
 ) -> dict[str, int]:
     """Write the files in the order of the problems, and count."""
-    rejects = dict(rejected)
+    contaminations = {item.id: item for item in found}
+    rejects = {item.id: _rejection(item) for item in found}
     dialogues: dict[str, Dialogue] = {}
     payloads: dict[str, Any] = {}
     unfinished = 0
@@ -268,6 +269,13 @@ def _export(
         else:
             rejects[problem.id] = Rejected(problem.id, entry.reason, entry.detail)
             payloads[problem.id] = entry.payload
+    for problem in problems:  # code that a model wrote for a problem without a solution is seen only now
+        if problem.id in dialogues and not problem.solution:
+            code = filters.final_code(dialogues[problem.id])
+            copied = detector.check(problem.id, (code,), problem.entry_point or "")
+            if copied is not None:
+                contaminations[problem.id], rejects[problem.id] = copied, _rejection(copied)
+                payloads[problem.id] = dialogues.pop(problem.id).to_dict()
     texts = [
         (problem.id, f"{problem.instruction}\n{filters.final_code(dialogues[problem.id])}")
         for problem in problems
@@ -294,6 +302,8 @@ def _export(
             }
             lines.append(json.dumps({**line, "sequence": payloads.get(problem.id)}, ensure_ascii=False))
     write_lines(output / "rejects.jsonl", lines)
+    report = (contaminations[problem.id].to_dict() for problem in problems if problem.id in contaminations)
+    write_lines(output / "contamination.jsonl", (json.dumps(line, ensure_ascii=False) for line in report))
     counts = Counter(reject.reason for reject in rejects.values())
     last = [*filters.FILTERS, "final_code_fails", "internal_error", "near_duplicate"]
     reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
@@ -303,6 +313,12 @@ def _export(
         **{reason: counts[reason] for reason in reasons if counts[reason]},
         "sequences": len(kept),
     }
+
+
+def _rejection(item: Contamination) -> Rejected:
+    return Rejected(
+        item.id, "contaminated", f"has {item.share:.0%} of the {item.part} of {item.reference}: '{item.example}'"
+    )
 
 
 def last_round(dialogue: Dialogue) -> Dialogue:

@@ -96,7 +96,10 @@ class BuildConfig:
         memory_mb: memory limit of one session.
         isolation: "auto" takes the strongest this machine gives.
         max_rounds: rounds after which a sequence counts as unresolved (appendix A).
-        decontaminate: directory or JSONL files whose problems must not be in the output.
+        decontaminate: directories or files whose problems must not be in the output: HumanEval(+), MBPP(+), MultiPL-E
+            and DS-1000 as they are published, or any other data file.
+        contamination_share: share of the runs of five words of a benchmark's prompt from which a problem counts as a
+            copy (see `contamination.py`); above 1 finds none.
         split: of the data set, for problems that are not procedural.
         io_names: called names that count as input or output (appendix A); empty for the list of `filters.py`.
         near_duplicates: share of common 5-grams from which two samples count as the same; above 1 keeps all.
@@ -114,6 +117,7 @@ class BuildConfig:
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
     max_rounds: int = 8
     decontaminate: tuple[str, ...] = ()
+    contamination_share: float = 0.4
     split: str = "train"
     io_names: tuple[str, ...] = ()
     near_duplicates: float = 0.9
