@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reflectioncoder import contamination, filters, overlap, procedural
+from reflectioncoder import contamination, filters, outputs, overlap, procedural
 from reflectioncoder.build_chat import entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig, save, versions
 from reflectioncoder.contamination import Contamination
@@ -42,6 +42,7 @@ from reflectioncoder.workers import Pool
 
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
+ELSEWHERE = ("output", "workers", "formats")  # settings that decide nothing about the sequences
 REPEATED = re.compile(r"#\d+$")  # what `load_problems` adds to an id that it has seen before
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
@@ -74,9 +75,9 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
         console: where to report; standard output if not given.
 
     Returns:
-        the counts; `sequences.jsonl`, `instructions.jsonl` (the last round of each sequence on its own, for plain
-        instruction tuning), `rejects.jsonl`, `contamination.jsonl`, `funnel.json`, the ledger and the
-        configuration are in `config.output`.
+        the counts; `sequences.jsonl` and what `formats` names, `instructions.jsonl` (the last round of each sequence on
+        its own, for plain instruction tuning), `rejects.jsonl`, `contamination.jsonl`, `funnel.json`, the data card
+        `README.md`, the ledger and the configuration are in `config.output`.
 
     Raises:
         UserError: bad input, an output directory of another configuration or in use, or a full disk; what was finished
@@ -84,6 +85,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     """
     started = time.monotonic()
     console = console or Console()
+    outputs.check_formats(config.formats)
     skipped: list[str] = []
     problems = _problems(config, skipped)
     for line in skipped[:3]:
@@ -99,7 +101,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     output, stopped = Path(config.output), ""
     with Ledger(output, fingerprint(config, problems)) as ledger:
         funnel = ledger.note("funnel")
-        if funnel is not None and all((output / name).is_file() for name in FILES):
+        if funnel is not None and all((output / name).is_file() for name in _files(config)):
             console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
         else:
             save(config, output)
@@ -116,10 +118,12 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
                 _reflect(config, pending, ledger, console)
             else:
                 stopped = reflect_by_chat(config, pending, ledger, console)
-            funnel = _export(config, problems, found, detector, ledger, output)
+            kept, funnel = _export(config, problems, found, detector, ledger, output)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
+            outputs.export(output, kept, config.formats)
+            outputs.write_card(output, _card(config, problems, kept, funnel))
             if not stopped:
                 ledger.note("funnel", funnel)
     result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, output / "sequences.jsonl", stopped)
@@ -144,8 +148,8 @@ def _problems(config: BuildConfig, skipped: list[str]) -> list[Problem]:
 
 
 def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
-    """All that decides the output: the settings (but where it goes and how many work on it), the problems, versions."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("output", "workers")}
+    """All that decides the sequences: settings (not where they go, nor how many work on it), problems, versions."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ELSEWHERE}
     chat = settings.pop("chat")
     if config.sampler == "mutation":
         del settings["sampler"]
@@ -252,8 +256,8 @@ def _export(
     detector: contamination.Detector,
     ledger: Ledger,
     output: Path,
-) -> dict[str, int]:
-    """Write the files in the order of the problems, and count."""
+) -> tuple[list[Dialogue], dict[str, int]]:
+    """Write the files in the order of the problems, and count what was kept."""
     contaminations = {item.id: item for item in found}
     rejects = {item.id: _rejection(item) for item in found}
     dialogues: dict[str, Dialogue] = {}
@@ -307,12 +311,32 @@ def _export(
     counts = Counter(reject.reason for reject in rejects.values())
     last = [*filters.FILTERS, "final_code_fails", "internal_error", "near_duplicate"]
     reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
-    return {
+    return kept, {
         "problems": len(problems),
         **({"unfinished": unfinished} if unfinished else {}),
         **{reason: counts[reason] for reason in reasons if counts[reason]},
         "sequences": len(kept),
     }
+
+
+def _files(config: BuildConfig) -> list[str]:
+    """All that a finished build has written."""
+    return [*FILES, *(outputs.FORMATS[name] for name in config.formats)]
+
+
+def _card(
+    config: BuildConfig, problems: Sequence[Problem], kept: Sequence[Dialogue], funnel: Mapping[str, int]
+) -> outputs.Card:
+    how: dict[str, Any] = {"sampler": config.sampler}
+    if config.sampler != "mutation":
+        how |= {key: getattr(config.chat, key) for key in CHAT_SETTINGS}
+        how["prompt_version"] = load_prompts(config.chat.prompts).version
+    how |= {"problems": Path(config.problems).name, "split": config.split, "seed": config.seed}
+    how |= {"max_rounds": config.max_rounds, "near_duplicates": config.near_duplicates}
+    how["decontaminated of"] = ", ".join(Path(item).name for item in config.decontaminate) or "nothing"
+    how |= {name: version for name, version in versions().items() if version}
+    origins = [(problem.source, problem.licence) for problem in problems]
+    return outputs.Card(funnel, kept, origins, how, config.formats)
 
 
 def _rejection(item: Contamination) -> Rejected:

@@ -103,6 +103,7 @@ class BuildConfig:
         split: of the data set, for problems that are not procedural.
         io_names: called names that count as input or output (appendix A); empty for the list of `filters.py`.
         near_duplicates: share of common 5-grams from which two samples count as the same; above 1 keeps all.
+        formats: of the sequences: `jsonl` (always written), `parquet`, and `dataset` for `datasets.load_from_disk`.
     """
 
     output: str = "runs/build"
@@ -121,6 +122,7 @@ class BuildConfig:
     split: str = "train"
     io_names: tuple[str, ...] = ()
     near_duplicates: float = 0.9
+    formats: tuple[str, ...] = ("jsonl", "parquet")
     sampler: Literal["mutation", "chat", "replay"] = "mutation"
     chat: ChatConfig = field(default_factory=ChatConfig)
 
