@@ -37,6 +37,7 @@ from reflectioncoder.llm import ReplaySampler
 from reflectioncoder.mutate import reflect_by_mutation
 from reflectioncoder.problems import Problem, load_problems
 from reflectioncoder.prompts import load_prompts
+from reflectioncoder.repeat import unstable
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.workers import Pool
 
@@ -184,7 +185,7 @@ class Reflector:
     """Turns problems into ledger entries inside a worker; holds the worker's interpreter."""
 
     def __init__(self, config: BuildConfig) -> None:
-        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds)
+        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
 
     def __call__(self, problem: Problem) -> Entry:
@@ -208,7 +209,9 @@ class Reflector:
 
     def _verify(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
         detail = filters.final_code_fails(dialogue, problem, self._interpreter)
-        return Rejected(problem.id, "final_code_fails", detail) if detail is not None else None
+        if detail is not None:
+            return Rejected(problem.id, "final_code_fails", detail)
+        return unstable(dialogue, problem, self._interpreter, self._config.repeats)
 
     def close(self) -> None:
         """End the interpreter."""
@@ -309,7 +312,7 @@ def _export(
     report = (contaminations[problem.id].to_dict() for problem in problems if problem.id in contaminations)
     write_lines(output / "contamination.jsonl", (json.dumps(line, ensure_ascii=False) for line in report))
     counts = Counter(reject.reason for reject in rejects.values())
-    last = [*filters.FILTERS, "final_code_fails", "internal_error", "near_duplicate"]
+    last = [*filters.FILTERS, "final_code_fails", "non_deterministic", "internal_error", "near_duplicate"]
     reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
     return kept, {
         "problems": len(problems),

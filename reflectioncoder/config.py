@@ -102,6 +102,9 @@ class BuildConfig:
             copy (see `contamination.py`); above 1 finds none.
         split: of the data set, for problems that are not procedural.
         io_names: called names that count as input or output (appendix A); empty for the list of `filters.py`.
+        io_match: `tree` finds these names on the syntax tree, `words` by the paper's plain keyword matching.
+        repeats: how often the last cell of a sequence is run again in fresh sessions; whatever then ends or prints
+            otherwise is rejected as `non_deterministic`. 0 leaves that out.
         near_duplicates: share of common 5-grams from which two samples count as the same; above 1 keeps all.
         formats: of the sequences: `jsonl` (always written), `parquet`, and `dataset` for `datasets.load_from_disk`.
     """
@@ -121,6 +124,8 @@ class BuildConfig:
     contamination_share: float = 0.4
     split: str = "train"
     io_names: tuple[str, ...] = ()
+    io_match: Literal["tree", "words"] = "tree"
+    repeats: int = 2
     near_duplicates: float = 0.9
     formats: tuple[str, ...] = ("jsonl", "parquet")
     sampler: Literal["mutation", "chat", "replay"] = "mutation"
