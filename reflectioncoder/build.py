@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,8 @@ from reflectioncoder.workers import Pool
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 ELSEWHERE = ("output", "workers", "formats")  # settings that decide nothing about the sequences
-REPEATED = re.compile(r"#\d+$")  # what `load_problems` adds to an id that it has seen before
+SHOWN = 20  # bad rows that are named on the screen
+NOTES = "problem_notes.txt"  # all of them
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
 
@@ -88,17 +88,13 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     console = console or Console()
     outputs.check_formats(config.formats)
     skipped: list[str] = []
-    problems = _problems(config, skipped)
-    for line in skipped[:3]:
-        console.print(f"skipped {line}", markup=False, highlight=False, soft_wrap=True)
-    if len(skipped) > 3:
-        console.print(f"... and {len(skipped) - 3} more rows", highlight=False)
-    if renamed := [id for id in (problem.id for problem in problems) if REPEATED.search(id)]:
-        console.print(
-            f"{config.problems}: {len(renamed)} problems have an id that an earlier one has, first {renamed[0]};"
-            " they are kept under that name",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+    renamed: list[str] = []
+    problems = _problems(config, skipped, renamed)
+    for lines in ([f"skipped {line}" for line in skipped], renamed):
+        for line in lines[:SHOWN]:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if len(lines) > SHOWN:
+            console.print(f"... and {len(lines) - SHOWN} more, all in {NOTES}", highlight=False)
     output, stopped = Path(config.output), ""
     with Ledger(output, fingerprint(config, problems)) as ledger:
         funnel = ledger.note("funnel")
@@ -106,6 +102,8 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
         else:
             save(config, output)
+            if skipped or renamed:
+                write_lines(output / NOTES, [*skipped, *renamed])
             detector = _detector(config)
             found = contamination.contaminated(problems, detector)
             banned = {item.id for item in found}
@@ -138,14 +136,14 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     return result
 
 
-def _problems(config: BuildConfig, skipped: list[str]) -> list[Problem]:
+def _problems(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
     if config.count < 1:
         raise UserError(f"count = {config.count}: give a number above 0")
     if config.problems == "handwritten":
         raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
     if config.problems == "procedural":
         return list(procedural.generate(config.count, config.seed, "train", config.levels))
-    return load_problems(config.problems, config.fields, config.split, config.count, skipped)
+    return load_problems(config.problems, config.fields, config.split, config.count, skipped, renamed)
 
 
 def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:

@@ -173,7 +173,8 @@ class TrainConfig:
     Args:
         model: directory or hub name of a causal language model, or "smollm2-135m-instruct", the embedded one.
         output: directory of the trained model, its log and its checkpoints.
-        data: JSONL files of dialogues in the released schema; reflection and instruction data may be mixed.
+        data: files of dialogues: the released schema, messages with plain text, or pairs such as "query" and "answer",
+            in JSONL, JSON, Parquet or a saved data set; reflection and instruction data may be mixed.
         objective: `reflection` is the paper's; `instruction` trains on the last round alone, plain.
         upsample: how often reflection samples are repeated in an epoch (section B.3).
         batch_size: samples of a global batch, whatever the number of devices.

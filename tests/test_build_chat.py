@@ -420,7 +420,8 @@ def test_rows_without_fields_and_repeated_ids_get_a_line_each(tmp_path: Path) ->
     with ChatServer(lambda _, request: model(request)) as server:
         result, said = run(config(output, str(path), server.url))
     assert "own.jsonl, line 4: no column 'instruction'" in said
-    assert "1 problems have an id that an earlier one has, first p0#2; they are kept under that name" in said
+    assert "line 3: id 'p0' is that of file" in said
+    assert "line 1 too; kept as 'p0#2'" in said
     assert result.funnel == {"skipped_rows": 1, "problems": 3, "sequences": 3}
 
 
