@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,9 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reflectioncoder import filters, overlap, procedural
+from reflectioncoder import contamination, filters, outputs, overlap, procedural
 from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig, save, versions
+from reflectioncoder.contamination import Contamination
 from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
@@ -36,6 +36,7 @@ from reflectioncoder.llm import ReplaySampler
 from reflectioncoder.mutate import reflect_by_mutation
 from reflectioncoder.problems import Problem, load_problems
 from reflectioncoder.prompts import load_prompts
+from reflectioncoder.repeat import unstable
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.workers import Pool
 
@@ -43,9 +44,11 @@ from reflectioncoder.workers import Pool
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 # of the native settings, those that do not decide it (as for `generate`, what other rows do to one is not counted)
 NATIVE_FREE = ("batch_size", "device")
-REPEATED = re.compile(r"#\d+$")  # what `load_problems` adds to an id that it has seen before
+ELSEWHERE = ("output", "workers", "formats")  # settings that decide nothing about the sequences
+SHOWN = 20  # bad rows that are named on the screen
+NOTES = "problem_notes.txt"  # all of them
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
-FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")
+FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,9 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
         console: where to report; standard output if not given.
 
     Returns:
-        the counts; `sequences.jsonl`, `instructions.jsonl` (the last round of each sequence on its own, for plain
-        instruction tuning), `rejects.jsonl`, `funnel.json`, the ledger and the configuration are in `config.output`.
+        the counts; `sequences.jsonl` and what `formats` names, `instructions.jsonl` (the last round of each sequence on
+        its own, for plain instruction tuning), `rejects.jsonl`, `contamination.jsonl`, `funnel.json`, the data card
+        `README.md`, the ledger and the configuration are in `config.output`.
 
     Raises:
         UserError: bad input, an output directory of another configuration or in use, or a full disk; what was finished
@@ -84,41 +88,43 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     """
     started = time.monotonic()
     console = console or Console()
+    outputs.check_formats(config.formats)
     skipped: list[str] = []
-    problems = _problems(config, skipped)
-    for line in skipped[:3]:
-        console.print(f"skipped {line}", markup=False, highlight=False, soft_wrap=True)
-    if len(skipped) > 3:
-        console.print(f"... and {len(skipped) - 3} more rows", highlight=False)
-    sampled = config.sampler == "native" and config.native.samples > 1
-    if renamed := [id for id in (problem.id for problem in problems) if REPEATED.search(id) and not sampled]:
-        console.print(
-            f"{config.problems}: {len(renamed)} problems have an id that an earlier one has, first {renamed[0]};"
-            " they are kept under that name",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+    renamed: list[str] = []
+    problems = _problems(config, skipped, renamed)
+    for lines in ([f"skipped {line}" for line in skipped], renamed):
+        for line in lines[:SHOWN]:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if len(lines) > SHOWN:
+            console.print(f"... and {len(lines) - SHOWN} more, all in {NOTES}", highlight=False)
     output, stopped = Path(config.output), ""
     with Ledger(output, fingerprint(config, problems)) as ledger:
         funnel = ledger.note("funnel")
-        if funnel is not None and all((output / name).is_file() for name in FILES):
+        if funnel is not None and all((output / name).is_file() for name in _files(config)):
             console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
         else:
             save(config, output)
-            rejected = _contaminated(config, problems)
+            if skipped or renamed:
+                write_lines(output / NOTES, [*skipped, *renamed])
+            detector = _detector(config)
+            found = contamination.contaminated(problems, detector)
+            banned = {item.id for item in found}
             finished = ledger.finished()
-            pending = [problem for problem in problems if problem.id not in finished and problem.id not in rejected]
+            pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
             if finished:
                 console.print(f"{output}: going on, {len(finished)} problems are finished", highlight=False)
             ledger.note("total", len(problems))
-            ledger.note("contaminated", len(rejected))
+            ledger.note("contaminated", len(banned))
             if config.sampler == "mutation":
                 _reflect(config, pending, ledger, console)
             else:
                 stopped = reflect_by_chat(config, pending, ledger, console)
-            funnel = _export(config, problems, rejected, ledger, output)
+            kept, funnel = _export(config, problems, found, detector, ledger, output)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
+            outputs.export(output, kept, config.formats)
+            outputs.write_card(output, _card(config, problems, kept, funnel))
             if not stopped:
                 ledger.note("funnel", funnel)
     result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, output / "sequences.jsonl", stopped)
@@ -132,30 +138,30 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     return result
 
 
-def _problems(config: BuildConfig, skipped: list[str]) -> list[Problem]:
+def _problems(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
     if config.sampler != "native":
-        return _unsampled(config, skipped)
+        return _unsampled(config, skipped, renamed)
     check_native(config.native)
-    problems = _unsampled(config, skipped)
+    problems = _unsampled(config, skipped, renamed)
     if config.native.samples == 1:
         return problems
     numbers = range(1, config.native.samples + 1)
     return [dataclasses.replace(problem, id=f"{problem.id}#{k}") for problem in problems for k in numbers]
 
 
-def _unsampled(config: BuildConfig, skipped: list[str]) -> list[Problem]:
+def _unsampled(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
     if config.count < 1:
         raise UserError(f"count = {config.count}: give a number above 0")
     if config.problems == "handwritten":
         raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
     if config.problems == "procedural":
         return list(procedural.generate(config.count, config.seed, "train", config.levels))
-    return load_problems(config.problems, config.fields, config.split, config.count, skipped)
+    return load_problems(config.problems, config.fields, config.split, config.count, skipped, renamed)
 
 
 def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
-    """All that decides the output: the settings (but where it goes and how many work on it), the problems, versions."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("output", "workers")}
+    """All that decides the sequences: settings (not where they go, nor how many work on it), problems, versions."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ELSEWHERE}
     chat, native = settings.pop("chat"), settings.pop("native")
     if config.sampler == "mutation":
         del settings["sampler"]
@@ -196,7 +202,7 @@ class Reflector:
     """Turns problems into ledger entries inside a worker; holds the worker's interpreter."""
 
     def __init__(self, config: BuildConfig) -> None:
-        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds)
+        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
 
     def __call__(self, problem: Problem) -> Entry:
@@ -220,7 +226,9 @@ class Reflector:
 
     def _verify(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
         detail = filters.final_code_fails(dialogue, problem, self._interpreter)
-        return Rejected(problem.id, "final_code_fails", detail) if detail is not None else None
+        if detail is not None:
+            return Rejected(problem.id, "final_code_fails", detail)
+        return unstable(dialogue, problem, self._interpreter, self._config.repeats)
 
     def close(self) -> None:
         """End the interpreter."""
@@ -256,25 +264,22 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
     )
 
 
-def _contaminated(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Rejected]:
-    """The problems that share a 10-gram with what must not be in the output."""
-    if not config.decontaminate:
-        return {}
-    texts = [(problem.id, [problem.instruction, problem.solution or ""]) for problem in problems]
-    found = overlap.contaminated(texts, overlap.reference_texts(config.decontaminate))
-    return {
-        item.id: Rejected(
-            item.id, "contaminated", f"{item.share:.0%} of its 10-grams, first in {item.other}: '{item.example}'"
-        )
-        for item in found
-    }
+def _detector(config: BuildConfig) -> contamination.Detector:
+    limits = contamination.Thresholds(share=config.contamination_share)
+    return contamination.Detector(contamination.load_references(config.decontaminate), limits)
 
 
 def _export(
-    config: BuildConfig, problems: Sequence[Problem], rejected: Mapping[str, Rejected], ledger: Ledger, output: Path
-) -> dict[str, int]:
-    """Write the files in the order of the problems, and count."""
-    rejects = dict(rejected)
+    config: BuildConfig,
+    problems: Sequence[Problem],
+    found: Sequence[Contamination],
+    detector: contamination.Detector,
+    ledger: Ledger,
+    output: Path,
+) -> tuple[list[Dialogue], dict[str, int]]:
+    """Write the files in the order of the problems, and count what was kept."""
+    contaminations = {item.id: item for item in found}
+    rejects = {item.id: _rejection(item) for item in found}
     dialogues: dict[str, Dialogue] = {}
     payloads: dict[str, Any] = {}
     unfinished = 0
@@ -288,6 +293,13 @@ def _export(
         else:
             rejects[problem.id] = Rejected(problem.id, entry.reason, entry.detail)
             payloads[problem.id] = entry.payload
+    for problem in problems:  # code that a model wrote for a problem without a solution is seen only now
+        if problem.id in dialogues and not problem.solution:
+            code = filters.final_code(dialogues[problem.id])
+            copied = detector.check(problem.id, (code,), problem.entry_point or "")
+            if copied is not None:
+                contaminations[problem.id], rejects[problem.id] = copied, _rejection(copied)
+                payloads[problem.id] = dialogues.pop(problem.id).to_dict()
     texts = [
         (problem.id, f"{problem.instruction}\n{filters.final_code(dialogues[problem.id])}")
         for problem in problems
@@ -314,15 +326,43 @@ def _export(
             }
             lines.append(json.dumps({**line, "sequence": payloads.get(problem.id)}, ensure_ascii=False))
     write_lines(output / "rejects.jsonl", lines)
+    report = (contaminations[problem.id].to_dict() for problem in problems if problem.id in contaminations)
+    write_lines(output / "contamination.jsonl", (json.dumps(line, ensure_ascii=False) for line in report))
     counts = Counter(reject.reason for reject in rejects.values())
-    last = [*filters.FILTERS, "final_code_fails", "internal_error", "near_duplicate"]
+    last = [*filters.FILTERS, "final_code_fails", "non_deterministic", "internal_error", "near_duplicate"]
     reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
-    return {
+    return kept, {
         "problems": len(problems),
         **({"unfinished": unfinished} if unfinished else {}),
         **{reason: counts[reason] for reason in reasons if counts[reason]},
         "sequences": len(kept),
     }
+
+
+def _files(config: BuildConfig) -> list[str]:
+    """All that a finished build has written."""
+    return [*FILES, *(outputs.FORMATS[name] for name in config.formats)]
+
+
+def _card(
+    config: BuildConfig, problems: Sequence[Problem], kept: Sequence[Dialogue], funnel: Mapping[str, int]
+) -> outputs.Card:
+    how: dict[str, Any] = {"sampler": config.sampler}
+    if config.sampler != "mutation":
+        how |= {key: getattr(config.chat, key) for key in CHAT_SETTINGS}
+        how["prompt_version"] = load_prompts(config.chat.prompts).version
+    how |= {"problems": Path(config.problems).name, "split": config.split, "seed": config.seed}
+    how |= {"max_rounds": config.max_rounds, "near_duplicates": config.near_duplicates}
+    how["decontaminated of"] = ", ".join(Path(item).name for item in config.decontaminate) or "nothing"
+    how |= {name: version for name, version in versions().items() if version}
+    origins = [(problem.source, problem.licence) for problem in problems]
+    return outputs.Card(funnel, kept, origins, how, config.formats)
+
+
+def _rejection(item: Contamination) -> Rejected:
+    return Rejected(
+        item.id, "contaminated", f"has {item.share:.0%} of the {item.part} of {item.reference}: '{item.example}'"
+    )
 
 
 def last_round(dialogue: Dialogue) -> Dialogue:

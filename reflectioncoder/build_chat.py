@@ -39,6 +39,7 @@ from reflectioncoder.reflect import (
     from_record,
     to_record,
 )
+from reflectioncoder.repeat import unstable
 from reflectioncoder.sandbox.owner import InfrastructureError
 
 FAILED = "failed"  # a step of the ledger that is no event of the conversation, but has cost something
@@ -111,7 +112,7 @@ class _Conversations:
         spent = Usage(*ledger.spent())
         self._budget = Budget(chat.budget_requests, chat.budget_tokens, chat.budget_money, price, spent)
         self._prompts = load_prompts(chat.prompts)
-        self._settings = filters.settings_of(config.io_names, config.max_rounds)
+        self._settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         self._left: list[tuple[Problem, str]] = []  # without an answer, and why
         self._kind: type[Conversation] = Conversation
         self._stopped = self._fatal = ""
@@ -220,7 +221,10 @@ class _Conversations:
             end = await converse(problem, self._rules, events, self._sampler, self._run, check, record, self._kind)
             if isinstance(end, Dropped):
                 return entry_of(problem, end.dialogue, end.rejected)
-            return entry_of(problem, end.dialogue, filters.apply(end.dialogue, problem, self._settings))
+            rejected = filters.apply(end.dialogue, problem, self._settings) or await self._pool.use(
+                lambda interpreter: unstable(end.dialogue, problem, interpreter, self._config.repeats)
+            )
+            return entry_of(problem, end.dialogue, rejected)
         except BudgetError as error:
             if error.usage != Usage():
                 keep(FAILED, {"reason": "budget", "detail": str(error)}, error.usage)

@@ -123,10 +123,17 @@ class BuildConfig:
         memory_mb: memory limit of one session.
         isolation: "auto" takes the strongest this machine gives.
         max_rounds: rounds after which a sequence counts as unresolved (appendix A).
-        decontaminate: directory or JSONL files whose problems must not be in the output.
+        decontaminate: directories or files whose problems must not be in the output: HumanEval(+), MBPP(+), MultiPL-E
+            and DS-1000 as they are published, or any other data file.
+        contamination_share: share of the runs of five words of a benchmark's prompt from which a problem counts as a
+            copy (see `contamination.py`); above 1 finds none.
         split: of the data set, for problems that are not procedural.
         io_names: called names that count as input or output (appendix A); empty for the list of `filters.py`.
+        io_match: `tree` finds these names on the syntax tree, `words` by the paper's plain keyword matching.
+        repeats: how often the last cell of a sequence is run again in fresh sessions; whatever then ends or prints
+            otherwise is rejected as `non_deterministic`. 0 leaves that out.
         near_duplicates: share of common 5-grams from which two samples count as the same; above 1 keeps all.
+        formats: of the sequences: `jsonl` (always written), `parquet`, and `dataset` for `datasets.load_from_disk`.
     """
 
     output: str = "runs/build"
@@ -141,9 +148,13 @@ class BuildConfig:
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
     max_rounds: int = 8
     decontaminate: tuple[str, ...] = ()
+    contamination_share: float = 0.4
     split: str = "train"
     io_names: tuple[str, ...] = ()
+    io_match: Literal["tree", "words"] = "tree"
+    repeats: int = 2
     near_duplicates: float = 0.9
+    formats: tuple[str, ...] = ("jsonl", "parquet")
     sampler: Literal["mutation", "chat", "replay", "native"] = "mutation"
     chat: ChatConfig = field(default_factory=ChatConfig)
     native: NativeConfig = field(default_factory=NativeConfig)
@@ -190,7 +201,8 @@ class TrainConfig:
     Args:
         model: directory or hub name of a causal language model, or "smollm2-135m-instruct", the embedded one.
         output: directory of the trained model, its log and its checkpoints.
-        data: JSONL files of dialogues in the released schema; reflection and instruction data may be mixed.
+        data: files of dialogues: the released schema, messages with plain text, or pairs such as "query" and "answer",
+            in JSONL, JSON, Parquet or a saved data set; reflection and instruction data may be mixed.
         objective: `reflection` is the paper's; `instruction` trains on the last round alone, plain.
         upsample: how often reflection samples are repeated in an epoch (section B.3).
         batch_size: samples of a global batch, whatever the number of devices.

@@ -10,12 +10,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
-from reflectioncoder.asserts import names_in, parse
+from reflectioncoder.asserts import parse
 from reflectioncoder.dialogue import Dialogue, unfenced
 from reflectioncoder.interpreter import Interpreter
 from reflectioncoder.problems import Problem
+from reflectioncoder.reach import exercised
 from reflectioncoder.sandbox.owner import InfrastructureError
 
 IO_NAMES = (
@@ -34,6 +37,7 @@ MENTIONS = re.compile(
     re.IGNORECASE,
 )
 WORD = re.compile(r"\w+")
+IoMatch = Literal["tree", "words"]
 
 
 @dataclass(frozen=True)
@@ -52,19 +56,22 @@ class FilterSettings:
     Args:
         io_names: called names, bare or as an attribute of a module, that count as input or output.
         io_modules: modules whose import counts as input or output.
+        io_match: `tree` matches them on the syntax tree; `words` is the paper's plain keyword matching, which also
+            finds them in strings, comments and names of one's own.
         max_rounds: most code blocks of a sequence.
         max_chars: most characters of a whole dialogue.
     """
 
     io_names: tuple[str, ...] = IO_NAMES
     io_modules: tuple[str, ...] = IO_MODULES
+    io_match: IoMatch = "tree"
     max_rounds: int = 8
     max_chars: int = 24_000
 
 
-def settings_of(io_names: tuple[str, ...], max_rounds: int) -> FilterSettings:
+def settings_of(io_names: tuple[str, ...], max_rounds: int, io_match: IoMatch = "tree") -> FilterSettings:
     """The settings of a build; without names of its own, those of this module."""
-    return FilterSettings(io_names=io_names or IO_NAMES, max_rounds=max_rounds)
+    return FilterSettings(io_names=io_names or IO_NAMES, io_match=io_match, max_rounds=max_rounds)
 
 
 Predicate = Callable[[Dialogue, Problem, FilterSettings], str | None]
@@ -77,6 +84,9 @@ def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
     count. Code that is no Python (`pip install x` in a notebook) falls back to its words at the start of a line.
     """
     settings = settings or FilterSettings()
+    if settings.io_match == "words":
+        keywords = {*settings.io_names, *settings.io_modules}
+        return next((f"the word `{word.group()}`" for word in WORD.finditer(code) if word.group() in keywords), None)
     try:
         tree = parse(code)
     except SyntaxError:
@@ -163,7 +173,7 @@ def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings
 
 
 def idle_asserts(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
-    """The asserts of the last round never use the entry point (`assert True`), or there are none."""
+    """Ours: the asserts of the last round never call the entry point (`assert True`), or there are none."""
     codes = [block.content for block in dialogue.first_round if block.type == "code"]
     if not codes:
         return "no code block"
@@ -171,19 +181,15 @@ def idle_asserts(dialogue: Dialogue, problem: Problem, settings: FilterSettings)
         tree = parse(codes[-1])
     except SyntaxError as error:
         return f"the last code is not Python: {error.msg} (line {error.lineno})"
-    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-    if not asserts:
+    if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
         return "the last code asserts nothing"
-    entry = problem.entry_point
-    if entry is None:
-        return None
-    # a value may come to the assert through a variable: `result = f(1); assert result == 2`
-    reached = {entry}
-    for node in sorted((n for n in ast.walk(tree) if isinstance(n, ast.Assign)), key=_place):
-        if names_in(node.value) & reached:
-            reached |= {name for target in node.targets for name in names_in(target)}
-    if not any(names_in(node.test) & reached for node in asserts):
-        return f"no assert uses `{entry}`"
+    trees = [tree]
+    for code in codes[:-1]:  # a notebook's last cell may have nothing but asserts
+        with suppress(SyntaxError):
+            trees.append(parse(code))
+    if not exercised(tree, trees, problem.entry_point):
+        entry = problem.entry_point
+        return f"no assert calls `{entry}`" if entry else "no assert calls what the code defines"
     return None
 
 

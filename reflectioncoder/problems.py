@@ -56,6 +56,8 @@ class FieldMap:
 
     A column that is called otherwise than here by default must exist; an empty name is not read.
 
+    In a list of messages a role stands for what that role says first: "messages.user".
+
     Args:
         instruction: the request; it ends before the first doctest (`>>>`), and where it does not mention the entry
             point, a sentence that names it is added.
@@ -65,7 +67,7 @@ class FieldMap:
         entry_point: name, or an expression such as `Solution().twoSum`; found from the tests where empty.
         setup: code to put before the solution.
         level: difficulty, a number from 1 or one of easy, medium, hard.
-        require: column that must be true for a row to be taken.
+        require: column that must be true, or "column=value", for a row to be taken.
         ranges: for files that hold all splits, first and last id of each as "train:601-974 test:11-510".
         source: what to call the data set.
         licence: of its problems.
@@ -117,7 +119,13 @@ MBPP = FieldMap(
     "text", "task_id", "code", "test_list", "", setup="test_setup_code",
     ranges="train:601-974 validation:511-600 test:11-510 prompt:1-10", source="MBPP", licence="CC-BY-4.0",
 )  # fmt: skip
-PRESETS: Mapping[str, FieldMap] = {"leetcode": LEETCODE, "thealgorithms": THEALGORITHMS, "mbpp": MBPP}
+# requests alone, for chat models: answers of instruction sets are no code that stands alone
+CODEFEEDBACK = FieldMap("query", "", "", "", "", source="CodeFeedback", licence="Apache-2.0")
+MESSAGES = FieldMap("messages.user", "", "", "", "")
+PRESETS: Mapping[str, FieldMap] = {
+    "leetcode": LEETCODE, "thealgorithms": THEALGORITHMS, "mbpp": MBPP, "codefeedback": CODEFEEDBACK,
+    "messages": MESSAGES,
+}  # fmt: skip
 LEVELS = {"easy": 1, "medium": 2, "hard": 3}
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
@@ -150,18 +158,20 @@ def load_problems(
     split: str = "train",
     limit: int = 0,
     skipped: list[str] | None = None,
+    renamed: list[str] | None = None,
 ) -> list[Problem]:
     """Problems from a JSONL, JSON or Parquet file or a Hugging Face data set.
 
     Args:
         source: a file (`.jsonl`, `.json`, both also `.gz`, `.parquet`), a data set directory, or a name on the hub
             as "owner/name" or "owner/name:configuration".
-        fields: which columns to read: a `FieldMap`, a preset ("leetcode", "thealgorithms", "mbpp") or pairs like
+        fields: which columns to read: a `FieldMap`, a preset (see `PRESETS`) or pairs like
             "instruction=text,tests=test_list".
         split: of a data set, and of a file whose field map knows the ids of its splits.
         limit: only the first so many problems; 0 takes all.
         skipped: where given, rows that cannot be read are left out and the reasons appended here; otherwise the
             first one raises.
+        renamed: where given, a line is appended for each problem whose id an earlier one has, and so got another.
 
     Raises:
         UserError: no such source, a missing column (with the columns there are), a bad row, or no row at all.
@@ -170,7 +180,7 @@ def load_problems(
     ids = _id_range(columns, split)
     name = columns.source or Path(source).name.split(".")[0]
     problems: list[Problem] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, str]] = {}  # how often, and where first
     rows = 0
     for where, row in iter_rows(source, split):
         rows += 1
@@ -178,7 +188,7 @@ def load_problems(
             if not isinstance(row, Mapping):
                 raise UserError(f"expected an object with columns, found {type(row).__name__}")
             _check_columns(row, columns)
-            if columns.require and not _get(row, columns.require):
+            if columns.require and not _is_required(row, columns.require):
                 continue
             if ids is not None and not ids[0] <= int(_get(row, columns.id)) <= ids[1]:
                 continue
@@ -188,15 +198,18 @@ def load_problems(
                 raise UserError(f"{where}: {error}") from None
             skipped.append(f"{where}: {error}")
             continue
-        seen[problem.id] = seen.get(problem.id, 0) + 1
-        if seen[problem.id] > 1:  # ids are the keys of a build
-            problem = dataclasses.replace(problem, id=f"{problem.id}#{seen[problem.id]}")
+        count, first = seen.get(problem.id, (0, where))
+        seen[problem.id] = count + 1, first
+        if count:  # ids are the keys of a build
+            if renamed is not None:
+                renamed.append(f"{where}: id '{problem.id}' is that of {first} too; kept as '{problem.id}#{count + 1}'")
+            problem = dataclasses.replace(problem, id=f"{problem.id}#{count + 1}")
         problems.append(problem)
         if limit and len(problems) == limit:
             break
     if not problems:
-        first = f"; the first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
-        raise UserError(f"{source}: no problem among its {rows} rows{first}")
+        reason = f"; the first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
+        raise UserError(f"{source}: no problem among its {rows} rows{reason}")
     return problems
 
 
@@ -284,13 +297,29 @@ def _get(row: Mapping[str, Any], name: str) -> Any:
     """The value at a dotted name, or None."""
     value: Any = row
     for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, list):
+            value = next((_said(item) for item in value if isinstance(item, Mapping) and item.get("role") == key), None)
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def _said(message: Mapping[str, Any]) -> Any:
+    """The text of a message, with or without blocks."""
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(block, Mapping) for block in content):
+        return "\n\n".join(str(block.get("content", "")) for block in content)
+    return content
+
+
+def _is_required(row: Mapping[str, Any], require: str) -> bool:
+    name, equals, value = require.partition("=")
+    return str(_get(row, name)) == value if equals else bool(_get(row, name))
 
 
 def _check_columns(row: Mapping[str, Any], columns: FieldMap) -> None:
     for part in ("instruction", "id", "solution", "tests", "entry_point", "setup", "level", "require"):
-        name = getattr(columns, part)
+        name = getattr(columns, part).partition("=")[0]
         needed = name and (part == "instruction" or name != getattr(FieldMap(), part))
         if needed and name.split(".")[0] not in row:
             raise UserError(f"no column '{name}' for '{part}'; there are {', '.join(map(str, row))}")

@@ -57,8 +57,9 @@ from reflectioncoder.checkpoints import (
     start_output,
 )
 from reflectioncoder.config import TrainConfig
-from reflectioncoder.dialogue import Dialogue, read_jsonl
+from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.instruct import read_training
 from reflectioncoder.loss import head_of, micro_batch_loss
 from reflectioncoder.masking import check_order, mask_rate
 from reflectioncoder.models import choose_device, load_model_and_tokenizer, load_tokenizer
@@ -259,7 +260,7 @@ def train(
         say(f"going on from {checkpoint}")
     else:
         first = Progress()
-    dialogues = [dialogue for path in config.data for dialogue in read_jsonl(path)]
+    dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
     model, tokenizer = load_model_and_tokenizer(config.model, config.precision, str(_device(config)))
     add_special_tokens(model, tokenizer)
     if config.positions == "keep" and config.objective == "reflection" and not has_rotary_positions(model):
@@ -304,7 +305,7 @@ def train(
 def describe_plan(config: TrainConfig) -> str:
     """What a run would do, in one line, without loading the model. Raises UserError as `train`."""
     _check(config, Path(config.output))
-    dialogues = [dialogue for path in config.data for dialogue in read_jsonl(path)]
+    dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
     tokenizer = load_tokenizer(config.model)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
@@ -372,7 +373,7 @@ def _device(config: TrainConfig) -> torch.device:
 def _check(config: TrainConfig, output: Path) -> None:
     """Everything that can be told to be wrong before anything is loaded."""
     if not config.data:
-        raise UserError("data: name at least one JSONL file of dialogues")
+        raise UserError("data: name at least one file of dialogues")
     check_order(config.masking.order)
     for name in ("batch_size", "micro_tokens", "max_length", "upsample"):
         if getattr(config, name) < 1:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import pytest
 from rich.console import Console
 
@@ -39,7 +40,7 @@ def said(console: Console) -> str:
 
 
 def files(output: Path) -> dict[str, bytes]:
-    return {name: (output / name).read_bytes() for name in FILES}
+    return {name: (output / name).read_bytes() for name in (*FILES, "sequences.parquet", "README.md")}
 
 
 def recorded(output: Path) -> dict[str, str]:
@@ -171,6 +172,8 @@ def test_a_finished_build_is_not_done_again(reference: Path) -> None:
     (reference / "sequences.jsonl").unlink()
     build(settings(reference), quiet())  # a lost file comes back from the ledger
     assert files(reference) == before
+    build(settings(reference, formats=("jsonl", "parquet", "dataset")), quiet())  # as does another format
+    assert len(datasets.load_from_disk(str(reference / "dataset"))) == result.sequences
 
 
 def test_a_changed_configuration_is_refused_and_changes_nothing(reference: Path) -> None:
@@ -220,6 +223,10 @@ def test_own_problems_are_decontaminated_deduplicated_and_filtered(tmp_path: Pat
         "near_duplicate", "sequences",
     ]  # fmt: skip
     assert (result.sequences, result.funnel["skipped_rows"], result.funnel["problems"]) == (1, 1, 6)
+    (line,) = map(json.loads, (output / "contamination.jsonl").open())
+    # of the nine runs of five words the benchmark's prompt has, all but "please count the letters of" are there
+    assert (line["id"], line["reference"], line["share"]) == ("known", f"file {banned}, line 1", round(8 / 9, 4))
+    assert line["example"] == "count the letters of a text that come after the tenth one"
     assert "own.jsonl, line 7: no column 'instruction'" in said(console)
 
 
@@ -230,6 +237,7 @@ def test_own_problems_are_decontaminated_deduplicated_and_filtered(tmp_path: Pat
         ({"problems": "handwritten"}, "never trained on"),
         ({"problems": "none.jsonl"}, "no such file"),
         ({"decontaminate": ("none.jsonl",)}, "no such file"),
+        ({"formats": ("csv",)}, "'csv' is not one of jsonl, parquet, dataset"),
     ],
 )
 def test_bad_input_gives_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:

@@ -205,6 +205,9 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(tmp_path: Path) -> 
         ]),
         ("idle_asserts", [fenced(bad(13)), fenced("def add_13(x):\n    return x + 13\n\nassert True")]),
         ("unresolved", [fenced("while True:\n    pass")] * 8),
+        ("non_deterministic", [
+            fenced(bad(15)), fenced(f"import random\nprint(random.random())\n{good(15)}"), fenced(final(15)),
+        ]),
     ]  # fmt: skip
     count = len(answers)
     problems = write_problems(tmp_path / "own.jsonl", count + 1)
@@ -219,6 +222,8 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(tmp_path: Path) -> 
     assert rejects(output) == expected
     assert [dialogue.extra["id"] for dialogue in read_jsonl(result.path)] == [f"p{count}"]
     assert result.funnel["problems"] == result.sequences + len(expected)
+    last = ["mentions_sequence", "final_code_fails", "non_deterministic", "sequences"]  # in the order of the steps
+    assert list(result.funnel)[-4:] == last
     kept = {line["id"]: line["sequence"] for line in map(json.loads, (output / "rejects.jsonl").open())}
     assert Dialogue.from_dict(kept["p6"]).rounds == 8
     assert kept["p0"] is None
@@ -415,7 +420,8 @@ def test_rows_without_fields_and_repeated_ids_get_a_line_each(tmp_path: Path) ->
     with ChatServer(lambda _, request: model(request)) as server:
         result, said = run(config(output, str(path), server.url))
     assert "own.jsonl, line 4: no column 'instruction'" in said
-    assert "1 problems have an id that an earlier one has, first p0#2; they are kept under that name" in said
+    assert "line 3: id 'p0' is that of file" in said
+    assert "line 1 too; kept as 'p0#2'" in said
     assert result.funnel == {"skipped_rows": 1, "problems": 3, "sequences": 3}
 
 

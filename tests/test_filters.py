@@ -90,6 +90,14 @@ def test_the_list_of_names_is_configurable() -> None:
     assert io_in_code("open('x')\nimport subprocess", settings) is None
 
 
+@pytest.mark.parametrize(
+    "code", ["x = 'open the file'", "# pip\nx = 1", "shop.open()", "import json\njson.dump({}, f)"]
+)
+def test_plain_words_are_matched_where_asked_for(code: str) -> None:
+    assert (io_in_code(code, FilterSettings(io_match="words")) or "").startswith("the word `")
+    assert io_in_code("opened = reopen = dumps(1)", FilterSettings(io_match="words")) is None
+
+
 def test_unresolved_single_and_too_many_rounds() -> None:
     assert reason(sequence((BAD, TRACE), (BAD, TRACE))) == "unresolved"
     assert reason(sequence((BAD, "SyntaxError: invalid syntax"))) == "unresolved"

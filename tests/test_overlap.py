@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
-from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.errors import UserError
-from reflectioncoder.overlap import contaminated, near_duplicates, ngrams, reference_texts
+from reflectioncoder.overlap import near_duplicates, ngrams
 
 WORDS = [f"word{i}" for i in range(40)]
 TEN = "one two three four five six seven eight nine ten"
 
 
 def test_ngrams() -> None:
-    assert ngrams("A b, c  D!", 3) == ["a b c", "b c d"]
+    assert ngrams("A b, c  D!", 3) == ["a b ,", "b , c", ", c d", "c d !"]
     assert ngrams("a b", 3) == ["a b"]
-    assert ngrams("...", 3) == []
+    assert ngrams(" ", 3) == []
 
 
 def test_duplicates_are_found_whatever_spacing_and_case_and_the_first_is_kept() -> None:
@@ -59,35 +55,6 @@ def test_near_duplicates_equal_the_plain_comparison_of_all_pairs(seed: int) -> N
             kept.append((id, text))
     assert [item.id for item in near_duplicates(texts, threshold=0.8)] == expected
     assert set(expected) >= {f"u{number}" for number in range(12)}
-
-
-def test_contamination_needs_ten_words_in_a_row() -> None:
-    references = [("set, line 1", f"Zero {TEN} eleven.")]
-    nine = TEN.rsplit(" ", 1)[0]
-    texts = [("a", [f"Before: {TEN.upper()}!", "x = 1"]), ("b", [f"{nine} other words follow", "y"])]
-    (found,) = contaminated(texts, references)
-    # "before one ... nine" and "one ... ten" of the instruction, and "x 1" of the solution
-    assert (found.id, found.other, found.share, found.example) == ("a", "set, line 1", round(1 / 3, 4), TEN)
-
-
-def test_parts_are_not_run_together() -> None:
-    first, second = TEN.split(" six ")
-    assert contaminated([("a", [first, f"six {second}"])], [("r", TEN)]) == []
-
-
-def test_reference_texts_come_from_files_and_folders_without_tests(tmp_path: Path) -> None:
-    rows = [{"task_id": "x/0", "prompt": "p0", "test": "t", "meta": {"hint": "h"}, "list": ["a", 3]}]
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "readme.md").write_text("not data")
-    expected = [(f"file {tmp_path}/deep/a.jsonl, line 1", text) for text in ("p0", "h", "a")]
-    assert list(reference_texts([str(tmp_path)])) == expected
-    assert list(reference_texts([str(tmp_path / "deep" / "a.jsonl")])) == expected
-    with pytest.raises(UserError, match="no such file"):
-        list(reference_texts([str(tmp_path / "none.jsonl")]))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no data file"):
-        list(reference_texts([str(tmp_path / "empty")]))
 
 
 def test_order_decides_which_of_two_stays() -> None:

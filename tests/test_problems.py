@@ -154,7 +154,9 @@ def test_absent_sources_and_unknown_fields_give_one_clear_line(tmp_path: Path, m
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"data set .*empty, split train: cannot load it"):
         load_problems(str(tmp_path / "empty"))
-    with pytest.raises(UserError, match="no preset 'mbp'; there are leetcode, thealgorithms, mbpp"):
+    with pytest.raises(
+        UserError, match="no preset 'mbp'; there are leetcode, thealgorithms, mbpp, codefeedback, messages"
+    ):
         FieldMap.parse("mbp")
     with pytest.raises(UserError, match="no part 'test'"):
         FieldMap.parse("mbpp,test=x")
@@ -162,7 +164,11 @@ def test_absent_sources_and_unknown_fields_give_one_clear_line(tmp_path: Path, m
 
 
 def test_equal_ids_are_told_apart(tmp_path: Path) -> None:
-    assert [p.id for p in load_problems(write(tmp_path / "p.json", [ROWS[0]] * 3))] == ["a", "a#2", "a#3"]
+    path = write(tmp_path / "p.json", [ROWS[0]] * 3)
+    renamed: list[str] = []
+    assert [p.id for p in load_problems(path, renamed=renamed)] == ["a", "a#2", "a#3"]
+    first = f"file {path}, item 1"
+    assert renamed == [f"file {path}, item {k}: id 'a' is that of {first} too; kept as 'a#{k}'" for k in (2, 3)]
 
 
 def test_leetcode() -> None:

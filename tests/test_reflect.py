@@ -153,7 +153,7 @@ ENDINGS: dict[str, tuple[Sequence[Event], str, str]] = {
     ),
     "never": ([code(BAD), FAILED] * 8, "unresolved", "the last of 8 rounds still fails"),
     "asserts something else": (
-        [code(BAD), FAILED, code(FINAL + "\nassert True"), PASSED], "idle_asserts", "no assert uses `double`",
+        [code(BAD), FAILED, code(FINAL + "\nassert True"), PASSED], "idle_asserts", "no assert calls `double`",
     ),
     "never asserts": (
         [code(BAD), FAILED, *[code(FINAL), PASSED] * 7], "unresolved", "the last of 8 rounds asserts nothing",

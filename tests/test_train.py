@@ -219,7 +219,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_intact(base: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": ()}, "name at least one JSONL file"),
+        ({"data": ()}, "name at least one file"),
         ({"batch_size": 0}, "batch_size = 0: must be at least 1"),
         ({"max_steps": 0}, "max_steps = 0: must be positive"),
         ({"epochs": 0.0}, "epochs = 0.0: must be positive"),
