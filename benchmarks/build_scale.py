@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/build_scale.py [--sizes 100,1000,10000] [--workers 2]
 
-Every problem takes one failing round, one that passes, a re-answer and its check: three sessions of the interpreter. Each
+Every problem takes one failing round, one that passes, a re-answer and its check, in sessions of the interpreter. Each
 size is a build of its own in a process of its own, then started again, which only has to find that all is finished.
-Reported: problems a second, the driver's processor time a problem beside that of its children (the interpreters), its
-peak memory, and the start of the second run. The last line is JSON.
+Reported: problems a second, the driver's processor time a problem, its peak memory, and the time of the second run. The
+last line is JSON.
 """
 
 from __future__ import annotations
