@@ -25,3 +25,8 @@ def test_interpreter_beside_kernels() -> None:
     assert all(value > 0 for value in found["per_second"].values())
     rows = figures("interpreter.py", "--repeats", "1", "--preload", "numpy")
     assert [row["ahead"] for row in rows] == [[], ["numpy"]]  # type: ignore[attr-defined]
+
+
+def test_cost_of_a_build_beside_the_interpreter() -> None:
+    rows = figures("build_scale.py", "--sizes", "4", "--workers", "1")
+    assert [(row["problems"], row["sequences"]) for row in rows] == [(4, 4)]  # type: ignore[attr-defined]

@@ -232,7 +232,9 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(tmp_path: Path) -> 
 def start(path: Path, settings: BuildConfig) -> subprocess.Popen[str]:
     path.write_text(to_toml(settings))
     command = [sys.executable, "-m", "reflectioncoder", "build", "--config", str(path)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a test run in the background ignores Ctrl-C, and children inherit that
+    attended = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=attended)
 
 
 def test_killed_at_any_moment_it_goes_on_and_asks_for_no_recorded_answer_again(tmp_path: Path) -> None:
