@@ -85,9 +85,9 @@ class Isolation:
             self._become_first_process()
             unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
             self._below_tmp = private_root(visible)
-            if self._below_tmp:  # the warm process imports from there too
-                mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m")
-                self._show_below_tmp()
+            # the warm process imports from there too, and some libraries ask for a place for temporary files on import
+            mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m")
+            self._show_below_tmp()
         else:
             adopt_orphans()
         if os.geteuid() == 0 or strategy == "user":
