@@ -14,6 +14,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from processes import attended
 from rich.console import Console
 
 from reflectioncoder import procedural
@@ -112,8 +113,6 @@ def start(output: Path, config: BuildConfig) -> subprocess.Popen[str]:
     toml = output.parent / f"{output.name}.toml"
     toml.write_text(to_toml(config))
     command = [sys.executable, "-m", "reflectioncoder", "build", "--config", str(toml)]
-    # a test run in the background ignores Ctrl-C, and children inherit that
-    attended = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=attended)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from chatserver import ChatServer, Reply, completion, failure
+from processes import attended
 from rich.console import Console
 
 from reflectioncoder.build import BuildResult, build
@@ -232,8 +233,6 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(tmp_path: Path) -> 
 def start(path: Path, settings: BuildConfig) -> subprocess.Popen[str]:
     path.write_text(to_toml(settings))
     command = [sys.executable, "-m", "reflectioncoder", "build", "--config", str(path)]
-    # a test run in the background ignores Ctrl-C, and children inherit that
-    attended = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=attended)
 
 

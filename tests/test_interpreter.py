@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import attended
 from sandboxes import BOXED, HERE, family, one, started
 
 from reflectioncoder import interpreter as module
@@ -236,8 +237,6 @@ def test_killing_the_owner_leaves_no_process(how: signal.Signals) -> None:
             print("up", flush=True)
             interpreter.run(["while True: pass"])
     """).format(level="auto" if HERE else "none")
-    # a test run in the background ignores Ctrl-C, and children inherit that
-    attended = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     command = [sys.executable, "-c", code]
     owner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=attended)
     assert owner.stdout is not None and owner.stdout.readline() == b"up\n"
