@@ -25,7 +25,7 @@ from rich.table import Table
 
 from reflectioncoder import contamination, filters, outputs, overlap, procedural
 from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
-from reflectioncoder.config import BuildConfig, save, versions
+from reflectioncoder.config import BuildConfig
 from reflectioncoder.contamination import Contamination
 from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
 from reflectioncoder.errors import UserError
@@ -38,6 +38,7 @@ from reflectioncoder.problems import Problem, load_problems
 from reflectioncoder.prompts import load_prompts
 from reflectioncoder.repeat import unstable
 from reflectioncoder.sandbox.owner import InfrastructureError
+from reflectioncoder.settings import save, versions
 from reflectioncoder.workers import Pool
 
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from reflectioncoder import filters
-from reflectioncoder.config import BuildConfig, NativeConfig, versions
+from reflectioncoder.config import BuildConfig, NativeConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
@@ -41,6 +41,7 @@ from reflectioncoder.reflect import (
 )
 from reflectioncoder.repeat import unstable
 from reflectioncoder.sandbox.owner import InfrastructureError
+from reflectioncoder.settings import versions
 
 FAILED = "failed"  # a step of the ledger that is no event of the conversation, but has cost something
 ATTEMPTS = 2

@@ -26,7 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from reflectioncoder import config as configuration
+from reflectioncoder import settings
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.errors import UserError
 
@@ -108,7 +108,7 @@ def how_to_go_on(output: Path) -> str:
 
 def check_same_run(config: TrainConfig, output: Path) -> None:
     """Raises UserError where a resumed run was started with a setting that changes what is computed."""
-    before = configuration.load(TrainConfig, output / "config.toml")
+    before = settings.load(TrainConfig, output / "config.toml")
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(config, field.name)
         if field.name not in FREE and old != new:
@@ -117,7 +117,7 @@ def check_same_run(config: TrainConfig, output: Path) -> None:
 
 def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: Progress) -> None:
     """Leave in the output what belongs to this run: its config, its log so far, its whole checkpoints."""
-    configuration.save(config, output)
+    settings.save(config, output)
     lines = []
     try:
         for folder in checkpoints(output):

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder import __version__
-from reflectioncoder.config import BuildConfig, DemoConfig, EvaluateConfig, GenerateConfig, TrainConfig, load, to_toml
+from reflectioncoder.config import BuildConfig, DemoConfig, EvaluateConfig, GenerateConfig, TrainConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.settings import load, to_toml
 
 # First-touch memory dominates training on a processor when glibc gives pages back between steps (docs/method.md).
 MALLOC_TUNABLES = {
@@ -253,8 +254,8 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _doctor(words: Sequence[str]) -> int:
-    from reflectioncoder.config import versions
     from reflectioncoder.interpreter import describe_isolation
+    from reflectioncoder.settings import versions
 
     if words:
         raise UserError("usage: reflectioncoder doctor")

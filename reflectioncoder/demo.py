@@ -19,18 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reflectioncoder.config import (
-    BuildConfig,
-    DemoConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    MaskingConfig,
-    TrainConfig,
-    save,
-    to_toml,
-)
+from reflectioncoder.config import BuildConfig, DemoConfig, EvaluateConfig, GenerateConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogue import write_lines
 from reflectioncoder.errors import UserError
+from reflectioncoder.settings import save, to_toml
 
 ARMS = ("before", "instruction_tuned", "after")
 TASKS = ("heldout", "handwritten", "humaneval")

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reflectioncoder import config as configs
+from reflectioncoder import settings
 from reflectioncoder.config import EvaluateConfig
 from reflectioncoder.decode import Report
 from reflectioncoder.dialogue import iter_jsonl, write_lines
@@ -108,7 +108,7 @@ def evaluate(
         results = check_all(task, completions, pool, limits, progress)
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
     folder = Path(config.output)
-    configs.save(config, folder)
+    settings.save(config, folder)
     write_lines(folder / "results.jsonl", (json.dumps(asdict(result), ensure_ascii=False) for result in results))
     write_lines(folder / "score.json", [json.dumps(asdict(score), indent=2)])
     return score

@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reflectioncoder import config as configs
+from reflectioncoder import settings
 from reflectioncoder.config import GenerateConfig
 from reflectioncoder.decode import Finished, Report, Request, decode, prompt_hash
 from reflectioncoder.dialogue import iter_jsonl, write_lines
@@ -223,14 +223,14 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
     if path.exists() and path.stat().st_size:
         if not saved.exists() or not state.exists():
             raise UserError(f"{path}: exists without {saved.name} that says how it was made; choose another output")
-        old = configs.load(GenerateConfig, saved)
+        old = settings.load(GenerateConfig, saved)
         for entry in dataclasses.fields(GenerateConfig):
             before, now = getattr(old, entry.name), getattr(config, entry.name)
             if entry.name not in FREE and before != now:
                 raise UserError(f"{path}: was made with {entry.name} = {before!r}, not {now!r}; choose another output")
         if json.loads(state.read_text(encoding="utf-8")) != {"fingerprint": model}:
             raise UserError(f"{path}: was made by other weights of {config.model}; choose another output or delete it")
-    configs.save(config, path.parent, path.stem)
+    settings.save(config, path.parent, path.stem)
     try:
         state.write_text(json.dumps({"fingerprint": model}) + "\n", encoding="utf-8")
     except OSError as error:

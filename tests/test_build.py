@@ -19,10 +19,11 @@ from rich.console import Console
 
 from reflectioncoder import procedural
 from reflectioncoder.build import FILES, build
-from reflectioncoder.config import BuildConfig, load, to_toml
+from reflectioncoder.config import BuildConfig
 from reflectioncoder.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.ledger import Ledger
+from reflectioncoder.settings import load, to_toml
 
 CONFIG = BuildConfig(count=12, seed=5, levels=(1, 2), workers=2)
 

