@@ -16,12 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from reflectioncoder import filters
+from reflectioncoder.commits import Commits
 from reflectioncoder.config import BuildConfig, NativeConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
 from reflectioncoder.interpreter import CellResult, Limits
 from reflectioncoder.ledger import Entry, Ledger
+from reflectioncoder.ledger import Step as LedgerStep
 from reflectioncoder.llm import Answer, Budget, BudgetError, ReplaySampler, Sampler, SamplerError, Usage, price_of
 from reflectioncoder.pool import InterpreterPool
 from reflectioncoder.problems import Problem
@@ -121,6 +123,8 @@ class _Conversations:
 
     async def run(self, problems: Sequence[Problem]) -> str:
         config, kinds = self._config, self._ledger.last_kinds()
+        self._begun = set(kinds)
+        self._commits = Commits(self._ledger)
         # what is begun comes first, what failed last: a few that always fail must not keep the others from their turn
         order = {None: 1, FAILED: 2}
         todo = sorted(problems, key=lambda problem: order.get(kinds.get(problem.id), 0))
@@ -149,6 +153,7 @@ class _Conversations:
                             console.print(f"{len(todo)} problems without an answer are tried again", highlight=False)
                             self._left = []
         finally:
+            await self._commits.close()
             await self._sampler.close()
         total = len(problems)
         if self._fatal:
@@ -170,7 +175,7 @@ class _Conversations:
                     return
                 entry = await self._one(problem)
                 if entry is not None:
-                    self._ledger.put(entry)
+                    await self._commits.write(entry)
                     self._finished += 1
                     progress.advance(shown)
 
@@ -199,17 +204,18 @@ class _Conversations:
         return None
 
     async def _conversation(self, problem: Problem) -> Entry:
-        stored = self._ledger.events(problem.id)
+        stored = self._ledger.events(problem.id) if problem.id in self._begun else []
         number = len(stored)
 
-        def keep(kind: str, payload: Any, usage: Usage) -> None:
+        async def keep(kind: str, payload: Any, usage: Usage) -> None:
             nonlocal number
-            tokens = usage.tokens_in, usage.tokens_out
-            self._ledger.add_event(problem.id, number, kind, payload, usage.requests, tokens)
+            self._begun.add(problem.id)
+            step = LedgerStep(problem.id, number, kind, payload, usage.requests, usage.tokens_in, usage.tokens_out)
             number += 1
+            await self._commits.write(step)
 
-        def record(event: Event) -> None:
-            keep(*to_record(event), event.usage if isinstance(event, Answer) else Usage())
+        async def record(event: Event) -> None:
+            await keep(*to_record(event), event.usage if isinstance(event, Answer) else Usage())
 
         async def check(step: Check) -> Checked:
             detail = await self._pool.use(
@@ -228,11 +234,11 @@ class _Conversations:
             return entry_of(problem, end.dialogue, rejected)
         except BudgetError as error:
             if error.usage != Usage():
-                keep(FAILED, {"reason": "budget", "detail": str(error)}, error.usage)
+                await keep(FAILED, {"reason": "budget", "detail": str(error)}, error.usage)
             raise
         except SamplerError as error:
             if error.usage != Usage():
-                keep(FAILED, {"reason": error.reason, "detail": error.detail}, error.usage)
+                await keep(FAILED, {"reason": error.reason, "detail": error.detail}, error.usage)
             if error.of_the_problem:
                 return Entry(problem.id, "rejected", f"answer_{error.reason}", error.detail)
             raise

@@ -8,7 +8,6 @@ It does not check that code runs or that a sequence is worth training on: that i
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -85,7 +84,7 @@ class Dialogue:
     def to_dict(self) -> dict[str, Any]:
         """The line of a JSONL file, in the released schema."""
         messages = [
-            {"role": message.role, "content": [dataclasses.asdict(block) for block in message.blocks]}
+            {"role": message.role, "content": [vars(block).copy() for block in message.blocks]}
             for message in self.messages
         ]
         return {**self.extra, "messages": messages, "type": self.type}

@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE TABLE IF NOT EXISTS finished_at (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 SPENT = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM events"
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 RECENT = 600.0  # seconds that the speed of a build is taken from
 
 
@@ -66,6 +67,27 @@ class Entry:
     reason: str = ""
     detail: str = ""
     payload: Any = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a problem's conversation.
+
+    Args:
+        problem: its id.
+        number: of the step, from 0 without gaps.
+        kind: of the step; "failed" is an attempt that gave no answer but may have cost something.
+        payload: a JSON value.
+        requests, tokens_in, tokens_out: what it cost.
+    """
+
+    problem: str
+    number: int
+    kind: str
+    payload: Any
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -180,40 +202,48 @@ class Ledger:
         Raises:
             UserError: the disk is full or the file is damaged; what was recorded before is intact.
         """
-        row = (entry.id, entry.status, entry.reason, entry.detail, json.dumps(entry.payload, ensure_ascii=False))
+        return self.write([entry]) == 1
+
+    def add_event(
+        self, problem: str, number: int, kind: str, payload: Any, requests: int = 0, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Record one step; see `Step` and `write`."""
+        self.write([Step(problem, number, kind, payload, requests, *tokens)])
+
+    def write(self, records: Sequence[Entry | Step]) -> int:
+        """Record finished problems and steps of conversations, all or nothing, durably before this returns.
+
+        Args:
+            records: in the order in which they came.
+
+        Returns:
+            how many of the problems were not recorded before; those that were stay as they are.
+
+        Raises:
+            UserError: the disk is full or the file is damaged; what was recorded before is intact.
+            ValueError: a problem has such a step already.
+        """
+        now, new = time.time(), 0
         try:
             self._connection.execute("BEGIN")
-            new = self._connection.execute("INSERT OR IGNORE INTO problems VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
-            self._connection.execute("INSERT OR IGNORE INTO finished_at VALUES (?, ?)", (entry.id, time.time()))
+            for record in records:
+                payload = _encode(record.payload)
+                if isinstance(record, Entry):
+                    row = (record.id, record.status, record.reason, record.detail, payload)
+                    sql = "INSERT OR IGNORE INTO problems VALUES (?, ?, ?, ?, ?)"
+                    new += self._connection.execute(sql, row).rowcount
+                    self._connection.execute("INSERT OR IGNORE INTO finished_at VALUES (?, ?)", (record.id, now))
+                else:
+                    cost = (record.requests, record.tokens_in, record.tokens_out)
+                    values = (record.problem, record.number, record.kind, payload, *cost, now)
+                    self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
             self._connection.execute("COMMIT")
             return new
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            raise self._failed(error) from None
-
-    def add_event(
-        self, problem: str, number: int, kind: str, payload: Any, requests: int = 0, tokens: tuple[int, int] = (0, 0)
-    ) -> None:
-        """Record a step of a problem's conversation, durably before this returns.
-
-        Args:
-            problem: its id.
-            number: of the step, from 0 without gaps.
-            kind: of the step; "failed" is an attempt that gave no answer but may have cost something.
-            payload: a JSON value.
-            requests, tokens: what it cost.
-
-        Raises:
-            UserError: the disk is full or the file is damaged; what was recorded before is intact.
-            ValueError: the problem has this step already.
-        """
-        row = (problem, number, kind, json.dumps(payload, ensure_ascii=False), requests, *tokens, time.time())
-        try:
-            self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.IntegrityError:
-            raise ValueError(f"problem {problem} has step {number} already") from None
-        except sqlite3.Error as error:
+            if isinstance(error, sqlite3.IntegrityError) and isinstance(record, Step):
+                raise ValueError(f"problem {record.problem} has step {record.number} already") from None
             raise self._failed(error) from None
 
     def events(self, problem: str) -> list[tuple[str, Any]]:
