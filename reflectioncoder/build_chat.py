@@ -41,7 +41,6 @@ from reflectioncoder.reflect import (
     from_record,
     to_record,
 )
-from reflectioncoder.repeat import unstable
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.settings import versions
 
@@ -218,18 +217,15 @@ class _Conversations:
             await keep(*to_record(event), event.usage if isinstance(event, Answer) else Usage())
 
         async def check(step: Check) -> Checked:
-            detail = await self._pool.use(
-                lambda interpreter: filters.code_fails(step.code, problem, interpreter, step.asserts)
-            )
-            return Checked(detail or "")
+            return Checked(await self._pool.check(step.code, problem, step.asserts) or "")
 
         try:
             events = [from_record(kind, payload) for kind, payload in stored if kind != FAILED]
             end = await converse(problem, self._rules, events, self._sampler, self._run, check, record, self._kind)
             if isinstance(end, Dropped):
                 return entry_of(problem, end.dialogue, end.rejected)
-            rejected = filters.apply(end.dialogue, problem, self._settings) or await self._pool.use(
-                lambda interpreter: unstable(end.dialogue, problem, interpreter, self._config.repeats)
+            rejected = filters.apply(end.dialogue, problem, self._settings) or await self._pool.unstable(
+                end.dialogue, problem, self._config.repeats
             )
             return entry_of(problem, end.dialogue, rejected)
         except BudgetError as error:
