@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reflectioncoder import contamination, filters, outputs, overlap, procedural
+from reflectioncoder import contamination, filters, outputs, procedural
 from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig
-from reflectioncoder.contamination import Contamination
-from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
+from reflectioncoder.dialogue import Dialogue, write_lines
 from reflectioncoder.errors import UserError
+from reflectioncoder.export import FILES, export
 from reflectioncoder.filters import Rejected
 from reflectioncoder.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.ledger import Entry, Ledger
@@ -49,7 +48,6 @@ ELSEWHERE = ("output", "workers", "formats")  # settings that decide nothing abo
 SHOWN = 20  # bad rows that are named on the screen
 NOTES = "problem_notes.txt"  # all of them
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
-FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
                 _reflect(config, pending, ledger, console)
             else:
                 stopped = reflect_by_chat(config, pending, ledger, console)
-            kept, funnel = _export(config, problems, found, detector, ledger, output)
+            kept, funnel = export(problems, found, detector, ledger, output, config.near_duplicates)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
@@ -270,76 +268,6 @@ def _detector(config: BuildConfig) -> contamination.Detector:
     return contamination.Detector(contamination.load_references(config.decontaminate), limits)
 
 
-def _export(
-    config: BuildConfig,
-    problems: Sequence[Problem],
-    found: Sequence[Contamination],
-    detector: contamination.Detector,
-    ledger: Ledger,
-    output: Path,
-) -> tuple[list[Dialogue], dict[str, int]]:
-    """Write the files in the order of the problems, and count what was kept."""
-    contaminations = {item.id: item for item in found}
-    rejects = {item.id: _rejection(item) for item in found}
-    dialogues: dict[str, Dialogue] = {}
-    payloads: dict[str, Any] = {}
-    unfinished = 0
-    for problem in problems:
-        entry = None if problem.id in rejects else ledger.get(problem.id)
-        if entry is None:
-            unfinished += problem.id not in rejects
-            continue
-        if entry.status == "done":
-            dialogues[problem.id] = Dialogue.from_dict(entry.payload, f"ledger, problem {problem.id}")
-        else:
-            rejects[problem.id] = Rejected(problem.id, entry.reason, entry.detail)
-            payloads[problem.id] = entry.payload
-    for problem in problems:  # code that a model wrote for a problem without a solution is seen only now
-        if problem.id in dialogues and not problem.solution:
-            code = filters.final_code(dialogues[problem.id])
-            copied = detector.check(problem.id, (code,), problem.entry_point or "")
-            if copied is not None:
-                contaminations[problem.id], rejects[problem.id] = copied, _rejection(copied)
-                payloads[problem.id] = dialogues.pop(problem.id).to_dict()
-    texts = [
-        (problem.id, f"{problem.instruction}\n{filters.final_code(dialogues[problem.id])}")
-        for problem in problems
-        if problem.id in dialogues
-    ]
-    for item in overlap.near_duplicates(texts, config.near_duplicates):
-        payloads[item.id] = dialogues.pop(item.id).to_dict()
-        rejects[item.id] = Rejected(
-            item.id, "near_duplicate", f"{item.share:.0%} of the 5-grams are those of {item.other}"
-        )
-
-    kept = [dialogues[problem.id] for problem in problems if problem.id in dialogues]
-    write_jsonl(output / "sequences.jsonl", kept)
-    write_jsonl(output / "instructions.jsonl", map(last_round, kept))
-    lines = []
-    for problem in problems:
-        if problem.id in rejects:
-            reject = rejects[problem.id]
-            line = {
-                "id": problem.id,
-                "reason": reject.reason,
-                "detail": reject.detail,
-                "instruction": problem.instruction,
-            }
-            lines.append(json.dumps({**line, "sequence": payloads.get(problem.id)}, ensure_ascii=False))
-    write_lines(output / "rejects.jsonl", lines)
-    report = (contaminations[problem.id].to_dict() for problem in problems if problem.id in contaminations)
-    write_lines(output / "contamination.jsonl", (json.dumps(line, ensure_ascii=False) for line in report))
-    counts = Counter(reject.reason for reject in rejects.values())
-    last = [*filters.FILTERS, "final_code_fails", "non_deterministic", "internal_error", "near_duplicate"]
-    reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
-    return kept, {
-        "problems": len(problems),
-        **({"unfinished": unfinished} if unfinished else {}),
-        **{reason: counts[reason] for reason in reasons if counts[reason]},
-        "sequences": len(kept),
-    }
-
-
 def _files(config: BuildConfig) -> list[str]:
     """All that a finished build has written."""
     return [*FILES, *(outputs.FORMATS[name] for name in config.formats)]
@@ -358,19 +286,6 @@ def _card(
     how |= {name: version for name, version in versions().items() if version}
     origins = [(problem.source, problem.licence) for problem in problems]
     return outputs.Card(funnel, kept, origins, how, config.formats)
-
-
-def _rejection(item: Contamination) -> Rejected:
-    return Rejected(
-        item.id, "contaminated", f"has {item.share:.0%} of the {item.part} of {item.reference}: '{item.example}'"
-    )
-
-
-def last_round(dialogue: Dialogue) -> Dialogue:
-    """The second round of a reflection dialogue as plain instruction data."""
-    instruction = "".join(block.content for block in dialogue.messages[-2].blocks)
-    kept = {key: dialogue.extra[key] for key in ("id", "source", "licence", "level") if key in dialogue.extra}
-    return instruction_dialogue(instruction, dialogue.final_answer, **kept)
 
 
 def funnel_table(funnel: Mapping[str, int]) -> Table:
