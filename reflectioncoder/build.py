@@ -13,8 +13,9 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reflectioncoder import contamination, filters, outputs, procedural
+from reflectioncoder import contamination, filters, outputs, procedural, replay
 from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig
+from reflectioncoder.contamination import Contamination
 from reflectioncoder.dialogue import Dialogue, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.export import FILES, export
 from reflectioncoder.filters import Rejected
 from reflectioncoder.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.ledger import Entry, Ledger
-from reflectioncoder.llm import ReplaySampler
+from reflectioncoder.loaded import Loaded, load_once
 from reflectioncoder.mutate import reflect_by_mutation
 from reflectioncoder.problems import Problem, load_problems
 from reflectioncoder.prompts import load_prompts
@@ -88,10 +90,9 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     started = time.monotonic()
     console = console or Console()
     outputs.check_formats(config.formats)
-    skipped: list[str] = []
-    renamed: list[str] = []
-    problems = _problems(config, skipped, renamed)
-    for lines in ([f"skipped {line}" for line in skipped], renamed):
+    loaded = _problems(config)
+    problems, skipped = loaded.problems, loaded.skipped
+    for lines in ([f"skipped {line}" for line in skipped], loaded.renamed):
         for line in lines[:SHOWN]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if len(lines) > SHOWN:
@@ -103,10 +104,10 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
         else:
             save(config, output)
-            if skipped or renamed:
-                write_lines(output / NOTES, [*skipped, *renamed])
-            detector = _detector(config)
-            found = contamination.contaminated(problems, detector)
+            if skipped or loaded.renamed:
+                write_lines(output / NOTES, [*skipped, *loaded.renamed])
+            detector = cache(lambda: _detector(config))
+            found = _contaminated(config, problems, detector, ledger)
             banned = {item.id for item in found}
             finished = ledger.finished()
             pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
@@ -118,7 +119,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
                 _reflect(config, pending, ledger, console)
             else:
                 stopped = reflect_by_chat(config, pending, ledger, console)
-            kept, funnel = export(problems, found, detector, ledger, output, config.near_duplicates)
+            kept, funnel = export(problems, found, detector(), ledger, output, config.near_duplicates)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
@@ -137,25 +138,43 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     return result
 
 
-def _problems(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
-    if config.sampler != "native":
-        return _unsampled(config, skipped, renamed)
-    check_native(config.native)
-    problems = _unsampled(config, skipped, renamed)
-    if config.native.samples == 1:
-        return problems
-    numbers = range(1, config.native.samples + 1)
-    return [dataclasses.replace(problem, id=f"{problem.id}#{k}") for problem in problems for k in numbers]
-
-
-def _unsampled(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
+def _problems(config: BuildConfig) -> Loaded:
     if config.count < 1:
         raise UserError(f"count = {config.count}: give a number above 0")
     if config.problems == "handwritten":
         raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
-    if config.problems == "procedural":
-        return list(procedural.generate(config.count, config.seed, "train", config.levels))
-    return load_problems(config.problems, config.fields, config.split, config.count, skipped, renamed)
+    if config.sampler == "native":
+        check_native(config.native)
+
+    def read() -> Loaded:
+        if config.problems == "procedural":
+            return Loaded(list(procedural.generate(config.count, config.seed, "train", config.levels)))
+        skipped: list[str] = []
+        renamed: list[str] = []
+        fields, split, count = config.fields, config.split, config.count
+        return Loaded(load_problems(config.problems, fields, split, count, skipped, renamed), skipped, renamed)
+
+    reading = (config.count, config.seed, config.levels, config.fields, config.split)
+    loaded = load_once(config.problems, reading, Path(config.output), read)
+    if config.sampler != "native" or config.native.samples == 1:
+        return loaded
+    numbers = range(1, config.native.samples + 1)
+    sampled = [dataclasses.replace(problem, id=f"{problem.id}#{k}") for problem in loaded.problems for k in numbers]
+    return dataclasses.replace(loaded, problems=sampled)
+
+
+def _contaminated(
+    config: BuildConfig, problems: Sequence[Problem], detector: Callable[[], contamination.Detector], ledger: Ledger
+) -> list[Contamination]:
+    """The contaminated problems; found once and kept in the ledger, where the references are files."""
+    paths = [Path(source) for source in config.decontaminate]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+    kept = ledger.note("contaminations")
+    if kept is not None and kept["references"] == digests and len(digests) == len(paths):
+        return [Contamination(**item) for item in kept["found"]]
+    found = contamination.contaminated(problems, detector())
+    ledger.note("contaminations", {"references": digests, "found": [vars(item) for item in found]})
+    return found
 
 
 def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -175,7 +194,7 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
         prompts = load_prompts(config.chat.prompts)
         settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
     if config.sampler == "replay":
-        settings["recorded_answers"] = ReplaySampler(config.chat.replay).fingerprint
+        settings["recorded_answers"] = replay.fingerprint(config.chat.replay)
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())

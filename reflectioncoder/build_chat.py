@@ -24,7 +24,7 @@ from reflectioncoder.filters import Rejected
 from reflectioncoder.interpreter import CellResult, Limits
 from reflectioncoder.ledger import Entry, Ledger
 from reflectioncoder.ledger import Step as LedgerStep
-from reflectioncoder.llm import Answer, Budget, BudgetError, ReplaySampler, Sampler, SamplerError, Usage, price_of
+from reflectioncoder.llm import Answer, Budget, BudgetError, Sampler, SamplerError, Usage, price_of
 from reflectioncoder.pool import InterpreterPool
 from reflectioncoder.problems import Problem
 from reflectioncoder.prompts import Prompts, load_prompts
@@ -73,6 +73,8 @@ def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Le
 def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts) -> Sampler:
     """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
     if config.sampler == "replay":
+        from reflectioncoder.replay import ReplaySampler
+
         return ReplaySampler(config.chat.replay, config.chat.model)
     if config.sampler == "native":
         from reflectioncoder.native import NativeSampler  # seconds of imports

@@ -61,7 +61,7 @@ class ChatSampler:
         for name in ("in_flight", "timeout", "max_tokens"):
             if getattr(config, name) <= 0:
                 raise UserError(f"chat.{name} = {getattr(config, name)}: give a number above 0")
-        self.model, self.fingerprint = config.model, ""
+        self.model = config.model
         self.budget = budget or Budget()
         self._config, self._tool_description = config, tool_description
         key = os.environ.get(config.api_key_variable, "").strip()

@@ -189,19 +189,26 @@ def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: no such file, bytes that are not UTF-8, or a line that is not JSON.
     """
+    for where, _, value in iter_jsonl_at(path):
+        yield where, value
+
+
+def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]]:
+    """As `iter_jsonl`, with the byte at which each line begins between place and value."""
     path = Path(path)
+    start = 0
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                where = f"file {path}, line {number}"
-                try:
-                    yield where, json.loads(line.decode("utf-8"))
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+                if line.strip():
+                    where = f"file {path}, line {number}"
+                    try:
+                        yield where, start, json.loads(line.decode("utf-8"))
+                    except UnicodeDecodeError as error:
+                        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+                    except json.JSONDecodeError as error:
+                        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+                start += len(line)
     except OSError as error:
         raise UserError(f"file {path}: {error.strerror or error}") from None
 

@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS events (
     at REAL NOT NULL,
     PRIMARY KEY (problem, number)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS costs ON events (problem, number, kind, requests, tokens_in, tokens_out);
 CREATE TABLE IF NOT EXISTS finished_at (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 SPENT = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM events"
@@ -257,9 +258,10 @@ class Ledger:
         return [(kind, json.loads(payload)) for kind, payload in rows]
 
     def last_kinds(self) -> dict[str, str]:
-        """The kind of the last step of each problem that has any, finished or not."""
+        """The kind of the last step of each problem that is begun and not finished."""
+        sql = "SELECT problem, kind, MAX(number) FROM events WHERE problem NOT IN (SELECT id FROM problems) GROUP BY 1"
         try:
-            rows = self._connection.execute("SELECT problem, kind, MAX(number) FROM events GROUP BY problem").fetchall()
+            rows = self._connection.execute(sql).fetchall()
         except sqlite3.Error as error:
             raise self._failed(error) from None
         return {problem: kind for problem, kind, _ in rows}

@@ -9,14 +9,10 @@ The chat endpoint is in `chat.py`; this module knows no network.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
-from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
 
 TurnRole = Literal["system", "user", "assistant", "tool"]
@@ -126,12 +122,10 @@ class Sampler(Protocol):
     Args:
         name: the kind of sampler, recorded in every sequence.
         model: what it was asked for.
-        fingerprint: changes where answers may change by anything but the configuration.
     """
 
     name: str
     model: str
-    fingerprint: str
 
     async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
         """Answer a conversation.
@@ -242,59 +236,6 @@ class Budget:
         self.spent += used
         self._settled.set()
         self._settled = asyncio.Event()
-
-
-class ReplaySampler:
-    """Recorded answers from a JSONL file; for tests, benchmarks, and answers that were sampled elsewhere.
-
-    A line is `{"problem": id, "turn": 0, "text": ..., "tool_code": ..., "finish": ..., "tokens_in": ...,
-    "tokens_out": ...}`, of which the last four may be missing.
-
-    Args:
-        path: the file.
-        model: what to record as the model.
-
-    Raises:
-        UserError: a file that cannot be read or a line that is not of this form.
-    """
-
-    name = "replay"
-
-    def __init__(self, path: str | os.PathLike[str], model: str = "") -> None:
-        if not path:
-            raise UserError("chat.replay: name the file of recorded answers")
-        self.model = model or "recorded"
-        self._answers: dict[tuple[str, int], Answer] = {}
-        digest = hashlib.sha256()
-        for where, line in iter_jsonl(path):
-            digest.update(json.dumps(line, sort_keys=True).encode())
-            try:
-                key = str(line["problem"]), int(line["turn"])
-                text, code = line["text"], line.get("tool_code")
-                usage = Usage(1, int(line.get("tokens_in", 0)), int(line.get("tokens_out", 0)))
-                if not isinstance(text, str) or not isinstance(code, str | None):
-                    raise TypeError("'text' and 'tool_code' must be text")
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise UserError(f"{where}: not a recorded answer with problem, turn and text ({error})") from None
-            if key in self._answers:
-                raise UserError(f"{where}: problem '{key[0]}' has two answers for turn {key[1]}")
-            finish = str(line.get("finish", "stop" if code is None else "tool_calls"))
-            tool_id = "" if code is None else f"call_{key[1]}"
-            self._answers[key] = Answer(text, code, tool_id, finish, usage, self.model)
-        self.fingerprint = digest.hexdigest()
-
-    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
-        """See `Sampler`."""
-        if (problem, number) not in self._answers:
-            raise SamplerError("not_recorded", f"no answer is recorded for turn {number}")
-        await asyncio.sleep(0)
-        return self._answers[problem, number]
-
-    def stop(self) -> None:
-        """Nothing is under way."""
-
-    async def close(self) -> None:
-        """Nothing is held."""
 
 
 REASONS: tuple[Reason, ...] = get_args(Reason)

@@ -206,7 +206,7 @@ class NativeSampler:
     name = "native"
 
     def __init__(self, config: NativeConfig, seed: int = 0, backend: Backend | None = None) -> None:
-        self.model, self.fingerprint = config.model, ""
+        self.model = config.model
         self._config = config
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
