@@ -37,6 +37,7 @@ from reflectioncoder.mutate import reflect_by_mutation
 from reflectioncoder.problems import Problem, load_problems
 from reflectioncoder.prompts import load_prompts
 from reflectioncoder.repeat import unstable
+from reflectioncoder.samples import sample_id
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.settings import save, versions
 from reflectioncoder.workers import Pool
@@ -142,12 +143,12 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
 def _problems(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
     if config.sampler != "native":
         return _unsampled(config, skipped, renamed)
-    check_native(config.native)
+    check_native(config.native, config.chat)
     problems = _unsampled(config, skipped, renamed)
     if config.native.samples == 1:
         return problems
     numbers = range(1, config.native.samples + 1)
-    return [dataclasses.replace(problem, id=f"{problem.id}#{k}") for problem in problems for k in numbers]
+    return [dataclasses.replace(problem, id=sample_id(problem.id, k)) for problem in problems for k in numbers]
 
 
 def _unsampled(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
@@ -171,6 +172,8 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
 
         settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
         settings["native.weights"] = weights(config.native.model)
+        if config.native.backend == "completions":
+            settings["chat.model"] = config.chat.model
     else:
         settings |= {f"chat.{key}": chat[key] for key in CHAT_SETTINGS}
     if config.sampler != "mutation":
