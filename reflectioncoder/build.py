@@ -38,6 +38,7 @@ from reflectioncoder.mutate import reflect_by_mutation
 from reflectioncoder.problems import Problem, load_problems
 from reflectioncoder.prompts import load_prompts
 from reflectioncoder.repeat import unstable
+from reflectioncoder.samples import sample_id
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.settings import save, versions
 from reflectioncoder.workers import Pool
@@ -144,7 +145,7 @@ def _problems(config: BuildConfig) -> Loaded:
     if config.problems == "handwritten":
         raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
     if config.sampler == "native":
-        check_native(config.native)
+        check_native(config.native, config.chat)
 
     def read() -> Loaded:
         if config.problems == "procedural":
@@ -159,8 +160,10 @@ def _problems(config: BuildConfig) -> Loaded:
     if config.sampler != "native" or config.native.samples == 1:
         return loaded
     numbers = range(1, config.native.samples + 1)
-    sampled = [dataclasses.replace(problem, id=f"{problem.id}#{k}") for problem in loaded.problems for k in numbers]
-    return dataclasses.replace(loaded, problems=sampled)
+    samples = [
+        dataclasses.replace(problem, id=sample_id(problem.id, k)) for problem in loaded.problems for k in numbers
+    ]
+    return dataclasses.replace(loaded, problems=samples)
 
 
 def _contaminated(
@@ -188,6 +191,8 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
 
         settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
         settings["native.weights"] = weights(config.native.model)
+        if config.native.backend == "completions":
+            settings["chat.model"] = config.chat.model
     else:
         settings |= {f"chat.{key}": chat[key] for key in CHAT_SETTINGS}
     if config.sampler != "mutation":

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from reflectioncoder import filters
 from reflectioncoder.commits import Commits
-from reflectioncoder.config import BuildConfig, NativeConfig
+from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
@@ -41,6 +41,7 @@ from reflectioncoder.reflect import (
     from_record,
     to_record,
 )
+from reflectioncoder.samples import FirstAccepted, sample_of
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.settings import versions
 
@@ -70,6 +71,11 @@ def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Le
     return asyncio.run(_Conversations(config, ledger, console).run(problems)) if problems else ""
 
 
+def served_model(config: BuildConfig) -> str:
+    """What the model of a build is called at its server."""
+    return config.chat.model or (config.native.model if config.sampler == "native" else "")
+
+
 def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts) -> Sampler:
     """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
     if config.sampler == "replay":
@@ -78,15 +84,18 @@ def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts) -> Sampl
         return ReplaySampler(config.chat.replay, config.chat.model)
     if config.sampler == "native":
         from reflectioncoder.native import NativeSampler  # seconds of imports
+        from reflectioncoder.native_completions import CompletionsSampler
 
-        return NativeSampler(config.native, config.seed)
+        if config.native.backend == "completions":
+            return CompletionsSampler(config.native, config.chat, config.seed, budget)
+        return NativeSampler(config.native, config.seed, budget=budget)
     from reflectioncoder.chat import ChatSampler  # a second of imports
 
     return ChatSampler(config.chat, budget, prompts.tool)
 
 
-def check_native(config: NativeConfig) -> None:
-    """Raise UserError for a setting of the fine-tuned model that makes no sense."""
+def check_native(config: NativeConfig, chat: ChatConfig) -> None:
+    """Raise UserError for a setting of the fine-tuned model, or of its budget, that makes no sense."""
     if not config.model:
         raise UserError("native.model: name a model that was trained on the format, such as runs/train")
     for name in ("batch_size", "max_new_tokens", "samples"):
@@ -96,6 +105,8 @@ def check_native(config: NativeConfig) -> None:
         raise UserError("native: temperature must be at least 0 and top_p in (0, 1]")
     if config.samples > 1 and config.temperature == 0:
         raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
+    if chat.budget_money and config.backend != "completions":
+        raise UserError("chat.budget_money: a model on this machine has no price; set chat.budget_tokens")
 
 
 class _Conversations:
@@ -107,10 +118,11 @@ class _Conversations:
         self._workers = config.workers or len(os.sched_getaffinity(0))
         self._native = config.sampler == "native"
         # with a model of our own, the batch stays full while the programs of others run
-        self._at_once = config.native.batch_size + 2 * self._workers if self._native else chat.in_flight
+        here = self._native and config.native.backend != "completions"
+        self._at_once = config.native.batch_size + 2 * self._workers if here else chat.in_flight
         if chat.in_flight < 1:
             raise UserError(f"chat.in_flight = {chat.in_flight}: give a number above 0")
-        price = price_of(chat.model, chat.prices)
+        price = price_of(served_model(config), chat.prices) if not here else None
         if price is not None:
             ledger.note("prices", [price.tokens_in, price.tokens_out])
         spent = Usage(*ledger.spent())
@@ -119,6 +131,7 @@ class _Conversations:
         self._settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         self._left: list[tuple[Problem, str]] = []  # without an answer, and why
         self._kind: type[Conversation] = Conversation
+        self._first: FirstAccepted | None = None
         self._stopped = self._fatal = ""
         self._finished = 0
 
@@ -129,6 +142,9 @@ class _Conversations:
         # what is begun comes first, what failed last: a few that always fail must not keep the others from their turn
         order = {None: 1, FAILED: 2}
         todo = sorted(problems, key=lambda problem: order.get(kinds.get(problem.id), 0))
+        if self._native and config.native.samples > 1 and config.native.keep == "first":
+            self._first = FirstAccepted(self._ledger.finished("done"))
+            todo.sort(key=lambda problem: sample_of(problem.id)[1])  # so that few wait for another
         self._sampler = make_sampler(config, self._budget, self._prompts)
         if self._native:
             from reflectioncoder.native import NativeConversation
@@ -174,7 +190,7 @@ class _Conversations:
             for problem in problems:
                 if self._stopped or self._fatal:
                     return
-                entry = await self._one(problem)
+                entry = await (self._one(problem) if self._first is None else self._first(problem, self._one))
                 if entry is not None:
                     await self._commits.write(entry)
                     self._finished += 1

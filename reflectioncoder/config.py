@@ -30,7 +30,8 @@ class ChatConfig:
         api_key_variable: environment variable that holds the key; may be unset for local servers.
         prompts: TOML file that overrides the wordings (see `prompts.py`).
         replay: JSONL file of recorded answers, for the sampler `replay`.
-        budget_requests: HTTP requests after which the build stops cleanly; 0 for no limit, as below.
+        budget_requests: HTTP requests (answers of a model on this machine) after which the build stops cleanly; 0 for
+            no limit, as below.
         budget_tokens: input and output tokens together.
         budget_money: by `prices`.
         prices: entries "MODEL=INPUT/OUTPUT", for a million tokens.
@@ -65,16 +66,23 @@ class NativeConfig:
     Args:
         model: directory or hub name of a model that `reflectioncoder train` made, or another that knows the special
             tokens; there is no default, for the embedded model does not know them untrained.
-        backend: `transformers`, or `vllm` (an extra).
-        batch_size: conversations that are decoded together.
+        backend: `transformers`, `vllm` (an extra), or `completions`: a server that has the model and takes vLLM's
+            parameters (see `native_completions.py`). It is reached, paid and waited for by `chat`, where `chat.model`
+            is its name there if that is another than `model`; here only the tokenizer of `model` is loaded.
+        prompt: for `completions`: `ids` hands in token ids; `text` is for servers that take none, and rejects what
+            names special tokens in its text.
+        batch_size: conversations that are decoded together; with `completions` that is `chat.in_flight`.
         max_new_tokens: of one answer: an analysis and a code block, a closing remark, or the final answer.
         temperature: 0 is greedy.
         samples: conversations about each problem; each but identical ones can end up in the output, under the
             problem's id and "#" and its number.
+        keep: `all` of a problem's samples that pass; `first` makes them one after the other up to the first that
+            passes, and counts the others as `not_needed`.
     """
 
     model: str = ""
-    backend: Literal["transformers", "vllm"] = "transformers"
+    backend: Literal["transformers", "vllm", "completions"] = "transformers"
+    prompt: Literal["ids", "text"] = "ids"
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
     batch_size: int = 64
@@ -82,6 +90,7 @@ class NativeConfig:
     temperature: float = 0.7
     top_p: float = 0.95
     samples: int = 1
+    keep: Literal["all", "first"] = "all"
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,8 @@ class BuildConfig:
     Args:
         sampler: `mutation` plants bugs in verified solutions; `chat` converses with a model; `replay` does so with
             recorded answers; `native` lets a model write that was fine-tuned on the format.
-        chat: the chat model; of no effect for `mutation`, and for `native` but for its `prompts`.
+        chat: the chat model; of no effect for `mutation`. For `native` its prompts and budgets hold as well, and for
+            the back end `completions` all that says where the server is and how it is asked.
         native: the fine-tuned model, for `native`.
         output: directory of the build; holds the ledger, the sequences, rejects and the funnel.
         problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests

@@ -274,10 +274,11 @@ class Ledger:
             raise self._failed(error) from None
         return row
 
-    def finished(self) -> set[str]:
-        """The ids of all problems recorded so far."""
+    def finished(self, status: Status | None = None) -> set[str]:
+        """The ids of all problems recorded so far, or of those with a status."""
         try:
-            return {id for (id,) in self._connection.execute("SELECT id FROM problems")}
+            rows = self._connection.execute("SELECT id FROM problems WHERE status = ? OR ? IS NULL", (status, status))
+            return {id for (id,) in rows}
         except sqlite3.Error as error:
             raise self._failed(error) from None
 

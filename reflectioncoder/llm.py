@@ -3,7 +3,7 @@
 A `Sampler` turns messages into an `Answer`. Three kinds of failure are told apart, because they end differently: a
 *fatal* one (wrong key, unknown model) stops the build; one of the *problem* (the model answers nothing, or without
 end) rejects the problem; any other is the server's, and leaves the problem open for a later attempt.
-The chat endpoint is in `chat.py`; this module knows no network.
+The network is in `endpoint.py`; this module knows no network.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ TurnRole = Literal["system", "user", "assistant", "tool"]
 Tools = Literal["off", "offered", "closed"]
 Reason = Literal[
     "rate_limited", "server_error", "connection", "timeout", "malformed",  # the server's
-    "empty", "too_long", "refused", "not_recorded",  # the problem's
-    "authentication", "unknown_model", "wrong_url", "bad_request", "quota", "server_down", "stopped",  # the build's
+    "empty", "too_long", "refused", "not_recorded", "forged_prompt",  # the problem's
+    "authentication", "unknown_model", "wrong_url", "bad_request", "no_special_tokens", "quota", "server_down",
+    "stopped",  # the build's
 ]  # fmt: skip
 FATAL: frozenset[Reason] = frozenset(
-    ("authentication", "unknown_model", "wrong_url", "bad_request", "quota", "server_down")
+    ("authentication", "unknown_model", "wrong_url", "bad_request", "no_special_tokens", "quota", "server_down")
 )
-OF_THE_PROBLEM: frozenset[Reason] = frozenset(("empty", "too_long", "refused", "not_recorded"))
+OF_THE_PROBLEM: frozenset[Reason] = frozenset(("empty", "too_long", "refused", "not_recorded", "forged_prompt"))
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,16 @@ class Answer:
 
 
 class SamplerError(Exception):
-    """No answer: why, in a word and in a line that holds no key; `usage` is what was spent for nothing."""
+    """No answer: why, in a word and in a line that holds no key; `usage` is what was spent for nothing.
 
-    def __init__(self, reason: Reason, detail: str, usage: Usage | None = None, wait: float | None = None) -> None:
+    `wait` is how many seconds the server asks to wait, `final` that another attempt would end the same way.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, usage: Usage | None = None, wait: float | None = None, final: bool = False
+    ) -> None:
         super().__init__(detail)
-        self.reason, self.detail, self.usage, self.wait = reason, detail, usage or Usage(), wait
+        self.reason, self.detail, self.usage, self.wait, self.final = reason, detail, usage or Usage(), wait, final
 
     @property
     def fatal(self) -> bool:
