@@ -92,6 +92,7 @@ class Dropped:
 
 
 Step = Ask | Run | Check | Finished | Dropped
+DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # step to the event that it waits for
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,8 @@ def next_step(problem: Problem, rules: Rules, events: Sequence[Event], kind: typ
         ValueError: an event that is not what was due, so not one of this conversation.
     """
     conversation = (kind or Conversation)(problem, rules)
-    due = {Ask: Answer, Run: CellResult, Check: Checked}
     for event in events:
-        if not isinstance(event, due.get(type(conversation.step), ())):
+        if not isinstance(event, DUE.get(type(conversation.step), ())):
             raise ValueError(f"{type(event).__name__} where {type(conversation.step).__name__} was due")
         conversation.take(event)
     return conversation.step
