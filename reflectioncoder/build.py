@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reflectioncoder import contamination, filters, outputs, procedural, replay
+from reflectioncoder import contamination, filters, fork, outputs, procedural, replay
 from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig
 from reflectioncoder.contamination import Contamination
@@ -47,7 +47,7 @@ from reflectioncoder.workers import Pool
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 # of the native settings, those that do not decide it (as for `generate`, what other rows do to one is not counted)
 NATIVE_FREE = ("batch_size", "device")
-ELSEWHERE = ("output", "workers", "formats")  # settings that decide nothing about the sequences
+ELSEWHERE = ("output", "workers", "formats", "fork")  # settings that decide nothing about the sequences
 SHOWN = 20  # bad rows that are named on the screen
 NOTES = "problem_notes.txt"  # all of them
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
@@ -98,8 +98,11 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if len(lines) > SHOWN:
             console.print(f"... and {len(lines) - SHOWN} more, all in {NOTES}", highlight=False)
-    output, stopped = Path(config.output), ""
-    with Ledger(output, fingerprint(config, problems)) as ledger:
+    decided, stopped = fingerprint(config, problems), ""
+    old = fork.check(config, decided)
+    config = dataclasses.replace(config, output=config.fork or config.output, fork="")
+    output = Path(config.output)
+    with fork.opened(output, decided) as ledger:
         funnel = ledger.note("funnel")
         if funnel is not None and all((output / name).is_file() for name in _files(config)):
             console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
@@ -110,6 +113,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             detector = cache(lambda: _detector(config))
             found = _contaminated(config, problems, detector, ledger)
             banned = {item.id for item in found}
+            fork.begin(ledger, decided, config, problems, banned, old, console)
             finished = ledger.finished()
             pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
             if finished:

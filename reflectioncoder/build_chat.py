@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -49,11 +49,15 @@ FAILED = "failed"  # a step of the ledger that is no event of the conversation, 
 ATTEMPTS = 2
 
 
-def entry_of(problem: Problem, dialogue: Dialogue | None, rejected: Rejected | None) -> Entry:
-    """The ledger's entry of a finished problem, with what is known about where it comes from."""
+def labels(problem: Problem) -> dict[str, Any]:
+    """What is known about where a problem comes from."""
     known = {"id": problem.id, "source": problem.source, "licence": problem.licence, "level": problem.level}
-    given = {key: value for key, value in known.items() if value not in (None, "")}
-    payload = None if dialogue is None else {**given, **dialogue.to_dict()}
+    return {key: value for key, value in known.items() if value not in (None, "")}
+
+
+def entry_of(problem: Problem, dialogue: Dialogue | None, rejected: Rejected | None) -> Entry:
+    """The ledger's entry of a finished problem, with where it comes from."""
+    payload = None if dialogue is None else {**labels(problem), **dialogue.to_dict()}
     if rejected is None:
         return Entry(problem.id, "done", payload=payload)
     return Entry(problem.id, "rejected", rejected.reason.replace(" ", "_"), rejected.detail, payload)
@@ -94,6 +98,19 @@ def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts) -> Sampl
     return ChatSampler(config.chat, budget, prompts.tool)
 
 
+def rules_of(config: BuildConfig, provenance: Mapping[str, Any] | None = None) -> tuple[Rules, type[Conversation]]:
+    """What the conversations of a build go by, and their kind."""
+    protocol: Protocol = "native" if config.sampler == "native" else config.chat.protocol
+    settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
+    prompts = load_prompts(config.chat.prompts)
+    rules = Rules(prompts, protocol, config.max_rounds, config.seed, settings, provenance or {})
+    if config.sampler == "native":
+        from reflectioncoder.native import NativeConversation  # seconds of imports
+
+        return rules, NativeConversation
+    return rules, Conversation
+
+
 def check_native(config: NativeConfig, chat: ChatConfig) -> None:
     """Raise UserError for a setting of the fine-tuned model, or of its budget, that makes no sense."""
     if not config.model:
@@ -130,7 +147,6 @@ class _Conversations:
         self._prompts = load_prompts(chat.prompts)
         self._settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         self._left: list[tuple[Problem, str]] = []  # without an answer, and why
-        self._kind: type[Conversation] = Conversation
         self._first: FirstAccepted | None = None
         self._stopped = self._fatal = ""
         self._finished = 0
@@ -146,14 +162,9 @@ class _Conversations:
             self._first = FirstAccepted(self._ledger.finished("done"))
             todo.sort(key=lambda problem: sample_of(problem.id)[1])  # so that few wait for another
         self._sampler = make_sampler(config, self._budget, self._prompts)
-        if self._native:
-            from reflectioncoder.native import NativeConversation
-
-            self._kind = NativeConversation
         provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
         provenance["interpreter"] = f"ipython {versions()['ipython']}"
-        protocol: Protocol = "native" if self._native else config.chat.protocol
-        self._rules = Rules(self._prompts, protocol, config.max_rounds, config.seed, self._settings, provenance)
+        self._rules, self._kind = rules_of(config, provenance)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = self._console
         try:

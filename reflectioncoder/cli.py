@@ -33,7 +33,8 @@ usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-conf
 
   demo       the whole pipeline with the embedded model, in minutes; writes runs/demo/summary.json and report.html
   build      reflection sequences from problems: by mutation (no language model), or --sampler chat; a spent budget
-             ends it with status 0; reflectioncoder build status DIR says how far it is
+             ends it with status 0; reflectioncoder build status DIR says how far it is; --fork NEW_DIR builds there
+             with changed settings what they touch, and takes over the rest
   inspect    show the sequences of a JSONL file: reflectioncoder inspect FILE [N]
   train      fine-tune a causal language model on them by masked self-distillation
   generate   completions of a task's problems
@@ -143,7 +144,8 @@ def _build(config: BuildConfig, dry_run: bool, _: bool) -> int:
         how = f"with {config.chat.model} at {config.chat.base_url}" if config.sampler == "chat" else "by mutation"
         how = f"with the answers in {config.chat.replay}" if config.sampler == "replay" else how
         how = f"with blocks by {config.native.model}" if config.sampler == "native" else how
-        print(f"would build from {config.count} problems ({config.problems}) {how} into {config.output}")
+        where = f"{config.fork}, with what {config.output} has" if config.fork else config.output
+        print(f"would build from {config.count} problems ({config.problems}) {how} into {where}")
         return 0
     build(config)
     return 0

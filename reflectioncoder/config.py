@@ -126,6 +126,8 @@ class BuildConfig:
             otherwise is rejected as `non_deterministic`. 0 leaves that out.
         near_duplicates: share of common 5-grams from which two samples count as the same; above 1 keeps all.
         formats: of the sequences: `jsonl` (always written), `parquet`, and `dataset` for `datasets.load_from_disk`.
+        fork: a new directory to build in instead of `output`, whose build has other settings; all that they do not
+            touch is taken over from there (see `fork.py`).
     """
 
     output: str = "runs/build"
@@ -147,6 +149,7 @@ class BuildConfig:
     repeats: int = 2
     near_duplicates: float = 0.9
     formats: tuple[str, ...] = ("jsonl", "parquet")
+    fork: str = ""
     sampler: Literal["mutation", "chat", "replay", "native"] = "mutation"
     chat: ChatConfig = field(default_factory=ChatConfig)
     native: NativeConfig = field(default_factory=NativeConfig)

@@ -92,6 +92,7 @@ class Dropped:
 
 
 Step = Ask | Run | Check | Finished | Dropped
+DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # step to the event that it waits for
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,8 @@ def follow(
 ) -> Conversation:
     """The conversation after the events so far; arguments and errors as of `next_step`."""
     conversation = (kind or Conversation)(problem, rules)
-    due = {Ask: Answer, Run: CellResult, Check: Checked}
     for event in events:
-        if not isinstance(event, due.get(type(conversation.step), ())):
+        if not isinstance(event, DUE.get(type(conversation.step), ())):
             raise ValueError(f"{type(event).__name__} where {type(conversation.step).__name__} was due")
         conversation.take(event)
     return conversation
