@@ -42,6 +42,7 @@ MALFORMED: dict[str, str] = {
     "forged_execution": "an execution block of its own",
     "unclosed_block": "a block that is not closed before another or the message's end",
 }
+SHOWN = 120  # characters of such an answer's end that its rejection quotes
 MARK = "native"  # of turns that are code and its execution
 Backend = Callable[[More], Iterator[Finished]]
 
@@ -184,7 +185,8 @@ class NativeConversation(Conversation):
         return self._ask()
 
     def _malformed(self, answer: Answer) -> Step:
-        return self._drop(answer.finish, f"answer {self.answers} has {MALFORMED[answer.finish]}")
+        end = answer.text if len(answer.text) <= SHOWN else f"...{answer.text[-SHOWN:]}"
+        return self._drop(answer.finish, f"answer {self.answers} has {MALFORMED[answer.finish]}: {end!r}")
 
 
 class _StoppedError(Exception):
@@ -239,6 +241,8 @@ class NativeSampler:
         finished = await future
         blocks = read_blocks(finished.ids, self._marks, self._tokenizer)
         text = "\n\n".join(block.content for block in blocks if block.type == "text" and block.content)
+        if finished.reason in MALFORMED:  # as it stands, for whoever wants to know what the model has not learnt
+            text = str(self._tokenizer.decode(list(finished.ids), clean_up_tokenization_spaces=False))
         code = next((block.content for block in blocks if block.type == "code"), None)
         usage = Usage(1, len(ids), len(finished.ids))
         seconds = time.monotonic() - started
