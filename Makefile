@@ -1,10 +1,10 @@
-# make setup | demo | test | lint; every target does its own set-up and is quick the second time.
+# make setup | demo | bootstrap | test | lint; every target does its own set-up and is quick the second time.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo bootstrap test lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -22,6 +22,10 @@ $(STAMP): constraints.txt pyproject.toml
 # make demo is the quick one; make demo FULL=1 the overnight size.
 demo: setup
 	$(BIN)/reflectioncoder demo $(if $(FULL),--config configs/demo-full.toml,)
+
+# a model trained on planted bugs writes reflection sequences by itself (docs/bootstrapping.md)
+bootstrap: setup
+	$(BIN)/python benchmarks/bootstrap.py
 
 test: setup
 	$(BIN)/python -m pytest

@@ -141,6 +141,11 @@ def input_output(dialogue: Dialogue, problem: Problem, settings: FilterSettings)
     return next((found for code in codes if (found := io_in_code(code, settings))), None)
 
 
+def shows_error(execution: str) -> bool:
+    """Whether the text of an execution block is that of a program that failed."""
+    return "Traceback (most recent call last)" in execution or bool(re.search(r"^\w*Error\b", execution, re.MULTILINE))
+
+
 def unresolved(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
     """Appendix A: still an error after the last round, or more rounds than allowed."""
     if dialogue.rounds > settings.max_rounds:
@@ -148,7 +153,7 @@ def unresolved(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -
     executions = [block.content for block in dialogue.first_round if block.type == "execution"]
     if not executions:
         return "nothing was executed"
-    if "Traceback (most recent call last)" in executions[-1] or re.search(r"^\w*Error\b", executions[-1], re.MULTILINE):
+    if shows_error(executions[-1]):
         return f"the last of {len(executions)} rounds still fails"
     return None
 

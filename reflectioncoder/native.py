@@ -42,6 +42,7 @@ MALFORMED: dict[str, str] = {
     "forged_execution": "an execution block of its own",
     "unclosed_block": "a block that is not closed before another or the message's end",
 }
+SHOWN = 120  # characters of such an answer's end that its rejection quotes
 MARK = "native"  # of turns that are code and its execution
 Backend = Callable[[More], Iterator[Finished]]
 
@@ -151,6 +152,8 @@ def read_answer(
     """What a model wrote, and why it ended, as an answer."""
     blocks = read_blocks(ids, marks, tokenizer)
     text = "\n\n".join(block.content for block in blocks if block.type == "text" and block.content)
+    if reason in MALFORMED:  # as it stands, for whoever wants to know what the model has not learnt
+        text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
     code = next((block.content for block in blocks if block.type == "code"), None)
     return Answer(text, code, "" if code is None else MARK, reason, usage, model)
 
@@ -208,7 +211,8 @@ class NativeConversation(Conversation):
         return self._ask()
 
     def _malformed(self, answer: Answer) -> Step:
-        return self._drop(answer.finish, f"answer {self.answers} has {MALFORMED[answer.finish]}")
+        end = answer.text if len(answer.text) <= SHOWN else f"...{answer.text[-SHOWN:]}"
+        return self._drop(answer.finish, f"answer {self.answers} has {MALFORMED[answer.finish]}: {end!r}")
 
 
 class _StoppedError(Exception):

@@ -152,7 +152,8 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(
     assert {id: line["reason"] for id, line in found.items()} == {
         f"p{k}": reason for k, (reason, _) in enumerate(answers) if reason
     }
-    assert found["p3"]["detail"] == "answer 2 has an execution block of its own"
+    assert found["p3"]["detail"] == "answer 2 has an execution block of its own: '<|execution|>'"
+    assert found["p4"]["detail"].endswith("before another or the message's end: '<|code|>x = 1<|execution|>'")
     assert found["p7"]["detail"] == "the model gave up after 1 rounds"
     kept = read_jsonl(result.path)
     assert [dialogue.extra["id"] for dialogue in kept] == [f"p{count}", f"p{count + 1}"]
