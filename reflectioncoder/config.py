@@ -240,6 +240,7 @@ class GenerateConfig:
     Args:
         model: directory or hub name, or the embedded model's name.
         task: "heldout", "handwritten", "humaneval", or a JSONL file of problems with tests.
+        data: folder of the benchmarks' data files, or of this one's; empty for where its package keeps them.
         output: JSONL file of completions.
         prompt_style: `native` is the format of appendix C and D (trained models), `chat` the model's own chat
             template, `plain` the bare prompt; `auto` is native where the tokenizer knows the special tokens.
@@ -254,6 +255,7 @@ class GenerateConfig:
 
     model: str = EMBEDDED_MODEL
     task: str = "heldout"
+    data: str = ""
     output: str = "runs/completions.jsonl"
     prompt_style: Literal["auto", "native", "chat", "plain"] = "auto"
     samples: int = 1
