@@ -153,12 +153,13 @@ def get_task(name: str, options: TaskOptions | None = None) -> Task:
 
 def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     """Every task by its name; making one reads its problems."""
-    from reflectioncoder.tasks import heldout, humaneval  # a task imports the types above
+    from reflectioncoder.tasks import heldout, humaneval, multipl_e  # a task imports the types above
 
     return {
         "heldout": heldout.procedural_task,
         "handwritten": heldout.handwritten_task,
         "humaneval": humaneval.HumanEval,
+        **multipl_e.tasks(),
     }
 
 
