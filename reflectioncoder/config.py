@@ -240,7 +240,6 @@ class GenerateConfig:
     Args:
         model: directory or hub name, or the embedded model's name.
         task: "heldout", "handwritten", "humaneval", or a JSONL file of problems with tests.
-        data: folder of the benchmarks' data files, or of this one's; empty for where its package keeps them.
         output: JSONL file of completions.
         prompt_style: `native` is the format of appendix C and D (trained models), `chat` the model's own chat
             template, `plain` the bare prompt; `auto` is native where the tokenizer knows the special tokens.
@@ -251,11 +250,11 @@ class GenerateConfig:
         limit: only the first so many problems; 0 takes all (300 held-out ones).
         levels: of difficulty of the held-out problems.
         seed: of the held-out problems; their sampling seed too.
+        data: folder of the benchmarks' data files, or of this one's; empty for where its package keeps them.
     """
 
     model: str = EMBEDDED_MODEL
     task: str = "heldout"
-    data: str = ""
     output: str = "runs/completions.jsonl"
     prompt_style: Literal["auto", "native", "chat", "plain"] = "auto"
     samples: int = 1
@@ -268,6 +267,7 @@ class GenerateConfig:
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
+    data: str = ""
 
 
 @dataclass(frozen=True)

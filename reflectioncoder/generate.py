@@ -192,7 +192,10 @@ def _completion(finished: Finished) -> Completion:
 
 
 def _line(completion: Completion) -> str:
-    return json.dumps(dataclasses.asdict(completion), ensure_ascii=False)
+    row = dataclasses.asdict(completion)
+    if row.pop("whole"):
+        row["solution"] = row.pop("completion")
+    return json.dumps(row, ensure_ascii=False)
 
 
 def fingerprint(name: str) -> str:
@@ -266,7 +269,7 @@ def read_completion(row: Any, where: str) -> Completion:
     """A completion from a line: "completion", or evalplus's "solution", which is whole. Raises UserError."""
     if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
         raise UserError(f"{where}: expected an object with 'task_id' and 'completion' or 'solution'")
-    whole = "completion" not in row if "whole" not in row else row["whole"] is True
+    whole = "completion" not in row
     code = row.get("completion", row.get("solution"))
     sample = row.get("sample", 0)
     if not isinstance(code, str) or not isinstance(sample, int):
