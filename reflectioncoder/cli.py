@@ -257,20 +257,9 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _doctor(words: Sequence[str]) -> int:
-    from reflectioncoder.interpreter import describe_isolation
-    from reflectioncoder.settings import versions
+    from reflectioncoder.doctor import doctor_verb
 
-    if words:
-        raise UserError("usage: reflectioncoder doctor")
-    for name, version in versions().items():
-        print(f"{name:16} {version}")
-    import torch
-
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(f"{'devices':16} cpu ({os.cpu_count()} cores){''.join(', ' + name for name in devices)}")
-    for line in describe_isolation():
-        print(line)
-    return 0
+    return doctor_verb(words)
 
 
 CONFIGURED: dict[str, tuple[type, Callable[[Any, bool, bool], int]]] = {

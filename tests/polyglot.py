@@ -4,7 +4,9 @@ and answers that are wrong by construction; and our answers to some problems of 
 # ruff: noqa: E501 (programs on one line each read better)
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,16 @@ class Case:
     stops: tuple[str, ...]
     right: str
     wrong: dict[str, str]
+
+
+def write(folder: Path, key: str, cases: dict[str, Case]) -> Path:
+    """Cases as the file of a language, in a folder that is returned."""
+    rows = [
+        {"name": name, "language": key, "prompt": case.prompt, "tests": case.tests, "stop_tokens": list(case.stops)}
+        for name, case in cases.items()
+    ]
+    (folder / f"humaneval-{key}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 CASES = {
@@ -183,7 +195,7 @@ SOLUTIONS = {
         "HumanEval_53_add": "  return x + y;\n}\n",
         "HumanEval_42_incr_list": "  return l.map(x => x + 1);\n}\n",
         "HumanEval_8_sum_product": "  return [numbers.reduce((a, b) => a + b, 0), numbers.reduce((a, b) => a * b, 1)];\n}\n",
-        "HumanEval_51_remove_vowels": "  return text.replace(/[aeiou]/gi, '');\n}\n",
+        "HumanEval_48_is_palindrome": "  return text === text.split('').reverse().join('');\n}\n",
         "HumanEval_52_below_threshold": "  return l.every(x => x < t);\n}\n",
     },
     "java": {

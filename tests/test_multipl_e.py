@@ -2,10 +2,9 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
-from polyglot import CASES, SOLUTIONS, Case
+from polyglot import CASES, SOLUTIONS, write
 
 from reflectioncoder import languages
 from reflectioncoder.errors import UserError
@@ -24,15 +23,6 @@ def need(key: str) -> None:
     """Skip where this machine lacks a language."""
     if languages.find(key).missing:
         pytest.skip(f"{languages.LANGUAGES[key].name}: {languages.find(key).reason}")
-
-
-def write(folder: Path, key: str, cases: dict[str, Case]) -> Path:
-    rows = [
-        {"name": name, "language": key, "prompt": case.prompt, "tests": case.tests, "stop_tokens": list(case.stops)}
-        for name, case in cases.items()
-    ]
-    (folder / f"humaneval-{key}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
 
 
 @pytest.fixture(scope="module")
