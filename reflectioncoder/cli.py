@@ -165,10 +165,10 @@ def _train(config: TrainConfig, dry_run: bool, _: bool) -> int:
 def _generate(config: GenerateConfig, dry_run: bool, _: bool) -> int:
     _keep_memory()
     from reflectioncoder.generate import generate
-    from reflectioncoder.tasks import get_task, task_arguments
+    from reflectioncoder.tasks import get_task, task_options
 
     if dry_run:
-        task = get_task(*task_arguments(config))
+        task = get_task(config.task, task_options(config))
         print(f"would write {len(task.prompts())} x {config.samples} completions to {config.output}")
         return 0
     generate(config)
@@ -185,8 +185,11 @@ def _evaluate(config: EvaluateConfig, dry_run: bool, as_json: bool) -> int:
     score = evaluate(config)
     if as_json:
         print(json.dumps(dataclasses.asdict(score)))
+    elif score.pass_at_1 is None:
+        print(f"{score.task}: not run on this machine ({score.not_run} problems)")
     else:
-        print(f"{score.task}: pass@1 {score.pass_at_1:.1%} [{score.low:.1%}, {score.high:.1%}], n = {score.n}")
+        rest = f", {score.not_run} not run" if score.not_run else ""
+        print(f"{score.task}: pass@1 {score.pass_at_1:.1%} [{score.low:.1%}, {score.high:.1%}], n = {score.n}{rest}")
     return 0
 
 
@@ -256,20 +259,9 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _doctor(words: Sequence[str]) -> int:
-    from reflectioncoder.interpreter import describe_isolation
-    from reflectioncoder.settings import versions
+    from reflectioncoder.doctor import doctor_verb
 
-    if words:
-        raise UserError("usage: reflectioncoder doctor")
-    for name, version in versions().items():
-        print(f"{name:16} {version}")
-    import torch
-
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(f"{'devices':16} cpu ({os.cpu_count()} cores){''.join(', ' + name for name in devices)}")
-    for line in describe_isolation():
-        print(line)
-    return 0
+    return doctor_verb(words)
 
 
 CONFIGURED: dict[str, tuple[type, Callable[[Any, bool, bool], int]]] = {

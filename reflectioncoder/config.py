@@ -263,6 +263,7 @@ class GenerateConfig:
         limit: only the first so many problems; 0 takes all (300 held-out ones).
         levels: of difficulty of the held-out problems.
         seed: of the held-out problems; their sampling seed too.
+        data: folder of the benchmarks' data files, or of this one's; empty for where its package keeps them.
     """
 
     model: str = EMBEDDED_MODEL
@@ -279,6 +280,7 @@ class GenerateConfig:
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
+    data: str = ""
 
 
 @dataclass(frozen=True)

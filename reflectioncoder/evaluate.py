@@ -7,6 +7,7 @@ time is tried once more with nothing else running.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -28,11 +29,12 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.generate import Completion, generate, read_completion
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.stats import Comparison, paired, pass_at_k, wilson
-from reflectioncoder.tasks import Task, Verdict, get_task, task_arguments
+from reflectioncoder.tasks import Task, Verdict, get_task, task_options
 
 ATTEMPTS = 3  # for failures of the interpreter
 OUTPUT_CHARS = 1_000_000  # candidates may print what they like; the answer is what they return
 Progress = Callable[[int, int], None]
+Key = tuple[str, str, bool]  # what is run once: problem, code, whether it is whole
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,22 @@ class Score:
 
     Args:
         task: its name.
-        pass_at_1: mean over the problems of the share of their samples that pass.
+        pass_at_1: mean over the problems of the share of their samples that pass; None where none could be run.
         low: lower end of its 95 % Wilson interval.
         high: upper end.
         n: problems scored.
+        not_run: problems left out of all this, because this machine lacks what they need.
         k: pass@k for each k asked for.
         seconds: of decoding and checking.
         tokens_per_second: of decoding; 0 where completions were read.
     """
 
     task: str
-    pass_at_1: float
-    low: float
-    high: float
+    pass_at_1: float | None
+    low: float | None
+    high: float | None
     n: int
+    not_run: int
     k: dict[int, float]
     seconds: float
     tokens_per_second: float = 0.0
@@ -95,7 +99,7 @@ def evaluate(
     samples = config.generate.samples
     if not config.k or min(config.k) < 1 or (not config.completions and max(config.k) > samples):
         raise UserError(f"evaluate: k = {list(config.k)} wants 1 <= k <= generate.samples = {samples}")
-    task = get_task(*task_arguments(config.generate))
+    task = get_task(config.generate.task, task_options(config.generate))
     if config.completions:
         completions = read_completions(config.completions, task)
     else:
@@ -104,7 +108,7 @@ def evaluate(
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
     with ExitStack() as stack:
         count = min(config.workers or os.cpu_count() or 1, max(1, len(completions)))
-        pool = [stack.enter_context(Interpreter(limits, config.isolation)) for _ in range(count)]
+        pool = [stack.enter_context(task.interpreter(limits, config.isolation)) for _ in range(count)]
         results = check_all(task, completions, pool, limits, progress)
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
     folder = Path(config.output)
@@ -127,7 +131,7 @@ def read_completions(path: str, task: Task) -> list[Completion]:
             raise UserError(f"{where}: task {task.name} has no problem '{completion.task_id}'")
         found = by_problem[completion.task_id]
         if "sample" not in row:
-            completion = Completion(completion.task_id, len(found), completion.completion, completion.raw)
+            completion = dataclasses.replace(completion, sample=len(found))
         if any(other.sample == completion.sample for other in found):
             raise UserError(f"{where}: sample {completion.sample} of problem '{completion.task_id}' occurs twice")
         found.append(completion)
@@ -160,15 +164,15 @@ def check_all(
     for interpreter in pool:
         free.put(interpreter)
 
-    def check(key: tuple[str, str]) -> Verdict:
+    def check(key: Key) -> Verdict:
         interpreter = free.get()
         try:
             return _check_once(task, key, interpreter, limits)
         finally:
             free.put(interpreter)
 
-    unique = list(dict.fromkeys((completion.task_id, completion.completion) for completion in completions))
-    verdicts: dict[tuple[str, str], Verdict] = {}
+    unique = list(dict.fromkeys(map(_key, completions)))
+    verdicts: dict[Key, Verdict] = {}
     with ThreadPoolExecutor(len(pool)) as threads:
         for key, verdict in zip(unique, threads.map(check, unique), strict=True):
             verdicts[key] = verdict
@@ -180,14 +184,18 @@ def check_all(
     return [
         Result(c.task_id, c.sample, v.passed, v.outcome, v.error, round(v.seconds, 4))
         for c in completions
-        for v in [verdicts[c.task_id, c.completion]]
+        for v in [verdicts[_key(c)]]
     ]
 
 
-def _check_once(task: Task, key: tuple[str, str], interpreter: Interpreter, limits: Limits) -> Verdict:
+def _key(completion: Completion) -> Key:
+    return completion.task_id, completion.completion, completion.whole
+
+
+def _check_once(task: Task, key: Key, interpreter: Interpreter, limits: Limits) -> Verdict:
     """A verdict on the program; failures that are the interpreter's own are tried again."""
     for _ in range(ATTEMPTS):
-        verdict = task.check(key[0], key[1], interpreter, limits)
+        verdict = task.check(key[0], key[1], interpreter, limits, key[2])
         if verdict.outcome != "infrastructure":
             return verdict
     raise UserError(
@@ -199,14 +207,19 @@ def _check_once(task: Task, key: tuple[str, str], interpreter: Interpreter, limi
 def summarize(
     task: str, results: Iterable[Result], ks: Sequence[int] = (1,), seconds: float = 0.0, tokens_per_second: float = 0.0
 ) -> Score:
-    """The score of verdicts. Raises UserError where a problem has fewer samples than a k."""
-    problems = [[result.passed for result in group] for group in by_task(results).values()]
-    fewest = min(map(len, problems), default=0)
+    """The score of verdicts; those that are `not_run` say nothing. Raises UserError for a k beyond the samples."""
+    groups = by_task(results).values()
+    known = [[result for result in group if result.outcome != "not_run"] for group in groups]
+    problems = [[result.passed for result in group] for group in known if group]
+    if not problems:
+        return Score(task, None, None, None, 0, len(known), {}, seconds, tokens_per_second)
+    fewest = min(map(len, problems))
     if any(k > fewest for k in ks):
         raise UserError(f"evaluate: k = {list(ks)}, but a problem has {fewest} samples")
     at_k = {k: sum(pass_at_k(len(p), sum(p), k) for p in problems) / len(problems) for k in (1, *ks)}
     low, high = wilson(at_k[1], len(problems))
-    return Score(task, at_k[1], low, high, len(problems), {k: at_k[k] for k in ks}, seconds, tokens_per_second)
+    n, chosen = len(problems), {k: at_k[k] for k in ks}
+    return Score(task, at_k[1], low, high, n, len(known) - n, chosen, seconds, tokens_per_second)
 
 
 def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:

@@ -25,7 +25,7 @@ from reflectioncoder.decode import Finished, Report, Request, decode, prompt_has
 from reflectioncoder.dialogue import iter_jsonl, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer, resolve
-from reflectioncoder.tasks import ANSWER_OPENING, FENCE_STOP, Prompt, Task, get_task, task_arguments
+from reflectioncoder.tasks import FENCE_STOP, Prompt, Task, get_task, task_options
 from reflectioncoder.template import knows_format, prompt_ids
 
 # Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are.
@@ -42,6 +42,7 @@ class Completion:
         completion: cleaned code.
         raw: what the model wrote, up to and including the stop text.
         prompt: hash of the prompt; empty for files made elsewhere.
+        whole: the code is a whole program, not to be put behind the prompt.
     """
 
     task_id: str
@@ -49,6 +50,7 @@ class Completion:
     completion: str
     raw: str
     prompt: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,13 @@ def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a prompt; in the styles `native` and `chat` the answer's code fence is already open."""
+    """Token ids of a prompt; in the styles `native` and `chat` the answer has already begun."""
     if style == "native":
-        return tuple(prompt_ids(prompt.instruction, tokenizer, ANSWER_OPENING))
+        return tuple(prompt_ids(prompt.instruction, tokenizer, prompt.opening))
     if style == "chat":
         messages = [{"role": "user", "content": prompt.instruction}]
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return tuple(tokenizer.encode(f"{text}{ANSWER_OPENING}", add_special_tokens=False))
+        return tuple(tokenizer.encode(f"{text}{prompt.opening}", add_special_tokens=False))
     return tuple(tokenizer.encode(prompt.continuation))
 
 
@@ -112,7 +114,7 @@ def make_requests(
     for prompt in task.prompts():
         ids = encode_prompt(prompt, style, tokenizer)
         stops = prompt.stops if style == "plain" else FENCE_STOP
-        opens_line = style != "plain" or prompt.continuation.endswith("\n")
+        opens_line = (prompt.continuation if style == "plain" else prompt.opening).endswith("\n")
         for sample in range(samples):
             requests.append(
                 Request(prompt.task_id, sample, ids, max_new_tokens or task.max_new_tokens, stops, opens_line)
@@ -138,7 +140,7 @@ def generate(
         UserError: a bad setting, a file of another setting, or no such model or task.
     """
     check_settings(config)
-    task = get_task(*task_arguments(config))
+    task = get_task(config.task, task_options(config))
     if tokenizer is None:
         tokenizer = load_tokenizer(config.model)
     style = resolve_style(config.prompt_style, tokenizer)
@@ -190,7 +192,10 @@ def _completion(finished: Finished) -> Completion:
 
 
 def _line(completion: Completion) -> str:
-    return json.dumps(dataclasses.asdict(completion), ensure_ascii=False)
+    row = dataclasses.asdict(completion)
+    if row.pop("whole"):
+        row["solution"] = row.pop("completion")
+    return json.dumps(row, ensure_ascii=False)
 
 
 def fingerprint(name: str) -> str:
@@ -261,11 +266,12 @@ def read_finished(path: Path, requests: Sequence[Request]) -> dict[tuple[str, in
 
 
 def read_completion(row: Any, where: str) -> Completion:
-    """A completion from a line: "completion" or evalplus's "solution" holds the code. Raises UserError."""
+    """A completion from a line: "completion", or evalplus's "solution", which is whole. Raises UserError."""
     if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
         raise UserError(f"{where}: expected an object with 'task_id' and 'completion' or 'solution'")
+    whole = "completion" not in row
     code = row.get("completion", row.get("solution"))
     sample = row.get("sample", 0)
     if not isinstance(code, str) or not isinstance(sample, int):
         raise UserError(f"{where}: 'completion' (or 'solution') must be text, and 'sample' a number")
-    return Completion(str(row["task_id"]), sample, code, str(row.get("raw", code)), str(row.get("prompt", "")))
+    return Completion(str(row["task_id"]), sample, code, str(row.get("raw", code)), str(row.get("prompt", "")), whole)

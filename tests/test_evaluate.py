@@ -120,7 +120,7 @@ class Flaky:
     def prompts(self):
         return []
 
-    def check(self, task_id, completion, interpreter, limits):
+    def check(self, task_id, completion, interpreter, limits, whole=False):
         outcome = self.outcomes.pop(0)
         return Verdict(outcome == "ok", outcome)
 
@@ -167,3 +167,11 @@ def test_k_beyond_the_samples_is_refused():
         summarize("t", [Result("a", 0, True, "ok", "", 0.0)], (2,))
     with pytest.raises(UserError, match=r"k = \[5\]"):
         evaluate(EvaluateConfig(k=(5,)))
+
+
+def test_what_could_not_be_run_is_no_failure():
+    results = [Result("a", 0, True, "ok", "", 0.1), Result("b", 0, False, "not_run", "no compiler", 0.0)]
+    score = summarize("t", results)
+    assert (score.n, score.not_run, score.pass_at_1) == (1, 1, 1.0)
+    nothing = summarize("t", results[1:])
+    assert (nothing.n, nothing.not_run, nothing.pass_at_1, nothing.low) == (0, 1, None, None)

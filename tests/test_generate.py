@@ -13,6 +13,7 @@ from reflectioncoder.decode import Request, decode, nucleus
 from reflectioncoder.errors import UserError
 from reflectioncoder.generate import clean_completion, generate, make_requests, resolve_style
 from reflectioncoder.problems import Problem
+from reflectioncoder.tasks import TaskOptions
 from reflectioncoder.tasks.heldout import ProblemTask
 from reflectioncoder.tasks.humaneval import HumanEval
 from reflectioncoder.template import add_special_tokens
@@ -166,7 +167,7 @@ def test_cleaning_leaves_the_code(raw, code):
 
 def test_cleaning_a_continuation_ends_at_the_next_definition():
     raw = "    return 1\n\ndef g():\n    pass\n"
-    assert clean_completion(raw, HumanEval(1).prompts()[0].stops) == "    return 1\n"
+    assert clean_completion(raw, HumanEval(TaskOptions(limit=1)).prompts()[0].stops) == "    return 1\n"
 
 
 def test_prompt_styles(tokenizer):

@@ -5,7 +5,7 @@ import pytest
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.problems import Problem
-from reflectioncoder.tasks import defines, get_task, run_tests
+from reflectioncoder.tasks import TaskOptions, defines, get_task, run_tests
 from reflectioncoder.tasks.heldout import ProblemTask
 from reflectioncoder.tasks.humaneval import HumanEval
 
@@ -81,7 +81,7 @@ def test_tests_that_are_not_python_are_named(interpreter):
 
 
 def test_humaneval_prompt_is_that_of_appendix_d():
-    prompt = HumanEval(1).prompts()[0]
+    prompt = HumanEval(TaskOptions(limit=1)).prompts()[0]
     assert prompt.task_id == "HumanEval/0"
     assert prompt.instruction.startswith(
         "Write a complete Python function for the problem.\n\nfrom typing import List\n\n\ndef has_close_elements("
@@ -91,7 +91,7 @@ def test_humaneval_prompt_is_that_of_appendix_d():
 
 
 def test_humaneval_takes_whole_functions_and_bodies(interpreter):
-    task = HumanEval(1)
+    task = HumanEval(TaskOptions(limit=1))
     body = "    s = sorted(numbers)\n    return any(b - a < threshold for a, b in zip(s, s[1:]))\n"
     whole = "def has_close_elements(numbers: List[float], threshold: float) -> bool:\n" + body
     for completion in (body, whole):  # the prompt's import of List counts for both
@@ -126,14 +126,14 @@ def test_problems_without_tests_or_with_one_id_twice_are_refused():
 
 
 def test_the_handwritten_problems_are_a_task(interpreter):
-    task = get_task("handwritten", limit=3)
+    task = get_task("handwritten", TaskOptions(limit=3))
     assert len(task.prompts()) == 3
     for problem in task.problems.values():
         assert task.check(problem.id, problem.solution, interpreter, LIMITS).passed
 
 
 def test_held_out_problems_are_the_same_for_a_seed():
-    ids = [[prompt.instruction for prompt in get_task("heldout", seed, 8).prompts()] for seed in (0, 0, 1)]
+    ids = [[prompt.instruction for prompt in get_task("heldout", TaskOptions(seed, 8)).prompts()] for seed in (0, 0, 1)]
     assert len(ids[0]) == 8 and ids[0] == ids[1] != ids[2]
 
 

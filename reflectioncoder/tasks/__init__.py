@@ -13,13 +13,13 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from reflectioncoder.errors import UserError
 
 if TYPE_CHECKING:
     from reflectioncoder.config import GenerateConfig
-    from reflectioncoder.interpreter import Interpreter, Limits
+    from reflectioncoder.interpreter import Interpreter, Isolation, Limits
 
 FENCE_STOP = ("\n```",)
 ANSWER_OPENING = "```python\n"
@@ -34,12 +34,14 @@ class Prompt:
         instruction: the user's message of the styles `native` and `chat`.
         continuation: the text that style `plain` has the model continue.
         stops: texts at which a continuation of style `plain` ends; the other styles end at the closing fence.
+        opening: how the answer begins in the styles `native` and `chat`: a fence, and what may follow it (MultiPL-E).
     """
 
     task_id: str
     instruction: str
     continuation: str
     stops: tuple[str, ...] = FENCE_STOP
+    opening: str = ANSWER_OPENING
 
 
 @dataclass(frozen=True)
@@ -48,62 +50,117 @@ class Verdict:
 
     Args:
         passed: all tests were run to the end and hold.
-        outcome: the interpreter's, "ok" where all ended well; "infrastructure" where the interpreter itself failed and
-            nothing is known.
-        error: the exception and its first line, empty where there was none.
+        outcome: "ok", "wrong" (another value came back), the interpreter's outcome, "not_run" where this machine
+            lacks what the check needs; "infrastructure" where the interpreter itself failed. The last two
+            say nothing about the program and never count as a failure.
+        error: the exception and its first line, or the reason; empty where there was none.
         seconds: of all of it.
+        groups: outcome of each group of tests, in order, where a problem has several ("base" and "plus").
     """
 
     passed: bool
     outcome: str
     error: str = ""
     seconds: float = 0.0
+    groups: tuple[tuple[str, str], ...] = ()
 
 
-class Task(Protocol):
-    """A benchmark: `name`, the most tokens an answer needs, and two methods."""
+def not_run(reason: str) -> Verdict:
+    """The verdict where this machine lacks what a check needs."""
+    return Verdict(False, "not_run", reason)
+
+
+class Task:
+    """A benchmark: its name, the most tokens an answer needs, and two methods.
+
+    `prompt_version` changes whenever a prompt's text does, and is recorded with every score.
+    """
 
     name: str
     max_new_tokens: int
+    prompt_version: str = "1"
 
     def prompts(self) -> list[Prompt]:
         """The problems in order."""
-        ...
+        raise NotImplementedError
 
-    def check(self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits) -> Verdict:
-        """Run a completion against the problem's tests. Raises UserError for a task id that is not of this task."""
-        ...
+    def check(
+        self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
+    ) -> Verdict:
+        """Run a completion against all of the problem's tests.
+
+        Args:
+            task_id: of the problem.
+            completion: code: what continues the prompt, or a whole function.
+            interpreter: an open one that `interpreter` made; programs of other languages run in a `workspace` of it.
+            limits: of one program. A task that has measured how long the reference takes here sets the time itself.
+            whole: the completion is the whole program ("solution" in evalplus's files), to be run as it stands.
+
+        Raises:
+            UserError: a task id that is not of this task.
+        """
+        raise NotImplementedError
+
+    def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
+        """Open an interpreter as `check` needs it, with libraries imported ahead or toolchains in sight."""
+        from reflectioncoder.interpreter import Interpreter
+
+        return Interpreter(limits, isolation)
 
 
-def task_arguments(config: GenerateConfig) -> tuple[str, int, int, tuple[int, ...]]:
-    """What `get_task` takes, from a configuration."""
-    return config.task, config.seed, config.limit, config.levels
-
-
-def get_task(name: str, seed: int = 0, limit: int = 0, levels: Sequence[int] = (1, 2, 3, 4)) -> Task:
-    """The task of a name.
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a task is made with, beside its name.
 
     Args:
-        name: "heldout", "handwritten", "humaneval", or the path of a JSONL file of problems with tests.
         seed: of the held-out problems.
         limit: only the first so many problems; 0 takes all.
         levels: of difficulty of the held-out problems.
+        data: folder of the benchmarks' own data files, or of this one's; empty for where its package keeps them.
+    """
+
+    seed: int = 0
+    limit: int = 0
+    levels: tuple[int, ...] = (1, 2, 3, 4)
+    data: str = ""
+
+
+def task_options(config: GenerateConfig) -> TaskOptions:
+    """What `get_task` takes beside the name, from a configuration."""
+    return TaskOptions(config.seed, config.limit, config.levels, config.data)
+
+
+def get_task(name: str, options: TaskOptions | None = None) -> Task:
+    """The task of a name.
+
+    Args:
+        name: one of `known_tasks`, or the path of a JSONL or Parquet file of problems with tests.
+        options: how to make it.
 
     Raises:
-        UserError: no task and no file of that name.
+        UserError: no task and no file of that name, or data files that are missing or damaged.
     """
-    from reflectioncoder.tasks import heldout, humaneval  # a task imports the types above
-
-    tasks: dict[str, Callable[[], Task]] = {
-        "heldout": lambda: heldout.procedural_task(seed, limit, levels),
-        "handwritten": lambda: heldout.handwritten_task(limit),
-        "humaneval": lambda: humaneval.HumanEval(limit),
-    }
+    options = options or TaskOptions()
+    tasks = known_tasks()
     if name in tasks:
-        return tasks[name]()
+        return tasks[name](options)
     if name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-        return heldout.file_task(name, limit)
+        from reflectioncoder.tasks import heldout
+
+        return heldout.file_task(name, options)
     raise UserError(f"task '{name}': not one of {', '.join(tasks)}, nor a .jsonl or .parquet file of problems")
+
+
+def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
+    """Every task by its name; making one reads its problems."""
+    from reflectioncoder.tasks import heldout, humaneval, multipl_e  # a task imports the types above
+
+    return {
+        "heldout": heldout.procedural_task,
+        "handwritten": heldout.handwritten_task,
+        "humaneval": humaneval.HumanEval,
+        **multipl_e.tasks(),
+    }
 
 
 # A value that claims to equal an object it has never seen is not an answer; containers are searched because

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 from reflectioncoder import problems as sources
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems import Problem
-from reflectioncoder.tasks import ANSWER_OPENING, Prompt, Verdict, run_tests
+from reflectioncoder.tasks import ANSWER_OPENING, Prompt, Task, TaskOptions, Verdict, run_tests
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter import Interpreter, Limits
 
 HELDOUT_COUNT = 300
-HELDOUT_LEVELS = (1, 2, 3, 4)
 
 
-class ProblemTask:
+class ProblemTask(Task):
     """Problems whose tests are single asserts that stand after the answer."""
 
     def __init__(self, name: str, problems: Sequence[Problem], max_new_tokens: int) -> None:
@@ -47,7 +46,9 @@ class ProblemTask:
             for problem in self.problems.values()
         ]
 
-    def check(self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits) -> Verdict:
+    def check(
+        self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
+    ) -> Verdict:
         """Run the problem's asserts after the completion; see `Task.check`."""
         problem = self.problems.get(task_id)
         if problem is None:
@@ -55,19 +56,19 @@ class ProblemTask:
         return run_tests([completion], "\n".join(problem.tests), interpreter, limits)
 
 
-def procedural_task(seed: int = 0, limit: int = 0, levels: Sequence[int] = HELDOUT_LEVELS) -> ProblemTask:
+def procedural_task(options: TaskOptions) -> ProblemTask:
     """Held-out procedural problems of these levels: `limit` of them, or 300."""
     from reflectioncoder import procedural
 
-    problems = procedural.generate(limit or HELDOUT_COUNT, seed, "heldout", levels)
+    problems = procedural.generate(options.limit or HELDOUT_COUNT, options.seed, "heldout", options.levels)
     return ProblemTask("heldout", problems, 160)
 
 
-def handwritten_task(limit: int = 0) -> ProblemTask:
+def handwritten_task(options: TaskOptions) -> ProblemTask:
     """The problems written for this project."""
-    return ProblemTask("handwritten", sources.handwritten()[: limit or None], 256)
+    return ProblemTask("handwritten", sources.handwritten()[: options.limit or None], 256)
 
 
-def file_task(path: str, limit: int = 0) -> ProblemTask:
+def file_task(path: str, options: TaskOptions) -> ProblemTask:
     """Problems of a file, in our own field names."""
-    return ProblemTask(path, list(sources.load_problems(path))[: limit or None], 512)
+    return ProblemTask(path, list(sources.load_problems(path))[: options.limit or None], 512)

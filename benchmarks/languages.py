@@ -1,0 +1,106 @@
+"""Seconds a problem takes in each language of MultiPL-E, and a task of DS-1000; which problems nobody can solve.
+
+Every problem of a language is checked with a body that only fails, so each is compiled, started and run to its first
+test; problems that do not even compile that way, or that the language refuses, are named: their tests are at fault.
+Without --data the problems are the one of the tests, and its right answer.
+
+    .venv/bin/python benchmarks/languages.py --data ../shared/data --languages java,js --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from reflectioncoder.evaluate import OUTPUT_CHARS
+from reflectioncoder.interpreter import Interpreter, Limits
+from reflectioncoder.languages import LANGUAGES, find
+from reflectioncoder.tasks import Task, TaskOptions
+from reflectioncoder.tasks.multipl_e import MultiPLE
+
+LIMITS = Limits(10.0, 1024, OUTPUT_CHARS)
+FAILS = {
+    "java": "        throw new RuntimeException();",
+    "js": "  throw new Error();\n}\n",
+    "ts": "  throw new Error();\n}\n",
+    "cpp": "    abort();",
+    "php": "    throw new Exception();\n}\n",
+    "rs": "    todo!()",
+    "cs": "        throw new Exception();",
+    "sh": "    false",
+}
+REFUSED = re.compile(
+    r"^compilation: |SyntaxError|PHP (Parse|Fatal) error:  (syntax|Cannot|Only)|syntax error|unexpected"
+)
+
+
+def measure(task: Task, interpreter: Interpreter, answers: dict[str, str]) -> tuple[list[float], dict[str, str]]:
+    """Seconds of each check, start of its session included, and what was said where the tests cannot be run."""
+    times, refused = [], {}
+    for task_id, answer in answers.items():
+        started = time.perf_counter()
+        verdict = task.check(task_id, answer, interpreter, LIMITS)
+        times.append(time.perf_counter() - started)
+        if REFUSED.search(verdict.error):
+            refused[task_id] = verdict.error
+    return times, refused
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="folder with multipl_e/")
+    parser.add_argument("--languages", default=",".join(LANGUAGES))
+    parser.add_argument("--problems", type=int, default=0, help="of each language, 0 for all")
+    parser.add_argument("--repeats", type=int, default=1)
+    arguments = parser.parse_args()
+    rows = []
+    opened = {}
+    for key in arguments.languages.split(","):
+        if find(key).missing:
+            print(f"{key:6} not run: {find(key).reason}")
+            rows.append({"language": key, "not_run": find(key).reason})
+            continue
+        task, answers = problems(key, arguments.data, arguments.problems)
+        opened[key] = (task, task.interpreter(LIMITS), answers)
+        measure(task, opened[key][1], dict(list(answers.items())[:1]))  # an empty program is measured once
+    times: dict[str, list[float]] = {key: [] for key in opened}
+    refused: dict[str, dict[str, str]] = {key: {} for key in opened}
+    for _ in range(arguments.repeats):  # the languages take turns, so that other work on the machine meets all
+        for key, (task, interpreter, answers) in opened.items():
+            more, found = measure(task, interpreter, answers)
+            times[key] += more
+            refused[key] |= found
+    for key, (_, interpreter, answers) in opened.items():
+        interpreter.close()
+        median = statistics.median(times[key])
+        print(f"{key:6} {median:6.3f} s a problem (median of {len(times[key])}), {find(key).version}")
+        for name, said in refused[key].items():
+            print(f"       {name}: {said[:140]}")
+        row = {"language": key, "problems": len(answers), "seconds": round(median, 4), "refused": sorted(refused[key])}
+        rows.append(row)
+    print(json.dumps(rows))
+
+
+def problems(key: str, data: str, count: int) -> tuple[Task, dict[str, str]]:
+    """A task and an answer to each of its problems."""
+    if data:
+        task = MultiPLE(key, TaskOptions(data=data, limit=count))
+        return task, dict.fromkeys(task.problems, FAILS[key])
+    import tempfile
+
+    from polyglot import CASES, write
+
+    with tempfile.TemporaryDirectory() as folder:
+        task = MultiPLE(key, TaskOptions(data=str(write(Path(folder), key, {"evens": CASES[key]}))))
+    return task, {"evens": CASES[key].right}
+
+
+if __name__ == "__main__":
+    main()
