@@ -90,15 +90,31 @@ def pad(rows: Sequence[tuple[Sequence[int], set[int]]], rebase: bool = False) ->
     return Padded(ids, seen, places)
 
 
+def written_out_masks(model: PreTrainedModel, seen: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What transformers' written-out attention adds to the scores, [rows, 1, T, T], by kind of layer.
+
+    Its own masks leave queries that see nothing with an empty softmax; here they see themselves.
+    """
+    places = torch.arange(seen.shape[1])
+    causal = (places[:, None] >= places) & seen[:, None, None]
+    near = places[:, None] - places < (model.config.sliding_window or len(places))
+    itself = torch.eye(len(places), dtype=torch.bool)
+    visible = {"full_attention": causal | itself, "sliding_attention": (causal & near) | itself}
+    low = torch.finfo(model.dtype).min / 2
+    return {kind: torch.zeros(mask.shape, dtype=model.dtype).masked_fill(~mask, low) for kind, mask in visible.items()}
+
+
 def logits(model: PreTrainedModel, batch: Padded, attention: str = "sdpa") -> torch.Tensor:
     """Logits [rows, T, V] in float32 or better.
 
-    transformers makes each layer's mask from `seen`: causal, or a sliding window over the places of the padded row.
+    With `sdpa` transformers makes each layer's mask from `seen`: causal, or a sliding window over the places of the
+    padded row. `eager`, its written-out attention, is for what that cannot do (capped scores), and takes our masks.
     """
     model.set_attn_implementation(attention)
+    mask = batch.seen if attention == "sdpa" else written_out_masks(model, batch.seen)
     found = model(
         input_ids=batch.ids.to(model.device),
-        attention_mask=batch.seen.to(model.device),
+        attention_mask=mask.to(model.device) if isinstance(mask, torch.Tensor) else mask,
         position_ids=batch.positions.to(model.device),
         use_cache=False,
     ).logits
