@@ -199,8 +199,8 @@ def varlen_attention(
     bounds: torch.Tensor | None = kwargs.get("cu_seq_lens_q")
     if bounds is None or attention_mask is not None:
         raise UserError(
-            f"{type(module).__name__} does not hand on where packed rows begin (cu_seq_lens_q), so this model cannot be "
-            "trained here"
+            f"{type(module).__name__} does not hand on where packed rows begin (cu_seq_lens_q), "
+            "so this model cannot be trained here"
         )
     refuse_layer(module, kwargs)
     rows: PackedRows = kwargs.get("packed_rows") or PackedRows(bounds, int(kwargs["max_length_q"]))
@@ -259,8 +259,8 @@ def refuse_model(model: PreTrainedModel, longest: int = 0) -> None:
         known = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
         if parameters.get("rope_type") in LENGTH_DEPENDENT_ROPE and longest > known:
             raise UserError(
-                f"{name}: its positions ({parameters['rope_type']}) depend on the longest row of a batch beyond {known} "
-                f"tokens; set max_length to at most {known}"
+                f"{name}: its positions ({parameters['rope_type']}) depend on the longest row of a batch beyond "
+                f"{known} tokens; set max_length to at most {known}"
             )
 
 

@@ -88,6 +88,11 @@ def build(name: str, changes: dict[str, Any], dtype: torch.dtype = torch.float64
     return model.to(dtype)
 
 
+def checked(model: PreTrainedModel) -> None:
+    use_varlen_attention(model)
+    check_model(model)
+
+
 def samples() -> list[Any]:
     rounds = [("code", 9), ("execution", 8), ("text", 5), ("code", 9), ("execution", 3)]
     return [
@@ -152,8 +157,7 @@ def test_bfloat16_is_as_near_the_exact_loss_as_the_yardstick_is(name: str) -> No
 @pytest.mark.parametrize("name", EXACT)
 def test_they_pass_the_probe_and_only_differences_of_positions_matter(name: str) -> None:
     model = build(*EXACT[name])
-    use_varlen_attention(model)
-    check_model(model)
+    checked(model)
     assert has_rotary_positions(model)
     ids, places = torch.arange(9, 39)[None], torch.tensor([[*range(10), *range(15, 35)]])
 
@@ -170,8 +174,7 @@ def test_what_cannot_be_trained_exactly_is_refused(name: str) -> None:
     kind, changes, message = REFUSED[name]
     model = build(kind, changes, torch.float32)
     with pytest.raises(UserError, match=message) as caught:
-        use_varlen_attention(model)
-        check_model(model)
+        checked(model)
     assert "\n" not in str(caught.value)
 
 
