@@ -36,6 +36,14 @@ class Head:
     scale: float = 1.0
     softcap: float = 0.0
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[n, H] -> [n, V]."""
+        found = hidden @ self.weight.T.to(hidden.dtype)
+        if self.bias is not None:
+            found = found + self.bias
+        found = found * self.scale
+        return self.softcap * torch.tanh(found / self.softcap) if self.softcap else found
+
 
 def head_of(model: PreTrainedModel) -> Head:
     """The output head of a model.
@@ -192,7 +200,7 @@ def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) 
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         use_cache=False,
-        **boundaries(batch.cu_seqlens, batch.max_length),
+        **boundaries(batch.cu_seqlens, batch.max_length, batch.position_ids[0]),
     )
     hidden = outputs.last_hidden_state[0].index_select(0, batch.index)
     loss, ce, kl = scored_loss(hidden, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk)

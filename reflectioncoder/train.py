@@ -60,10 +60,11 @@ from reflectioncoder.config import TrainConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.instruct import read_training
-from reflectioncoder.loss import head_of, micro_batch_loss
+from reflectioncoder.loss import micro_batch_loss
 from reflectioncoder.masking import check_order, mask_rate
 from reflectioncoder.models import choose_device, load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.optimizer import MasterAdamW
+from reflectioncoder.probe import check_model
 from reflectioncoder.template import SPECIAL_TOKENS, Encoded, add_special_tokens, encode
 
 
@@ -270,8 +271,8 @@ def train(
         )
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(_summary(samples, dropped, config))
-    use_varlen_attention(model)
-    head_of(model)  # an unsupported head should stop the run now, not after the first forward pass
+    use_varlen_attention(model, max(map(len, samples)))
+    check_model(model)
     model.config.use_cache = False
     if config.gradient_checkpointing:
         # Newer releases of transformers gave it another name.
