@@ -34,7 +34,17 @@ LOG = "log.jsonl"
 PROGRESS = "progress.json"  # written last into a checkpoint: its presence says that the checkpoint is whole
 MODEL = "model.safetensors"
 # What may differ between a run and its resumption without changing what is computed.
-FREE = ("output", "resume", "overwrite", "save_steps", "logging_steps", "device", "micro_tokens", "report_to")
+FREE = (
+    "output",
+    "resume",
+    "overwrite",
+    "save_steps",
+    "logging_steps",
+    "device",
+    "micro_tokens",
+    "report_to",
+    "rank_timeout",
+)
 NARRATION_SECONDS = 10.0
 
 

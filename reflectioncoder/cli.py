@@ -17,7 +17,7 @@ from typing import Any
 
 from reflectioncoder import __version__
 from reflectioncoder.config import BuildConfig, DemoConfig, EvaluateConfig, GenerateConfig, TrainConfig
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import RankError, UserError
 from reflectioncoder.settings import load, to_toml
 
 # First-touch memory dominates training on a processor when glibc gives pages back between steps (docs/method.md).
@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return PLAIN[verb](rest)
         raise UserError(f"unknown verb '{verb}'; one of {', '.join(sorted([*CONFIGURED, *PLAIN]))}")
     except UserError as error:
-        print(f"reflectioncoder {verb}: {error}", file=sys.stderr)
+        # All ranks of a machine find the same mistake; what only one of them found it says itself.
+        if isinstance(error, RankError) or os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"reflectioncoder {verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"reflectioncoder {verb}: interrupted; what is finished is kept, run it again to go on", file=sys.stderr)

@@ -214,6 +214,7 @@ class TrainConfig:
         resume: go on from the newest checkpoint in `output`.
         overwrite: replace a finished model in `output`.
         report_to: also log for `tensorboard` (if installed), beside `log.jsonl`.
+        rank_timeout: seconds after which a rank gives up waiting for the others; a rank that died is noticed at once.
     """
 
     model: str = EMBEDDED_MODEL
@@ -242,6 +243,7 @@ class TrainConfig:
     overwrite: bool = False
     device: str = "auto"
     report_to: Literal["none", "tensorboard"] = "none"
+    rank_timeout: int = 600
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 

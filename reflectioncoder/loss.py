@@ -6,8 +6,9 @@ so full-vocabulary logits never outlive a chunk and are never computed twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from reflectioncoder.attention import boundaries
 from reflectioncoder.batching import MicroBatch
 from reflectioncoder.errors import UserError
 
+T = TypeVar("T")
 CHUNK_BYTES = 96 * 2**20  # of float32 logits; some three times as much lives at once
 
 
@@ -52,7 +54,9 @@ def head_of(model: PreTrainedModel) -> Head:
         UserError: a head that is not a linear layer.
     """
     layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:
+    if (
+        type(layer).forward is not nn.Linear.forward
+    ):  # engines make classes of their own from it, heads their own forward
         raise UserError(f"{type(model).__name__}: its output head is not a linear layer, which training needs")
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
@@ -178,14 +182,38 @@ def scored_loss(
     )
 
 
-@dataclass(frozen=True)
-class LossTerms:
-    """What a micro-batch adds to its global batch: the loss with gradient, and the logged means without."""
+class LossTerms(NamedTuple):
+    """What a micro-batch adds to its global batch: the loss with gradient, and the logged means without.
+
+    A tuple, because sharding engines look for tensors in what a forward pass returns.
+    """
 
     loss: torch.Tensor
     teacher_ce: torch.Tensor
     student_ce: torch.Tensor
     kl: torch.Tensor
+
+
+def through(module: nn.Module, function: Callable[..., T], *args: Any, caller: nn.Module | None = None) -> T:
+    """Call a function as if it were a module's forward pass.
+
+    Sharding engines bring a module's parameters together in hooks around its call, so whatever uses them has to
+    happen inside one.
+
+    Args:
+        module: whose forward the function stands in for, this once.
+        function: called with `args`.
+        caller: what is called in the module's place, where an engine has wrapped it.
+    """
+    own = module.__dict__.get("forward")
+    module.forward = function
+    try:
+        found: T = (caller or module)(*args)
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+    return found
 
 
 def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) -> LossTerms:
@@ -203,7 +231,11 @@ def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) 
         **boundaries(batch.cu_seqlens, batch.max_length, batch.position_ids[0]),
     )
     hidden = outputs.last_hidden_state[0].index_select(0, batch.index)
-    loss, ce, kl = scored_loss(hidden, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk)
+
+    def score(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return scored_loss(states, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk)
+
+    loss, ce, kl = through(model.get_output_embeddings(), score, hidden)
     return LossTerms(
         loss,
         ce @ batch.teacher_mean.to(ce.dtype),
