@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
@@ -102,6 +102,10 @@ class SamplerError(Exception):
     def __init__(self, reason: Reason, detail: str, usage: Usage | None = None, wait: float | None = None) -> None:
         super().__init__(detail)
         self.reason, self.detail, self.usage, self.wait = reason, detail, usage or Usage(), wait
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exception is unpickled from its `args`, which are the detail alone
+        return type(self), (self.reason, self.detail, self.usage, self.wait)
 
     @property
     def fatal(self) -> bool:
