@@ -22,7 +22,6 @@ from ray import exceptions
 from reflectioncoder.errors import UserError
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.settings import versions
-from reflectioncoder.workers import ATTEMPTS
 
 H = TypeVar("H")
 T = TypeVar("T")
@@ -33,6 +32,8 @@ LOST = (
     exceptions.WorkerCrashedError,
     exceptions.OutOfMemoryError,
 )
+DEATHS = 5  # of actors over one call; more than of local processes, because nodes may go one after the other
+STARTS = 3  # of one place's actors that fail one after the other
 LOOK = 1.0  # seconds between two looks at the cluster
 GRACE = 3.0  # seconds that actors have to tidy up at the end
 
@@ -47,7 +48,6 @@ def same_everywhere() -> dict[str, str]:
 class Place:
     """Where an actor is."""
 
-    node: str
     address: str
     versions: dict[str, str]
 
@@ -60,7 +60,7 @@ class Actor:
 
     def place(self) -> Place:
         """Where this is; answers as soon as a node has taken the actor."""
-        return Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), same_everywhere())
+        return Place(ray.util.get_node_ip_address(), same_everywhere())
 
     def open(self) -> None:
         """Make what is to be held."""
@@ -171,9 +171,10 @@ class Crew(Generic[H]):
             try:
                 result = await member.actor.do.remote(work)
             except LOST:
-                deaths += not await self._lost(member)
-                if deaths == ATTEMPTS:
-                    raise InfrastructureError(f"{ATTEMPTS} worker processes died over the same call") from None
+                self._lost(member)
+                deaths += 1
+                if deaths == DEATHS:
+                    raise InfrastructureError(f"{DEATHS} worker processes died over the same call") from None
             except exceptions.RayTaskError as error:
                 self._give(level, member)
                 raise (error.cause or error) from None
@@ -195,15 +196,11 @@ class Crew(Generic[H]):
         # places with the same number go before those with higher ones, so that actors fill up evenly
         self._free.put_nowait((level, next(self._order), member))
 
-    async def _lost(self, member: _Member) -> bool:
-        """Note the death of an actor, and say whether its node is gone too."""
-        nodes = await asyncio.to_thread(ray.nodes)
-        alone = any(node["NodeID"] == member.place.node and node["Alive"] for node in nodes)
+    def _lost(self, member: _Member) -> None:
         if not member.gone.is_set():
             member.gone.set()
-            what = "a worker process died" if alone else "a node is gone"
-            self._report(f"ray: {what} ({member.place.address}); its work is done again")
-        return not alone
+            # which of the two, Ray itself knows only a while later
+            self._report(f"ray: lost a worker on {member.place.address}, or that node; its work is done again")
 
     async def _keep(self) -> None:
         """One place in the crew: an actor, and after it the next."""
@@ -230,7 +227,7 @@ class Crew(Generic[H]):
                 self._members.discard(member)
             except LOST as error:
                 failures += 1
-                if failures == ATTEMPTS:
+                if failures == STARTS:
                     line = " ".join(str(error).split())[-300:]
                     raise UserError(f"ray: workers do not start; is reflectioncoder on every node? ({line})") from None
                 await asyncio.sleep(LOOK)
