@@ -1,11 +1,12 @@
 """What a build costs beside the interpreter: recorded answers, no model, growing numbers of problems.
 
-    .venv/bin/python benchmarks/build_scale.py [--sizes 100,1000,10000] [--workers 2]
+    .venv/bin/python benchmarks/build_scale.py [--sizes 100,1000,10000] [--workers 2] [--engine ray]
 
 Every problem takes one failing round, one that passes, a re-answer and its check, in sessions of the interpreter. Each
 size is a build of its own in a process of its own, then started again, which only has to find that all is finished.
 Reported: problems a second, the driver's processor time a problem, its peak memory, and the time of the second run. The
-last line is JSON.
+last line is JSON. With `--engine ray` the programs run on the Ray cluster that this machine is in, or on one that each
+build starts here; starting it and its actors is part of the time.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import json, resource, sys, time
 from rich.console import Console
 from reflectioncoder.build import build
 from reflectioncoder.config import BuildConfig, ChatConfig
-folder, count, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, count, workers, engine = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 config = BuildConfig(
     output=f"{folder}/build", problems=f"{folder}/problems.jsonl", count=count, workers=workers, near_duplicates=2.0,
-    sampler="replay", chat=ChatConfig(replay=f"{folder}/answers.jsonl", in_flight=32),
+    engine=engine, sampler="replay",
+    chat=ChatConfig(replay=f"{folder}/answers.jsonl", in_flight=32),
 )
 began = time.monotonic()
 result = build(config, Console(quiet=True))
@@ -57,10 +59,10 @@ def write_input(folder: Path, count: int) -> None:
                 answers.write(json.dumps({"problem": id, "turn": turn, "text": text}) + "\n")
 
 
-def run(folder: Path, count: int, workers: int) -> dict[str, float]:
+def run(folder: Path, count: int, workers: int, engine: str) -> dict[str, float]:
     """One build in a process of its own."""
     began = time.monotonic()
-    command = [sys.executable, "-c", CHILD, str(folder), str(count), str(workers)]
+    command = [sys.executable, "-c", CHILD, str(folder), str(count), str(workers), engine]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(done.stderr)
@@ -72,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="100,1000,10000")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
     options = parser.parse_args()
     rows = []
     print(f"{'problems':>9} {'sequences':>10} {'problems/s':>11} {'driver ms':>10} {'peak MiB':>9} {'again s':>8}")
@@ -79,7 +82,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_input(folder, count)
-            first, again = run(folder, count, options.workers), run(folder, count, options.workers)
+            first, again = (run(folder, count, options.workers, options.engine) for _ in range(2))
         row = {
             "problems": count,
             "sequences": first["sequences"],

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -228,7 +229,8 @@ class Crew(Generic[H]):
             except LOST as error:
                 failures += 1
                 if failures == STARTS:
-                    line = " ".join(str(error).split())[-300:]
+                    said = re.search(r"\w*Error: .*", str(error)) or re.search(r".*", str(error))
+                    line = said.group() if said else ""
                     raise UserError(f"ray: workers do not start; is reflectioncoder on every node? ({line})") from None
                 await asyncio.sleep(LOOK)
             except exceptions.RayTaskError as error:
