@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter, methodcaller
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import psutil
 import pytest
+import test_native
 from actors import Answers
 from chatserver import ChatServer
 from processes import attended
@@ -30,6 +32,7 @@ from test_build_chat import KEY, config, model, place, recorded, write_problems
 
 from reflectioncoder.build import build
 from reflectioncoder.config import BuildConfig
+from reflectioncoder.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import Interpreter
 from reflectioncoder.ledger import progress
@@ -46,6 +49,9 @@ FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json"
 # nothing is sent anywhere, and Ray kills no worker because others fill the machine's memory
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
 SMALL = {"num_cpus": 1, "object_store_memory": engine_ray.OBJECT_STORE}
+
+
+learnt, native_model = test_native.learnt, test_native.model  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +84,13 @@ def other(nodes: Cluster) -> Iterator[Callable[[], None]]:
         remove()
 
 
-def kill_a_worker(nodes: Cluster) -> None:
+def kill_a_worker(nodes: Cluster, kind: str = "Actor") -> None:
     """SIGKILL to an actor of the head node."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                if process.name().startswith("ray::Actor") or "ray::Actor" in " ".join(process.cmdline()):
+                if f"ray::{kind}" in " ".join(process.cmdline()):
                     environment = process.environ()
                     if environment.get("RAY_RAYLET_PID") == str(raylet_of(nodes.head_node)):
                         process.kill()
@@ -186,6 +192,22 @@ def test_no_answer_is_paid_twice_when_the_last_node_goes_and_the_build_goes_on_e
     files = [path for folder in (logs, output) for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 10
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_a_native_model_writes_the_same_in_actors_one_of_which_is_killed(
+    tmp_path: Path, nodes: Cluster, native_model: str
+) -> None:
+    numbers = list(test_native.NUMBERS) * 6
+    run(test_native.config(tmp_path, native_model, numbers, "local"))
+    settings = test_native.config(tmp_path, native_model, numbers, "ray", replicas=2, batch_size=2)
+    settings = replace(settings, engine="ray", ray_address=nodes.address)
+    output = Path(settings.output)
+    Later(lambda: sum(recorded(output).values()), (3, partial(kill_a_worker, nodes, "ConcurrentActor")))
+    said = run(settings)
+    assert f"ray: lost a worker on {HEAD}" in said
+    for name in FILES:
+        assert without_times(output / name) == without_times(output.with_name("local") / name), name
+    assert len(read_jsonl(output / "sequences.jsonl")) == len(numbers)
 
 
 PROBE = """
