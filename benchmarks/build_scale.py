@@ -1,6 +1,6 @@
 """What a build costs beside the interpreter, and whether that grows: recorded answers, no model, many problems.
 
-    .venv/bin/python benchmarks/build_scale.py [--sizes 1000,10000,100000] [--workers 2]
+    .venv/bin/python benchmarks/build_scale.py [--sizes 1000,10000,100000] [--workers 2] [--engine ray]
 
 Of twenty problems ten are solved at the first try (and so rejected), six after one failing round, two after two, one
 never, and one does input and output: about the paper's funnel of 70k to 12k. Each size is a build of its own, killed
@@ -9,7 +9,9 @@ when nine tenths are finished (SIGKILL), and started again.
 A row of the table is a stretch of a build, up to `problems`: problems a second; processor time a problem of the driver,
 of it the part in threads that talk to the interpreter's sessions (`client`), and of the interpreter's processes; the
 share of the driver without and with that part; peak memory of the driver. `resume` is the time from the start of the
-second process to its first new record. The last line is JSON.
+second process to its first new record. With `--engine ray` the programs run on the Ray cluster that this machine is
+in, or on one that each build starts here (part of its time); what its processes use is not seen. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from reflectioncoder import ledger, pool
 from reflectioncoder.build import build
 from reflectioncoder.config import BuildConfig, ChatConfig
 folder, count, workers, every = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+engine = sys.argv[5]
 began, client, finished = time.monotonic(), [0.0], [0]
 tick = os.sysconf("SC_CLK_TCK")
 
@@ -85,7 +88,7 @@ pool.InterpreterPool._in_thread = timed
 
 config = BuildConfig(
     output=f"{folder}/build", problems=f"{folder}/problems.jsonl", count=count, workers=workers, sampler="replay",
-    near_duplicates=1.0, chat=ChatConfig(replay=f"{folder}/answers.jsonl", in_flight=64),
+    engine=engine,    near_duplicates=1.0, chat=ChatConfig(replay=f"{folder}/answers.jsonl", in_flight=64),
 )
 result = build(config, Console(quiet=True))
 report()
@@ -133,10 +136,10 @@ def write_input(folder: Path, count: int) -> None:
                 answers.write(json.dumps({"problem": f"p{n}", "turn": turn, "text": text}) + "\n")
 
 
-def run(folder: Path, count: int, workers: int, stop_at: int = 0) -> list[dict[str, Any]]:
+def run(folder: Path, count: int, workers: int, engine: str, stop_at: int = 0) -> list[dict[str, Any]]:
     """Reports of a build in a process of its own, killed once so many problems are finished."""
     every = max(1, count // 10)
-    command = [sys.executable, "-c", CHILD, str(folder), str(count), str(workers), str(every)]
+    command = [sys.executable, "-c", CHILD, str(folder), str(count), str(workers), str(every), engine]
     reports = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stderr is not None
@@ -172,18 +175,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,10000,100000")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
     options = parser.parse_args()
     found = []
     for size in map(int, options.sizes.split(",")):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_input(folder, size)
-            first = run(folder, size, options.workers, stop_at=size * 9 // 10)
+            first = run(folder, size, options.workers, options.engine, stop_at=size * 9 // 10)
             finished = first[-1]["problems"]
             began = time.monotonic()
-            second = run(folder, size, options.workers)
+            second = run(folder, size, options.workers, options.engine)
             again = time.monotonic()
-            run(folder, size, options.workers)
+            run(folder, size, options.workers, options.engine)
             again = time.monotonic() - again
         rows = [stretch(before, after) for before, after in pairwise(first)]
         print(f"\n{size} problems, killed at {finished}")

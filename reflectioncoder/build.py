@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reflectioncoder import contamination, filters, fork, outputs, procedural, replay
+from reflectioncoder import contamination, engine, filters, fork, outputs, procedural, replay
 from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
 from reflectioncoder.config import BuildConfig
 from reflectioncoder.contamination import Contamination
@@ -41,13 +40,12 @@ from reflectioncoder.repeat import unstable
 from reflectioncoder.samples import sample_id
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.settings import save, versions
-from reflectioncoder.workers import Pool
 
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 # of the native settings, those that do not decide it (as for `generate`, what other rows do to one is not counted)
-NATIVE_FREE = ("batch_size", "device")
-ELSEWHERE = ("output", "workers", "formats", "fork")  # settings that decide nothing about the sequences
+NATIVE_FREE = ("batch_size", "device", "replicas")
+ELSEWHERE = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that decide nothing about the sequences
 SHOWN = 20  # bad rows that are named on the screen
 NOTES = "problem_notes.txt"  # all of them
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
@@ -120,10 +118,10 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
                 console.print(f"{output}: going on, {len(finished)} problems are finished", highlight=False)
             ledger.note("total", len(problems))
             ledger.note("contaminated", len(banned))
-            if config.sampler == "mutation":
-                _reflect(config, pending, ledger, console)
-            else:
-                stopped = reflect_by_chat(config, pending, ledger, console)
+            if pending:
+                reflect = _reflect if config.sampler == "mutation" else reflect_by_chat
+                with engine.running(config):
+                    stopped = reflect(config, pending, ledger, console)
             kept, funnel = export(problems, found, detector(), ledger, output, config.near_duplicates)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
@@ -262,15 +260,12 @@ class Reflector:
         self._interpreter.close()
 
 
-def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> None:
-    """Run the workers until every problem is in the ledger."""
-    if not problems:
-        return
-    workers = config.workers or len(os.sched_getaffinity(0))
+def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> str:
+    """Run the workers until every problem is in the ledger; nothing stops them before, so nothing is returned."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        Pool[Problem, Entry](Reflector, config, workers) as pool,
+        engine.workers(Reflector, config, console) as pool,
     ):
         shown = progress.add_task("reflecting", total=len(problems))
         for attempt in (1, 2):
@@ -282,7 +277,7 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
                     ledger.put(entry)
                     progress.advance(shown)
             if not again:
-                return
+                return ""
             problems = again
             console.print(f"attempt {attempt}: {len(again)} problems without a result from the interpreter")
     raise UserError(

@@ -8,24 +8,22 @@ once more at the end of this build, and again by the next.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from reflectioncoder import filters
+from reflectioncoder import engine, filters
 from reflectioncoder.commits import Commits
 from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
-from reflectioncoder.interpreter import CellResult, Limits
+from reflectioncoder.interpreter import CellResult
 from reflectioncoder.ledger import Entry, Ledger
 from reflectioncoder.ledger import Step as LedgerStep
 from reflectioncoder.llm import Answer, Budget, BudgetError, Sampler, SamplerError, Usage, price_of
-from reflectioncoder.pool import InterpreterPool
 from reflectioncoder.problems import Problem
 from reflectioncoder.prompts import Prompts, load_prompts
 from reflectioncoder.reflect import (
@@ -72,7 +70,7 @@ def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Le
     Raises:
         UserError: the server cannot be used, or gave no answer for some problems; what is finished is kept.
     """
-    return asyncio.run(_Conversations(config, ledger, console).run(problems)) if problems else ""
+    return asyncio.run(_Conversations(config, ledger, console).run(problems))
 
 
 def served_model(config: BuildConfig) -> str:
@@ -80,19 +78,18 @@ def served_model(config: BuildConfig) -> str:
     return config.chat.model or (config.native.model if config.sampler == "native" else "")
 
 
-def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts) -> Sampler:
+def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
     """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
     if config.sampler == "replay":
         from reflectioncoder.replay import ReplaySampler
 
         return ReplaySampler(config.chat.replay, config.chat.model)
     if config.sampler == "native":
-        from reflectioncoder.native import NativeSampler  # seconds of imports
+        if config.native.backend != "completions":
+            return engine.native_sampler(config, budget, console)
         from reflectioncoder.native_completions import CompletionsSampler
 
-        if config.native.backend == "completions":
-            return CompletionsSampler(config.native, config.chat, config.seed, budget)
-        return NativeSampler(config.native, config.seed, budget=budget)
+        return CompletionsSampler(config.native, config.chat, config.seed, budget)
     from reflectioncoder.chat import ChatSampler  # a second of imports
 
     return ChatSampler(config.chat, budget, prompts.tool)
@@ -132,11 +129,11 @@ class _Conversations:
     def __init__(self, config: BuildConfig, ledger: Ledger, console: Console) -> None:
         self._config, self._ledger, self._console = config, ledger, console
         chat = config.chat
-        self._workers = config.workers or len(os.sched_getaffinity(0))
         self._native = config.sampler == "native"
         # with a model of our own, the batch stays full while the programs of others run
         here = self._native and config.native.backend != "completions"
-        self._at_once = config.native.batch_size + 2 * self._workers if here else chat.in_flight
+        batch = engine.replicas(config) * config.native.batch_size if here else 0
+        self._at_once = batch + 2 * engine.cores(config) if here else chat.in_flight
         if chat.in_flight < 1:
             raise UserError(f"chat.in_flight = {chat.in_flight}: give a number above 0")
         price = price_of(served_model(config), chat.prices) if not here else None
@@ -161,7 +158,7 @@ class _Conversations:
         if self._native and config.native.samples > 1 and config.native.keep == "first":
             self._first = FirstAccepted(self._ledger.finished("done"))
             todo.sort(key=lambda problem: sample_of(problem.id)[1])  # so that few wait for another
-        self._sampler = make_sampler(config, self._budget, self._prompts)
+        self._sampler = make_sampler(config, self._budget, self._prompts, self._console)
         provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
         provenance["interpreter"] = f"ipython {versions()['ipython']}"
         self._rules, self._kind = rules_of(config, provenance)
@@ -170,8 +167,7 @@ class _Conversations:
         try:
             with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
                 shown = progress.add_task("conversing", total=len(todo))
-                limits = Limits(config.seconds, config.memory_mb)
-                async with InterpreterPool(self._workers, limits, config.isolation) as self._pool:
+                async with engine.programs(config, console) as self._pool:
                     for attempt in range(ATTEMPTS):
                         await self._all(iter(todo), progress, shown)
                         if not self._left or self._stopped or self._fatal:

@@ -78,6 +78,7 @@ class NativeConfig:
             problem's id and "#" and its number.
         keep: `all` of a problem's samples that pass; `first` makes them one after the other up to the first that
             passes, and counts the others as `not_needed`.
+        replicas: of the model, on a Ray cluster; 0 means one per GPU of it, or one where there is none.
     """
 
     model: str = ""
@@ -91,6 +92,7 @@ class NativeConfig:
     top_p: float = 0.95
     samples: int = 1
     keep: Literal["all", "first"] = "all"
+    replicas: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,10 @@ class BuildConfig:
         count: how many problems to take.
         seed: of the problems and of every choice made on the way.
         levels: levels of difficulty of the procedural problems.
-        workers: local processes, each with its own interpreter; 0 means one per core.
+        workers: processes, each with its own interpreter; 0 means one per core, of the whole cluster with `ray`.
+        engine: `local`, or `ray` (an extra) for interpreters and native models on the nodes of a Ray cluster.
+        ray_address: HOST:PORT of its head; empty takes the cluster that this machine is in, or starts one of its own.
+        ray_wait: seconds without a node that takes work after which the build stops.
         seconds: time limit of one cell.
         memory_mb: memory limit of one session.
         isolation: "auto" takes the strongest this machine gives.
@@ -137,6 +142,9 @@ class BuildConfig:
     seed: int = 0
     levels: tuple[int, ...] = (1, 2, 3, 4)
     workers: int = 0
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    ray_wait: float = 120.0
     seconds: float = 5.0
     memory_mb: int = 512
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from reflectioncoder.errors import UserError
 
@@ -104,6 +104,10 @@ class SamplerError(Exception):
     ) -> None:
         super().__init__(detail)
         self.reason, self.detail, self.usage, self.wait, self.final = reason, detail, usage or Usage(), wait, final
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exception is unpickled from its `args`, which are the detail alone
+        return type(self), (self.reason, self.detail, self.usage, self.wait)
 
     @property
     def fatal(self) -> bool:
