@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blocks import NUMBERS, answer, bad, code, config, final, good, outcome, rejects, run
+from blocks import NUMBERS, Format, answer, bad, code, config, final, good, outcome, rejects, run
 from chatserver import ChatServer, Reply, failure
 from completions import Completions, body, said
 
@@ -203,14 +203,12 @@ def test_an_answer_is_cut_where_it_ends_whatever_else_the_server_sends(model: st
 
 
 def test_a_stop_token_that_is_only_named_is_added(model: str) -> None:
-    from blocks import Format
-
-    ends = Format(model).marks.end_of_block
+    known = Format(model)
+    ends, ids = known.marks.end_of_block, known.ids("<|code|>print(1)")
     with ChatServer(lambda *_: said("<|code|>print(1)", stop_reason=ends)) as server:
         found = ask(server, model)
     assert isinstance(found, Answer)
     assert (found.tool_code, found.finish) == ("print(1)", "code")
-    ids = Format(model).ids("<|code|>print(1)")
     silent = body({"text": "", "token_ids": ids, "finish_reason": "stop", "stop_reason": ends}, None)
     with ChatServer(lambda *_: silent) as server:
         found = ask(server, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sqlite3
@@ -16,7 +17,7 @@ from rich.console import Console
 from serving import Served
 
 from reflectioncoder.build import BuildResult, build
-from reflectioncoder.config import BuildConfig, ChatConfig
+from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.ledger import progress
 from reflectioncoder.models import embedded_model_directory
@@ -136,4 +137,17 @@ def test_a_model_that_the_server_does_not_have_is_named_in_one_line(tmp_path: Pa
     settings = config(tmp_path, server, model="gpt-1000")
     with pytest.raises(UserError, match=r"Server is pinned to .* requested 'gpt-1000'.*; 0 of 4 problems") as caught:
         run(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_no_use_to_a_model_that_writes_blocks_says_so(
+    tmp_path: Path, server: Served, model: str
+) -> None:
+    # transformers serves completions too, but takes no stop tokens and hides special tokens
+    settings = dataclasses.replace(
+        config(tmp_path, server), sampler="native", native=NativeConfig(model=model, backend="completions")
+    )
+    with pytest.raises(UserError, match=r"refuses the request \(422\): Unexpected fields") as caught:
+        run(settings)
+    assert "native.backend 'completions' needs a server that takes vLLM's parameters" in str(caught.value)
     assert "\n" not in str(caught.value)
