@@ -301,7 +301,7 @@ def _export(
     for problem in problems:  # code that a model wrote for a problem without a solution is seen only now
         if problem.id in dialogues and not problem.solution:
             code = filters.final_code(dialogues[problem.id])
-            copied = detector.check(problem.id, (code,), problem.entry_point or "")
+            copied = detector.check(problem.id, ("", code), problem.entry_point or "")
             if copied is not None:
                 contaminations[problem.id], rejects[problem.id] = copied, _rejection(copied)
                 payloads[problem.id] = dialogues.pop(problem.id).to_dict()

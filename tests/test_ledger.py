@@ -115,12 +115,17 @@ def test_a_ledger_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 def test_what_is_recorded_together_is_there_all_or_not_at_all(tmp_path: Path) -> None:
     with Ledger(tmp_path, PRINT) as ledger:
         ledger.put(Entry("a", "done"))
-        with pytest.raises(KeyboardInterrupt), ledger.together():
-            ledger.put(Entry("b", "done"))
-            ledger.digests({"b": "x"})
-            ledger.add_event("b", 0, "answer", {}, 1)
-            ledger.note("forked", 1)
-            raise KeyboardInterrupt
+
+        def cut_off() -> None:
+            with ledger.together():
+                ledger.put(Entry("b", "done"))
+                ledger.digests({"b": "x"})
+                ledger.add_event("b", 0, "answer", {}, 1)
+                ledger.note("forked", 1)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            cut_off()
         assert (ledger.finished(), ledger.digests(), ledger.events("b"), ledger.note("forked")) == ({"a"}, {}, [], None)
         with ledger.together():
             ledger.put(Entry("b", "done"), timed=False)
