@@ -102,7 +102,7 @@ def export(
             done.append(problem.id)
             if not problem.solution and len(detector):
                 code = filters.final_code(Dialogue.from_dict(entry.payload, f"ledger, problem {problem.id}"))
-                item = detector.check(problem.id, (code,), problem.entry_point or "")
+                item = detector.check(problem.id, ("", code), problem.entry_point or "")
                 if item is not None:
                     copied[problem.id], rejects[problem.id] = item, _rejection(item)
     ids = [id for id in done if id not in rejects]

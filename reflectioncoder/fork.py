@@ -17,14 +17,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 from rich.console import Console
 
 from reflectioncoder.build_chat import FAILED, labels, rules_of
 from reflectioncoder.config import BuildConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import Entry, Ledger, OtherSettingsError, changes, check_layout, progress
+from reflectioncoder.ledger import Entry, Ledger, progress
+from reflectioncoder.ledger_file import OtherSettingsError, changes, check_layout, connect_to_read
 from reflectioncoder.llm import OF_THE_PROBLEM, Answer, Usage
 from reflectioncoder.problems import Problem
 from reflectioncoder.reflect import DUE, Ask, Checked, Conversation, Event, Rules, from_record, to_record
@@ -147,19 +147,16 @@ class _Old(Ledger):
         try:
             self._lock = Path(lock if lock.is_file() else os.devnull).open(encoding="utf-8")  # noqa: SIM115 - held until `close`
             fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            # a file that was closed well is all there is, and can be read without any right to write beside it
-            closed = not self.path.with_name("ledger.sqlite-wal").exists()
-            where = f"file:{quote(str(self.path))}?{'immutable=1' if closed else 'mode=ro'}"
-            self._database = sqlite3.connect(where, uri=True, isolation_level=None, timeout=10)
+            self._database = connect_to_read(self.path, held=True)
             check_layout(self._database, self.path)
-            (row,) = self._select("SELECT value FROM meta WHERE key = 'fingerprint'")
-            self.fingerprint: dict[str, Any] = json.loads(row[0])
+            rows = self._select("SELECT value FROM meta WHERE key = 'fingerprint'")
+            self.fingerprint: dict[str, Any] = json.loads(rows[0][0] if rows else "")
         except BlockingIOError:
             self._lock.close()
             raise UserError(f"{self.path}: a build is at work on it; wait for it or stop it") from None
         except (OSError, sqlite3.Error, ValueError) as error:
             self.close()
-            raise error if isinstance(error, UserError) else UserError(f"ledger {self.path}: {error}") from None
+            raise error if isinstance(error, UserError) else self._failed(error) from None
 
 
 def offer(changed: Collection[str]) -> str:

@@ -14,14 +14,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
-from urllib.parse import quote
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.ledger_file import LAYOUT, OtherSettingsError, changes, check_layout, connect_to_read, failure
 
 Status = Literal["done", "rejected"]
 SCHEMA = """
@@ -48,7 +48,6 @@ CREATE INDEX IF NOT EXISTS costs ON events (problem, number, kind, requests, tok
 CREATE TABLE IF NOT EXISTS finished_at (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS digests (id TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
 """
-LAYOUT = 1  # of these tables, kept in the file's head; raised where an older program could not go on with them
 SPENT = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM events"
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 RECENT = 600.0  # seconds that the speed of a build is taken from
@@ -125,21 +124,6 @@ class Progress:
     forked: Mapping[str, Any] | None = None
 
 
-class OtherSettingsError(UserError):
-    """A ledger was begun with other settings than these, which `changed` names."""
-
-    def __init__(self, path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        self.changed = changes(old, new)
-        listed = ", ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in self.changed)
-        hint = "set them back or choose another output directory"
-        super().__init__(f"{path}: begun with other settings ({listed}); {hint}")
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The names under which two fingerprints differ."""
-    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-
-
 class Ledger:
     """The ledger in a directory, held until `close`; a context manager.
 
@@ -198,15 +182,14 @@ class Ledger:
             text = json.dumps(fingerprint, sort_keys=True)
             self._database.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (text,))
             (kept,) = self._database.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
-        except sqlite3.Error as error:
+            old, new = json.loads(kept), json.loads(text)
+        except (sqlite3.Error, json.JSONDecodeError) as error:
             raise self._failed(error) from None
-        old, new = json.loads(kept), json.loads(text)
         if changes(old, new):
             raise OtherSettingsError(self.path, old, new)
 
-    def _failed(self, error: sqlite3.Error) -> UserError:
-        hint = "; free some space and start again: what is finished is kept" if "full" in str(error) else ""
-        return UserError(f"ledger {self.path}: {error}{hint}")
+    def _failed(self, error: Exception) -> UserError:
+        return failure(self.path, error)
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -368,15 +351,10 @@ def progress(directory: str | os.PathLike[str]) -> Progress:
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the output directory of a build")
     try:
-        database = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)
-        try:
+        with closing(connect_to_read(path)) as database:
             return _progress(database, path)
-        finally:
-            database.close()
-    except UserError:
-        raise
-    except (sqlite3.Error, ValueError) as error:
-        raise UserError(f"ledger {path}: {error}") from None
+    except (sqlite3.Error, json.JSONDecodeError) as error:
+        raise failure(path, error) from None
 
 
 def _progress(database: sqlite3.Connection, path: Path) -> Progress:
@@ -414,14 +392,6 @@ def _progress(database: sqlite3.Connection, path: Path) -> Progress:
     )
 
 
-def check_layout(database: sqlite3.Connection, path: Path) -> int:
-    """The number of a ledger's layout, 0 for none yet; UserError where a newer version of this program wrote it."""
-    layout = int(database.execute("PRAGMA user_version").fetchone()[0])
-    if layout > LAYOUT:
-        raise UserError(f"ledger {path}: written by a newer version of reflectioncoder; go on with that one")
-    return layout
-
-
 def _is_held(lock: Path) -> bool:
     """Whether the process that the lock file names is alive; taking the lock to find out could turn a build away."""
     try:
@@ -429,8 +399,3 @@ def _is_held(lock: Path) -> bool:
     except (OSError, ValueError) as error:
         return isinstance(error, PermissionError)
     return True
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "..."

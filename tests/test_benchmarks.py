@@ -31,3 +31,21 @@ def test_cost_of_a_build_beside_the_interpreter() -> None:
     (row,) = figures("build_scale.py", "--sizes", "20", "--workers", "1")  # type: ignore[misc]
     assert row["funnel"] == {"problems": 20, "input_output": 1, "unresolved": 1, "single_round": 10, "sequences": 8}
     assert 0 < row["share"] < row["share_with_client"] < 1
+
+
+def test_contamination_of_instruction_sets(tmp_path: Path) -> None:
+    prompt = "Write a function to find the surface area of a cuboid."
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"question": prompt}) + "\n")
+    rows = [{"ask": "Calculate the surface area of a cuboid.", "say": "x"}, {"ask": "Sing a song.", "say": None}]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = [{"set": "own", "id": "0", "same": True}, {"set": "own", "id": "1", "same": True}]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    found = figures(
+        "contamination.py", "--against", str(tmp_path / "eval.jsonl"), "--labels", str(tmp_path / "labels.jsonl"),
+        f"own={tmp_path}/set.jsonl=ask,say", "made=procedural=4",
+    )  # fmt: skip
+    assert isinstance(found, dict)
+    assert [(row["set"], row["rows"], row["found"], row["request"]) for row in found["sets"]] == [
+        ("own", 2, 1, 1), ("made", 4, 0, 0),
+    ]  # fmt: skip
+    assert (found["labels"]["precision"], found["labels"]["recall"]) == (1.0, 0.5)

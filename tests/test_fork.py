@@ -276,6 +276,17 @@ def test_a_fork_of_planted_bugs_gives_the_bytes_of_a_new_build(tmp_path: Path) -
     assert 'output = "' + str(forked) in (forked / "config.toml").read_text()
 
 
+def test_a_damaged_ledger_gives_one_line_and_no_new_directory(tmp_path: Path) -> None:
+    problems, old = write_problems(tmp_path / "own.jsonl", [0]), tmp_path / "old"
+    for content in (b"", b"no database" * 500):
+        old.mkdir(exist_ok=True)
+        (old / "ledger.sqlite").write_bytes(content)
+        with pytest.raises(UserError, match="the file is damaged") as caught:
+            run(config(old, problems, "http://127.0.0.1:9/v1", fork=str(tmp_path / "new")))
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
 def test_every_setting_is_one_that_a_build_has_and_what_is_not_listed_decides_all(tmp_path: Path) -> None:
     known = set()
     for sampler in ("mutation", "chat"):
