@@ -30,3 +30,11 @@ def test_interpreter_beside_kernels() -> None:
 def test_cost_of_a_build_beside_the_interpreter() -> None:
     rows = figures("build_scale.py", "--sizes", "4", "--workers", "1")
     assert [(row["problems"], row["sequences"]) for row in rows] == [(4, 4)]  # type: ignore[attr-defined]
+
+
+def test_seconds_of_each_language() -> None:
+    rows = figures("languages.py", "--languages", "sh,swift")
+    assert {row["language"] for row in rows} == {"sh", "swift"}  # type: ignore[attr-defined]
+    measured = [row for row in rows if "seconds" in row]  # type: ignore[attr-defined]
+    assert all(row["seconds"] > 0 and row["refused"] == [] and row["problems"] == 1 for row in measured)
+    assert all(row["not_run"] for row in rows if "seconds" not in row)  # type: ignore[attr-defined]

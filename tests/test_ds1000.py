@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import check_all, summarize
+from reflectioncoder.evaluate import check_all, read_completions, summarize
 from reflectioncoder.generate import Completion
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.tasks import TaskOptions, ds1000, get_task
@@ -260,6 +260,16 @@ def test_references_pass_in_their_environment(data):
     } | ({"380"} & set(chosen))
     assert [name for name, verdict in verdicts.items() if not verdict.passed and name not in missing] == []
     assert sum(wrong) <= 1  # the tests of some plots accept an empty answer
+
+
+def test_a_file_of_answers_in_the_sets_own_format_is_scored(task, interpreter, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    rows = [{"id": 0, "code": ["result = a * 2", "result = a"]}, {"code": "", "metadata": {"problem_id": 1}}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": "2", "code": "    return a * 2"}]))
+    results = check_all(task, read_completions(str(path), task), [interpreter], LIMITS)
+    assert [(result.task_id, result.sample, result.outcome) for result in results] == [
+        ("0", 0, "ok"), ("0", 1, "error"), ("1", 0, "not_run"), ("2", 0, "ok"),
+    ]  # fmt: skip
 
 
 # --- the interpreter on another Python ------------------------------------------------------------------------------

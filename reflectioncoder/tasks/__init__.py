@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
 
@@ -100,6 +100,10 @@ class Task:
             UserError: a task id that is not of this task.
         """
         raise NotImplementedError
+
+    def rows(self, row: Any) -> list[Any]:
+        """The samples that a line of a file of completions stands for; a benchmark may have a format of its own."""
+        return [row]
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """Open an interpreter as `check` needs it, with libraries imported ahead or toolchains in sight."""

@@ -81,6 +81,14 @@ class DS1000(Task):
             made.append(Prompt(task_id, text, continuation, STOPS))
         return made
 
+    def rows(self, row: Any) -> list[Any]:
+        """DS-1000's own answers have an "id" and a "code", or a list of them."""
+        if not isinstance(row, dict) or "code" not in row or "task_id" in row:
+            return [row]
+        several = row["code"] if isinstance(row["code"], list) else [row["code"]]
+        task_id = row.get("id", row["metadata"].get("problem_id") if isinstance(row.get("metadata"), dict) else None)
+        return [{"task_id": str(task_id), "completion": code} for code in several]
+
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """One that runs the environment's Python, with the libraries imported and seaborn's data in sight."""
         from reflectioncoder.interpreter import Interpreter

@@ -71,6 +71,15 @@ class MultiPLE(Task):
             for task_id, row in self.problems.items()
         ]
 
+    def rows(self, row: Any) -> list[Any]:
+        """MultiPL-E's own results have a problem's name and a list of its completions."""
+        if not isinstance(row, dict) or "name" not in row or "task_id" in row:
+            return [row]
+        several = row.get("completions", [row.get("completion")])
+        if not isinstance(several, list):
+            return [row]
+        return [{"task_id": row["name"], "completion": completion} for completion in several]
+
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """An interpreter whose programs see the toolchain, if it is there."""
         from reflectioncoder.interpreter import Interpreter
