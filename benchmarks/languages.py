@@ -5,6 +5,7 @@ test; problems that do not even compile that way, or that the language refuses, 
 Without --data the problems are the one of the tests, and its right answer.
 
     .venv/bin/python benchmarks/languages.py --data ../shared/data --languages java,js --repeats 5
+    .venv/bin/python benchmarks/languages.py --data ../shared/data --ds1000   # its references, library by library
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import statistics
 import sys
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -22,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reflectioncoder.evaluate import OUTPUT_CHARS
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.languages import LANGUAGES, find
-from reflectioncoder.tasks import Task, TaskOptions
+from reflectioncoder.tasks import Task, TaskOptions, ds1000
+from reflectioncoder.tasks.ds1000 import DS1000
 from reflectioncoder.tasks.multipl_e import MultiPLE
 
 LIMITS = Limits(10.0, 1024, OUTPUT_CHARS)
@@ -59,7 +62,11 @@ def main() -> None:
     parser.add_argument("--languages", default=",".join(LANGUAGES))
     parser.add_argument("--problems", type=int, default=0, help="of each language, 0 for all")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--ds1000", action="store_true", help="run the references of DS-1000 instead")
     arguments = parser.parse_args()
+    if arguments.ds1000:
+        references(arguments.data, arguments.problems)
+        return
     rows = []
     opened = {}
     for key in arguments.languages.split(","):
@@ -86,6 +93,37 @@ def main() -> None:
         row = {"language": key, "problems": len(answers), "seconds": round(median, 4), "refused": sorted(refused[key])}
         rows.append(row)
     print(json.dumps(rows))
+
+
+def references(data: str, count: int) -> None:
+    """Run the references of DS-1000, and the first twenty also without libraries imported ahead."""
+    task = DS1000(TaskOptions(data=data, limit=count))
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    times = []
+    with task.interpreter(LIMITS) as interpreter:
+        for task_id, row in task.problems.items():
+            started = time.perf_counter()
+            verdict = task.check(task_id, row["reference_code"], interpreter, LIMITS)
+            if verdict.outcome == "timeout":  # perhaps only because the machine was busy
+                verdict = task.check(task_id, row["reference_code"], interpreter, LIMITS)
+            if verdict.outcome != "not_run":
+                times.append(time.perf_counter() - started)
+            outcomes[row["metadata"]["library"]]["passed" if verdict.passed else verdict.outcome] += 1
+            if not verdict.passed and row["metadata"]["library"] not in ("Pytorch", "Tensorflow"):
+                print(f"{row['metadata']['library']} {task_id}: {verdict.outcome}, {verdict.error[:120]}", flush=True)
+    ds1000.PRELOAD = ()  # type: ignore[assignment]
+    cold = []
+    with task.interpreter(LIMITS) as interpreter:
+        for task_id, row in list(task.problems.items())[:20]:
+            started = time.perf_counter()
+            task.check(task_id, row["reference_code"], interpreter, LIMITS)
+            cold.append(time.perf_counter() - started)
+    for library, counts in outcomes.items():
+        print(f"{library:12} {dict(counts)}")
+    passed = sum(counts["passed"] for counts in outcomes.values())
+    median, slow = (round(statistics.median(each), 4) for each in (times, cold))
+    print(f"{passed} of {len(times)} pass; {median} s a task, {slow} s where the session imports the libraries")
+    print(json.dumps({"passed": passed, "run": len(times), "seconds": median, "seconds_without_preload": slow}))
 
 
 def problems(key: str, data: str, count: int) -> tuple[Task, dict[str, str]]:

@@ -27,7 +27,7 @@ def doctor_verb(words: Sequence[str]) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """What is here: `versions`, `devices`, `isolation`, `toolchains` by language, `ds1000`."""
+    """What is here: `versions`, `devices`, `isolation`, `toolchains` by language, `ds1000`, `hub`."""
     import torch
 
     from reflectioncoder.interpreter import describe_isolation
@@ -41,6 +41,8 @@ def examine() -> dict[str, Any]:
         "devices": [f"cpu ({os.cpu_count()} cores)", *cuda],
         "isolation": describe_isolation(),
         "toolchains": toolchains,
+        "ds1000": _ds1000(),
+        "hub": os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
     }
 
 
@@ -52,7 +54,26 @@ def describe(found: dict[str, Any]) -> list[str]:
     for key, entry in found["toolchains"].items():
         name = f"{LANGUAGES[key].name} ({key})"
         lines.append(f"  {'yes' if entry['found'] else 'no '} {name:18} {entry['version'] or entry['install']}")
+    entry = found["ds1000"]
+    lines.append(f"environment of DS-1000: {entry['python'] or 'none: make ds1000'}{entry['problem']}")
+    lines += [f"  {name:18} {version or 'not installed'}" for name, version in entry["versions"].items()]
+    lines.append(f"hub: {found['hub']} (whether it can be reached is not tried here)")
     return lines
+
+
+def _ds1000() -> dict[str, Any]:
+    from reflectioncoder.tasks import ds1000
+
+    python, problem, found = ds1000.environment(), "", {}
+    if python:
+        try:
+            found = ds1000.installed_versions(python)
+            if found != ds1000.VERSIONS:
+                wanted = ", ".join(f"{name} {version}" for name, version in ds1000.VERSIONS.items())
+                problem = f": other versions than the tests were written for ({wanted}); make ds1000"
+        except UserError as error:
+            problem = f": {error}"
+    return {"python": python, "versions": found, "problem": problem}
 
 
 def _toolchain(key: str) -> dict[str, Any]:

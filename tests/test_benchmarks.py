@@ -49,3 +49,11 @@ def test_contamination_of_instruction_sets(tmp_path: Path) -> None:
         ("own", 2, 1, 1), ("made", 4, 0, 0),
     ]  # fmt: skip
     assert (found["labels"]["precision"], found["labels"]["recall"]) == (1.0, 0.5)
+
+
+def test_seconds_of_each_language() -> None:
+    rows = figures("languages.py", "--languages", "sh,swift")
+    assert {row["language"] for row in rows} == {"sh", "swift"}  # type: ignore[attr-defined]
+    measured = [row for row in rows if "seconds" in row]  # type: ignore[attr-defined]
+    assert all(row["seconds"] > 0 and row["refused"] == [] and row["problems"] == 1 for row in measured)
+    assert all(row["not_run"] for row in rows if "seconds" not in row)  # type: ignore[attr-defined]

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from importlib import metadata
 
 import pytest
 
@@ -35,6 +37,15 @@ def test_the_text_names_versions_isolation_devices_and_languages(found):
         "Swift (swift)",
     ):
         assert words in text, words
+
+
+def test_an_environment_of_other_versions_is_named(monkeypatch):
+    monkeypatch.setenv("REFLECTIONCODER_DS1000_PYTHON", sys.executable)
+    entry = examine()["ds1000"]
+    assert entry["versions"]["numpy"] == metadata.version("numpy")
+    assert "other versions than the tests were written for (numpy 1.26.4" in entry["problem"]
+    monkeypatch.setenv("REFLECTIONCODER_DS1000_PYTHON", "/usr/bin/false")
+    assert "does not run" in "\n".join(describe(examine()))
 
 
 def test_a_missing_tool_says_what_installs_it(monkeypatch):

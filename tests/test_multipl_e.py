@@ -236,5 +236,9 @@ def test_a_file_of_completions_is_scored(task, tmp_path):
     path.write_text(json.dumps({"task_id": "evens", "completion": CASES["js"].right}) + "\n")
     results = check_all(one, read_completions(str(path), one), [interpreter], LIMITS)
     assert summarize(one.name, results).pass_at_1 == 1.0
+    own = {"name": "evens", "language": "js", "completions": [CASES["js"].right, CASES["js"].wrong["value"]]}
+    path.write_text(json.dumps(own) + "\n")
+    results = check_all(one, read_completions(str(path), one), [interpreter], LIMITS)
+    assert [(result.sample, result.passed) for result in results] == [(0, True), (1, False)]
     with pytest.raises(UserError, match="no problem 'other'"):
         one.check("other", "", interpreter, LIMITS)

@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
 
@@ -101,6 +101,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def rows(self, row: Any) -> list[Any]:
+        """The samples that a line of a file of completions stands for; a benchmark may have a format of its own."""
+        return [row]
+
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """Open an interpreter as `check` needs it, with libraries imported ahead or toolchains in sight."""
         from reflectioncoder.interpreter import Interpreter
@@ -153,12 +157,14 @@ def get_task(name: str, options: TaskOptions | None = None) -> Task:
 
 def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     """Every task by its name; making one reads its problems."""
-    from reflectioncoder.tasks import heldout, humaneval, multipl_e  # a task imports the types above
+    from reflectioncoder.tasks import ds1000, heldout, humaneval, multipl_e  # a task imports the types above
 
     return {
         "heldout": heldout.procedural_task,
         "handwritten": heldout.handwritten_task,
         "humaneval": humaneval.HumanEval,
+        "ds1000": ds1000.DS1000,
+        "ds1000_insertion": lambda options: ds1000.DS1000(options, insertion=True),
         **multipl_e.tasks(),
     }
 
@@ -216,6 +222,15 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     message = (result.message or "").strip().splitlines()
     error_text = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
     return Verdict(result.ok, result.outcome, error_text[:300], result.seconds)
+
+
+def opened(answer: str) -> str:
+    """What follows the fence that opens an answer's code: one with a language behind it, or one that begins the answer.
+
+    An answer without one is code from its beginning, because its fence stood in the prompt.
+    """
+    found = re.search(r"\A\s*```[\w+#-]*[^\S\n]*\n|^```[\w+#-]+[^\S\n]*\n", answer, re.MULTILINE)
+    return answer[found.end() :] if found else answer
 
 
 def defines(code: str, name: str) -> bool:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.languages import LANGUAGES, Toolchain, find
-from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, not_run
+from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, not_run, opened
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter import Interpreter, Isolation, Limits
@@ -70,6 +70,15 @@ class MultiPLE(Task):
             )
             for task_id, row in self.problems.items()
         ]
+
+    def rows(self, row: Any) -> list[Any]:
+        """MultiPL-E's own results have a problem's name and a list of its completions."""
+        if not isinstance(row, dict) or "name" not in row or "task_id" in row:
+            return [row]
+        several = row.get("completions", [row.get("completion")])
+        if not isinstance(several, list):
+            return [row]
+        return [{"task_id": row["name"], "completion": completion} for completion in several]
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """An interpreter whose programs see the toolchain, if it is there."""
@@ -135,9 +144,7 @@ def cut(completion: str, prompt: str, stops: list[str], whole: bool = False) -> 
         whole: keep what stands before the body.
     """
     text = completion.replace("\r\n", "\n")
-    fenced = re.search(r"^```[\w+#-]*\n(.*?)(?:^```|\Z)", text, re.MULTILINE | re.DOTALL)
-    if fenced:
-        text = fenced[1]
+    text = f"\n{opened(text)}".partition("\n```")[0][1:]
     head = prompt.rstrip().splitlines()[-1].strip()
     spaces = r"\s*".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", head))
     said = re.search(rf"{spaces}[^\S\n]*\n?", text)
