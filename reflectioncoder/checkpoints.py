@@ -50,11 +50,12 @@ NARRATION_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimizer steps, tokens through the model, seconds in the training loop."""
+    """How far a run is: optimizer steps, tokens through the model, seconds in the training loop; and what shards it."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    engine: str = "none"
 
     def save(self, folder: Path) -> None:
         """Mark a checkpoint as whole."""
@@ -147,10 +148,15 @@ def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, fir
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
     """Save a model that `from_pretrained` and `apply_chat_template` take as it is.
 
     The weights are moved into place last, so a directory that has them is a finished model.
+
+    Args:
+        model: a model, or LoRA's wrapper, of which the adapter alone is saved.
+        tokenizer: goes with it.
+        output: directory.
 
     Raises:
         UserError: the directory cannot be written.
@@ -158,9 +164,12 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, outpu
     staging = output / ".model.part"
     try:
         shutil.rmtree(staging, ignore_errors=True)
-        # The attention used for packed rows is known to this process only.
-        model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
-        model.save_pretrained(staging)
+        if isinstance(model, PreTrainedModel):
+            # The attention used for packed rows is known to this process only.
+            model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+            model.save_pretrained(staging)
+        else:  # the special tokens' rows are in the adapter, the tables they belong to need not be
+            model.save_pretrained(staging, save_embedding_layers=False)
         tokenizer.save_pretrained(staging)
         for path in sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors"):
             path.replace(output / path.name)

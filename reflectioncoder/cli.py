@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ MALLOC_TUNABLES = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+SECONDS_FOR_THE_FIRST_RANK = 10.0
+
 USAGE = """\
 usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-config] [--dry-run]
 
@@ -37,6 +40,7 @@ usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-conf
              with changed settings what they touch, and takes over the rest
   inspect    show the sequences of a JSONL file: reflectioncoder inspect FILE [N]
   train      fine-tune a causal language model on them by masked self-distillation
+  consolidate  a checkpoint as a plain model directory: reflectioncoder consolidate CHECKPOINT OUTPUT
   generate   completions of a task's problems
   evaluate   decode and score a task, or score a file of completions
   run        one program in the isolated interpreter: reflectioncoder run FILE [--cells] [--json]
@@ -65,9 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return PLAIN[verb](rest)
         raise UserError(f"unknown verb '{verb}'; one of {', '.join(sorted([*CONFIGURED, *PLAIN]))}")
     except UserError as error:
-        # All ranks of a machine find the same mistake; what only one of them found it says itself.
-        if isinstance(error, RankError) or os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"reflectioncoder {verb}: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, RankError):
+            # All ranks of a machine find the same mistake. The first one says it, and its end ends the others here.
+            time.sleep(SECONDS_FOR_THE_FIRST_RANK)
+        print(f"reflectioncoder {verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"reflectioncoder {verb}: interrupted; what is finished is kept, run it again to go on", file=sys.stderr)
@@ -251,6 +256,12 @@ def _compare(words: Sequence[str]) -> int:
     return 0
 
 
+def _consolidate(words: Sequence[str]) -> int:
+    from reflectioncoder.consolidate import consolidate_verb
+
+    return consolidate_verb(words)
+
+
 def _report(words: Sequence[str]) -> int:
     from reflectioncoder.report import write_report
 
@@ -277,6 +288,7 @@ PLAIN: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": _inspect,
     "run": _run,
     "compare": _compare,
+    "consolidate": _consolidate,
     "report": _report,
     "doctor": _doctor,
 }

@@ -198,6 +198,27 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside frozen weights, for models too large to train whole (extra `peft`).
+
+    Args:
+        r: rank of the adapters; 0 trains all weights.
+        alpha: the adapters' output is scaled by alpha / r.
+        dropout: on the adapters' input.
+        targets: names of the layers that get one, such as `q_proj`; `all-linear` takes all but the output head.
+        output: `merged`: a plain model; `adapter`: the adapter with the rows of the special tokens.
+        quantize: `4bit` keeps the frozen weights in four bits (QLoRA; needs CUDA and the extra `qlora`).
+    """
+
+    r: int = 0
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+    output: Literal["merged", "adapter"] = "merged"
+    quantize: Literal["none", "4bit"] = "none"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """What `reflectioncoder train` does; the defaults are the paper's (section 4.1).
 
@@ -222,6 +243,8 @@ class TrainConfig:
         resume: go on from the newest checkpoint in `output`.
         overwrite: replace a finished model in `output`.
         report_to: also log for `tensorboard` (if installed), beside `log.jsonl`.
+        sharding: accelerate configuration file (configs/accelerate/) of FSDP2 or DeepSpeed; empty takes what
+            `accelerate launch` set, else every rank holds the whole model.
         rank_timeout: seconds after which a rank gives up waiting for the others; a rank that died is noticed at once.
     """
 
@@ -251,9 +274,11 @@ class TrainConfig:
     overwrite: bool = False
     device: str = "auto"
     report_to: Literal["none", "tensorboard"] = "none"
+    sharding: str = ""
     rank_timeout: int = 600
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)

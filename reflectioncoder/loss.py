@@ -53,15 +53,17 @@ def head_of(model: PreTrainedModel) -> Head:
     Raises:
         UserError: a head that is not a linear layer.
     """
-    layer = model.get_output_embeddings()
-    if (
-        type(layer).forward is not nn.Linear.forward
-    ):  # engines make classes of their own from it, heads their own forward
+    layer: Any = model.get_output_embeddings()
+    rows = getattr(layer, "token_adapter", None)  # LoRA trains some rows of a frozen table
+    linear = layer if rows is None else rows.base_layer
+    # Engines make classes of their own from nn.Linear; heads with other arithmetic have their own forward.
+    if getattr(type(linear), "forward", None) is not nn.Linear.forward:
         raise UserError(f"{type(model).__name__}: its output head is not a linear layer, which training needs")
+    weight = linear.weight if rows is None else rows.get_merged_weights(rows.active_adapters)
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
-    return Head(layer.weight, layer.bias, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0))
+    return Head(weight, linear.bias, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0))
 
 
 class ChunkedLoss(torch.autograd.Function):

@@ -7,16 +7,25 @@ import json
 import math
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.tokenization_utils_base import AddedToken
 from transformers.utils import logging as transformers_logging
 
+from reflectioncoder import lora
 from reflectioncoder.attention import has_rotary_positions, use_varlen_attention
 from reflectioncoder.checkpoints import (
     LOG,
@@ -38,6 +47,7 @@ from reflectioncoder.instruct import read_training
 from reflectioncoder.masking import check_order
 from reflectioncoder.models import choose_device, load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.probe import check_model
+from reflectioncoder.sharding import Engine, choose, whole_model
 from reflectioncoder.steps import Steps, prepare, summary
 from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens
 from reflectioncoder.trainer import ReflectionTrainer
@@ -83,27 +93,34 @@ def train(
     say = (say or _to_stderr) if world.first else _to_nobody
     output = Path(config.output)
     _check(config, output)
+    engine = choose(config.sharding)
     checkpoint = newest_checkpoint(output) if config.resume else None
     if checkpoint is not None:
         check_same_run(config, output)
         first = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
+        if first.engine != engine:
+            raise UserError(f"{checkpoint}: was written with sharding engine {first.engine}, this run has {engine}")
         say(f"going on from {checkpoint}")
     else:
         first = Progress()
     dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
-    arguments = _arguments(config)
-    model, tokenizer = load_model_and_tokenizer(config.model, config.precision, str(arguments.device))
+    arguments = _arguments(config, engine)
+    # FSDP2 keeps float32 shards and puts them on their devices itself.
+    precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
+    lora.check(config, arguments.device)
+    model, tokenizer = load_model_and_tokenizer(config.model, precision, place, **lora.quantisation(config))
     add_special_tokens(model, tokenizer)
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(summary(samples, dropped, config))
     _make_ready(model, config, max(map(len, samples)))
+    trained = lora.add(model, tokenizer, config) if config.lora.r else model
     steps = Steps(samples, repeats, config, world)
     arguments.max_steps = len(steps)
     arguments.warmup_steps = math.ceil(config.warmup_ratio * len(steps))
     world.wait()  # until every rank has read what the output held before
     if world.first:
         start_output(output, config, checkpoint, first)
-    trainer = ReflectionTrainer(model, arguments, steps, config, first)
+    trainer = ReflectionTrainer(trained, arguments, steps, config, first, tokenizer, engine)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     for added in (*([LogFile(output / LOG, first, say)] if world.first else []), *callbacks):
@@ -115,8 +132,9 @@ def train(
     result = TrainResult(
         str(output), len(steps), trainer.tokens, seconds, len(samples), dropped, trainer.terms.get("loss", math.nan)
     )
-    if world.first:
-        save_model(model, tokenizer, output)
+    whole = whole_model(trained, trainer, engine, config.precision, world.first)
+    if whole is not None:
+        _save(whole, tokenizer, config, output)
         for folder in checkpoints(output):
             shutil.rmtree(folder, ignore_errors=True)
         text = json.dumps(dataclasses.asdict(result), indent=2)
@@ -135,6 +153,18 @@ def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> 
         if trainer.world.size > 1 and lost_contact(error):
             explain_loss(trainer.world, _where(trainer), error, how_to_go_on(output))
         raise
+
+
+def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, output: Path) -> None:
+    """Leave the trained model, which may be in LoRA's wrapper, as the settings want it."""
+    if config.lora.r and config.lora.output == "merged":
+        if config.lora.quantize == "none":
+            model = model.merge_and_unload()
+        else:  # merged into four bits much of what was learnt would be rounded away
+            with tempfile.TemporaryDirectory(dir=output, prefix=".adapter-") as folder:
+                model.save_pretrained(folder, save_embedding_layers=False)
+                model, _ = load_model_and_tokenizer(folder, config.precision, "cpu")
+    save_model(model, tokenizer, output)
 
 
 def _where(trainer: ReflectionTrainer) -> str:
@@ -202,14 +232,14 @@ def _check(config: TrainConfig, output: Path) -> None:
             raise UserError(f"{name} = {getattr(config, name)}: must be positive, or -1 for none")
     if config.epochs <= 0:
         raise UserError(f"epochs = {config.epochs}: must be positive")
-    if (output / MODEL).exists() or (output / f"{MODEL}.index.json").exists():
+    if any((output / name).exists() for name in (MODEL, f"{MODEL}.index.json", lora.ADAPTER)):
         if config.resume and not config.overwrite:
             raise UserError(f"{output}: the run is finished, there is nothing to resume; set overwrite to train anew")
         if not config.overwrite:
             raise UserError(f"{output}: holds a finished model; choose another output, or set overwrite")
 
 
-def _arguments(config: TrainConfig) -> TrainingArguments:
+def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
     """The Trainer's arguments, but for the number of steps; where several ranks were started, they meet here."""
     transformers_logging.disable_progress_bar()
     schedule = "constant_with_warmup" if config.scheduler == "constant" else config.scheduler
@@ -220,7 +250,9 @@ def _arguments(config: TrainConfig) -> TrainingArguments:
         learning_rate=config.learning_rate,
         lr_scheduler_type=schedule,
         weight_decay=config.weight_decay,
-        max_grad_norm=0.0,  # clipped in training_step, where the master gradients are known
+        # Clipped in training_step, where the master gradients are known; DeepSpeed does it itself.
+        max_grad_norm=config.max_grad_norm if engine == "deepspeed" else 0.0,
+        bf16=engine == "deepspeed" and config.precision == "bfloat16",
         seed=config.seed,
         ddp_timeout=config.rank_timeout,
         use_cpu=_device(config).type == "cpu",

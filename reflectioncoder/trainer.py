@@ -10,19 +10,22 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from reflectioncoder.batching import MicroBatch
 from reflectioncoder.checkpoints import Progress
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.loss import micro_batch_loss
+from reflectioncoder.loss import LossTerms, micro_batch_loss, through
 from reflectioncoder.optimizer import MasterAdamW
+from reflectioncoder.sharding import Engine, attach
 from reflectioncoder.steps import Step, Steps
 
 
@@ -30,28 +33,46 @@ class ReflectionTrainer(Trainer):
     """A Trainer of which one batch is one optimizer step with its own, exact normalisation.
 
     Args:
-        model: with `attention.use_varlen_attention` applied.
+        model: with `attention.use_varlen_attention` applied; perhaps in the wrapper of `lora.add`.
         args: gradient accumulation 1 and no clipping (`max_grad_norm` of the config is applied here).
         steps: the run; its world says how many ranks share it.
         config: of the run.
         first: steps already taken, with their tokens and seconds (a resumed run).
+        tokenizer: kept with every checkpoint.
+        engine: that shards the model.
     """
 
     def __init__(
-        self, model: PreTrainedModel, args: TrainingArguments, steps: Steps, config: TrainConfig, first: Progress
+        self,
+        model: Any,
+        args: TrainingArguments,
+        steps: Steps,
+        config: TrainConfig,
+        first: Progress,
+        tokenizer: PreTrainedTokenizerBase,
+        engine: Engine = "none",
     ) -> None:
+        self.engine = engine
+        self.config = config
         super().__init__(model=model, args=args)
-        self.network = model  # `model` is what an engine may have wrapped
+        self.tokenizer = tokenizer
+        # The plain network; `model` may be LoRA's wrapper around it, and an engine may wrap that.
+        self.network: Any = model.get_base_model() if config.lora.r else model
         self.steps = steps
         self.world = steps.world
-        self.config = config
         self.tokens = first.tokens
         self.seconds_before = first.seconds
         self.started = time.monotonic()
         self.terms: dict[str, float] = {}
-        # Says that nothing is left to prepare, so that accelerate puts no DistributedDataParallel around the model:
-        # its buckets would take the model's size again, and it cannot see the optimizer's float32 gradients.
-        model._is_accelerate_prepared = True  # type: ignore[assignment]
+        if engine == "none":
+            # Says that nothing is left to prepare, so that accelerate puts no DistributedDataParallel around the model:
+            # its buckets would take the model's size again, and it cannot see the optimizer's float32 gradients.
+            model._is_accelerate_prepared = True
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The accelerator with its sharding engine."""
+        super().create_accelerator_and_postprocess()
+        attach(self, self.engine, self.config.precision)
 
     @property
     def seconds(self) -> float:
@@ -63,14 +84,15 @@ class ReflectionTrainer(Trainer):
         return DataLoader(self.steps, batch_size=1, shuffle=False, collate_fn=_only_item)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with float32 master weights; weight decay on matrices only."""
+        """AdamW with float32 master weights, which a sharding engine keeps itself; weight decay on matrices only."""
         if self.optimizer is None:
             trained = [p for p in self.network.parameters() if p.requires_grad]
             groups = [
                 {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.config.weight_decay},
                 {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
             ]
-            self.optimizer = MasterAdamW(
+            kind = MasterAdamW if self.engine == "none" else torch.optim.AdamW
+            self.optimizer = kind(
                 [group for group in groups if group["params"]], lr=self.config.learning_rate, fused=True
             )
         return self.optimizer
@@ -83,15 +105,12 @@ class ReflectionTrainer(Trainer):
         step = inputs["step"]
         device = self.args.device
         totals = torch.zeros(4, dtype=torch.float64, device=device)
-        for micro_batch in step.micro_batches:
-            terms = micro_batch_loss(self.network, micro_batch.to(device))
-            terms.loss.backward()
+        for number, micro_batch in enumerate(step.micro_batches):
+            terms = self.forward(micro_batch.to(device))
+            self.backward(terms.loss, number == len(step.micro_batches) - 1)
             totals += torch.stack([part.detach().double() for part in terms])
-        inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        norm = self.finish_gradients()
         self.world.total(totals)
-        self.world.total_gradients(inner.parameters())
-        limit = self.config.max_grad_norm if self.config.max_grad_norm > 0 else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(inner.parameters(), limit)
         loss, teacher_ce, student_ce, kl = totals.tolist()
         if not math.isfinite(loss):
             raise UserError(
@@ -104,10 +123,39 @@ class ReflectionTrainer(Trainer):
             "student_ce": student_ce,
             "kl": kl,
             "mask_rate": step.mask_rate,
-            "learning_rate": float(inner.param_groups[0]["lr"]),
-            "grad_norm": norm.item(),
+            "learning_rate": self._get_learning_rate(),
+            "grad_norm": norm,
         }
         return totals[0].float()
+
+    def forward(self, batch: MicroBatch) -> LossTerms:
+        """The loss of a micro-batch; a sharding engine gathers the weights around it."""
+        if self.engine == "none":
+            return micro_batch_loss(self.network, batch)
+        root = self.accelerator.unwrap_model(self.model_wrapped) if self.engine == "deepspeed" else self.model_wrapped
+        return through(root, partial(micro_batch_loss, self.network), batch, caller=self.model_wrapped)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add a micro-batch's gradients. Engines take means over the ranks where the loss asks for sums."""
+        if self.engine == "none":
+            loss.backward()
+            return
+        # DeepSpeed takes its optimizer step inside the last backward pass.
+        self.accelerator.gradient_state._set_sync_gradients(last)
+        self.accelerator.backward(loss * self.world.size)
+
+    def finish_gradients(self) -> float:
+        """Bring the gradients of all ranks together and clip them; their norm before that."""
+        if self.engine == "deepspeed":  # it has done so, as its configuration says
+            wrapped: Any = self.model_wrapped
+            return float(wrapped.get_global_grad_norm())
+        inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
+        if self.engine == "none":
+            self.world.total_gradients(parameters)
+        limit = self.config.max_grad_norm if self.config.max_grad_norm > 0 else math.inf
+        norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return float(norm.full_tensor() if self.engine == "fsdp2" else norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss terms to what every logger gets."""
@@ -119,9 +167,14 @@ class ReflectionTrainer(Trainer):
         folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
+            if self.world.first:
+                self.network.config.save_pretrained(folder)
+                if self.network.generation_config is not None:
+                    self.network.generation_config.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
             self.world.wait()  # a checkpoint is whole when every rank has written its part
             if self.world.first:
-                Progress(self.state.global_step, self.tokens, self.seconds).save(folder)
+                Progress(self.state.global_step, self.tokens, self.seconds, self.engine).save(folder)
         except (OSError, SafetensorError) as error:
             self._give_up(folder, error)
         except RuntimeError as error:

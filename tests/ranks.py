@@ -1,4 +1,4 @@
-"""Starts training on several processes, as a launcher does, and is what they run: `ranks.py CONFIG.toml ...`."""
+"""Starts training on several processes, as a launcher does, and is what they run: `ranks.py CONFIG.toml[:STEP] ...`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **more}
 
 
-def launch(configs: Sequence[Path], ranks: int = 2, seconds: float = 300) -> list[str]:
+def launch(configs: Sequence[Path | str], ranks: int = 2, seconds: float = 300) -> list[str]:
     """Train with each configuration in turn, on `ranks` processes; returns what each rank said.
+
+    A colon and a number behind a configuration end that run, as Ctrl-C does, after so many steps.
 
     Raises:
         AssertionError: a rank failed.
@@ -45,11 +47,19 @@ def launch(configs: Sequence[Path], ranks: int = 2, seconds: float = 300) -> lis
 
 if __name__ == "__main__":
     import torch.distributed as dist
+    from test_train import At, interrupt
 
     from reflectioncoder.config import TrainConfig
+    from reflectioncoder.errors import UserError
     from reflectioncoder.settings import load
     from reflectioncoder.train import train
 
-    for path in sys.argv[1:]:
-        train(load(TrainConfig, path))
+    for word in sys.argv[1:]:
+        path, _, step = word.partition(":")
+        try:
+            train(load(TrainConfig, path), callbacks=[At(int(step), interrupt)] if step else [])
+        except UserError as error:
+            if not step:
+                raise
+            print(error, file=sys.stderr)
     dist.destroy_process_group()

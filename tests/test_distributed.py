@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,15 +17,20 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from test_train import At, interrupt
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from reflectioncoder.batching import deal, pack, split_by_cost
 from reflectioncoder.config import TrainConfig
+from reflectioncoder.consolidate import consolidate
 from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.distributed import World
+from reflectioncoder.errors import UserError
 from reflectioncoder.settings import save
+from reflectioncoder.sharding import choose, variables
 from reflectioncoder.train import train
 
+CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
 TERMS = ("loss", "teacher_ce", "student_ce", "kl", "grad_norm")
 
 
@@ -32,6 +38,7 @@ TERMS = ("loss", "teacher_ce", "student_ce", "kl", "grad_norm")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
+    tiny.save(folder / "untied", tiny.llama(258, tied=False, dtype=torch.float32))
     write_jsonl(folder / "data.jsonl", tiny.dialogues(7))
     return folder
 
@@ -117,7 +124,7 @@ def test_two_ranks_give_what_one_process_gives(base: Path, tmp_path: Path) -> No
         "fewer samples than ranks": {"max_steps": -1, "epochs": 1.0, "batch_size": 11},
         "bfloat16": {"precision": "bfloat16"},
     }
-    configs = []
+    configs: list[Path | str] = []
     for name, changes in runs.items():
         train(config(base, tmp_path / "one" / name, **changes), quiet)
         configs.append(on_file(config(base, tmp_path / "two" / name, **changes), tmp_path / "configs" / name))
@@ -132,6 +139,74 @@ def test_two_ranks_give_what_one_process_gives(base: Path, tmp_path: Path) -> No
         results = [json.loads((tmp_path / n / name / "result.json").read_text()) for n in ("one", "two")]
         assert results[0]["tokens"] == results[1]["tokens"]
     assert len(log(tmp_path / "two" / "fewer samples than ranks")) == 2
+
+
+def engine_run(base: Path, folder: Path, sharding: str) -> None:
+    """An engine gives what one process gives, goes on from its checkpoints, and they can be put together."""
+    runs: dict[str, dict[str, Any]] = {
+        "float32": {},
+        "bfloat16": {"precision": "bfloat16", "model": str(base / "untied")},
+    }
+    configs: list[Path | str] = []
+    for name, changes in runs.items():
+        train(config(base, folder / "one" / name, **changes), quiet)
+        sharded = config(base, folder / "two" / name, sharding=sharding, **changes)
+        configs.append(on_file(sharded, folder / "configs" / name))
+    cut, resumed = (config(base, folder / "two" / "cut", sharding=sharding, resume=resume) for resume in (False, True))
+    ranks.launch([*configs, f"{on_file(cut, folder / 'configs' / 'cut')}:3"])
+    consolidate(folder / "two" / "cut", folder / "consolidated")
+    ranks.launch([on_file(resumed, folder / "configs" / "cut")])
+    for name in runs:
+        tolerance = 2e-2 if name == "bfloat16" else 1e-5
+        same_losses(folder / "one" / name, folder / "two" / name, tolerance)
+        same_weights(folder / "one" / name, folder / "two" / name, tolerance)
+        assert AutoConfig.from_pretrained(folder / "two" / name).dtype == getattr(torch, name)
+    lines = [[[line[name] for name in TERMS] for line in log(folder / "two" / run)] for run in ("float32", "cut")]
+    assert lines[0] == lines[1]
+    same_weights(folder / "two" / "float32", folder / "two" / "cut", 0.0)
+    with pytest.raises(UserError, match="interrupted after step 3"):
+        train(config(base, folder / "one" / "cut"), quiet, [At(3, interrupt)])
+    same_weights(folder / "one" / "cut" / "checkpoint-2", folder / "consolidated")
+    assert len(AutoTokenizer.from_pretrained(folder / "consolidated")) > 258
+
+
+def test_fsdp2_gives_what_one_process_gives(base: Path, tmp_path: Path) -> None:
+    engine_run(base, tmp_path, str(CONFIGS / "fsdp2.yaml"))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_gives_what_one_process_gives(base: Path, tmp_path: Path, stage: int) -> None:
+    pytest.importorskip("deepspeed")
+    engine_run(base, tmp_path, str(CONFIGS / f"zero{stage}.yaml"))
+
+
+def test_an_accelerate_file_means_what_its_launcher_makes_of_it() -> None:
+    found = variables(str(CONFIGS / "fsdp2.yaml"))
+    assert found["ACCELERATE_USE_FSDP"] == "true" and found["FSDP_VERSION"] == "2"
+    assert found["FSDP_STATE_DICT_TYPE"] == "SHARDED_STATE_DICT" and found["FSDP_RESHARD_AFTER_FORWARD"] == "true"
+    found = variables(str(CONFIGS / "zero3.yaml"))
+    assert found["ACCELERATE_USE_DEEPSPEED"] == "true" and found["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
+    assert variables(str(CONFIGS / "ddp.yaml")) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "is no accelerate configuration"),
+        ("distributed_type: MEGATRON_LM", "MEGATRON_LM is not one of"),
+        ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}", "set fsdp_version: 2"),
+        ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "no ranks were started"),
+    ],
+)
+def test_a_bad_sharding_file_gives_one_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {name: v for name, v in os.environ.items() if name != "RANK"})
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        choose(str(tmp_path / "c.yaml"))
+    with pytest.raises(UserError, match=r"none\.yaml: No such file"):
+        choose(str(tmp_path / "none.yaml"))
 
 
 CHILD = """
