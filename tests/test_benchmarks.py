@@ -30,3 +30,17 @@ def test_interpreter_beside_kernels() -> None:
 def test_cost_of_a_build_beside_the_interpreter() -> None:
     rows = figures("build_scale.py", "--sizes", "4", "--workers", "1")
     assert [(row["problems"], row["sequences"]) for row in rows] == [(4, 4)]  # type: ignore[attr-defined]
+
+
+def test_training_on_the_processor_beside_the_plain_step() -> None:
+    rows = figures("trainer_cpu.py", "--smoke", "--precisions", "float32", "--repeats", "1", "--threads", "1")
+    assert isinstance(rows, list)
+    assert [row["precision"] for row in rows] == ["float32"]
+    assert rows[0]["largest_gap_of_loss"] < 1e-5
+    assert rows[0]["tokens"] == sorted(rows[0]["tokens"], reverse=True)  # a higher mask rate hides more
+    assert all(row["ratio_by_rate"] and min(row["peak_mib"].values()) > 0 for row in rows)
+
+
+def test_cost_of_long_rows_on_the_processor() -> None:
+    rows = figures("trainer_cpu.py", "--smoke", "--long", "64", "--threads", "1")
+    assert [row["mode"] for row in rows] == ["plain", "checkpointing"]  # type: ignore[attr-defined]
