@@ -15,21 +15,18 @@ gives one row of each length, without and with gradient checkpointing. The last 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import random
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import random_samples
 import reference_trainer
 import torch
+from measuring import peak_above, timed
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from reflectioncoder.attention import use_varlen_attention
@@ -80,13 +77,6 @@ def plain(model: PreTrainedModel, samples: list[Encoded], rate: int) -> float:
 PASSES = {"plain": plain, "ours": ours}
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Seconds by the clock, seconds of processor time, and the result."""
-    clock, processor = time.monotonic(), time.process_time()
-    result = run()
-    return time.monotonic() - clock, time.process_time() - processor, result
-
-
 def compare(options: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Times of both in turns."""
     model = load(options, precision)
@@ -126,22 +116,6 @@ def compare(options: argparse.Namespace, precision: str) -> dict[str, Any]:
         "tokens": [count // options.repeats for count in tokens],
         "largest_gap_of_loss": max(gaps),
     }
-
-
-def resident(peak: bool = False) -> int:
-    """Resident memory of this process in bytes, now or at its peak since the last reset."""
-    name = "VmHWM:" if peak else "VmRSS:"
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
-def peak_above(run: Callable[[], Any]) -> int:
-    """Bytes by which a call's peak lies above what is resident before it."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident()
-    run()
-    return resident(peak=True) - before
 
 
 def memory(options: argparse.Namespace, precision: str, name: str) -> dict[str, Any]:

@@ -44,3 +44,28 @@ def test_training_on_the_processor_beside_the_plain_step() -> None:
 def test_cost_of_long_rows_on_the_processor() -> None:
     rows = figures("trainer_cpu.py", "--smoke", "--long", "64", "--threads", "1")
     assert [row["mode"] for row in rows] == ["plain", "checkpointing"]  # type: ignore[attr-defined]
+
+
+def test_the_parts_for_a_gpu_run_on_a_processor_at_a_tiny_size(tmp_path: Path) -> None:
+    command = ("gpu/run.py", "--out", str(tmp_path), "--device", "cpu", "--smoke", "--repeats", "1")
+    found = figures(*command)
+    assert isinstance(found, dict)
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    parts = {name: part["results"] for name, part in found["parts"].items()}
+    names = {"exact", "attention", "head", "speed-135m", "speed-1b", "long-1b", "rows", "profile", "generate"}
+    assert set(parts) == names
+    exact = {(row["precision"], row["by"]): row for row in parts["exact"]}
+    assert exact["float64", "ours"]["gradient_error"] < 1e-9 and exact["float32", "ours"]["gradient_error"] < 1e-4
+    assert parts["speed-1b"]["samples_per_second"]["ours"] > 0
+    assert [row["tokens"] for row in parts["rows"]] == [64, 64, 128, 128]
+
+
+def test_absolute_positions_kept_and_rebased() -> None:
+    sizes = ("--steps", "3", "--batch", "4", "--width", "16", "--seeds", "1", "--held-out", "5")
+    rows = figures("rebase.py", *sizes, "--plain", "1")
+    assert [(row["model"], row["positions"]) for row in rows] == [  # type: ignore[attr-defined]
+        ("gpt2", "keep"),
+        ("gpt2", "rebase"),
+        ("llama", "keep"),
+        ("llama", "rebase"),
+    ]
