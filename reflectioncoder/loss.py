@@ -20,6 +20,8 @@ from reflectioncoder.errors import UserError
 
 T = TypeVar("T")
 CHUNK_BYTES = 96 * 2**20  # of float32 logits; some three times as much lives at once
+# A chunk also reads and writes the gradient of the whole table, so a GPU, which multiplies faster, wants larger ones.
+CUDA_CHUNK_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,10 @@ class ChunkedLoss(torch.autograd.Function):
             low = grad.to(hidden.dtype)
             grad_hidden[rows] = low @ table
             if grad_weight is not None:
-                grad_weight += low.T @ states
+                if low.dtype == exact:
+                    grad_weight.addmm_(low.T, states)
+                else:
+                    grad_weight += low.T @ states
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(ce, kl)
@@ -178,10 +183,16 @@ def scored_loss(
     Returns:
         The loss; n cross-entropies and K divergences in natural units, without gradient.
     """
-    chunk = chunk or max(2, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    chunk = chunk or max(2, _chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
     return ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, target, ce_weight, kl_weight, head.scale, head.softcap, chunk
     )
+
+
+def _chunk_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return CHUNK_BYTES
+    return max(CHUNK_BYTES, min(CUDA_CHUNK_BYTES, torch.cuda.get_device_properties(device).total_memory // 64))
 
 
 class LossTerms(NamedTuple):

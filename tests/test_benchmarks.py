@@ -57,3 +57,42 @@ def test_seconds_of_each_language() -> None:
     measured = [row for row in rows if "seconds" in row]  # type: ignore[attr-defined]
     assert all(row["seconds"] > 0 and row["refused"] == [] and row["problems"] == 1 for row in measured)
     assert all(row["not_run"] for row in rows if "seconds" not in row)  # type: ignore[attr-defined]
+
+
+def test_training_on_the_processor_beside_the_plain_step() -> None:
+    rows = figures("trainer_cpu.py", "--smoke", "--precisions", "float32", "--repeats", "1", "--threads", "1")
+    assert isinstance(rows, list)
+    assert [row["precision"] for row in rows] == ["float32"]
+    assert rows[0]["largest_gap_of_loss"] < 1e-5
+    assert rows[0]["tokens"] == sorted(rows[0]["tokens"], reverse=True)  # a higher mask rate hides more
+    assert all(row["ratio_by_rate"] and min(row["peak_mib"].values()) > 0 for row in rows)
+
+
+def test_cost_of_long_rows_on_the_processor() -> None:
+    rows = figures("trainer_cpu.py", "--smoke", "--long", "64", "--threads", "1")
+    assert [row["mode"] for row in rows] == ["plain", "checkpointing"]  # type: ignore[attr-defined]
+
+
+def test_the_parts_for_a_gpu_run_on_a_processor_at_a_tiny_size(tmp_path: Path) -> None:
+    command = ("gpu/run.py", "--out", str(tmp_path), "--device", "cpu", "--smoke", "--repeats", "1")
+    found = figures(*command)
+    assert isinstance(found, dict)
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    parts = {name: part["results"] for name, part in found["parts"].items()}
+    names = {"exact", "attention", "head", "speed-135m", "speed-1b", "long-1b", "rows", "profile", "generate"}
+    assert set(parts) == names
+    exact = {(row["precision"], row["by"]): row for row in parts["exact"]}
+    assert exact["float64", "ours"]["gradient_error"] < 1e-9 and exact["float32", "ours"]["gradient_error"] < 1e-4
+    assert parts["speed-1b"]["samples_per_second"]["ours"] > 0
+    assert [row["tokens"] for row in parts["rows"]] == [64, 64, 128, 128]
+
+
+def test_absolute_positions_kept_and_rebased() -> None:
+    sizes = ("--steps", "3", "--batch", "4", "--width", "16", "--seeds", "1", "--held-out", "5")
+    rows = figures("rebase.py", *sizes, "--plain", "1")
+    assert [(row["model"], row["positions"]) for row in rows] == [  # type: ignore[attr-defined]
+        ("gpt2", "keep"),
+        ("gpt2", "rebase"),
+        ("llama", "keep"),
+        ("llama", "rebase"),
+    ]
