@@ -17,7 +17,7 @@ class Commits:
             the transactions where hundreds of conversations write.
     """
 
-    def __init__(self, ledger: Ledger, gather: float = 0.02) -> None:
+    def __init__(self, ledger: Ledger, gather: float = 0.05) -> None:
         self._ledger, self._gather = ledger, gather
         self._waiting: list[tuple[Entry | Step, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None

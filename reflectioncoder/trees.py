@@ -29,6 +29,7 @@ def _parsed(code: str) -> ast.Module | SyntaxError:
     try:
         tree = parse(code)
         assert isinstance(tree, ast.Module)
+        tree.walked = walk(tree)  # type: ignore[attr-defined]
         return tree
     except SyntaxError as error:
         return error.with_traceback(None)
@@ -38,15 +39,19 @@ _read = lru_cache(maxsize=256)(_parsed)
 
 
 def walk(node: ast.AST) -> list[ast.AST]:
-    """What `ast.walk` gives, in the same order, in a third of its time."""
+    """What `ast.walk` gives, in the same order and in a third of its time, but for contexts (Load, Store, Del)."""
+    known: list[ast.AST] | None = getattr(node, "walked", None)
+    if known is not None:
+        return known
     found = [node]
     for item in found:  # grows meanwhile
         for name in item._fields:
-            value = getattr(item, name, None)
-            if isinstance(value, list):
-                found += [part for part in value if isinstance(part, ast.AST)]
-            elif isinstance(value, ast.AST):
-                found.append(value)
+            if name != "ctx":
+                value = getattr(item, name, None)
+                if isinstance(value, list):
+                    found += [part for part in value if isinstance(part, ast.AST)]
+                elif isinstance(value, ast.AST):
+                    found.append(value)
     return found
 
 
