@@ -145,6 +145,8 @@ def run(folder: Path, count: int, workers: int, engine: str, stop_at: int = 0) -
         assert child.stdout is not None and child.stderr is not None
         for line in child.stdout:
             reports.append(json.loads(line) | {"at": time.monotonic()})
+            if stop_at and count >= 10_000 and len(reports) > 1:
+                show(stretch(*reports[-2:]), heading=len(reports) == 2)
             if stop_at and reports[-1].get("problems", 0) >= stop_at:
                 child.kill()
                 break
@@ -171,6 +173,13 @@ def stretch(before: dict[str, Any], after: dict[str, Any], start: int = 0) -> di
     }
 
 
+def show(row: dict[str, Any], heading: bool) -> None:
+    """Print a line of the table, as soon as it is known."""
+    if heading:
+        print(*(f"{key:>18}" for key in row), sep="")
+    print(*(f"{value:>18}" for value in row.values()), sep="", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,10000,100000")
@@ -182,6 +191,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_input(folder, size)
+            print(f"\n{size} problems", flush=True)
             first = run(folder, size, options.workers, options.engine, stop_at=size * 9 // 10)
             finished = first[-1]["problems"]
             began = time.monotonic()
@@ -190,15 +200,14 @@ def main() -> None:
             run(folder, size, options.workers, options.engine)
             again = time.monotonic() - again
         rows = [stretch(before, after) for before, after in pairwise(first)]
-        print(f"\n{size} problems, killed at {finished}")
-        print(*(f"{key:>18}" for key in rows[0]), sep="", flush=True)
-        for row in rows if size >= 10_000 else [stretch(first[0], first[-1])]:
-            print(*(f"{value:>18}" for value in row.values()), sep="")
         whole = stretch(first[0], first[-1])
+        show(whole, heading=True)
         export = second[-2]["seconds"] - second[-3]["seconds"]
         resume = second[0]["at"] - began
         funnel = {key: value for key, value in second[-1].items() if key != "at"}
-        print(f"resume {resume:.2f} s, its end with the export {export:.1f} s, finished build again {again:.2f} s")
+        print(
+            f"killed at {finished}: resume {resume:.2f} s, its end with the export {export:.1f} s, finished build again {again:.2f} s"
+        )
         print(f"peak of the second process {second[-2]['peak_mb']} MiB; funnel {funnel}", flush=True)
         found.append(
             {"size": size, **whole, "stretches": rows, "resume_s": round(resume, 2), "again_s": round(again, 2),
