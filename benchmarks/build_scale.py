@@ -206,7 +206,8 @@ def main() -> None:
         resume = second[0]["at"] - began
         funnel = {key: value for key, value in second[-1].items() if key != "at"}
         print(
-            f"killed at {finished}: resume {resume:.2f} s, its end with the export {export:.1f} s, finished build again {again:.2f} s"
+            f"killed at {finished}: resume {resume:.2f} s, its end with the export {export:.1f} s,"
+            f" a finished build again {again:.2f} s"
         )
         print(f"peak of the second process {second[-2]['peak_mb']} MiB; funnel {funnel}", flush=True)
         found.append(
