@@ -6,6 +6,7 @@ Without --data the problems are the one of the tests, and its right answer.
 
     .venv/bin/python benchmarks/languages.py --data ../shared/data --languages java,js --repeats 5
     .venv/bin/python benchmarks/languages.py --data ../shared/data --ds1000   # its references, library by library
+    .venv/bin/python benchmarks/languages.py --prepared --repeats 5           # what preparing compilers saves
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -24,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reflectioncoder.evaluate import OUTPUT_CHARS
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.languages import LANGUAGES, find
+from reflectioncoder.prepared import ready_folder
 from reflectioncoder.tasks import Task, TaskOptions, ds1000
 from reflectioncoder.tasks.ds1000 import DS1000
 from reflectioncoder.tasks.multipl_e import MultiPLE
@@ -63,7 +68,11 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=0, help="of each language, 0 for all")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--ds1000", action="store_true", help="run the references of DS-1000 instead")
+    parser.add_argument("--prepared", action="store_true", help="time compilers with and without preparation instead")
     arguments = parser.parse_args()
+    if arguments.prepared:
+        preparation(arguments.repeats)
+        return
     if arguments.ds1000:
         references(arguments.data, arguments.problems)
         return
@@ -92,6 +101,38 @@ def main() -> None:
             print(f"       {name}: {said[:140]}")
         row = {"language": key, "problems": len(answers), "seconds": round(median, 4), "refused": sorted(refused[key])}
         rows.append(row)
+    print(json.dumps(rows))
+
+
+def preparation(repeats: int) -> None:
+    """Processor seconds, whatever else the machine does, of one compilation as MultiPL-E does it and of ours."""
+    from polyglot import CASES
+
+    tuples = LANGUAGES["java"].tools[2].name
+    theirs = {
+        "java": ("javac", "-encoding", "UTF8", "-cp", tuples, "-d", ".", "Problem.java"),
+        "ts": ("tsc", "--target", "esnext", "main.ts"),
+        "cpp": ("g++", "main.cpp", "-o", "main", "-std=c++17"),
+    }
+    rows = {}
+    for key in [key for key in theirs if not find(key).missing]:
+        toolchain, language = find(key), LANGUAGES[key]
+        case = CASES[key]
+        commands = [toolchain.command(theirs[key]), toolchain.command(language.compile, ready_folder(toolchain))]
+        times: list[list[float]] = [[], []]
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, language.source).write_text(f"{case.prompt}{case.right}\n{case.tests}", encoding="utf-8")
+            for _ in range(repeats):
+                for place, command in enumerate(commands):
+                    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+                    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                    times[place].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        plain, prepared = (statistics.median(each) for each in times)
+        print(
+            f"{key:6} {plain:.2f} s of processor time a compilation, prepared {prepared:.2f} ({plain / prepared:.1f}x)"
+        )
+        rows[key] = {"plain": round(plain, 3), "prepared": round(prepared, 3)}
     print(json.dumps(rows))
 
 
@@ -131,8 +172,6 @@ def problems(key: str, data: str, count: int) -> tuple[Task, dict[str, str]]:
     if data:
         task = MultiPLE(key, TaskOptions(data=data, limit=count))
         return task, dict.fromkeys(task.problems, FAILS[key])
-    import tempfile
-
     from polyglot import CASES, write
 
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 INSTRUCTION = "Write a complete {language} function for the problem.\n\n{prompt}"  # appendix D
 COMPILE_SECONDS = 30.0
 TRIAL_FACTOR = 10.0  # what a program may take beyond its limit, in units of what an empty one takes on this machine
-_TELLING = re.compile(r"error|exception|assert|panicked|fail", re.IGNORECASE)
+# what a line says that names the failure, the plainest first
+_TELLING = (
+    re.compile(r"\b\w*(?:Error|Exception)\b|panicked|error(?::|\[| [A-Z])"),
+    re.compile(r"error|assert|fail", re.I),
+)
 
 
 class MultiPLE(Task):
@@ -186,7 +190,7 @@ def _build_and_run(
 
 def _failure(result: ProgramResult, what: str = "") -> Verdict:
     lines = [line.strip() for line in f"{result.stderr}\n{result.stdout}".splitlines() if line.strip()]
-    telling = next(filter(_TELLING.search, lines), lines[0] if lines else "")
+    telling = next((line for sign in _TELLING for line in lines if sign.search(line)), lines[0] if lines else "")
     by_itself = result.outcome == "killed" and result.status is not None  # assert aborts, and that is a signal
     outcome = "error" if by_itself else result.outcome
     words = result.message if outcome not in ("error", "ok") else telling or result.message
