@@ -9,6 +9,7 @@ a student's row without its hidden tokens sees what it would see with them maske
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -111,8 +112,12 @@ def _kernel(
         return None
     known = inspect.signature(varlen).parameters
     options: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+    if "scale" in known:
+        options["scale"] = scale
+    elif scale is not None and not math.isclose(scale, query.shape[-1] ** -0.5):
+        return None
     times = q.shape[1] // k.shape[1]
-    if times > 1 and not options:
+    if times > 1 and "enable_gqa" not in known:
         k, v = (states.repeat_interleave(times, dim=1) for states in (k, v))
     # Releases before 2.11 say is_causal and know no window, later ones give the window.
     if "window_size" in known:
@@ -121,7 +126,7 @@ def _kernel(
         return None
     else:
         options["is_causal"] = True
-    return varlen(q, k, v, *where, scale=scale, **options)[None]
+    return varlen(q, k, v, *where, **options)[None]
 
 
 def _blocks(places: torch.Tensor, window: int) -> Iterator[tuple[int, int, int, torch.Tensor]]:
