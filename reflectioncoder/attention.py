@@ -259,13 +259,18 @@ def refuse_model(model: PreTrainedModel, longest: int = 0) -> None:
     if kinds or carries:
         found = ", ".join(sorted(kinds)) or carries
         raise UserError(f"{name} has layers other than causal attention ({found}); they cannot keep packed rows apart")
+    known = getattr(config, "max_position_embeddings", None)
+    if known and longest > known and not has_rotary_positions(model):
+        raise UserError(f"{name} has embeddings for {known} positions only; set max_length to at most {known}")
     rope = getattr(config, "rope_parameters", None) or {}
     for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        known = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
-        if parameters.get("rope_type") in LENGTH_DEPENDENT_ROPE and longest > known:
+        if parameters.get("rope_type") not in LENGTH_DEPENDENT_ROPE:
+            continue
+        unchanged = parameters.get("original_max_position_embeddings") or known or 0
+        if longest > unchanged:
             raise UserError(
                 f"{name}: its positions ({parameters['rope_type']}) depend on the longest row of a batch beyond "
-                f"{known} tokens; set max_length to at most {known}"
+                f"{unchanged} tokens; set max_length to at most {unchanged}"
             )
 
 
