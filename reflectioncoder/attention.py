@@ -156,9 +156,18 @@ def _row(
     dropout: float,
     scale: float | None,
 ) -> torch.Tensor:
-    """One row: [1, heads, n, D] -> [1, heads, n, D]; `window` in positions, 0 is none, like `softcap`."""
+    """One row: [1, heads, n, D] and twice [1, key heads, n, D] -> [1, heads, n, D].
+
+    `window` is counted in positions; 0 is none, as for `softcap`.
+    """
+    # On the processor query heads share key heads inside the kernel; on a GPU that may choose one of quadratic memory.
+    times = query.shape[1] // key.shape[1]
+    shared = times > 1 and not softcap and not query.is_cuda
+    if not shared:
+        key, value = repeat_heads(key, times), repeat_heads(value, times)
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scale, "enable_gqa": shared}
     if not window and not softcap:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scale)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
     found = []
     for a, b, begin, seen in _blocks(places, window):
         q, k, v = query[:, :, a:b], key[:, :, begin:b], value[:, :, begin:b]
@@ -169,7 +178,7 @@ def _row(
             weights = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=exact).to(q.dtype)
             found.append(F.dropout(weights, dropout) @ v)
         else:
-            found.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale))
+            found.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, **options))
     return torch.cat(found, dim=2)
 
 
@@ -221,8 +230,6 @@ def varlen_attention(
         together = _kernel(query, key, value, rows, scaling, window) if alike else None
         if together is not None:
             return together, None
-    times = query.shape[1] // key.shape[1]
-    key, value = repeat_heads(key, times), repeat_heads(value, times)
     parts = (states.split(rows.lengths, dim=2) for states in (query, key, value))
     found = [
         _row(q, k, v, places, window if span > window else 0, softcap, dropout, scaling)
