@@ -2,13 +2,13 @@
 
     .venv/bin/python benchmarks/rebase.py [--steps 600] [--seeds 3] [--plain 0,3]
 
-A procedural task small enough to be learnt in a minute: the question is an operation and some digits, the answer
-those digits, each renamed by a fixed table, in their order or in the reverse one. A reflection sample holds a wrong
-answer, the failure, an analysis and the right answer before the same question is answered once more; `--plain` adds
-so many samples without a first round for each of them. Both kinds of positions are tried with GPT-2, whose positions
-are absolute, and with a Llama of the same size, whose are rotary. Reported, over the seeds: the share of answer
-digits that the model gets right when it is asked as at inference (the question alone, from position 0), and their
-cross-entropy. The last line is JSON.
+A procedural task small enough to be learnt in a minute: the question is an operation and some digits, the answer those
+digits, each renamed by a fixed table, in their order or in the reverse one. A reflection sample holds a wrong answer,
+the failure, an analysis and the right answer before the same question is answered once more; `--plain` adds so many
+samples without a first round for each of them. Both kinds of positions are tried with GPT-2, whose positions are
+absolute, and with a Llama of the same size, whose are rotary. Reported, over the seeds: the share of answer digits that
+the model gets right when it is asked as at inference (the question alone, from position 0), and their cross-entropy.
+The last line is JSON.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ a student's row without its hidden tokens sees what it would see with them maske
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -111,8 +112,12 @@ def _kernel(
         return None
     known = inspect.signature(varlen).parameters
     options: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+    if "scale" in known:
+        options["scale"] = scale
+    elif scale is not None and not math.isclose(scale, query.shape[-1] ** -0.5):
+        return None
     times = q.shape[1] // k.shape[1]
-    if times > 1 and not options:
+    if times > 1 and "enable_gqa" not in known:
         k, v = (states.repeat_interleave(times, dim=1) for states in (k, v))
     # Releases before 2.11 say is_causal and know no window, later ones give the window.
     if "window_size" in known:
@@ -121,7 +126,7 @@ def _kernel(
         return None
     else:
         options["is_causal"] = True
-    return varlen(q, k, v, *where, scale=scale, **options)[None]
+    return varlen(q, k, v, *where, **options)[None]
 
 
 def _blocks(places: torch.Tensor, window: int) -> Iterator[tuple[int, int, int, torch.Tensor]]:
@@ -151,9 +156,18 @@ def _row(
     dropout: float,
     scale: float | None,
 ) -> torch.Tensor:
-    """One row: [1, heads, n, D] -> [1, heads, n, D]; `window` in positions, 0 is none, like `softcap`."""
+    """One row: [1, heads, n, D] and twice [1, key heads, n, D] -> [1, heads, n, D].
+
+    `window` is counted in positions; 0 is none, as for `softcap`.
+    """
+    # On the processor query heads share key heads inside the kernel; on a GPU that may choose one of quadratic memory.
+    times = query.shape[1] // key.shape[1]
+    shared = times > 1 and not softcap and not query.is_cuda
+    if not shared:
+        key, value = repeat_heads(key, times), repeat_heads(value, times)
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scale, "enable_gqa": shared}
     if not window and not softcap:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scale)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
     found = []
     for a, b, begin, seen in _blocks(places, window):
         q, k, v = query[:, :, a:b], key[:, :, begin:b], value[:, :, begin:b]
@@ -164,7 +178,7 @@ def _row(
             weights = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=exact).to(q.dtype)
             found.append(F.dropout(weights, dropout) @ v)
         else:
-            found.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale))
+            found.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, **options))
     return torch.cat(found, dim=2)
 
 
@@ -216,8 +230,6 @@ def varlen_attention(
         together = _kernel(query, key, value, rows, scaling, window) if alike else None
         if together is not None:
             return together, None
-    times = query.shape[1] // key.shape[1]
-    key, value = repeat_heads(key, times), repeat_heads(value, times)
     parts = (states.split(rows.lengths, dim=2) for states in (query, key, value))
     found = [
         _row(q, k, v, places, window if span > window else 0, softcap, dropout, scaling)
@@ -254,13 +266,18 @@ def refuse_model(model: PreTrainedModel, longest: int = 0) -> None:
     if kinds or carries:
         found = ", ".join(sorted(kinds)) or carries
         raise UserError(f"{name} has layers other than causal attention ({found}); they cannot keep packed rows apart")
+    known = getattr(config, "max_position_embeddings", None)
+    if known and longest > known and not has_rotary_positions(model):
+        raise UserError(f"{name} has embeddings for {known} positions only; set max_length to at most {known}")
     rope = getattr(config, "rope_parameters", None) or {}
     for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        known = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
-        if parameters.get("rope_type") in LENGTH_DEPENDENT_ROPE and longest > known:
+        if parameters.get("rope_type") not in LENGTH_DEPENDENT_ROPE:
+            continue
+        unchanged = parameters.get("original_max_position_embeddings") or known or 0
+        if longest > unchanged:
             raise UserError(
                 f"{name}: its positions ({parameters['rope_type']}) depend on the longest row of a batch beyond "
-                f"{known} tokens; set max_length to at most {known}"
+                f"{unchanged} tokens; set max_length to at most {unchanged}"
             )
 
 

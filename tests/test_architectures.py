@@ -185,6 +185,13 @@ def test_positions_that_depend_on_the_longest_row_are_refused_beyond_the_known_l
         use_varlen_attention(model, 513)
 
 
+def test_rows_beyond_the_position_embeddings_are_refused() -> None:
+    model = tiny.gpt2()
+    use_varlen_attention(model, 512)
+    with pytest.raises(UserError, match="embeddings for 512 positions only; set max_length to at most 512"):
+        use_varlen_attention(model, 513)
+
+
 def test_a_layer_that_keeps_its_window_to_itself_is_refused() -> None:
     model = build(*EXACT["Gemma 3"])
     use_varlen_attention(model)
