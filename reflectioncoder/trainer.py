@@ -57,7 +57,8 @@ class ReflectionTrainer(Trainer):
     ) -> None:
         self.engine = engine
         self.config = config
-        super().__init__(model=model, args=args)
+        # `evaluate` takes `held_out`; the Trainer only wants to see that there is something to evaluate on.
+        super().__init__(model=model, args=args, eval_dataset=steps if config.eval_steps else None)
         self.tokenizer = tokenizer
         # The plain network; `model` may be LoRA's wrapper around it, and an engine may wrap that.
         self.network: Any = model.get_base_model() if config.lora.r else model
