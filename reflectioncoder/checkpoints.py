@@ -31,6 +31,7 @@ from reflectioncoder.config import TrainConfig
 from reflectioncoder.errors import UserError
 
 LOG = "log.jsonl"
+EVALUATIONS = "eval.jsonl"
 PROGRESS = "progress.json"  # written last into a checkpoint: its presence says that the checkpoint is whole
 MODEL = "model.safetensors"
 # What may differ between a run and its resumption without changing what is computed.
@@ -43,7 +44,10 @@ FREE = (
     "device",
     "micro_tokens",
     "report_to",
+    "gradient_checkpointing",
+    "torch_compile",
     "rank_timeout",
+    "tokens_per_second",
 )
 NARRATION_SECONDS = 10.0
 
@@ -77,6 +81,11 @@ class LogFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         """Append a line, at once on disk so that a kill loses nothing."""
+        if logs and "eval_loss" in logs:
+            self.say(
+                f"step {state.global_step}/{state.max_steps}  held-out loss {logs['eval_loss']:.4f}  "
+                f"perplexity {logs['eval_perplexity']:.3f}"
+            )
         if not logs or "teacher_ce" not in logs:
             return
         tokens, seconds = int(logs["tokens"]), float(logs["seconds"])
@@ -120,16 +129,19 @@ def how_to_go_on(output: Path) -> str:
 def check_same_run(config: TrainConfig, output: Path) -> None:
     """Raises UserError where a resumed run was started with a setting that changes what is computed."""
     before = settings.load(TrainConfig, output / "config.toml")
-    for field in dataclasses.fields(TrainConfig):
-        old, new = getattr(before, field.name), getattr(config, field.name)
-        if field.name not in FREE and old != new:
-            raise UserError(f"{output}: cannot resume, {field.name} was {old!r} and is now {new!r}")
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in FREE]
+    changed = [
+        f"{name} was {getattr(before, name)!r} and is now {getattr(config, name)!r}"
+        for name in names
+        if getattr(before, name) != getattr(config, name)
+    ]
+    if changed:
+        raise UserError(f"{output}: cannot resume, {'; '.join(changed)}")
 
 
 def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: Progress) -> None:
     """Leave in the output what belongs to this run: its config, its log so far, its whole checkpoints."""
     settings.save(config, output)
-    lines = []
     try:
         for folder in checkpoints(output):
             if checkpoint is None or not (folder / PROGRESS).is_file():
@@ -138,12 +150,13 @@ def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, fir
             for pattern in ("*.safetensors", f"{MODEL}.index.json", "result.json"):
                 for path in output.glob(pattern):
                     path.unlink()
-        elif (output / LOG).is_file():
+        for path in (output / LOG, output / EVALUATIONS):
+            text = path.read_text(encoding="utf-8") if path.is_file() and checkpoint is not None else ""
             # A kill may leave half a line; what was logged after the checkpoint is logged again.
-            for line in (output / LOG).read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n") and json.loads(line)["step"] <= first.step:
-                    lines.append(line)
-        (output / LOG).write_text("".join(lines), encoding="utf-8")
+            lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            lines = [line for line in lines if json.loads(line)["step"] <= first.step]
+            if lines or path.name == LOG or path.is_file():
+                path.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
 

@@ -242,9 +242,17 @@ class TrainConfig:
         save_steps: write a checkpoint every so many steps; 0 writes none but the final model.
         resume: go on from the newest checkpoint in `output`.
         overwrite: replace a finished model in `output`.
-        report_to: also log for `tensorboard` (if installed), beside `log.jsonl`.
+        eval_data: files of held-out dialogues, scored every `eval_steps` steps with everything hidden from the student.
+        eval_share: share of the samples that is held out for that instead, or besides.
+        patience: end after so many evaluations without a better one; 0 never does.
+        keep_best: the final model is the one of the best evaluation.
+        report_to: trackers beside `log.jsonl`; `auto` is TensorBoard where it is installed.
+        bos: `required` refuses a tokenizer without a token that begins a sequence; `none` allows it (Qwen).
+        optimizer: AdamW, or another of the Trainer's; those with `8bit` need CUDA and bitsandbytes.
+        torch_compile: compile the feed-forward blocks; worth a try on a GPU, not on a processor.
         sharding: accelerate configuration file (configs/accelerate/) of FSDP2 or DeepSpeed; empty takes what
             `accelerate launch` set, else every rank holds the whole model.
+        tokens_per_second: for the expected time of `--dry-run`; 0 guesses it from a short measurement.
         rank_timeout: seconds after which a rank gives up waiting for the others; a rank that died is noticed at once.
     """
 
@@ -267,15 +275,24 @@ class TrainConfig:
     seed: int = 3407
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     positions: Literal["keep", "rebase"] = "keep"
+    optimizer: Literal["adamw", "adafactor", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion_8bit"] = "adamw"
+    bos: Literal["required", "none"] = "required"
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
     logging_steps: int = 1
     save_steps: int = 100
     resume: bool = False
     overwrite: bool = False
     device: str = "auto"
-    report_to: Literal["none", "tensorboard"] = "none"
+    eval_data: tuple[str, ...] = ()
+    eval_share: float = 0.0
+    eval_steps: int = 0
+    patience: int = 0
+    keep_best: bool = False
+    report_to: tuple[Literal["auto", "none", "tensorboard", "wandb", "trackio"], ...] = ("auto",)
     sharding: str = ""
     rank_timeout: int = 600
+    tokens_per_second: float = 0.0
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -47,6 +47,11 @@ class World:
         )
 
     @property
+    def name(self) -> str:
+        """To put behind a sentence; empty where the process is alone."""
+        return f" on rank {self.rank} of {self.size} ({socket.gethostname()})" if self.size > 1 else ""
+
+    @property
     def first(self) -> bool:
         """Whether this is the rank that writes."""
         return self.rank == 0
@@ -87,11 +92,17 @@ def lost_contact(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU or the machine has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def explain_loss(world: World, where: str, error: BaseException, advice: str) -> NoReturn:
     """Raise the one line that a rank ends with when another is gone."""
     raise RankError(
-        f"rank {world.rank} of {world.size} on {socket.gethostname()}: lost contact with another rank {where} "
-        f"({str(error).splitlines()[0][:120]}); {advice}"
+        f"lost contact with another rank {where}{world.name} ({str(error).splitlines()[0][:120]}); {advice}"
     ) from None
 
 

@@ -91,6 +91,7 @@ def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Trai
         trainable_token_indices=dict.fromkeys(names, rows),
     )
     settings.base_model_name_or_path = config.model
+    torch.manual_seed(config.seed)  # ranks and resumed runs begin with the same adapters
     try:
         return get_peft_model(model, settings)
     except ValueError as error:

@@ -121,6 +121,10 @@ def whole_model(
     if engine == "none":
         return network if first else None
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if engine == "deepspeed":
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()  # else stage 3 would shard the new model too, and wait for the other ranks
     return assemble(weights, network.config, network.generation_config, precision) if first else None
 
 

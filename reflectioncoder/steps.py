@@ -28,6 +28,7 @@ from reflectioncoder.distributed import World
 from reflectioncoder.errors import UserError
 from reflectioncoder.masking import mask_rate
 from reflectioncoder.template import Encoded, encode
+from reflectioncoder.trackers import visible_shares
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ class Step:
         micro_batches: of this rank; their losses, summed over all ranks, are the loss of the batch.
         mask_rate: it was made with.
         tokens: through the model, on all ranks.
+        visible: shares of the blocks that students see, of `trackers.visible_shares`.
     """
 
     micro_batches: list[MicroBatch]
     mask_rate: float
     tokens: int
+    visible: dict[str, float]
 
 
 class Steps(Dataset[Step]):
@@ -89,7 +92,8 @@ class Steps(Dataset[Step]):
         groups = split_by_cost(costs, config.micro_tokens, self.world.size)
         own = deal(groups, costs, self.world.size, self.world.rank)
         batches = [pack([(rows[i], weights[i]) for i in group]) for group in own]
-        return Step(batches, mask_rate(step, max_steps, config.masking.semantics), sum(costs))
+        visible = visible_shares([self.samples[i] for i in self.plan[step]], config, step, max_steps)
+        return Step(batches, mask_rate(step, max_steps, config.masking.semantics), sum(costs), visible)
 
 
 def prepare(
@@ -102,10 +106,20 @@ def prepare(
         whatever the objective, so that objectives see the same samples); and how many were left out.
 
     Raises:
-        UserError: nothing is left.
+        UserError: nothing is left; no reflection sequence among them; a tokenizer that cannot begin a sample.
     """
     if not dialogues:
         raise UserError(f"data {', '.join(config.data)}: there are no samples")
+    if config.objective == "reflection" and not any(dialogue.is_reflection for dialogue in dialogues):
+        raise UserError(
+            f"data {', '.join(config.data)}: none of the {len(dialogues)} samples is a reflection sequence; add some "
+            '(reflectioncoder build), or set objective = "instruction"'
+        )
+    if tokenizer.bos_token_id is None and config.bos == "required":
+        raise UserError(
+            f"model {config.model}: its tokenizer has no BOS token, with which a sample begins; name one in "
+            'tokenizer_config.json, or set bos = "none", as the recipes for Qwen do'
+        )
     samples = []
     for number, dialogue in enumerate(dialogues):
         encoded = encode(dialogue, tokenizer, sample_id=str(number))

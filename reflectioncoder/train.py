@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -22,10 +23,9 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.tokenization_utils_base import AddedToken
 from transformers.utils import logging as transformers_logging
 
-from reflectioncoder import lora
+from reflectioncoder import dryrun, lora, trackers, validation
 from reflectioncoder.attention import has_rotary_positions, use_varlen_attention
 from reflectioncoder.checkpoints import (
     LOG,
@@ -41,16 +41,26 @@ from reflectioncoder.checkpoints import (
     start_output,
 )
 from reflectioncoder.config import TrainConfig
-from reflectioncoder.distributed import EndsWithALine, World, explain_loss, lost_contact
-from reflectioncoder.errors import UserError
+from reflectioncoder.distributed import EndsWithALine, World, explain_loss, lost_contact, out_of_memory
+from reflectioncoder.errors import RankError, UserError
 from reflectioncoder.instruct import read_training
 from reflectioncoder.masking import check_order
-from reflectioncoder.models import choose_device, load_model_and_tokenizer, load_tokenizer
+from reflectioncoder.models import choose_device, load_model_and_tokenizer
 from reflectioncoder.probe import check_model
 from reflectioncoder.sharding import Engine, choose, whole_model
 from reflectioncoder.steps import Steps, prepare, summary
-from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens
+from reflectioncoder.template import Encoded, add_special_tokens
 from reflectioncoder.trainer import ReflectionTrainer
+
+# What the Trainer calls them.
+OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "lion_8bit": "lion_8bit",
+}
 
 
 @dataclass(frozen=True)
@@ -108,11 +118,14 @@ def train(
     # FSDP2 keeps float32 shards and puts them on their devices itself.
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
     lora.check(config, arguments.device)
+    if "8bit" in config.optimizer and arguments.device.type != "cuda":
+        raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; take adamw or adafactor")
     model, tokenizer = load_model_and_tokenizer(config.model, precision, place, **lora.quantisation(config))
     add_special_tokens(model, tokenizer)
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(summary(samples, dropped, config))
-    _make_ready(model, config, max(map(len, samples)))
+    samples, repeats, held_out = hold_out(samples, repeats, tokenizer, config)
+    _make_ready(model, config, max(map(len, [*samples, *held_out])))
     trained = lora.add(model, tokenizer, config) if config.lora.r else model
     steps = Steps(samples, repeats, config, world)
     arguments.max_steps = len(steps)
@@ -121,16 +134,25 @@ def train(
     if world.first:
         start_output(output, config, checkpoint, first)
     trainer = ReflectionTrainer(trained, arguments, steps, config, first, tokenizer, engine)
+    trainer.held_out = validation.micro_batches(held_out, config, world) if held_out else []
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    for added in (*([LogFile(output / LOG, first, say)] if world.first else []), *callbacks):
+    own = [LogFile(output / LOG, first, say)] if world.first else []
+    patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
+    for added in (*own, *patience, *callbacks):
         trainer.add_callback(added)
     with EndsWithALine(world, lambda: f"ended from outside {_where(trainer)}; {how_to_go_on(output)}"):
         _loop(trainer, checkpoint, output)
     seconds = trainer.seconds
     model.config.use_cache = True
     result = TrainResult(
-        str(output), len(steps), trainer.tokens, seconds, len(samples), dropped, trainer.terms.get("loss", math.nan)
+        str(output),
+        trainer.state.global_step,
+        trainer.tokens,
+        seconds,
+        len(samples),
+        dropped,
+        trainer.terms.get("loss", math.nan),
     )
     whole = whole_model(trained, trainer, engine, config.precision, world.first)
     if whole is not None:
@@ -149,7 +171,13 @@ def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> 
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise UserError(f"interrupted {_where(trainer)}; {how_to_go_on(output)}") from None
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise RankError(
+                f"out of memory {_where(trainer)}{trainer.world.name}; lower micro_tokens (now "
+                f"{trainer.config.micro_tokens}), or set gradient_checkpointing, neither of which changes the result; "
+                + how_to_go_on(output)
+            ) from None
         if trainer.world.size > 1 and lost_contact(error):
             explain_loss(trainer.world, _where(trainer), error, how_to_go_on(output))
         raise
@@ -165,6 +193,18 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, o
                 model.save_pretrained(folder, save_embedding_layers=False)
                 model, _ = load_model_and_tokenizer(folder, config.precision, "cpu")
     save_model(model, tokenizer, output)
+
+
+def hold_out(
+    samples: list[Encoded], repeats: list[int], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+) -> tuple[list[Encoded], list[int], list[Encoded]]:
+    """What is trained on, how often an epoch has each, and what is held out."""
+    kept, held = validation.split(samples, config)
+    found = [samples[place] for place in held]
+    if config.eval_data:
+        others = [dialogue for path in config.eval_data for dialogue in read_training(path)]
+        found += prepare(others, tokenizer, config)[0]
+    return [samples[place] for place in kept], [repeats[place] for place in kept], found
 
 
 def _where(trainer: ReflectionTrainer) -> str:
@@ -185,21 +225,16 @@ def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int) -> No
         # Newer releases of transformers gave it another name.
         enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    if config.torch_compile:
+        for name, module in model.named_modules():
+            if name.endswith(".mlp"):
+                module.compile(dynamic=True)
 
 
 def describe_plan(config: TrainConfig) -> str:
-    """What a run would do, in one line, without loading the model. Raises UserError as `train`."""
+    """What a run would do, without loading the weights (`dryrun.py`). Raises UserError as `train`."""
     _check(config, Path(config.output))
-    dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
-    tokenizer = load_tokenizer(config.model)
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    samples, repeats, dropped = prepare(dialogues, tokenizer, config)
-    steps = Steps(samples, repeats, config)
-    tokens = sum(steps.cost(i, step, len(steps)) for step, batch in enumerate(steps.plan) for i in batch)
-    return (
-        f"would train {config.model} ({config.objective}) on {summary(samples, dropped, config)}: "
-        f"{len(steps)} steps, {tokens:,} tokens through the model, into {config.output}"
-    )
+    return dryrun.describe_plan(config)
 
 
 def _to_stderr(line: str) -> None:
@@ -230,6 +265,8 @@ def _check(config: TrainConfig, output: Path) -> None:
     for name in ("max_steps", "max_tokens"):
         if getattr(config, name) == 0 or getattr(config, name) < -1:
             raise UserError(f"{name} = {getattr(config, name)}: must be positive, or -1 for none")
+    validation.check(config)
+    trackers.choose(config.report_to)
     if config.epochs <= 0:
         raise UserError(f"epochs = {config.epochs}: must be positive")
     if any((output / name).exists() for name in (MODEL, f"{MODEL}.index.json", lora.ADAPTER)):
@@ -262,7 +299,13 @@ def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
         save_strategy="steps" if config.save_steps > 0 else "no",
         save_steps=max(config.save_steps, 1),
         save_total_limit=2,
-        report_to=config.report_to,
+        report_to=trackers.choose(config.report_to) or "none",
+        optim=OPTIMIZERS[config.optimizer],
+        eval_strategy="steps" if config.eval_steps else "no",
+        eval_steps=config.eval_steps or None,
+        metric_for_best_model="eval_loss" if config.eval_steps else None,
+        greater_is_better=False if config.eval_steps else None,
+        load_best_model_at_end=config.keep_best,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -7,6 +7,7 @@ loss.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -20,13 +21,15 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from reflectioncoder.batching import MicroBatch
-from reflectioncoder.checkpoints import Progress
+from reflectioncoder.checkpoints import EVALUATIONS, Progress
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.loss import LossTerms, micro_batch_loss, through
-from reflectioncoder.optimizer import MasterAdamW
+from reflectioncoder.optimizer import MasterAdamW, with_masters
 from reflectioncoder.sharding import Engine, attach
 from reflectioncoder.steps import Step, Steps
+from reflectioncoder.trackers import stage, utilisation
+from reflectioncoder.validation import metrics
 
 
 class ReflectionTrainer(Trainer):
@@ -54,7 +57,8 @@ class ReflectionTrainer(Trainer):
     ) -> None:
         self.engine = engine
         self.config = config
-        super().__init__(model=model, args=args)
+        # `evaluate` takes `held_out`; the Trainer only wants to see that there is something to evaluate on.
+        super().__init__(model=model, args=args, eval_dataset=steps if config.eval_steps else None)
         self.tokenizer = tokenizer
         # The plain network; `model` may be LoRA's wrapper around it, and an engine may wrap that.
         self.network: Any = model.get_base_model() if config.lora.r else model
@@ -64,6 +68,10 @@ class ReflectionTrainer(Trainer):
         self.seconds_before = first.seconds
         self.started = time.monotonic()
         self.terms: dict[str, float] = {}
+        self.curves: dict[str, float] = {}
+        self.logged = (first.tokens, first.seconds)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.held_out: list[MicroBatch] = []
         if engine == "none":
             # Says that nothing is left to prepare, so that accelerate puts no DistributedDataParallel around the model:
             # its buckets would take the model's size again, and it cannot see the optimizer's float32 gradients.
@@ -84,18 +92,24 @@ class ReflectionTrainer(Trainer):
         return DataLoader(self.steps, batch_size=1, shuffle=False, collate_fn=_only_item)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with float32 master weights, which a sharding engine keeps itself; weight decay on matrices only."""
+        """The optimizer with float32 master weights, which an engine keeps itself; weight decay on matrices only."""
         if self.optimizer is None:
             trained = [p for p in self.network.parameters() if p.requires_grad]
             groups = [
                 {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.config.weight_decay},
                 {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
             ]
-            kind = MasterAdamW if self.engine == "none" else torch.optim.AdamW
-            self.optimizer = kind(
-                [group for group in groups if group["params"]], lr=self.config.learning_rate, fused=True
-            )
+            kind, options = self._optimizer_kind()
+            self.optimizer = kind([group for group in groups if group["params"]], **options)
         return self.optimizer
+
+    def _optimizer_kind(self) -> tuple[Any, dict[str, Any]]:
+        if self.config.optimizer == "adamw":
+            kind = MasterAdamW if self.engine == "none" else torch.optim.AdamW
+            return kind, {"lr": self.config.learning_rate, "fused": True}
+        found, options = Trainer.get_optimizer_cls_and_kwargs(self.args, self.network)
+        # Those with 8 bits of state keep their own counsel about parameters of lower precision.
+        return found if self.engine != "none" or "8bit" in self.config.optimizer else with_masters(found), options
 
     def training_step(  # type: ignore[override]
         self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: Any = None
@@ -117,6 +131,7 @@ class ReflectionTrainer(Trainer):
                 f"step {self.state.global_step}: the loss is {loss}; lower learning_rate or use precision float32"
             )
         self.tokens += step.tokens
+        self.curves = {**step.visible, f"kl_stage_{stage(step.mask_rate)}": kl} if step.visible else {}
         self.terms = {
             "loss": loss,
             "teacher_ce": teacher_ce,
@@ -157,10 +172,32 @@ class ReflectionTrainer(Trainer):
         norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
         return float(norm.full_tensor() if self.engine == "fsdp2" else norm)
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
+        """The loss of the held-out samples (`validation.py`); best checkpoints and early stopping go by it."""
+        self.model_wrapped.eval()
+        totals = torch.zeros(4, dtype=torch.float64, device=self.args.device)
+        with torch.no_grad():
+            for micro_batch in self.held_out:
+                terms = self.forward(micro_batch.to(self.args.device))
+                totals += torch.stack([part.double() for part in terms])
+        found = metrics(*self.world.total(totals).tolist())
+        if self.world.first:
+            line = {"step": self.state.global_step, **found}
+            with (Path(self.config.output) / EVALUATIONS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss terms to what every logger gets."""
         if "loss" in logs:
-            logs = {**logs, **self.terms, "tokens": self.tokens, "seconds": self.seconds}
+            seconds = self.seconds
+            speed = (self.tokens - self.logged[0]) / max(seconds - self.logged[1], 1e-9)
+            self.logged = (self.tokens, seconds)
+            share = utilisation(speed, self.parameters, self.args.device, self.world.size)
+            more = {"tokens_per_second": speed} | ({} if share is None else {"mfu": share})
+            logs = {**logs, **self.terms, **self.curves, **more, "tokens": self.tokens, "seconds": seconds}
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
