@@ -1,10 +1,11 @@
 """What a build costs beside the interpreter, and whether that grows: recorded answers, no model, many problems.
 
-    .venv/bin/python benchmarks/build_scale.py [--sizes 1000,10000,100000] [--workers 2] [--engine ray]
+    .venv/bin/python benchmarks/build_scale.py [--sizes 1000,10000,100000] [--workers 2] [--light] [--engine ray]
 
 Of twenty problems ten are solved at the first try (and so rejected), six after one failing round, two after two, one
-never, and one does input and output: about the paper's funnel of 70k to 12k. Each size is a build of its own, killed
-when nine tenths are finished (SIGKILL), and started again.
+never, and one does input and output. With `--light`, for large sizes in little time, eighteen do input and output,
+which ends their conversation unrun, one is solved at the first try and one after one failing round. Each size is a
+build of its own, killed when nine tenths are finished (SIGKILL), and started again.
 
 A row of the table is a stretch of a build, up to `problems`: problems a second; processor time a problem of the driver,
 of it the part in threads that talk to the interpreter's sessions (`client`), and of the interpreter's processes; the
@@ -102,9 +103,11 @@ def say(number: int, words: int) -> str:
     return " ".join(WORDS[(number * 7 + i * (number % 11 + 1)) % len(WORDS)] for i in range(words)).capitalize() + "."
 
 
-def answers_to(n: int) -> list[str]:
+def answers_to(n: int, light: bool = False) -> list[str]:
     """What the recorded model says to problem n."""
     name, number = f"add_{n}", n % 20
+    if light:
+        number = {0: 0, 10: 10}.get(number, 19)
 
     def program(right: bool, comment: str) -> str:
         loop = f"    for step in ({n}, 0, 0):\n        total {'+' if right else '-'}= step\n"
@@ -125,14 +128,14 @@ def answers_to(n: int) -> list[str]:
     return texts
 
 
-def write_input(folder: Path, count: int) -> None:
+def write_input(folder: Path, count: int, light: bool = False) -> None:
     """Problems that all differ, and the answers of a model to them."""
     with (folder / "problems.jsonl").open("w") as problems, (folder / "answers.jsonl").open("w") as answers:
         for n in range(count):
             instruction = f"Write add_{n}(x), which adds {n} to x. {say(n, 40)}"
             problem = {"id": f"p{n}", "instruction": instruction, "entry_point": f"add_{n}"}
             problems.write(json.dumps({**problem, "tests": [f"assert add_{n}(2) == {n + 2}"]}) + "\n")
-            for turn, text in enumerate(answers_to(n)):
+            for turn, text in enumerate(answers_to(n, light)):
                 answers.write(json.dumps({"problem": f"p{n}", "turn": turn, "text": text}) + "\n")
 
 
@@ -184,13 +187,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,10000,100000")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--light", action="store_true")
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
     options = parser.parse_args()
     found = []
     for size in map(int, options.sizes.split(",")):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_input(folder, size)
+            write_input(folder, size, options.light)
             print(f"\n{size} problems", flush=True)
             first = run(folder, size, options.workers, options.engine, stop_at=size * 9 // 10)
             finished = first[-1]["problems"]
@@ -210,10 +214,11 @@ def main() -> None:
             f" a finished build again {again:.2f} s"
         )
         print(f"peak of the second process {second[-2]['peak_mb']} MiB; funnel {funnel}", flush=True)
-        found.append(
-            {"size": size, **whole, "stretches": rows, "resume_s": round(resume, 2), "again_s": round(again, 2),
-             "export_s": round(export, 1), "second_peak_mb": second[-2]["peak_mb"], "funnel": funnel}
-        )  # fmt: skip
+        found.append({
+            "size": size, "light": options.light, **whole, "stretches": rows, "resume_s": round(resume, 2),
+            "again_s": round(again, 2), "export_s": round(export, 1), "second_peak_mb": second[-2]["peak_mb"],
+            "funnel": funnel,
+        })  # fmt: skip
     print(json.dumps(found))
 
 
