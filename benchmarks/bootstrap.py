@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.table import Table
 
 from reflectioncoder import procedural
-from reflectioncoder.checkpoints import newest_checkpoint
 from reflectioncoder.config import BuildConfig, TrainConfig
 from reflectioncoder.dialogue import Dialogue, read_jsonl, write_lines
 from reflectioncoder.errors import UserError
@@ -108,15 +107,17 @@ class Stages:
         flags = {"output": str(output), **flags}
         cls, last = (TrainConfig, "result.json") if verb == "train" else (BuildConfig, "funnel.json")
         wanted: Any = load(cls, CONFIGS / config, flags)
-        resume: tuple[str, ...] = ()
-        if verb == "train" and newest_checkpoint(output):
-            wanted, resume = dataclasses.replace(wanted, resume=True), ("--resume",)
         if (output / last).is_file():
             made: Any = load(cls, output / "config.toml")
-            if _settled(made) != _settled(wanted):
+            if made != (dataclasses.replace(wanted, resume=made.resume) if verb == "train" else wanted):
                 raise UserError(f"{output}: finished with other settings; choose another --output or remove it")
             print(f"{folder}: done before", flush=True)
             return output
+        resume: tuple[str, ...] = ()
+        if verb == "train":
+            from reflectioncoder.checkpoints import newest_checkpoint  # seconds of imports
+
+            resume = ("--resume",) if newest_checkpoint(output) else ()
         words = [verb, "--config", str(CONFIGS / config), *resume]
         words += [word for key, value in flags.items() for word in (f"--{key}", value)]
         print(f"\n$ reflectioncoder {' '.join(words)}", flush=True)
@@ -134,10 +135,6 @@ class Stages:
     def _keep(self, name: str, seconds: float | None) -> None:
         self.seconds[name] = seconds
         write_lines(self.path, [json.dumps(self.seconds)])
-
-
-def _settled(config: Any) -> Any:
-    return dataclasses.replace(config, resume=False) if isinstance(config, TrainConfig) else config
 
 
 def write_unseen(path: Path, count: int, native: BuildConfig, first: BuildConfig) -> None:
@@ -244,7 +241,8 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     source = stages.run("build", "mutation.toml", "mutation", _given(count=options.sequences))
     training = load(TrainConfig, CONFIGS / "interpreter.toml")
     data = ",".join(str(source / Path(path).name) for path in training.data)
-    model = stages.run("train", "interpreter.toml", "interpreter", _given(data=data, max_tokens=options.tokens))
+    flags = _given(model=options.model, data=data, max_tokens=options.tokens)
+    model = stages.run("train", "interpreter.toml", "interpreter", flags)
 
     native = load(BuildConfig, CONFIGS / "native.toml")
     unseen, count = root / f"unseen-{options.problems or native.count}.jsonl", options.problems or native.count
@@ -286,6 +284,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="runs/bootstrap")
     parser.add_argument("--temperatures", default="0.2,0.6,1.0", type=_numbers, help="a build for each")
+    parser.add_argument("--model", help="to train into an interpreter model, in the place of the embedded one")
     parser.add_argument("--sequences", type=int, help="problems of the first source")
     parser.add_argument("--tokens", type=int, help="of the training")
     parser.add_argument("--problems", type=int, help="for the interpreter model to write about")

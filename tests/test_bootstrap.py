@@ -1,4 +1,4 @@
-"""The chain of `benchmarks/bootstrap.py` at a smoke size, with the real model, and what its tables count."""
+"""The chain of `benchmarks/bootstrap.py` at a smoke size, with a tiny model, and what its tables count."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny
+import torch
 
 from reflectioncoder import procedural
 from reflectioncoder.config import BuildConfig, NativeConfig, TrainConfig
@@ -33,8 +35,11 @@ def bootstrap() -> ModuleType:
 
 
 def run(output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    model = output / "tiny"
+    if not model.exists():
+        tiny.save(model, tiny.llama(len(tiny.tokenizer()), dtype=torch.float32))
     sizes = "--sequences 4 --tokens 600 --problems 2 --samples 2 --temperatures 0.7 --max-new-tokens 12".split()
-    command = [sys.executable, str(SCRIPT), "--output", str(output), *sizes, *more]
+    command = [sys.executable, str(SCRIPT), "--output", str(output / "runs"), "--model", str(model), *sizes, *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
