@@ -24,11 +24,11 @@ from rich.table import Table
 
 from reflectioncoder import contamination, engine, filters, fork, outputs, procedural, replay
 from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
+from reflectioncoder.build_files import FILES, export
 from reflectioncoder.config import BuildConfig
 from reflectioncoder.contamination import Contamination
 from reflectioncoder.dialogue import Dialogue, write_lines
 from reflectioncoder.errors import UserError
-from reflectioncoder.export import FILES, export
 from reflectioncoder.filters import Rejected
 from reflectioncoder.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.ledger import Entry, Ledger

@@ -1,156 +1,99 @@
-"""The files of a build, in the order of its problems, with one sequence in memory at a time.
-
-What became of each problem is read from the ledger as often as it is needed, so a build of any size exports in the
-memory of its problems alone.
-"""
+"""Verdicts in other programs' formats, and the paper's table 1 with measured rows beside the published ones."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Any
 
-from reflectioncoder import contamination, filters, overlap
-from reflectioncoder.contamination import Contamination
-from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
-from reflectioncoder.filters import Rejected
-from reflectioncoder.ledger import Ledger
-from reflectioncoder.problems import Problem
+from reflectioncoder.completions import Completion
+from reflectioncoder.dialogue import write_lines
+from reflectioncoder.errors import UserError
 
-FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
+if TYPE_CHECKING:
+    from reflectioncoder.evaluate import Result, Score
 
-
-class Stored(Sequence[Dialogue]):
-    """Sequences that lie in a ledger; each is read when it is asked for.
-
-    Args:
-        ledger: an open one.
-        ids: of finished problems with a sequence, in the order to have.
-    """
-
-    def __init__(self, ledger: Ledger, ids: Sequence[str]) -> None:
-        self.ledger, self.ids = ledger, ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, place: int) -> Dialogue: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Stored: ...
-
-    def __getitem__(self, place: int | slice) -> Dialogue | Stored:
-        if isinstance(place, slice):
-            return Stored(self.ledger, self.ids[place])
-        entry = self.ledger.get(self.ids[place])
-        if entry is None:
-            raise KeyError(f"problem {self.ids[place]} is not finished")
-        return Dialogue.from_dict(entry.payload, f"ledger, problem {entry.id}")
+COLUMNS = ("humaneval", "humaneval_plus", "mbpp", "mbpp_plus")
+# evalplus's words for an outcome; whatever is no success and no timeout is a failure there
+STATUS = {"ok": "pass", "timeout": "timeout"}
 
 
-class _Texts(Sequence[tuple[str, str]]):
-    """What duplicates are found by: the instruction and the final code of each sequence."""
-
-    def __init__(self, stored: Stored, instructions: Mapping[str, str]) -> None:
-        self._stored, self._instructions = stored, instructions
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
-    def __getitem__(self, place: int | slice) -> tuple[str, str]:  # type: ignore[override]
-        assert isinstance(place, int)
-        id = self._stored.ids[place]
-        return id, f"{self._instructions[id]}\n{filters.final_code(self._stored[place])}"
-
-
-def export(
-    problems: Sequence[Problem],
-    found: Sequence[Contamination],
-    detector: contamination.Detector,
-    ledger: Ledger,
-    output: Path,
-    near_duplicates: float = 0.9,
-) -> tuple[Stored, dict[str, int]]:
-    """Write `FILES` but for the funnel, and count what was kept.
+def write_format(
+    name: str, folder: Path, results: Sequence[Result], completions: Sequence[Completion], score: Score
+) -> None:
+    """Write verdicts in a format.
 
     Args:
-        problems: all of the build.
-        found: contaminated ones.
-        detector: for code that a model wrote, which is seen only now.
-        ledger: with what became of the problems; those it does not know are counted as unfinished.
-        output: directory of the files.
-        near_duplicates: share of common 5-grams from which two sequences count as the same.
-
-    Returns:
-        the sequences that were kept, and the funnel.
+        name: "evalplus": `eval_results.json`, where a group of tests that was not reached is None; "bigcode":
+            `generations.json`, a list of each problem's programs, and `metrics.json`.
+        folder: where to.
+        results: the verdicts.
+        completions: what they are about; those of `missing` results are not in it.
+        score: of the run.
     """
-    copied = {item.id: item for item in found}
-    rejects = {item.id: _rejection(item) for item in found}
-    done, unfinished = [], 0
-    for problem in problems:
-        if problem.id in rejects:
-            continue
-        entry = ledger.get(problem.id)
-        if entry is None:
-            unfinished += 1
-        elif entry.status == "rejected":
-            rejects[problem.id] = Rejected(problem.id, entry.reason, entry.detail)
-        else:
-            done.append(problem.id)
-            if not problem.solution and len(detector):
-                code = filters.final_code(Dialogue.from_dict(entry.payload, f"ledger, problem {problem.id}"))
-                item = detector.check(problem.id, ("", code), problem.entry_point or "")
-                if item is not None:
-                    copied[problem.id], rejects[problem.id] = item, _rejection(item)
-    ids = [id for id in done if id not in rejects]
-    if near_duplicates <= 1:
-        texts = _Texts(Stored(ledger, ids), {problem.id: problem.instruction for problem in problems})
-        for same in overlap.near_duplicates(texts, near_duplicates):
-            detail = f"{same.share:.0%} of the 5-grams are those of {same.other}"
-            rejects[same.id] = Rejected(same.id, "near_duplicate", detail)
-        ids = [id for id in ids if id not in rejects]
-    kept = Stored(ledger, ids)
-    write_jsonl(output / "sequences.jsonl", kept)
-    write_jsonl(output / "instructions.jsonl", map(last_round, kept))
-    write_lines(output / "rejects.jsonl", _reject_lines(problems, rejects, ledger))
-    report = (copied[problem.id].to_dict() for problem in problems if problem.id in copied)
-    write_lines(output / "contamination.jsonl", (json.dumps(line, ensure_ascii=False) for line in report))
-    return kept, _funnel(len(problems), unfinished, Counter(reject.reason for reject in rejects.values()), len(ids))
+    code = {(completion.task_id, completion.sample): completion for completion in completions}
+    known = [(result, code[result.task_id, result.sample]) for result in results if result.outcome != "missing"]
+    grouped: dict[str, list[Any]] = {}
+    if name == "evalplus":
+        for result, completion in known:
+            groups = dict(result.groups) or {"base": result.outcome}
+            row: dict[str, Any] = {
+                "task_id": result.task_id,
+                "solution" if completion.whole else "completion": completion.completion,
+            }
+            for group in ("base", "plus"):
+                outcome = groups.get(group)
+                row[f"{group}_status"] = None if outcome is None else STATUS.get(outcome, "fail")
+            grouped.setdefault(result.task_id, []).append({**row, "base_fail_tests": [], "plus_fail_tests": []})
+        date = time.strftime("%Y-%m-%d %H:%M")
+        write_lines(folder / "eval_results.json", [json.dumps({"date": date, "hash": "", "eval": grouped})])
+        return
+    for result, completion in known:
+        grouped.setdefault(result.task_id, []).append(completion.completion)
+    write_lines(folder / "generations.json", [json.dumps(list(grouped.values()))])
+    metrics = {score.task: {f"pass@{k}": share for k, share in score.k.items()}, "config": {"tasks": score.task}}
+    write_lines(folder / "metrics.json", [json.dumps(metrics, indent=2)])
 
 
-def _reject_lines(problems: Sequence[Problem], rejects: Mapping[str, Rejected], ledger: Ledger) -> Iterator[str]:
-    for problem in problems:
-        reject = rejects.get(problem.id)
-        if reject is not None:
-            entry = ledger.get(problem.id)
-            sequence = None if entry is None else entry.payload
-            told = {"id": problem.id, "reason": reject.reason, "detail": reject.detail}
-            line = {**told, "instruction": problem.instruction, "sequence": sequence}
-            yield json.dumps(line, ensure_ascii=False)
+def published() -> list[dict[str, Any]]:
+    """The rows of the paper's table 1, open models, in its order; nothing in it was measured here."""
+    text = resources.files("reflectioncoder").joinpath("data/published.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
-def _funnel(problems: int, unfinished: int, counts: Mapping[str, int], kept: int) -> dict[str, int]:
-    last = [*filters.FILTERS, "final_code_fails", "non_deterministic", "internal_error", "near_duplicate"]
-    reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
-    return {
-        "problems": problems,
-        **({"unfinished": unfinished} if unfinished else {}),
-        **{reason: counts[reason] for reason in reasons if counts.get(reason)},
-        "sequences": kept,
-    }
+def paper_table(folders: Sequence[str]) -> str:
+    """Published rows and, below each other, the scores found in folders of evaluations, as a Markdown table.
 
+    Args:
+        folders: directories with `score.json`, or directories of such; scores of one parent are one row.
 
-def _rejection(item: Contamination) -> Rejected:
-    return Rejected(
-        item.id, "contaminated", f"has {item.share:.0%} of the {item.part} of {item.reference}: '{item.example}'"
-    )
-
-
-def last_round(dialogue: Dialogue) -> Dialogue:
-    """The second round of a reflection dialogue as plain instruction data."""
-    instruction = "".join(block.content for block in dialogue.messages[-2].blocks)
-    kept = {key: dialogue.extra[key] for key in ("id", "source", "licence", "level") if key in dialogue.extra}
-    return instruction_dialogue(instruction, dialogue.final_answer, **kept)
+    Raises:
+        UserError: no score in a folder.
+    """
+    measured: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        found = sorted(Path(folder).glob("score.json")) + sorted(Path(folder).glob("*/score.json"))
+        if not found:
+            raise UserError(
+                f"{folder}: no score.json in it or in the folders in it; run reflectioncoder evaluate first"
+            )
+        for path in found:
+            try:
+                score = json.loads(path.read_text(encoding="utf-8"))
+                task, rate, low, high = score["task"], score["pass_at_1"], score["low"], score["high"]
+                cell = "not run" if rate is None else f"{rate:.1%} [{low:.1%}, {high:.1%}]".replace("%", "")
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}: not a score ({error!r})") from None
+            if task in COLUMNS:
+                measured.setdefault(str(folder), {})[task] = cell
+    head = ["method", "base", "HumanEval", "HumanEval+", "MBPP", "MBPP+", "from"]
+    rows = [
+        [row["method"], row["base"], *(f"{row[name]:.1f}" for name in COLUMNS), f"published, table {row['table']}"]
+        for row in published()
+    ]
+    rows += [[name, "", *(cells.get(task, "") for task in COLUMNS), "measured"] for name, cells in measured.items()]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
