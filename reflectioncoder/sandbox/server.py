@@ -252,8 +252,9 @@ def main() -> None:
         text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
         control.send(json.dumps({"error": text}).encode())
         return
-    for name in [name for name in sys.modules if name.split(".")[0] == "reflectioncoder"]:
-        del sys.modules[name]  # what runs here is not for programs to import
+    ours = [name for name in sys.modules if name.split(".")[0] == "reflectioncoder"]
+    for name in set(ours) - set(settings["preload"]):
+        del sys.modules[name]  # what runs here is not for programs to import, unless the owner asked for it
     gc.collect()
     gc.freeze()
     control.send(json.dumps({"level": isolation.level, "layers": isolation.layers()}).encode())

@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
@@ -73,12 +74,14 @@ def not_run(reason: str) -> Verdict:
 class Task:
     """A benchmark: its name, the most tokens an answer needs, and two methods.
 
-    `prompt_version` changes whenever a prompt's text does, and is recorded with every score.
+    `prompt_version` changes whenever a prompt's text does; `tests` says which tests decide, such as a data file with
+    its digest. Both are recorded with every score.
     """
 
     name: str
     max_new_tokens: int
     prompt_version: str = "1"
+    tests: str = ""
 
     def prompts(self) -> list[Prompt]:
         """The problems in order."""
@@ -157,14 +160,17 @@ def get_task(name: str, options: TaskOptions | None = None) -> Task:
 
 def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     """Every task by its name; making one reads its problems."""
-    from reflectioncoder.tasks import ds1000, heldout, humaneval, multipl_e  # a task imports the types above
+    from reflectioncoder.tasks import ds1000, evalplus, heldout, humaneval, multipl_e  # a task imports the types above
 
     return {
         "heldout": heldout.procedural_task,
         "handwritten": heldout.handwritten_task,
-        "humaneval": humaneval.HumanEval,
+        "humaneval": humaneval.humaneval_task,
+        "humaneval_plus": evalplus.HumanEvalPlus,
+        "mbpp": evalplus.MbppBase,
+        "mbpp_plus": evalplus.MbppPlus,
         "ds1000": ds1000.DS1000,
-        "ds1000_insertion": lambda options: ds1000.DS1000(options, insertion=True),
+        "ds1000_insertion": partial(ds1000.DS1000, insertion=True),
         **multipl_e.tasks(),
     }
 

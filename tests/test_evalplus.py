@@ -1,0 +1,350 @@
+"""HumanEval(+) and MBPP(+): data, comparison and verdicts, against evalplus itself where that is quick."""
+
+import gzip
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from reflectioncoder.calls import call_all, open_interpreter
+from reflectioncoder.errors import UserError
+from reflectioncoder.evaluate import check_all, read_completions, summarize
+from reflectioncoder.generate import Completion
+from reflectioncoder.interpreter import Limits
+from reflectioncoder.sandbox import caller
+from reflectioncoder.tasks import TaskOptions, get_task
+from reflectioncoder.tasks.evalplus_compare import first_wrong
+from reflectioncoder.tasks.evalplus_data import HUMANEVAL, MBPP, decode_arguments, find_plus, read_plus
+
+LIMITS = Limits(10.0, 4096, 1_000_000)
+# Problems whose references take long, or give gigabytes; the documented command runs them all.
+SLOW = {"HumanEval/15", "HumanEval/94", "HumanEval/130", "HumanEval/139", "Mbpp/255", "Mbpp/599", "Mbpp/389"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFLECTIONCODER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with open_interpreter(LIMITS) as one, open_interpreter(LIMITS) as two:
+        yield [one, two]
+
+
+def task_of(name, data):
+    return get_task(name, TaskOptions(data=str(data)))
+
+
+def only(task, keep):
+    task.problems = {task_id: problem for task_id, problem in task.problems.items() if keep(task_id)}
+    return task
+
+
+# --- values that come back ------------------------------------------------------------------------------------------
+
+
+def records(pool, program, inputs=((1,), (2,)), mode="value", seconds=2.0):
+    packed = caller.pack([list(arguments) for arguments in inputs])
+    with pool[0].session(LIMITS, module=True) as session:
+        return call_all(session, program, "f", packed, [seconds] * len(inputs), LIMITS, mode)
+
+
+def test_values_come_back_in_order_whatever_the_program_prints(pool):
+    calls = records(
+        pool, "import sys\ndef f(x):\n    print('x' * 100000)\n    sys.stderr.write('y')\n    return x, 'é'"
+    )
+    assert (calls.outcome, calls.records) == ("ok", (["t", [1, "é"]], ["t", [2, "é"]]))
+
+
+STUBBORN = """
+import time
+def f(x):
+    while True:
+        try:
+            time.sleep(9)
+        except Exception: pass
+"""
+MEDDLING = """
+import os
+def f(x):
+    for fd in range(3, 250):
+        try: os.write(fd, b'[[[[\\n')
+        except OSError: pass
+    return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "outcome", "error"),
+    [
+        ("def f(x:", "error", "SyntaxError"),
+        ("def g(x): return x", "error", "KeyError: 'f'"),
+        ("def f(x):\n    raise ValueError('no\\nmore')", "error", "ValueError: no$"),
+        ("def f(x):\n    while True: pass", "timeout", "ran out of its time"),
+        (STUBBORN, "timeout", "over 3 s"),
+        ("import os\ndef f(x): os._exit(0)", "killed", "status 0"),
+        ("def f(x): exit()", "error", "NameError|SystemExit"),
+        ("def f(x): return f(x)", "error", "RecursionError"),
+    ],
+)
+def test_programs_that_fail_say_how(pool, program, outcome, error):
+    limits = Limits(3.0, 512, 100_000)
+    with pool[0].session(limits, module=True) as session:
+        calls = call_all(session, program, "f", caller.pack([[1]]), [0.5], limits)
+    assert calls.outcome == outcome and re.search(error, calls.error) and not calls.records
+
+
+def test_what_a_program_writes_among_the_records_is_no_right_value(pool):
+    calls = records(pool, MEDDLING)
+    assert calls.outcome != "ok" and not calls.records
+
+
+# --- comparison, against evalplus's rules -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected", "atol", "right"),
+    [
+        ("1.0", "1", 0, True),
+        ("True", "1", 0, True),
+        ("[1, 2]", "(1, 2)", 0, False),
+        ("__import__('collections').Counter('aab')", "{'a': 2, 'b': 1}", 0, True),
+        ("__import__('collections').namedtuple('P', 'a b')(1, 2)", "(1, 2)", 0, True),
+        ("{'a': 1}.keys()", "{'a'}", 0, True),
+        ("0.1 + 0.2", "0.3", 0, True),  # floats are close enough
+        ("0.3001", "0.3", 0, False),
+        ("[0.1 + 0.2, 1.0]", "[0.3, 1.0]", 0, True),
+        ("[0.1 + 0.2, 1]", "[0.3, 1]", 0, False),  # not all floats: exact
+        ("__import__('numpy').float64(0.1 + 0.2)", "0.3", 0, False),  # another type must be equal
+        ("__import__('numpy').float64(0.5)", "0.5", 0, True),
+        ("__import__('numpy').array([1, 2])", "[1, 2]", 0, False),
+        ("3", "2.9999", 1e-3, False),  # int and float are not of one type
+        ("2.9995", "2.9999", 1e-3, True),
+        ("float('nan')", "float('nan')", 0, False),
+        ("'x' * 20000", "'x' * 20000", 0, True),
+        ("'x' * 20000", "'x' * 20001", 0, False),
+        ("[float(i) for i in range(20000)]", "list(range(20000))", 0, True),  # large values, equal as numbers
+        ("tuple(range(20000))", "list(range(20000))", 0, False),
+        ("[i + 0.5 for i in range(5000)]", "[i + 0.5 for i in range(5000)]", 0, True),
+        ("type('A', (), {'__eq__': lambda *a: True})()", "1", 0, False),  # here evalplus is fooled
+        ("type('A', (int,), {'__eq__': lambda *a: True})(2)", "1", 0, False),
+    ],
+)
+def test_values_are_compared_as_by_evalplus(pool, returned, expected, atol, right):
+    given = records(pool, f"__name__ = 'm'\ndef f(x): return {returned}", [(0,)]).records
+    wanted = records(pool, f"def f(x): return {expected}", [(0,)]).records
+    assert len(given) == len(wanted) == 1
+    assert first_wrong("humaneval", "f", [(0,)], given, wanted, atol) == (None if right else 0)
+
+
+def test_a_float_makes_the_calls_after_it_tolerant():
+    near = [0.30000000000000004, ["v", "list", '["l", "list", [["l", "list", [["f", "0x1.3333333333334p-2"]]]]]']]
+    exact = [0.3, ["v", "list", '["l", "list", [["l", "list", [["f", "0x1.3333333333333p-2"]]]]]']]
+    assert first_wrong("mbpp", "f", [(), ()], near, exact, 0) is None
+    assert first_wrong("mbpp", "f", [(), ()], [1, near[1]], [1, exact[1]], 0) == 1
+
+
+def test_special_rules_of_single_problems():
+    roots = [([-6, 11, -6, 1],), ([0, 1],)]
+    assert first_wrong("humaneval", "find_zero", roots, [3, 1e-5], [1, 0], 1e-4) is None
+    assert first_wrong("humaneval", "find_zero", roots, [3, ["l", [0]]], [1, 0], 1e-4) == 1
+    assert first_wrong("humaneval", "find_zero", [([1, 1],)], [math.inf], [-1], 1e-4) == 0
+    assert first_wrong("mbpp", "are_equivalent", [(1, 2)], [None], [True], 0) is None
+    assert first_wrong("mbpp", "sum_div", [(7,)], [0], [1], 0) is None
+    assert first_wrong("mbpp", "digit_distance_nums", [(23, 5)], [4], [9], 0) is None  # |2 - 0| + |3 - 5|
+    assert first_wrong("mbpp", "digit_distance_nums", [(23, 5)], [2], [9], 0) == 0
+    assert first_wrong("mbpp", "surface_Area", [(3, 4)], [35], [33], 0) is None  # 9 + 6 * sqrt(1.5 ** 2 + 4 ** 2)
+
+
+def test_sets_and_presence(pool):
+    given = records(pool, "def f(x): return (n for n in (2, 1, 1))", [(0,)], "set").records
+    wanted = records(pool, "def f(x): return [1, 2]", [(0,)], "set").records
+    assert first_wrong("mbpp", "Diff", [(0,)], given, wanted, 0) is None
+    assert records(pool, "def f(x): return [[]]", [(0,)], "set").outcome == "error"
+    wanted = [["+"], None]
+    for answers, wrong in ([True, False], None), ([["+"], None], None), ([False, None], 0), ([["+"], ["+"]], 1):
+        assert first_wrong("mbpp", "check_str", [(), ()], answers, wanted, 0) == wrong
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_arguments_are_what_evalplus_makes_of_them(data):
+    pytest.importorskip("evalplus")
+    from evalplus.data.mbpp import mbpp_deserialize_inputs
+
+    problems, _ = read_plus(MBPP, find_plus(MBPP, str(data)))
+    with gzip.open(data / "mbpp_plus/MbppPlus.jsonl.gz", "rt") as lines:
+        rows = {row["task_id"]: row for row in map(json.loads, lines)}
+    for problem in problems:
+        for group in ("base", "plus"):
+            theirs = mbpp_deserialize_inputs(problem.task_id, rows[problem.task_id][f"{group}_input"])
+            assert repr([list(given) for given in problem.inputs[group]]) == repr([list(given) for given in theirs])
+
+
+def test_arguments_become_tuples_sets_and_complex_numbers():
+    assert decode_arguments("Mbpp/2", [[1], [2]]) == [(1,), (2,)]
+    assert decode_arguments("Mbpp/124", ["1", "2j"]) == [1.0, 2j]
+    assert decode_arguments("Mbpp/115", [[[1], []]]) == [[{1}, {}]]
+    assert decode_arguments("HumanEval/2", [[1]]) == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "holds neither humaneval_plus/HumanEvalPlus.jsonl.gz"),
+        (b"\x1f\x8b\x08\x00broken", "cannot be read"),
+        (b'{"task_id": "HumanEval/0"', "line 1: not JSON"),
+        (b'{"task_id": "HumanEval/0"}\n', "line 1: not a problem of HumanEvalPlus"),
+        (b'{"a": 1}\n', "line 1: not a problem with a 'task_id'"),
+        (b"\xff\xfe", "not UTF-8 at byte 0"),
+        (b"", "0 problems in it, but HumanEvalPlus v0.1.10 has 164"),
+    ],
+)
+def test_data_that_is_missing_or_damaged_is_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "HumanEvalPlus.jsonl.gz").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        get_task("humaneval_plus", TaskOptions(data=str(tmp_path)))
+    with pytest.raises(UserError, match="no such folder"):
+        get_task("mbpp", TaskOptions(data=str(tmp_path / "none")))
+
+
+def test_without_evalplus_data_humaneval_is_judged_by_its_own_asserts(data, pool, monkeypatch, tmp_path):
+    (tmp_path / "humaneval").mkdir()
+    (tmp_path / "humaneval/HumanEval.jsonl.gz").write_bytes((data / "humaneval/HumanEval.jsonl.gz").read_bytes())
+    task = task_of("humaneval", tmp_path)
+    assert task.tests.startswith("HumanEval.jsonl.gz ") and len(task.prompts()) == 164
+    assert task_of("humaneval", data).tests.startswith("HumanEvalPlus.jsonl.gz ")
+
+
+def test_prompts_of_mbpp_are_those_of_appendix_d(data):
+    prompt = task_of("mbpp", data).prompts()[0]
+    assert prompt.instruction == (
+        "Write a function to find the shared elements from the given two lists.\n"
+        "Your code should satisfy the following assertion:\n```python\n"
+        "assert set(similar_elements((3, 4, 5, 6),(5, 7, 4, 10))) == set((4, 5))\n```"
+    )
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "published"), [("humaneval", 75.0), ("mbpp", 72.2)])
+def test_published_figures_come_out_exactly(data, pool, name, published):
+    task = task_of(name, data)
+    completions = read_completions(str(data / f"reference_completions/CL-7B/{name}.jsonl"), task)
+    score = summarize(name, check_all(task, completions, pool, LIMITS))
+    assert score.pass_at_1 is not None and round(100 * score.pass_at_1, 1) == published
+
+
+def every(task, step, *bodies):
+    """Completions of every so many problems, one sample a body; None stands for the canonical solution."""
+    chosen = [problem for number, problem in enumerate(task.problems.values()) if number % step == 0]
+    chosen = [problem for problem in chosen if problem.task_id not in SLOW]
+    return [
+        Completion(p.task_id, sample, body or p.reference, "", whole=body is None)
+        for p in chosen
+        for sample, body in enumerate(bodies)
+    ]
+
+
+@pytest.mark.parametrize(("name", "step"), [("humaneval", 2), ("mbpp", 4), ("humaneval_plus", 8), ("mbpp_plus", 12)])
+def test_canonical_solutions_all_pass_and_broken_ones_all_fail(data, pool, name, step):
+    task = task_of(name, data)
+    completions = every(task, step, None, "\n", "\nraise ValueError()\n")
+    results = check_all(task, completions, pool, LIMITS)
+    assert [r.task_id for r in results if r.sample == 0 and not r.passed] == []
+    assert [r.task_id for r in results if r.sample and r.passed] == []
+
+
+def test_functions_that_return_nothing_or_never_return_fail(data, pool):
+    task = task_of("humaneval_plus", data)
+    bodies = [
+        f"\ndef {{name}}(*a):\n    {body}\n"
+        for body in ("return None", "return a", "raise SystemExit", "import os; os._exit(0)")
+    ]
+    some = list(task.problems.values())[::9]
+    completions = [
+        Completion(p.task_id, sample, body.format(name=p.entry_point), "")
+        for p in some
+        for sample, body in enumerate(bodies)
+    ]
+    completions.append(Completion("HumanEval/0", 9, "\ndef has_close_elements(*a):\n    while True: pass\n", ""))
+    results = check_all(task, completions, pool, LIMITS)
+    assert not any(r.passed for r in results) and results[-1].outcome == "timeout"
+    assert {r.outcome for r in results if r.sample == 0} <= {"wrong", "error"}
+
+
+def test_a_completion_stands_behind_the_prompt_and_a_solution_alone(data, pool):
+    task = task_of("humaneval", data)
+    body = "    return number % 1.0\n"
+    for completion, whole, passed in (body, False, True), (body, True, False), ("", False, False), (task.problems[
+        "HumanEval/2"].reference, True, True):  # fmt: skip
+        assert task.check("HumanEval/2", completion, pool[0], LIMITS, whole).passed is passed
+    with pytest.raises(UserError, match="no problem 'HumanEval/999'"):
+        task.check("HumanEval/999", "", pool[0], LIMITS)
+
+
+def test_a_damaged_cache_is_computed_anew(data, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFLECTIONCODER_CACHE", str(tmp_path))
+    answer = ("HumanEval/2", "    return number % 1.0\n", pool[0], LIMITS)
+    assert task_of("humaneval_plus", data).check(*answer).passed
+    (kept,) = (tmp_path / "expected").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    assert task_of("humaneval_plus", data).check(*answer).passed
+    assert task_of("humaneval_plus", data).check(*answer).groups == (("base", "ok"), ("plus", "ok"))
+
+
+VERDICTS = """
+import json, sys
+from evalplus.data import get_human_eval_plus, get_mbpp_plus
+from evalplus.eval import untrusted_check, _special_oracle
+from evalplus.gen.util import trusted_exec
+name, completions = sys.argv[1], json.load(sys.stdin)
+problems = get_human_eval_plus() if name == "humaneval" else get_mbpp_plus()
+for task_id, completion in completions:
+    p, name_of = problems[task_id], problems[task_id]["entry_point"]
+    present = name == "mbpp" and name_of in _special_oracle.MBPP_OUTPUT_NOT_NONE_TASKS
+    said = []
+    for group in ("base", "plus"):
+        inputs = p[group + "_input"]
+        wanted, seconds = trusted_exec(p["prompt"] + p["canonical_solution"], inputs, name_of, True, present)
+        program = p["prompt"] + completion
+        said.append(untrusted_check(name, program, inputs, name_of, wanted, p["atol"], seconds, True)[0])
+    print(json.dumps([task_id, said]), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("name", "step"), [("humaneval", 9), ("mbpp", 21)])
+def test_single_verdicts_are_those_of_evalplus(data, pool, tmp_path, name, step):
+    """On a sample of the reference completions; `benchmarks/scoring.py` compares all."""
+    pytest.importorskip("evalplus")
+    task = task_of(f"{name}_plus", data)
+    completions = read_completions(str(data / f"reference_completions/CL-7B/{name}.jsonl"), task)
+    completions = [c for c in completions[::step] if c.task_id not in SLOW]
+    for source in (HUMANEVAL, MBPP):
+        plain = tmp_path / f"{source.stem}.jsonl"
+        plain.write_bytes(gzip.decompress((data / source.folder / f"{source.stem}.jsonl.gz").read_bytes()))
+    environment = {
+        **os.environ,
+        "HUMANEVAL_OVERRIDE_PATH": str(tmp_path / "HumanEvalPlus.jsonl"),
+        "MBPP_OVERRIDE_PATH": str(tmp_path / "MbppPlus.jsonl"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", VERDICTS, name],
+        input=json.dumps([(c.task_id, c.completion) for c in completions]),
+        capture_output=True, text=True, env=environment, timeout=600, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    theirs = {task_id: set(said) == {"pass"} for task_id, said in map(json.loads, done.stdout.splitlines())}
+    ours = {result.task_id: result.passed for result in check_all(task, completions, pool, LIMITS)}
+    assert ours == theirs and len(set(ours.values())) == 2
