@@ -39,6 +39,7 @@ usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-conf
   generate   completions of a task's problems
   evaluate   decode and score a task, or score a file of completions
   run        one program in the isolated interpreter: reflectioncoder run FILE [--cells] [--json]
+  table      the paper's table 1 with evaluations beside it: reflectioncoder table DIR ...
   compare    paired comparison of two evaluations: reflectioncoder compare DIR_A DIR_B
   report     one HTML page from a run's files: reflectioncoder report DIR
   doctor     what this machine offers: isolation, devices, versions
@@ -105,7 +106,7 @@ def parse_flags(words: Sequence[str]) -> tuple[dict[str, str], set[str]]:
         elif position < len(words) and not words[position].startswith("--"):
             flags[key] = words[position]
             position += 1
-        elif key in ("resume", "overwrite", "gradient_checkpointing", "gradient-checkpointing"):
+        elif key in ("resume", "overwrite", "partial", "gradient_checkpointing", "gradient-checkpointing"):
             flags[key] = "true"
         else:
             raise UserError(f"flag --{key} needs a value")
@@ -120,6 +121,8 @@ def _configured(verb: str, words: Sequence[str]) -> int:
     cls, run = CONFIGURED[verb]
     if verb == "evaluate" and words and not words[0].startswith("-"):
         words = ["--generate.task", *words]  # reflectioncoder evaluate TASK
+    if verb == "evaluate":  # --data DIR
+        words = [word.replace("--data", "--generate.data", 1) if _is_data(word) else word for word in words]
     flags, given = parse_flags(words)
     if "help" in given:
         print(f"reflectioncoder {verb}: {_first_line(cls)}\n\nKeys and defaults (TOML):\n\n{to_toml(cls())}", end="")
@@ -130,6 +133,10 @@ def _configured(verb: str, words: Sequence[str]) -> int:
         print(to_toml(config), end="")
         return 0
     return run(config, "dry-run" in given, "json" in given)
+
+
+def _is_data(word: str) -> bool:
+    return word == "--data" or word.startswith("--data=")
 
 
 def _first_line(cls: type) -> str:
@@ -174,21 +181,27 @@ def _generate(config: GenerateConfig, dry_run: bool, _: bool) -> int:
 
 
 def _evaluate(config: EvaluateConfig, dry_run: bool, as_json: bool) -> int:
-    _keep_memory()
+    if not config.completions:
+        _keep_memory()
     from reflectioncoder.evaluate import evaluate
 
     if dry_run:
         print(f"would score {config.completions or config.generate.model} on {config.generate.task} in {config.output}")
         return 0
-    score = evaluate(config)
+    score = evaluate(config, progress=_show_progress if sys.stderr.isatty() else None)
     if as_json:
-        print(json.dumps(dataclasses.asdict(score)))
+        keys = ("task", "pass_at_1", "n", "low", "high", "not_run", "seconds")
+        print(json.dumps({key: getattr(score, key) for key in keys}))
     elif score.pass_at_1 is None:
         print(f"{score.task}: not run on this machine ({score.not_run} problems)")
     else:
         rest = f", {score.not_run} not run" if score.not_run else ""
         print(f"{score.task}: pass@1 {score.pass_at_1:.1%} [{score.low:.1%}, {score.high:.1%}], n = {score.n}{rest}")
     return 0
+
+
+def _show_progress(done: int, of: int) -> None:
+    print(f"\r{done}/{of} checked", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
 
 def _demo(config: DemoConfig, dry_run: bool, _: bool) -> int:
@@ -247,6 +260,13 @@ def _compare(words: Sequence[str]) -> int:
     return 0
 
 
+def _table(words: Sequence[str]) -> int:
+    from reflectioncoder.export import paper_table
+
+    print(paper_table(words))
+    return 0
+
+
 def _report(words: Sequence[str]) -> int:
     from reflectioncoder.report import write_report
 
@@ -273,6 +293,7 @@ PLAIN: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": _inspect,
     "run": _run,
     "compare": _compare,
+    "table": _table,
     "report": _report,
     "doctor": _doctor,
 }

@@ -239,7 +239,8 @@ class GenerateConfig:
 
     Args:
         model: directory or hub name, or the embedded model's name.
-        task: "heldout", "handwritten", "humaneval", or a JSONL file of problems with tests.
+        task: "heldout", "handwritten", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", or a JSONL file of problems
+            with tests.
         output: JSONL file of completions.
         prompt_style: `native` is the format of appendix C and D (trained models), `chat` the model's own chat
             template, `plain` the bare prompt; `auto` is native where the tokenizer knows the special tokens.
@@ -277,20 +278,27 @@ class EvaluateConfig:
     Args:
         generate: the model, the task and how to decode.
         completions: score this file instead of decoding; lines with "task_id" and "completion" or "solution".
-        output: directory of the verdicts and the score.
+        output: directory of the verdicts and the score; empty for one of its own below runs/evaluate. One that holds
+            another evaluation is never overwritten.
         k: the k of pass@k, at most `generate.samples`.
-        seconds: time limit of one candidate with all its tests.
-        memory_mb: memory limit of one candidate.
+        partial: count problems without a completion in the file as failed; otherwise they are an error.
+        formats: also write the verdicts as evalplus does (eval_results.json), or as the BigCode harness
+            (generations.json and metrics.json).
+        seconds: time limit of one candidate with all its tests; where the reference solution's time has been measured,
+            that sets the limit instead.
+        memory_mb: memory limit of one candidate; evalplus gives 4096.
         workers: interpreters at work at once; 0 means one per core.
         isolation: see `BuildConfig`.
     """
 
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     completions: str = ""
-    output: str = "runs/evaluate"
+    output: str = ""
     k: tuple[int, ...] = (1,)
+    partial: bool = False
+    formats: tuple[Literal["evalplus", "bigcode"], ...] = ()
     seconds: float = 10.0
-    memory_mb: int = 1024
+    memory_mb: int = 4096
     workers: int = 0
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
 

@@ -8,6 +8,7 @@ time is tried once more with nothing else running.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -18,18 +19,22 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from reflectioncoder import settings
+from reflectioncoder.completions import Completion, read_completion
 from reflectioncoder.config import EvaluateConfig
-from reflectioncoder.decode import Report
 from reflectioncoder.dialogue import iter_jsonl, write_lines
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate import Completion, generate, read_completion
+from reflectioncoder.export import write_format
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.stats import Comparison, paired, pass_at_k, wilson
 from reflectioncoder.tasks import Task, Verdict, get_task, task_options
+
+if TYPE_CHECKING:  # scoring a file takes no model
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from reflectioncoder.decode import Report
 
 ATTEMPTS = 3  # for failures of the interpreter
 OUTPUT_CHARS = 1_000_000  # candidates may print what they like; the answer is what they return
@@ -39,7 +44,7 @@ Key = tuple[str, str, bool]  # what is run once: problem, code, whether it is wh
 
 @dataclass(frozen=True)
 class Result:
-    """The verdict on one completion; `error` is the exception with its first line."""
+    """The verdict on one completion; `error` is the exception with its first line, `groups` as in `Verdict`."""
 
     task_id: str
     sample: int
@@ -47,6 +52,7 @@ class Result:
     outcome: str
     error: str
     seconds: float
+    groups: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,30 +102,70 @@ def evaluate(
         UserError: bad settings, a file that cannot be read, problems without a completion, no interpreter.
     """
     started, speed = time.perf_counter(), 0.0
+    folder = Path(config.output or f"runs/evaluate/{Path(config.generate.task).stem}")
     samples = config.generate.samples
     if not config.k or min(config.k) < 1 or (not config.completions and max(config.k) > samples):
         raise UserError(f"evaluate: k = {list(config.k)} wants 1 <= k <= generate.samples = {samples}")
     task = get_task(config.generate.task, task_options(config.generate))
+    missing: list[str] = []
     if config.completions:
-        completions = read_completions(config.completions, task)
+        completions = read_completions(config.completions, task, missing if config.partial else None)
     else:
+        from reflectioncoder.generate import generate
+
         generated = generate(config.generate, report, model, tokenizer)
         completions, speed = list(generated.completions), generated.tokens_per_second
+    folder = claim(folder, config, completions)
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
     with ExitStack() as stack:
         count = min(config.workers or os.cpu_count() or 1, max(1, len(completions)))
         pool = [stack.enter_context(task.interpreter(limits, config.isolation)) for _ in range(count)]
         results = check_all(task, completions, pool, limits, progress)
+    results += [Result(task_id, 0, False, "missing", "no completion", 0.0) for task_id in missing]
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
-    folder = Path(config.output)
     settings.save(config, folder)
     write_lines(folder / "results.jsonl", (json.dumps(asdict(result), ensure_ascii=False) for result in results))
-    write_lines(folder / "score.json", [json.dumps(asdict(score), indent=2)])
+    for name in config.formats:
+        write_format(name, folder, results, completions, score)
+    facts = {**asdict(score), "prompts": task.prompt_version, "tests": task.tests, "completions": _digest(completions)}
+    write_lines(folder / "score.json", [json.dumps(facts, indent=2)])
     return score
 
 
-def read_completions(path: str, task: Task) -> list[Completion]:
+def claim(folder: Path, config: EvaluateConfig, completions: Sequence[Completion]) -> Path:
+    """The folder for an evaluation: `folder`, unless another one's results are in it.
+
+    Raises:
+        UserError: another evaluation is there, and the folder was named by the user.
+    """
+    number, base = 1, folder
+    while (folder / "score.json").is_file():
+        try:
+            facts = json.loads((folder / "score.json").read_text(encoding="utf-8"))
+            # the same completions may be scored anew, such as after a toolchain was installed
+            if facts.get("task") == config.generate.task and facts.get("completions") == _digest(completions):
+                break
+        except (ValueError, AttributeError):
+            pass
+        if config.output:
+            raise UserError(f"{folder}: holds another evaluation; choose another --output or remove it")
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _digest(completions: Sequence[Completion]) -> str:
+    lines = (f"{c.task_id}\0{c.sample}\0{c.whole}\0{c.completion}\0" for c in completions)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def read_completions(path: str, task: Task, missing: list[str] | None = None) -> list[Completion]:
     """Completions of a file, in the task's order; lines of one problem without "sample" are numbered.
+
+    Args:
+        path: JSON lines.
+        task: whose problems they answer.
+        missing: where given, problems without a completion are appended here; otherwise they are an error.
 
     Raises:
         UserError: a bad line, a problem the task does not have, one without a completion, or one sample twice.
@@ -135,9 +181,13 @@ def read_completions(path: str, task: Task) -> list[Completion]:
         if any(other.sample == completion.sample for other in found):
             raise UserError(f"{where}: sample {completion.sample} of problem '{completion.task_id}' occurs twice")
         found.append(completion)
-    missing = [task_id for task_id, found in by_problem.items() if not found]
-    if missing:
-        raise UserError(f"file {path}: no completion for {len(missing)} problems, the first is '{missing[0]}'")
+    without = [task_id for task_id, found in by_problem.items() if not found]
+    if missing is not None:
+        missing += without
+    elif without:
+        more = f" (then {', '.join(without[1:6])}{', ...' if len(without) > 6 else ''})" if without[1:] else ""
+        what = f"no completion for {len(without)} problems, the first is '{without[0]}'{more}"
+        raise UserError(f"file {path}: {what}; --partial counts them as failed")
     return [completion for found in by_problem.values() for completion in sorted(found, key=lambda c: c.sample)]
 
 
@@ -182,7 +232,7 @@ def check_all(
         if verdict.outcome == "timeout":  # perhaps only because the machine was busy
             verdicts[key] = _check_once(task, key, pool[0], limits)
     return [
-        Result(c.task_id, c.sample, v.passed, v.outcome, v.error, round(v.seconds, 4))
+        Result(c.task_id, c.sample, v.passed, v.outcome, v.error, round(v.seconds, 4), v.groups)
         for c in completions
         for v in [verdicts[_key(c)]]
     ]
@@ -236,8 +286,8 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
     results = []
     for where, row in iter_jsonl(path / "results.jsonl" if path.is_dir() else path):
         try:
-            results.append(Result(**row))
-        except TypeError:
+            results.append(Result(**{**row, "groups": tuple(map(tuple, row.get("groups", ())))}))
+        except (TypeError, AttributeError):
             raise UserError(f"{where}: not a verdict with {', '.join(Result.__dataclass_fields__)}") from None
     return results
 

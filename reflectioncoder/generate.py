@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reflectioncoder import settings
+from reflectioncoder.completions import Completion, clean_completion, line_of, read_completion
 from reflectioncoder.config import GenerateConfig
 from reflectioncoder.decode import Finished, Report, Request, decode, prompt_hash
 from reflectioncoder.dialogue import iter_jsonl, write_lines
@@ -30,27 +30,6 @@ from reflectioncoder.template import knows_format, prompt_ids
 
 # Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are.
 FREE = ("output", "batch_size", "limit", "samples", "device")
-
-
-@dataclass(frozen=True)
-class Completion:
-    """An answer of the model.
-
-    Args:
-        task_id: of the problem.
-        sample: index among the problem's samples.
-        completion: cleaned code.
-        raw: what the model wrote, up to and including the stop text.
-        prompt: hash of the prompt; empty for files made elsewhere.
-        whole: the code is a whole program, not to be put behind the prompt.
-    """
-
-    task_id: str
-    sample: int
-    completion: str
-    raw: str
-    prompt: str = ""
-    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,23 +46,6 @@ class Generated:
     def tokens_per_second(self) -> float:
         """Decoding speed, 0 where nothing was missing."""
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
-    """The code of an answer whose opening fence stood in the prompt.
-
-    A fence at the very beginning (the model opened its answer again) is dropped; the code ends at the first stop
-    text, usually the closing fence at the beginning of a line. Indentation of the first line is kept, because the
-    answer may be the body of a function.
-    """
-    text = raw.replace("\r\n", "\n")
-    first, newline, rest = text.lstrip("\n").partition("\n")
-    if first.startswith("```") and first[3:].strip().isidentifier() and newline:
-        text = rest
-    text = "\n" + text  # a stop that begins with a newline may come first
-    end = min((place for place in (text.find(stop) for stop in stops) if place >= 0), default=len(text))
-    code = text[:end].strip("\n").rstrip()
-    return code + "\n" if code else ""
 
 
 def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -159,7 +121,7 @@ def generate(
             with path.open("a", encoding="utf-8") as out:
                 for finished in done:
                     completion = _completion(finished)
-                    out.write(_line(completion) + "\n")
+                    out.write(line_of(completion) + "\n")
                     out.flush()
                     found[completion.task_id, completion.sample] = completion
                     tokens += len(finished.ids)
@@ -171,7 +133,7 @@ def generate(
     completions = tuple(found[request.task_id, request.sample] for request in requests)
     if missing:  # lines in the order of the task, whatever order they ended in
         rest = sorted((c for c in found.values() if c not in set(completions)), key=lambda c: (c.task_id, c.sample))
-        write_lines(path, map(_line, [*completions, *rest]))
+        write_lines(path, map(line_of, [*completions, *rest]))
     return Generated(path, completions, len(missing), tokens, seconds)
 
 
@@ -189,13 +151,6 @@ def _completion(finished: Finished) -> Completion:
     request = finished.request
     code = clean_completion(finished.text, request.stops)
     return Completion(request.task_id, request.sample, code, finished.text, prompt_hash(request))
-
-
-def _line(completion: Completion) -> str:
-    row = dataclasses.asdict(completion)
-    if row.pop("whole"):
-        row["solution"] = row.pop("completion")
-    return json.dumps(row, ensure_ascii=False)
 
 
 def fingerprint(name: str) -> str:
@@ -263,15 +218,3 @@ def read_finished(path: Path, requests: Sequence[Request]) -> dict[tuple[str, in
             raise UserError(f"{where}: completion of another prompt for problem '{key[0]}'; choose another output")
         found[key] = completion
     return found
-
-
-def read_completion(row: Any, where: str) -> Completion:
-    """A completion from a line: "completion", or evalplus's "solution", which is whole. Raises UserError."""
-    if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
-        raise UserError(f"{where}: expected an object with 'task_id' and 'completion' or 'solution'")
-    whole = "completion" not in row
-    code = row.get("completion", row.get("solution"))
-    sample = row.get("sample", 0)
-    if not isinstance(code, str) or not isinstance(sample, int):
-        raise UserError(f"{where}: 'completion' (or 'solution') must be text, and 'sample' a number")
-    return Completion(str(row["task_id"]), sample, code, str(row.get("raw", code)), str(row.get("prompt", "")), whole)

@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from reflectioncoder.calls import call_all, open_interpreter
+from reflectioncoder.completions import Completion
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate import check_all, read_completions, summarize
-from reflectioncoder.generate import Completion
 from reflectioncoder.interpreter import Limits
 from reflectioncoder.sandbox import caller
 from reflectioncoder.tasks import TaskOptions, get_task
@@ -348,3 +348,33 @@ def test_single_verdicts_are_those_of_evalplus(data, pool, tmp_path, name, step)
     theirs = {task_id: set(said) == {"pass"} for task_id, said in map(json.loads, done.stdout.splitlines())}
     ours = {result.task_id: result.passed for result in check_all(task, completions, pool, LIMITS)}
     assert ours == theirs and len(set(ours.values())) == 2
+
+
+def test_the_command_prints_one_object_and_writes_each_verdict(data, tmp_path):
+    """As a user runs it; hostile, empty and endless samples fail alone."""
+    lines = []
+    with (data / "reference_completions/CL-7B/humaneval.jsonl").open() as rows:
+        lines = [json.loads(row) for row in rows]
+    hostile = {
+        0: "",
+        1: "x" * 1_000_000,
+        2: "\0",
+        3: "\ud800",
+        4: "(" * 100_000,
+        5: "import os\nos.kill(1, 9)\nos._exit(0)",
+    }
+    for place, text in hostile.items():
+        lines[place]["completion"] = text
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [sys.executable, "-m", "reflectioncoder", "evaluate", "humaneval", "--completions", str(path), "--json"]
+    command += ["--data", str(data), "--output", str(tmp_path / "out"), "--formats", "evalplus"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert list(said) == ["task", "pass_at_1", "n", "low", "high", "not_run", "seconds"]
+    assert (said["task"], said["n"], said["not_run"]) == ("humaneval", 164, 0)
+    verdicts = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert not any(verdict["passed"] for verdict in verdicts[:6]) and sum(v["passed"] for v in verdicts) == 123 - 6
+    theirs = json.loads((tmp_path / "out/eval_results.json").read_text())["eval"]
+    assert [theirs[v["task_id"]][0]["base_status"] == "pass" for v in verdicts] == [v["passed"] for v in verdicts]

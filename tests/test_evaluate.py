@@ -5,10 +5,11 @@ import time
 
 import pytest
 
+from reflectioncoder.completions import Completion
 from reflectioncoder.config import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import Result, check_all, compare, evaluate, read_completions, summarize
-from reflectioncoder.generate import Completion
+from reflectioncoder.evaluate import Result, check_all, compare, evaluate, read_completions, read_results, summarize
+from reflectioncoder.export import paper_table
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.problems import Problem
 from reflectioncoder.tasks import Verdict
@@ -101,6 +102,58 @@ def test_bad_lines_are_named(lines, message, problems, tmp_path):
     with pytest.raises(UserError, match=message):
         evaluate(config(problems, write(tmp_path / "c.jsonl", lines), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_problems_without_a_completion_count_as_failed_only_when_asked(problems, tmp_path):
+    path = write(tmp_path / "c.jsonl", [{"task_id": "one", "completion": "def one(x): return 1"}])
+    score = evaluate(config(problems, path, tmp_path / "out", partial=True))
+    assert (score.n, score.pass_at_1) == (3, pytest.approx(1 / 3))
+    assert [r.outcome for r in read_results(tmp_path / "out")] == ["ok", "missing", "missing"]
+
+
+def test_another_evaluation_is_never_overwritten(problems, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = []
+    for answer in (0, 1):
+        lines = [{"task_id": t, "completion": f"def {t}(x): return {answer}"} for t in ("zero", "one", "two")]
+        paths.append(write(tmp_path / f"{answer}.jsonl", lines))
+    for path in (paths[0], paths[1], paths[0]):  # the third is the first again
+        evaluate(config(problems, path, ""))
+    kept = sorted(p.parent.name for p in tmp_path.glob("runs/evaluate/*/score.json"))
+    assert kept == ["problems", "problems-2"]
+    assert [r.passed for r in read_results("runs/evaluate/problems")] == [True, False, False]
+    evaluate(config(problems, paths[0], "mine"))
+    with pytest.raises(UserError, match="mine: holds another evaluation"):
+        evaluate(config(problems, paths[1], "mine"))
+
+
+def test_verdicts_are_written_as_other_programs_write_them(problems, tmp_path):
+    lines = [
+        {"task_id": "zero", "solution": "def zero(x): return 0"},
+        {"task_id": "one", "completion": "def one(x): return 0"},
+        {"task_id": "two", "completion": "def two(x): return 2"},
+    ]
+    settings = {"formats": ("evalplus", "bigcode")}
+    evaluate(config(problems, write(tmp_path / "c.jsonl", lines), tmp_path / "out", **settings))
+    rows = json.loads((tmp_path / "out/eval_results.json").read_text())["eval"]
+    assert [rows[t][0]["base_status"] for t in ("zero", "one", "two")] == ["pass", "fail", "pass"]
+    assert rows["zero"][0]["solution"] == "def zero(x): return 0" and rows["one"][0]["plus_status"] is None
+    programs = json.loads((tmp_path / "out/generations.json").read_text())
+    assert programs == [["def zero(x): return 0"], ["def one(x): return 0"], ["def two(x): return 2"]]
+    assert json.loads((tmp_path / "out/metrics.json").read_text())[problems]["pass@1"] == pytest.approx(2 / 3)
+
+
+def test_measured_rows_stand_below_the_published_ones(tmp_path):
+    for task, rate in (("humaneval", 0.75), ("mbpp_plus", None)):
+        (tmp_path / "mine" / task).mkdir(parents=True)
+        low, high = (None, None) if rate is None else (0.6785, 0.8094)
+        score = {"task": task, "pass_at_1": rate, "low": low, "high": high, "n": 164}
+        (tmp_path / "mine" / task / "score.json").write_text(json.dumps(score))
+    lines = paper_table([str(tmp_path / "mine")]).splitlines()
+    assert "| ReflectionCoder | CL-7B | 75.0 | 68.9 | 72.2 | 61.4 | published, table 1 |" in lines
+    assert lines[-1] == f"| {tmp_path / 'mine'} |  | 75.0 [67.8, 80.9] |  |  | not run | measured |"
+    with pytest.raises(UserError, match=r"no score\.json"):
+        paper_table([str(tmp_path)])
 
 
 def test_completions_come_back_in_the_order_of_the_task(tmp_path):
