@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
@@ -169,7 +170,7 @@ def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
         "mbpp": evalplus.MbppBase,
         "mbpp_plus": evalplus.MbppPlus,
         "ds1000": ds1000.DS1000,
-        "ds1000_insertion": lambda options: ds1000.DS1000(options, insertion=True),
+        "ds1000_insertion": partial(ds1000.DS1000, insertion=True),
         **multipl_e.tasks(),
     }
 
