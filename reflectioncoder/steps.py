@@ -97,9 +97,15 @@ class Steps(Dataset[Step]):
 
 
 def prepare(
-    dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+    dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: TrainConfig, to_train_on: bool = True
 ) -> tuple[list[Encoded], list[int], int]:
     """Encode the samples of a run; those longer than `max_length` are left out.
+
+    Args:
+        dialogues: of the files that `config.data` names.
+        tokenizer: with the special tokens.
+        config: of the run.
+        to_train_on: whether there have to be reflection sequences, where those are the objective.
 
     Returns:
         The samples, named by their place in the data; how often an epoch has each (reflection data is up-sampled,
@@ -110,7 +116,7 @@ def prepare(
     """
     if not dialogues:
         raise UserError(f"data {', '.join(config.data)}: there are no samples")
-    if config.objective == "reflection" and not any(dialogue.is_reflection for dialogue in dialogues):
+    if to_train_on and config.objective == "reflection" and not any(dialogue.is_reflection for dialogue in dialogues):
         raise UserError(
             f"data {', '.join(config.data)}: none of the {len(dialogues)} samples is a reflection sequence; add some "
             '(reflectioncoder build), or set objective = "instruction"'

@@ -48,13 +48,13 @@ def visible_shares(samples: Sequence[Encoded], config: TrainConfig, step: int, m
     for sample in samples:
         if not sample.is_reflection:
             continue
-        ranges = visible_ranges(sample, config.masking, step, max_steps, config.seed)
+        flags = bytearray(len(sample))
+        for start, end in visible_ranges(sample, config.masking, step, max_steps, config.seed):
+            flags[start:end] = b"\x01" * (end - start)
         for span in sample.spans:
-            if span.message != 1:
-                continue
-            tokens = sum(max(0, min(end, span.end) - max(start, span.start)) for start, end in ranges)
-            seen[span.type] = seen.get(span.type, 0) + tokens
-            all_tokens[span.type] = all_tokens.get(span.type, 0) + span.end - span.start
+            if span.message == 1:
+                seen[span.type] = seen.get(span.type, 0) + flags.count(1, span.start, span.end)
+                all_tokens[span.type] = all_tokens.get(span.type, 0) + span.end - span.start
     return {f"visible_{kind}": seen[kind] / count for kind, count in sorted(all_tokens.items())}
 
 

@@ -203,7 +203,7 @@ def hold_out(
     found = [samples[place] for place in held]
     if config.eval_data:
         others = [dialogue for path in config.eval_data for dialogue in read_training(path)]
-        found += prepare(others, tokenizer, config)[0]
+        found += prepare(others, tokenizer, dataclasses.replace(config, data=config.eval_data), False)[0]
     return [samples[place] for place in kept], [repeats[place] for place in kept], found
 
 

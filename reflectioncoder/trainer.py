@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from reflectioncoder.batching import MicroBatch
 from reflectioncoder.checkpoints import EVALUATIONS, Progress
 from reflectioncoder.config import TrainConfig
-from reflectioncoder.errors import UserError
+from reflectioncoder.distributed import lost_contact
+from reflectioncoder.errors import RankError, UserError
 from reflectioncoder.loss import LossTerms, micro_batch_loss, through
 from reflectioncoder.optimizer import MasterAdamW, with_masters
 from reflectioncoder.sharding import Engine, attach
@@ -212,18 +214,14 @@ class ReflectionTrainer(Trainer):
             self.world.wait()  # a checkpoint is whole when every rank has written its part
             if self.world.first:
                 Progress(self.state.global_step, self.tokens, self.seconds, self.engine).save(folder)
-        except (OSError, SafetensorError) as error:
-            self._give_up(folder, error)
-        except RuntimeError as error:
-            if self.world.size > 1:
-                raise  # another rank may be gone
-            self._give_up(folder, error)
-
-    def _give_up(self, folder: Path, error: Exception) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(
-            f"cannot write {folder}: {str(error).splitlines()[0]}; earlier checkpoints are intact, go on with --resume"
-        ) from None
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
+            if lost_contact(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RankError(
+                f"cannot write {folder}: {str(error).splitlines()[0]}; earlier checkpoints are intact, "
+                "go on with --resume"
+            ) from None
 
 
 def _only_item(items: list[Step]) -> dict[str, Step]:

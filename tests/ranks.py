@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ def environment(**more: str) -> dict[str, str]:
 def launch(configs: Sequence[Path | str], ranks: int = 2, seconds: float = 300) -> list[str]:
     """Train with each configuration in turn, on `ranks` processes; returns what each rank said.
 
-    A colon and a number behind a configuration end that run, as Ctrl-C does, after so many steps.
+    A colon and a number behind a configuration end that run, as Ctrl-C does, after so many steps; what it leaves is
+    copied to its output's name with ".kept" behind it, before the next run goes on.
 
     Raises:
         AssertionError: a rank failed.
@@ -62,4 +64,9 @@ if __name__ == "__main__":
             if not step:
                 raise
             print(error, file=sys.stderr)
+            dist.barrier()
+            if dist.get_rank() == 0:
+                output = load(TrainConfig, path).output
+                shutil.copytree(output, f"{output}.kept")
+            dist.barrier()
     dist.destroy_process_group()

@@ -21,7 +21,7 @@ from test_train import At, interrupt
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from reflectioncoder.batching import deal, pack, split_by_cost
-from reflectioncoder.config import TrainConfig
+from reflectioncoder.config import LoraConfig, TrainConfig
 from reflectioncoder.consolidate import consolidate
 from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.distributed import World
@@ -123,6 +123,7 @@ def test_two_ranks_give_what_one_process_gives(base: Path, tmp_path: Path) -> No
         "uneven": {},
         "fewer samples than ranks": {"max_steps": -1, "epochs": 1.0, "batch_size": 11},
         "bfloat16": {"precision": "bfloat16"},
+        "lora": {"lora": LoraConfig(r=4)},
     }
     configs: list[Path | str] = []
     for name, changes in runs.items():
@@ -152,10 +153,12 @@ def engine_run(base: Path, folder: Path, sharding: str) -> None:
         train(config(base, folder / "one" / name, **changes), quiet)
         sharded = config(base, folder / "two" / name, sharding=sharding, **changes)
         configs.append(on_file(sharded, folder / "configs" / name))
-    cut, resumed = (config(base, folder / "two" / "cut", sharding=sharding, resume=resume) for resume in (False, True))
-    ranks.launch([*configs, f"{on_file(cut, folder / 'configs' / 'cut')}:3"])
-    consolidate(folder / "two" / "cut", folder / "consolidated")
-    ranks.launch([on_file(resumed, folder / "configs" / "cut")])
+    words = []
+    for resume in (False, True):
+        changed = config(base, folder / "two" / "cut", sharding=sharding, resume=resume)
+        words.append(on_file(changed, folder / "configs" / f"cut {resume}"))
+    ranks.launch([*configs, f"{words[0]}:3", words[1]])
+    consolidate(folder / "two" / "cut.kept", folder / "consolidated")
     for name in runs:
         tolerance = 2e-2 if name == "bfloat16" else 1e-5
         same_losses(folder / "one" / name, folder / "two" / name, tolerance)

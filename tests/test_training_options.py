@@ -134,6 +134,23 @@ def test_tensorboard_is_the_default_where_it_is_installed(monkeypatch: pytest.Mo
     assert trackers.choose(("wandb", "tensorboard")) == ["wandb", "tensorboard"]
 
 
+def test_visible_shares_count_the_tokens_of_each_type() -> None:
+    # Blocks of 4, 6 and 2 tokens with their two markers; in the first third only execution blocks are hidden.
+    sample = tiny.encoded([("text", 4), ("code", 6), ("execution", 2)])
+    plain = tiny.encoded([], reflection=False)
+    run = TrainConfig(masking=MaskingConfig("block"))
+    assert trackers.visible_shares([sample, plain], run, 0, 12) == {
+        "visible_code": 1.0, "visible_execution": 1.0, "visible_text": 1.0
+    }  # fmt: skip
+    assert trackers.visible_shares([sample], run, 1, 12)["visible_execution"] == 0
+    by_token = TrainConfig(masking=MaskingConfig("sequential_token"))
+    # Half of 8 + 4 + 6 tokens are hidden from the left: the text with its markers, and three of the code's eight.
+    assert trackers.visible_shares([sample], by_token, 6, 12) == pytest.approx(
+        {"visible_code": 5 / 8, "visible_execution": 1.0, "visible_text": 0.0}
+    )
+    assert trackers.visible_shares([plain], run, 1, 12) == {}
+
+
 def test_the_stage_of_the_schedule_is_the_papers() -> None:
     assert [trackers.stage(rate) for rate in (0, 1 / 3, 0.34, 2 / 3, 0.67, 1)] == [1, 1, 2, 2, 3, 3]
 
