@@ -103,6 +103,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def cost(self, task_id: str) -> float:
+        """Seconds that a right answer to a problem takes, as far as known; the longest are checked first."""
+        return 0.0
+
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """Open an interpreter as `check` needs it, with libraries imported ahead or toolchains in sight."""
         from reflectioncoder.interpreter import Interpreter
