@@ -1,10 +1,11 @@
-# make setup | demo | test | lint; every target does its own set-up and is quick the second time.
+# make setup | demo | bootstrap | test | lint | toolchains | ds1000; every target does its own set-up and is quick the
+# second time.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo bootstrap test lint clean toolchains ds1000
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -24,6 +25,10 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup
 	$(BIN)/reflectioncoder demo $(if $(FULL),--config configs/demo-full.toml,)
 
+# a model trained on planted bugs writes reflection sequences by itself (docs/bootstrapping.md)
+bootstrap: setup
+	$(BIN)/python benchmarks/bootstrap.py
+
 test: setup
 	$(BIN)/python -m pytest
 
@@ -32,5 +37,28 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Compilers of the MultiPL-E languages, from Debian and npm; needs root. What is there already, from wherever, is left.
+# Debian 12 has no Swift. Where Debian's Rust is old, rustc-web is the newer one.
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
+toolchains: setup
+	apt-get update -q
+	$(APT_INSTALL) g++ libc6-dev php-cli mono-mcs mono-runtime libmono-system-numerics4.0-cil libmono-system-core4.0-cil
+	command -v javac >/dev/null || $(APT_INSTALL) openjdk-17-jdk-headless || $(APT_INSTALL) default-jdk-headless
+	test -e /usr/share/java/javatuples.jar || $(APT_INSTALL) libjavatuples-java
+	command -v rustc >/dev/null || $(APT_INSTALL) rustc-web || $(APT_INSTALL) rustc
+	command -v node >/dev/null || $(APT_INSTALL) nodejs
+	command -v npm >/dev/null || $(APT_INSTALL) npm
+	tsc --version 2>/dev/null | grep -q ' 5\.' || npm install --global typescript@5.9.3
+	$(BIN)/reflectioncoder doctor
+
+# The libraries of DS-1000 in the versions its tests were written for, in an environment of their own.
+DS1000 := .venv-ds1000
+ds1000: $(DS1000)/.installed
+
+$(DS1000)/.installed: configs/ds1000.txt
+	test -x $(DS1000)/bin/python || $(PYTHON) -m venv $(DS1000)
+	$(DS1000)/bin/python -m pip install -q --disable-pip-version-check -r configs/ds1000.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DS1000) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,11 +1,18 @@
-"""What a build costs beside the interpreter: recorded answers, no model, growing numbers of problems.
+"""What a build costs beside the interpreter, and whether that grows: recorded answers, no model, many problems.
 
-    .venv/bin/python benchmarks/build_scale.py [--sizes 100,1000,10000] [--workers 2]
+    .venv/bin/python benchmarks/build_scale.py [--sizes 1000,10000,100000] [--workers 2] [--light] [--engine ray]
 
-Every problem takes one failing round, one that passes, a re-answer and its check, in sessions of the interpreter. Each
-size is a build of its own in a process of its own, then started again, which only has to find that all is finished.
-Reported: problems a second, the driver's processor time a problem, its peak memory, and the time of the second run. The
-last line is JSON.
+Of twenty problems ten are solved at the first try (and so rejected), six after one failing round, two after two, one
+never, and one does input and output. With `--light`, for large sizes in little time, eighteen do input and output,
+which ends their conversation unrun, one is solved at the first try and one after one failing round. Each size is a
+build of its own, killed when nine tenths are finished (SIGKILL), and started again.
+
+A row of the table is a stretch of a build, up to `problems`: problems a second; processor time a problem of the driver,
+of it the part in threads that talk to the interpreter's sessions (`client`), and of the interpreter's processes; the
+share of the driver without and with that part; peak memory of the driver. `resume` is the time from the start of the
+second process to its first new record. With `--engine ray` the programs run on the Ray cluster that this machine is
+in, or on one that each build starts here (part of its time); what its processes use is not seen. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -16,81 +23,203 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 CHILD = """
-import json, resource, sys, time
+import json, os, resource, sys, threading, time
+from pathlib import Path
 from rich.console import Console
+from reflectioncoder import ledger, pool
 from reflectioncoder.build import build
 from reflectioncoder.config import BuildConfig, ChatConfig
-folder, count, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, count, workers, every = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+engine = sys.argv[5]
+began, client, finished = time.monotonic(), [0.0], [0]
+tick = os.sysconf("SC_CLK_TCK")
+
+def interpreters():
+    "Processor time of all processes below this one, those that have ended included."
+    children, used = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+        used[int(stat.parent.name)] = sum(map(int, fields[11:15])) / tick
+    total, todo = 0.0, list(children.get(os.getpid(), ()))
+    while todo:
+        pid = todo.pop()
+        total += used[pid]
+        todo += children.get(pid, ())
+    return total
+
+def report():
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({
+        "problems": finished[0], "seconds": time.monotonic() - began, "driver": own.ru_utime + own.ru_stime,
+        "client": client[0], "interpreters": interpreters(), "peak_mb": own.ru_maxrss // 1024,
+    }), flush=True)
+
+write = ledger.Ledger.write
+def counted(self, records):
+    new = write(self, records)
+    before = finished[0]
+    finished[0] += new
+    if not report.__dict__.get("begun"):
+        report.begun = True
+        report()
+    if finished[0] // every > before // every:
+        report()
+    return new
+ledger.Ledger.write = counted
+
+in_thread = pool.InterpreterPool._in_thread
+async def timed(self, work):
+    def run():
+        start = time.thread_time()
+        try:
+            return work()
+        finally:
+            client[0] += time.thread_time() - start
+    return await in_thread(self, run)
+pool.InterpreterPool._in_thread = timed
+
 config = BuildConfig(
-    output=f"{folder}/build", problems=f"{folder}/problems.jsonl", count=count, workers=workers, near_duplicates=2.0,
-    sampler="replay", chat=ChatConfig(replay=f"{folder}/answers.jsonl", in_flight=32),
+    output=f"{folder}/build", problems=f"{folder}/problems.jsonl", count=count, workers=workers, sampler="replay",
+    engine=engine,    near_duplicates=1.0, chat=ChatConfig(replay=f"{folder}/answers.jsonl", in_flight=64),
 )
-began = time.monotonic()
 result = build(config, Console(quiet=True))
-own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps({
-    "sequences": result.sequences, "seconds": time.monotonic() - began, "peak_mb": own.ru_maxrss // 1024,
-    "driver_s": own.ru_utime + own.ru_stime, "children_s": children.ru_utime + children.ru_stime,
-}))
+report()
+print(json.dumps(result.funnel))
 """
+WORDS = "each the value of and then a list every number which must be in order first when it is not empty".split()
 
 
-def write_input(folder: Path, count: int) -> None:
-    """Problems that all differ, and the answers of a model that is wrong once."""
+def say(number: int, words: int) -> str:
+    """Text of about so many words that differs from number to number."""
+    return " ".join(WORDS[(number * 7 + i * (number % 11 + 1)) % len(WORDS)] for i in range(words)).capitalize() + "."
+
+
+def answers_to(n: int, light: bool = False) -> list[str]:
+    """What the recorded model says to problem n."""
+    name, number = f"add_{n}", n % 20
+    if light:
+        number = {0: 0, 10: 10}.get(number, 19)
+
+    def program(right: bool, comment: str) -> str:
+        loop = f"    for step in ({n}, 0, 0):\n        total {'+' if right else '-'}= step\n"
+        return f'def {name}(x):\n    """{comment}"""\n    total = x\n{loop}    return total\n'
+
+    asserts = (
+        f"\nassert {name}(1) == {n + 1}\nassert {name}(0) == {n}\nassert [{name}(2), {name}(3)] == [{n + 2}, {n + 3}]"
+    )
+    if number == 19:
+        return [f"```python\nx = open('numbers.txt').read()\n{program(True, 'File.')}{asserts}\n```"]
+    failing = 0 if number < 10 else 1 if number < 16 else 2 if number < 18 else 8
+    texts = [
+        f"{say(n + turn, 60)}\n\n```python\n{program(False, say(turn, 12))}{asserts}\n```" for turn in range(failing)
+    ]
+    if failing < 8:
+        texts.append(f"{say(n, 60)}\n\n```python\n{program(True, say(n, 12))}{asserts}\n```")
+        texts.append(f"```python\n{program(True, say(n, 12))}```")
+    return texts
+
+
+def write_input(folder: Path, count: int, light: bool = False) -> None:
+    """Problems that all differ, and the answers of a model to them."""
     with (folder / "problems.jsonl").open("w") as problems, (folder / "answers.jsonl").open("w") as answers:
         for n in range(count):
-            name, id = f"add_{n}", f"p{n}"
-            right = f"def {name}(x):\n    return x + {n}\n"
-            wrong = f"def {name}(x):\n    return x - {n + 1}\n"
-            asserts = f"\nassert {name}(1) == {n + 1}\nassert {name}(0) == {n}"
-            problem = {"id": id, "instruction": f"Write {name}(x), which adds {n} to x.", "entry_point": name}
-            problems.write(json.dumps({**problem, "tests": [f"assert {name}(2) == {n + 2}"]}) + "\n")
-            texts = (
-                f"```python\n{wrong}{asserts}\n```",
-                f"The sign is wrong: it has to add.\n\n```python\n{right}{asserts}\n```",
-                f"```python\n{right}```",
-            )
-            for turn, text in enumerate(texts):
-                answers.write(json.dumps({"problem": id, "turn": turn, "text": text}) + "\n")
+            instruction = f"Write add_{n}(x), which adds {n} to x. {say(n, 40)}"
+            problem = {"id": f"p{n}", "instruction": instruction, "entry_point": f"add_{n}"}
+            problems.write(json.dumps({**problem, "tests": [f"assert add_{n}(2) == {n + 2}"]}) + "\n")
+            for turn, text in enumerate(answers_to(n, light)):
+                answers.write(json.dumps({"problem": f"p{n}", "turn": turn, "text": text}) + "\n")
 
 
-def run(folder: Path, count: int, workers: int) -> dict[str, float]:
-    """One build in a process of its own."""
-    began = time.monotonic()
-    command = [sys.executable, "-c", CHILD, str(folder), str(count), str(workers)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return {**found, "whole_s": time.monotonic() - began}
+def run(folder: Path, count: int, workers: int, engine: str, stop_at: int = 0) -> list[dict[str, Any]]:
+    """Reports of a build in a process of its own, killed once so many problems are finished."""
+    every = max(1, count // 10)
+    command = [sys.executable, "-c", CHILD, str(folder), str(count), str(workers), str(every), engine]
+    reports = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stderr is not None
+        for line in child.stdout:
+            reports.append(json.loads(line) | {"at": time.monotonic()})
+            if stop_at and count >= 10_000 and len(reports) > 1:
+                show(stretch(*reports[-2:]), heading=len(reports) == 2)
+            if stop_at and reports[-1].get("problems", 0) >= stop_at:
+                child.kill()
+                break
+        errors = child.stderr.read()
+        if child.wait() != 0 and not stop_at:
+            raise SystemExit(errors)
+    return reports
+
+
+def stretch(before: dict[str, Any], after: dict[str, Any], start: int = 0) -> dict[str, Any]:
+    """Figures of what happened between two reports."""
+    done = max(1, after["problems"] - before["problems"])
+    spent = {key: after[key] - before[key] for key in ("seconds", "driver", "client", "interpreters")}
+    everything = spent["driver"] + spent["interpreters"]
+    return {
+        "problems": start + after["problems"],
+        "per_second": round(done / spent["seconds"], 1),
+        "driver_ms": round(1000 * spent["driver"] / done, 2),
+        "client_ms": round(1000 * spent["client"] / done, 2),
+        "interpreter_ms": round(1000 * spent["interpreters"] / done, 2),
+        "share": round((spent["driver"] - spent["client"]) / everything, 3),
+        "share_with_client": round(spent["driver"] / everything, 3),
+        "peak_mb": after["peak_mb"],
+    }
+
+
+def show(row: dict[str, Any], heading: bool) -> None:
+    """Print a line of the table, as soon as it is known."""
+    if heading:
+        print(*(f"{key:>18}" for key in row), sep="")
+    print(*(f"{value:>18}" for value in row.values()), sep="", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="100,1000,10000")
+    parser.add_argument("--sizes", default="1000,10000,100000")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--light", action="store_true")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
     options = parser.parse_args()
-    rows = []
-    print(f"{'problems':>9} {'sequences':>10} {'problems/s':>11} {'driver ms':>10} {'peak MiB':>9} {'again s':>8}")
-    for count in map(int, options.sizes.split(",")):
+    found = []
+    for size in map(int, options.sizes.split(",")):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_input(folder, count)
-            first, again = run(folder, count, options.workers), run(folder, count, options.workers)
-        row = {
-            "problems": count,
-            "sequences": first["sequences"],
-            "per_second": round(count / first["seconds"], 1),
-            "driver_ms_per_problem": round(1000 * first["driver_s"] / count, 2),
-            "peak_mb": first["peak_mb"],
-            "second_run_s": round(again["whole_s"], 2),
-        }
-        rows.append(row)
-        print("{:9d} {:10d} {:11.1f} {:10.2f} {:9d} {:8.2f}".format(*row.values()), flush=True)
-    print(json.dumps(rows))
+            write_input(folder, size, options.light)
+            print(f"\n{size} problems", flush=True)
+            first = run(folder, size, options.workers, options.engine, stop_at=size * 9 // 10)
+            finished = first[-1]["problems"]
+            began = time.monotonic()
+            second = run(folder, size, options.workers, options.engine)
+            again = time.monotonic()
+            run(folder, size, options.workers, options.engine)
+            again = time.monotonic() - again
+        rows = [stretch(before, after) for before, after in pairwise(first)]
+        whole = stretch(first[0], first[-1])
+        show(whole, heading=True)
+        export = second[-2]["seconds"] - second[-3]["seconds"]
+        resume = second[0]["at"] - began
+        funnel = {key: value for key, value in second[-1].items() if key != "at"}
+        print(
+            f"killed at {finished}: resume {resume:.2f} s, its end with the export {export:.1f} s,"
+            f" a finished build again {again:.2f} s"
+        )
+        print(f"peak of the second process {second[-2]['peak_mb']} MiB; funnel {funnel}", flush=True)
+        found.append({
+            "size": size, "light": options.light, **whole, "stretches": rows, "resume_s": round(resume, 2),
+            "again_s": round(again, 2), "export_s": round(export, 1), "second_peak_mb": second[-2]["peak_mb"],
+            "funnel": funnel,
+        })  # fmt: skip
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

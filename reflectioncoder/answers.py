@@ -19,7 +19,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reflectioncoder.asserts import names_in, parse
+from reflectioncoder.trees import names_in, read, walk
 
 PYTHON = ("python", "py", "python3", "ipython")
 FENCE_LINE = re.compile(r"^\s*(`{3,}|~{3,})\s*([\w+.#-]*)[^`]*$")
@@ -142,22 +142,22 @@ def asserts_something(code: str) -> bool:
 
 
 def _asserts(statement: ast.stmt) -> bool:
-    return any(isinstance(node, ast.Assert) for node in ast.walk(statement))
+    return any(isinstance(node, ast.Assert) for node in walk(statement))
 
 
 def uses_earlier(code: str, earlier: Sequence[str]) -> bool:
     """Whether a cell needs a name that it does not bind itself and that an earlier cell binds."""
     try:
-        tree = parse(code)
+        tree = read(code)
     except SyntaxError:
         return False
-    loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    loaded = {node.id for node in walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     missing = loaded - _bound(tree) - set(dir(builtins))
     if not missing:
         return False
     for cell in earlier:
         try:
-            if missing & _bound(parse(cell)):
+            if missing & _bound(read(cell)):
                 return True
         except SyntaxError:
             continue
@@ -167,7 +167,7 @@ def uses_earlier(code: str, earlier: Sequence[str]) -> bool:
 def _bound(tree: ast.AST) -> set[str]:
     """Every name that a piece of code binds anywhere."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             names.add(node.id)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -211,8 +211,7 @@ def checks_for(final: str, last: str, earlier: Sequence[str] = ()) -> str | None
 
 
 def _body(code: str) -> list[ast.stmt]:
-    body: list[ast.stmt] = parse(code).body  # type: ignore[attr-defined]
-    return body
+    return read(code).body
 
 
 def _defined(statement: ast.stmt) -> list[str]:

@@ -6,11 +6,11 @@ Works on syntax trees alone; nothing is run here.
 from __future__ import annotations
 
 import ast
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.trees import names_in, parse, walk
 
 
 class _Substitute(ast.NodeTransformer):
@@ -21,21 +21,6 @@ class _Substitute(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         return self.expression if node.id == self.name else node
-
-
-def parse(code: str, mode: str = "exec") -> ast.AST:
-    """`ast.parse` without warnings on the user's screen; every way to fail is a SyntaxError."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return ast.parse(code, mode=mode)
-        except (ValueError, RecursionError, MemoryError) as error:
-            raise SyntaxError(str(error)) from None
-
-
-def names_in(node: ast.AST) -> set[str]:
-    """All plain names that occur in a syntax tree."""
-    return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
 
 
 def split_tests(value: Any, entry_point: str = "") -> tuple[str, ...]:
@@ -78,7 +63,7 @@ def _asserts_of_code(code: str, entry_point: str) -> tuple[str, ...]:
     own = {
         name.id
         for statement in body
-        for name in ast.walk(statement)
+        for name in walk(statement)
         if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store) and not isinstance(statement, ast.Assert)
     }
     tests = []
@@ -102,7 +87,7 @@ def _asserts_of_doctests(examples: Iterable[Sequence[str]]) -> tuple[str, ...]:
         except SyntaxError:
             continue
         body: list[ast.stmt] = tree.body  # type: ignore[attr-defined]
-        for node in ast.walk(tree):
+        for node in walk(tree):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 own.add(node.id)
             elif isinstance(node, ast.alias):

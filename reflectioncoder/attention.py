@@ -2,24 +2,68 @@
 
 Rows stand one after another in a batch of one, and cumulative lengths say where each begins. A causal call per row
 needs no mask, so its cost is that of the rows and not of their square. On CUDA one variable-length kernel takes all
-rows where the number type allows; otherwise the rows go one by one.
+rows where the number type allows; otherwise the rows go one by one. Sliding windows are counted in positions, so that
+a student's row without its hidden tokens sees what it would see with them masked.
 """
 
 from __future__ import annotations
 
 import inspect
-from functools import cache
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from reflectioncoder.errors import UserError
 
 NAME = "reflectioncoder_varlen"
 # Arguments of attention layers that would change the result in ways the calls below do not follow.
-UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+UNSUPPORTED = ("s_aux", "position_bias")
+# Rotations that depend on the longest position in the batch, hence on which rows happen to be packed together.
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+BLOCK = 512  # queries at a time where a mask is needed
+MATMUL_MARGIN = 64  # a smaller window is not worth smaller blocks
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """How packed rows lie; made once a forward pass and read by every layer.
+
+    Args:
+        bounds: [rows + 1], int32, where rows start and end.
+        longest: tokens of the longest row.
+        positions: [T] position ids, rising within a row; None counts places within each row.
+    """
+
+    bounds: torch.Tensor
+    longest: int
+    positions: torch.Tensor | None = None
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [int(length) for length in self.bounds.diff().tolist()]
+
+    @cached_property
+    def spans(self) -> list[int]:
+        """Positions from the first to the last token of each row, both counted; more than its length with gaps."""
+        if self.positions is None:
+            return self.lengths
+        ends = self.bounds.long()
+        return [int(span) for span in (self.positions[ends[1:] - 1] - self.positions[ends[:-1]] + 1).tolist()]
+
+    @cached_property
+    def places(self) -> list[torch.Tensor]:
+        """Position ids of each row."""
+        if self.positions is None:
+            return [torch.arange(length, device=self.bounds.device) for length in self.lengths]
+        return list(self.positions.split(self.lengths))
 
 
 def repeat_heads(states: torch.Tensor, times: int) -> torch.Tensor:
@@ -48,28 +92,98 @@ def _flash_varlen() -> Any:
 
 
 def _kernel(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, longest: int, scale: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: PackedRows, scale: float | None, window: int
 ) -> torch.Tensor | None:
-    """All rows in one CUDA kernel: [1, heads, T, D] -> [1, T, heads, D]; None where no kernel fits."""
+    """All rows in one CUDA kernel: [1, heads, T, D] -> [1, T, heads, D]; None where no kernel fits.
+
+    `window` is counted in places of the rows here; 0 is none.
+    """
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
         return None
+    if value.shape[-1] != query.shape[-1]:
+        return None
     q, k, v = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
+    where = (rows.bounds, rows.bounds, rows.longest, rows.longest)
+    sides = (window - 1 if window else -1, 0)
     flash, varlen = _flash_varlen(), _torch_varlen()
     if flash is not None:
-        return flash(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True)[None]
+        return flash(q, k, v, *where, softmax_scale=scale, causal=True, window_size=sides)[None]
     if varlen is None or torch.cuda.get_device_capability(query.device) < (8, 0):
         return None
-    times = q.shape[1] // k.shape[1]
-    if times > 1:
-        k, v = (states.repeat_interleave(times, dim=1) for states in (k, v))
-    # Releases before 2.11 say is_causal, later ones give the window.
     known = inspect.signature(varlen).parameters
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    return varlen(q, k, v, bounds, bounds, longest, longest, scale=scale, **causal)[None]
+    options: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+    if "scale" in known:
+        options["scale"] = scale
+    elif scale is not None and not math.isclose(scale, query.shape[-1] ** -0.5):
+        return None
+    times = q.shape[1] // k.shape[1]
+    if times > 1 and "enable_gqa" not in known:
+        k, v = (states.repeat_interleave(times, dim=1) for states in (k, v))
+    # Releases before 2.11 say is_causal and know no window, later ones give the window.
+    if "window_size" in known:
+        options["window_size"] = sides
+    elif window:
+        return None
+    else:
+        options["is_causal"] = True
+    return varlen(q, k, v, *where, **options)[None]
+
+
+def _blocks(places: torch.Tensor, window: int) -> Iterator[tuple[int, int, int, torch.Tensor]]:
+    """Queries [a, b) of a row, where their keys begin, and which of keys [begin, b) each sees: [b - a, b - begin].
+
+    A block costs its own length and a window of keys, so a row's cost is linear in its length.
+    """
+    length = len(places)
+    size = max(MATMUL_MARGIN, min(BLOCK, window)) if window else BLOCK
+    first = torch.searchsorted(places, places - window, right=True).tolist() if window else [0] * length
+    order = torch.arange(length, device=places.device)
+    for a in range(0, length, size):
+        b, begin = min(a + size, length), int(first[a])
+        seen = order[a:b, None] >= order[None, begin:b]
+        if window:
+            seen &= places[a:b, None] - places[None, begin:b] < window
+        yield a, b, begin, seen
+
+
+def _row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    places: torch.Tensor,
+    window: int,
+    softcap: float,
+    dropout: float,
+    scale: float | None,
+) -> torch.Tensor:
+    """One row: [1, heads, n, D] and twice [1, key heads, n, D] -> [1, heads, n, D].
+
+    `window` is counted in positions; 0 is none, as for `softcap`.
+    """
+    # On the processor query heads share key heads inside the kernel; on a GPU that may choose one of quadratic memory.
+    times = query.shape[1] // key.shape[1]
+    shared = times > 1 and not softcap and not query.is_cuda
+    if not shared:
+        key, value = repeat_heads(key, times), repeat_heads(value, times)
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scale, "enable_gqa": shared}
+    if not window and not softcap:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
+    found = []
+    for a, b, begin, seen in _blocks(places, window):
+        q, k, v = query[:, :, a:b], key[:, :, begin:b], value[:, :, begin:b]
+        if softcap:  # no fused kernel of PyTorch caps scores
+            scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)
+            scores = softcap * torch.tanh(scores / softcap)
+            exact = torch.promote_types(q.dtype, torch.float32)
+            weights = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=exact).to(q.dtype)
+            found.append(F.dropout(weights, dropout) @ v)
+        else:
+            found.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, **options))
+    return torch.cat(found, dim=2)
 
 
 def varlen_attention(
-    module: torch.nn.Module,
+    module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -85,7 +199,8 @@ def varlen_attention(
         query: [1, heads, T, D].
         key: [1, key heads, T, D].
         value: [1, key heads, T, D].
-        attention_mask: None; boundaries come as `cu_seq_lens_q` and `max_length_q` among the keyword arguments.
+        attention_mask: None; boundaries come as `boundaries` gives them among the keyword arguments, and with them the
+            layer's `sliding_window` (a token sees those less than so many positions before it) and `softcap`.
         dropout: of attention weights.
         scaling: of the scores; None is D ** -0.5.
 
@@ -93,44 +208,90 @@ def varlen_attention(
         [1, T, heads, D], and None in place of the weights.
 
     Raises:
-        UserError: the layer asks for something that is not supported here, such as a sliding window.
-        ValueError: boundaries are missing.
+        UserError: the layer asks for something that is not supported here, or hands no boundaries on.
     """
     bounds: torch.Tensor | None = kwargs.get("cu_seq_lens_q")
     if bounds is None or attention_mask is not None:
-        raise ValueError(f"{NAME} takes packed rows: pass cu_seq_lens_q and no attention mask")
-    longest = int(kwargs["max_length_q"])
-    window = kwargs.get("sliding_window")
-    if window is not None and window < longest:
         raise UserError(
-            f"this model attends within a window of {window} tokens and a row has {longest}; "
-            f"set max_length to {window} or take a model with full attention"
+            f"{type(module).__name__} does not hand on where packed rows begin (cu_seq_lens_q), "
+            "so this model cannot be trained here"
         )
-    for name in UNSUPPORTED:
-        if kwargs.get(name) is not None:
-            raise UserError(f"this model's attention uses '{name}', which training does not support")
-    if dropout == 0.0:
-        together = _kernel(query, key, value, bounds, longest, scaling)
+    refuse_layer(module, kwargs)
+    rows: PackedRows = kwargs.get("packed_rows") or PackedRows(bounds, int(kwargs["max_length_q"]))
+    softcap = float(kwargs.get("softcap") or 0.0)
+    window = int(kwargs.get("sliding_window") or 0)
+    if window and max(rows.spans) <= window:
+        window = 0
+    if dropout == 0.0 and not softcap:
+        # A kernel counts the window in places: the same thing where a row has no gaps, or none it could cut off.
+        alike = not window or all(
+            span in (length, min(span, window)) for length, span in zip(rows.lengths, rows.spans, strict=True)
+        )
+        together = _kernel(query, key, value, rows, scaling, window) if alike else None
         if together is not None:
             return together, None
-    times = query.shape[1] // key.shape[1]
-    key, value = repeat_heads(key, times), repeat_heads(value, times)
-    lengths = bounds.diff().tolist()
-    rows = [
-        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
-        for q, k, v in zip(
-            query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True
-        )
+    parts = (states.split(rows.lengths, dim=2) for states in (query, key, value))
+    found = [
+        _row(q, k, v, places, window if span > window else 0, softcap, dropout, scaling)
+        for q, k, v, places, span in zip(*parts, rows.places, rows.spans, strict=True)
     ]
-    return torch.cat([row.transpose(1, 2) for row in rows], dim=1), None
+    return torch.cat([row.transpose(1, 2) for row in found], dim=1), None
 
 
-def use_varlen_attention(model: PreTrainedModel) -> None:
+def refuse_layer(module: nn.Module, asked: dict[str, Any]) -> None:
+    """Raises UserError where a layer's attention is not the one above, though it did not say so in words of its own."""
+    for name in UNSUPPORTED:
+        if asked.get(name) is not None:
+            raise UserError(f"this model's attention uses '{name}', which training does not support")
+    if not getattr(module, "is_causal", True):
+        raise UserError(f"{type(module).__name__} attends to later tokens too, which training does not support")
+    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    number = getattr(module, "layer_idx", None)
+    if kinds and number is not None and kinds[number] == "sliding_attention" and not asked.get("sliding_window"):
+        raise UserError(f"{type(module).__name__} has a sliding window that it does not pass on to its attention")
+
+
+def refuse_model(model: PreTrainedModel, longest: int = 0) -> None:
+    """Raises UserError for a model in which packed rows would not be what they are alone.
+
+    Args:
+        model: any causal language model.
+        longest: tokens of the longest row of the run.
+    """
+    name = type(model).__name__
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    # State-space, recurrent and convolution layers carry a state from one packed row into the next.
+    carries = next((type(module).__name__ for module in model.modules() if isinstance(module, nn.Conv1d)), None)
+    if kinds or carries:
+        found = ", ".join(sorted(kinds)) or carries
+        raise UserError(f"{name} has layers other than causal attention ({found}); they cannot keep packed rows apart")
+    known = getattr(config, "max_position_embeddings", None)
+    if known and longest > known and not has_rotary_positions(model):
+        raise UserError(f"{name} has embeddings for {known} positions only; set max_length to at most {known}")
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if parameters.get("rope_type") not in LENGTH_DEPENDENT_ROPE:
+            continue
+        unchanged = parameters.get("original_max_position_embeddings") or known or 0
+        if longest > unchanged:
+            raise UserError(
+                f"{name}: its positions ({parameters['rope_type']}) depend on the longest row of a batch beyond "
+                f"{unchanged} tokens; set max_length to at most {unchanged}"
+            )
+
+
+def use_varlen_attention(model: PreTrainedModel, longest: int = 0) -> None:
     """Make a model attend within packed rows.
 
+    Args:
+        model: any causal language model.
+        longest: tokens of the longest row of the run; 0 where that is not known.
+
     Raises:
-        UserError: the architecture does not take attention functions from outside.
+        UserError: the architecture does not take attention functions from outside, or would mix packed rows.
     """
+    refuse_model(model, longest)
     AttentionInterface.register(NAME, varlen_attention)
     try:
         model.set_attn_implementation(NAME)
@@ -140,16 +301,22 @@ def use_varlen_attention(model: PreTrainedModel) -> None:
         raise UserError(f"{type(model).__name__} has its own attention and cannot use packed rows")
 
 
-def boundaries(cu_seqlens: torch.Tensor, max_length: int) -> dict[str, Any]:
+def boundaries(cu_seqlens: torch.Tensor, max_length: int, positions: torch.Tensor | None = None) -> dict[str, Any]:
     """Keyword arguments that tell a model's forward where packed rows begin.
 
-    All four are needed: with one missing, boundaries are guessed from gaps in the position ids.
+    The first four are needed together: with one missing, boundaries are guessed from gaps in the position ids.
+
+    Args:
+        cu_seqlens: [rows + 1], int32, where rows start and end.
+        max_length: tokens of the longest row.
+        positions: [T] position ids, in which sliding windows are counted; None counts places within each row.
     """
     return {
         "cu_seq_lens_q": cu_seqlens,
         "cu_seq_lens_k": cu_seqlens,
         "max_length_q": max_length,
         "max_length_k": max_length,
+        "packed_rows": PackedRows(cu_seqlens, max_length, positions),
     }
 
 

@@ -223,7 +223,12 @@ class _Scored:
 
 
 def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
-    """Put the rows of samples one after another into one micro-batch, without padding."""
+    """Put the rows of samples one after another into one micro-batch, without padding.
+
+    No samples give one row of one token that counts nothing: ranks of a sharded run must all make the same number of
+    passes, and one that has fewer samples than passes makes up the difference with those.
+    """
+    samples = samples or [(Rows(Row((0, 0), (0, 1), (1,))), Weights(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))]
     ids: list[int] = []
     positions: list[int] = []
     bounds = [0]
@@ -270,7 +275,7 @@ def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
     )
 
 
-def split_by_cost(costs: Sequence[int], micro_tokens: int) -> list[list[int]]:
+def split_by_cost(costs: Sequence[int], micro_tokens: int, ranks: int = 1) -> list[list[int]]:
     """Spread the samples of a batch over micro-batches of similar cost.
 
     The largest sample goes first, each to the micro-batch that is least full; the number of micro-batches is the
@@ -279,21 +284,40 @@ def split_by_cost(costs: Sequence[int], micro_tokens: int) -> list[list[int]]:
     Args:
         costs: tokens of each sample.
         micro_tokens: most tokens of a micro-batch.
+        ranks: the number of micro-batches is a multiple of it, so that each rank can take as many.
 
     Returns:
-        Indices into `costs`, each exactly once; no micro-batch is empty.
+        Indices into `costs`, each exactly once; with one rank no micro-batch is empty.
     """
     large_first = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
-    for count in range(max(1, -(-sum(costs) // micro_tokens)), len(costs) + 1):
+    least = min(max(1, -(-sum(costs) // micro_tokens)), max(1, len(costs)))
+    for count in range(-(-least // ranks) * ranks, len(costs) + ranks, ranks):
         heap = [(0, k) for k in range(count)]
         groups: list[list[int]] = [[] for _ in range(count)]
         for i in large_first:
             load, k = heapq.heappop(heap)
             groups[k].append(i)
             heapq.heappush(heap, (load + costs[i], k))
-        if all(load <= micro_tokens or len(groups[k]) == 1 for load, k in heap):
-            return [sorted(group) for group in groups if group]
-    return [[i] for i in range(len(costs))]
+        if all(load <= micro_tokens or len(groups[k]) <= 1 for load, k in heap):
+            return [sorted(group) for group in groups]
+    raise AssertionError("as many micro-batches as samples are always enough")
+
+
+def deal(groups: Sequence[list[int]], costs: Sequence[int], ranks: int, rank: int) -> list[list[int]]:
+    """The micro-batches of one rank: each rank gets as many, and those that run at the same time are of similar cost.
+
+    Args:
+        groups: of `split_by_cost`.
+        costs: tokens of each sample.
+        ranks: number of ranks.
+        rank: from 0.
+    """
+    if ranks == 1:
+        return list(groups)
+    fullest = sorted(groups, key=lambda group: (-sum(costs[i] for i in group), group))
+    # Turns alternate in direction, so that no rank always gets the fuller ones.
+    places = [turn * ranks + (rank if turn % 2 == 0 else ranks - 1 - rank) for turn in range(len(groups) // ranks)]
+    return [fullest[place] for place in places]
 
 
 def sample_stream(repeats: Sequence[int], seed: int) -> Iterator[int]:

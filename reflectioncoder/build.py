@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +22,33 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reflectioncoder import contamination, filters, outputs, overlap, procedural
+from reflectioncoder import contamination, engine, filters, fork, outputs, procedural, replay
 from reflectioncoder.build_chat import check_native, entry_of, reflect_by_chat
+from reflectioncoder.build_files import FILES, export
 from reflectioncoder.config import BuildConfig
 from reflectioncoder.contamination import Contamination
-from reflectioncoder.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
+from reflectioncoder.dialogue import Dialogue, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
 from reflectioncoder.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.ledger import Entry, Ledger
-from reflectioncoder.llm import ReplaySampler
+from reflectioncoder.loaded import Loaded, load_once
 from reflectioncoder.mutate import reflect_by_mutation
 from reflectioncoder.problems import Problem, load_problems
 from reflectioncoder.prompts import load_prompts
 from reflectioncoder.repeat import unstable
+from reflectioncoder.samples import sample_id
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.settings import save, versions
-from reflectioncoder.workers import Pool
 
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 # of the native settings, those that do not decide it (as for `generate`, what other rows do to one is not counted)
-NATIVE_FREE = ("batch_size", "device")
-ELSEWHERE = ("output", "workers", "formats")  # settings that decide nothing about the sequences
+NATIVE_FREE = ("batch_size", "device", "replicas")
+ELSEWHERE = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that decide nothing about the sequences
 SHOWN = 20  # bad rows that are named on the screen
 NOTES = "problem_notes.txt"  # all of them
 INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
-FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
 
 
 @dataclass(frozen=True)
@@ -90,37 +89,40 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     started = time.monotonic()
     console = console or Console()
     outputs.check_formats(config.formats)
-    skipped: list[str] = []
-    renamed: list[str] = []
-    problems = _problems(config, skipped, renamed)
-    for lines in ([f"skipped {line}" for line in skipped], renamed):
+    loaded = _problems(config)
+    problems, skipped = loaded.problems, loaded.skipped
+    for lines in ([f"skipped {line}" for line in skipped], loaded.renamed):
         for line in lines[:SHOWN]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if len(lines) > SHOWN:
             console.print(f"... and {len(lines) - SHOWN} more, all in {NOTES}", highlight=False)
-    output, stopped = Path(config.output), ""
-    with Ledger(output, fingerprint(config, problems)) as ledger:
+    decided, stopped = fingerprint(config, problems), ""
+    old = fork.check(config, decided)
+    config = dataclasses.replace(config, output=config.fork or config.output, fork="")
+    output = Path(config.output)
+    with fork.opened(output, decided) as ledger:
         funnel = ledger.note("funnel")
         if funnel is not None and all((output / name).is_file() for name in _files(config)):
             console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
         else:
             save(config, output)
-            if skipped or renamed:
-                write_lines(output / NOTES, [*skipped, *renamed])
-            detector = _detector(config)
-            found = contamination.contaminated(problems, detector)
+            if skipped or loaded.renamed:
+                write_lines(output / NOTES, [*skipped, *loaded.renamed])
+            detector = cache(lambda: _detector(config))
+            found = _contaminated(config, problems, detector, ledger)
             banned = {item.id for item in found}
+            fork.begin(ledger, decided, config, problems, banned, old, console)
             finished = ledger.finished()
             pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
             if finished:
                 console.print(f"{output}: going on, {len(finished)} problems are finished", highlight=False)
             ledger.note("total", len(problems))
             ledger.note("contaminated", len(banned))
-            if config.sampler == "mutation":
-                _reflect(config, pending, ledger, console)
-            else:
-                stopped = reflect_by_chat(config, pending, ledger, console)
-            kept, funnel = _export(config, problems, found, detector, ledger, output)
+            if pending:
+                reflect = _reflect if config.sampler == "mutation" else reflect_by_chat
+                with engine.running(config):
+                    stopped = reflect(config, pending, ledger, console)
+            kept, funnel = export(problems, found, detector(), ledger, output, config.near_duplicates)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
@@ -139,25 +141,45 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     return result
 
 
-def _problems(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
-    if config.sampler != "native":
-        return _unsampled(config, skipped, renamed)
-    check_native(config.native)
-    problems = _unsampled(config, skipped, renamed)
-    if config.native.samples == 1:
-        return problems
-    numbers = range(1, config.native.samples + 1)
-    return [dataclasses.replace(problem, id=f"{problem.id}#{k}") for problem in problems for k in numbers]
-
-
-def _unsampled(config: BuildConfig, skipped: list[str], renamed: list[str]) -> list[Problem]:
+def _problems(config: BuildConfig) -> Loaded:
     if config.count < 1:
         raise UserError(f"count = {config.count}: give a number above 0")
     if config.problems == "handwritten":
         raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
-    if config.problems == "procedural":
-        return list(procedural.generate(config.count, config.seed, "train", config.levels))
-    return load_problems(config.problems, config.fields, config.split, config.count, skipped, renamed)
+    if config.sampler == "native":
+        check_native(config.native, config.chat)
+
+    def read() -> Loaded:
+        if config.problems == "procedural":
+            return Loaded(list(procedural.generate(config.count, config.seed, "train", config.levels)))
+        skipped: list[str] = []
+        renamed: list[str] = []
+        fields, split, count = config.fields, config.split, config.count
+        return Loaded(load_problems(config.problems, fields, split, count, skipped, renamed), skipped, renamed)
+
+    reading = (config.count, config.seed, config.levels, config.fields, config.split)
+    loaded = load_once(config.problems, reading, Path(config.output), read)
+    if config.sampler != "native" or config.native.samples == 1:
+        return loaded
+    numbers = range(1, config.native.samples + 1)
+    samples = [
+        dataclasses.replace(problem, id=sample_id(problem.id, k)) for problem in loaded.problems for k in numbers
+    ]
+    return dataclasses.replace(loaded, problems=samples)
+
+
+def _contaminated(
+    config: BuildConfig, problems: Sequence[Problem], detector: Callable[[], contamination.Detector], ledger: Ledger
+) -> list[Contamination]:
+    """The contaminated problems; found once and kept in the ledger, where the references are files."""
+    paths = [Path(source) for source in config.decontaminate]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+    kept = ledger.note("contaminations")
+    if kept is not None and kept["references"] == digests and len(digests) == len(paths):
+        return [Contamination(**item) for item in kept["found"]]
+    found = contamination.contaminated(problems, detector())
+    ledger.note("contaminations", {"references": digests, "found": [vars(item) for item in found]})
+    return found
 
 
 def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -171,13 +193,15 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
 
         settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
         settings["native.weights"] = weights(config.native.model)
+        if config.native.backend == "completions":
+            settings["chat.model"] = config.chat.model
     else:
         settings |= {f"chat.{key}": chat[key] for key in CHAT_SETTINGS}
     if config.sampler != "mutation":
         prompts = load_prompts(config.chat.prompts)
         settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
     if config.sampler == "replay":
-        settings["recorded_answers"] = ReplaySampler(config.chat.replay).fingerprint
+        settings["recorded_answers"] = replay.fingerprint(config.chat.replay)
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())
@@ -236,15 +260,12 @@ class Reflector:
         self._interpreter.close()
 
 
-def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> None:
-    """Run the workers until every problem is in the ledger."""
-    if not problems:
-        return
-    workers = config.workers or len(os.sched_getaffinity(0))
+def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> str:
+    """Run the workers until every problem is in the ledger; nothing stops them before, so nothing is returned."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        Pool[Problem, Entry](Reflector, config, workers) as pool,
+        engine.workers(Reflector, config, console) as pool,
     ):
         shown = progress.add_task("reflecting", total=len(problems))
         for attempt in (1, 2):
@@ -256,7 +277,7 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
                     ledger.put(entry)
                     progress.advance(shown)
             if not again:
-                return
+                return ""
             problems = again
             console.print(f"attempt {attempt}: {len(again)} problems without a result from the interpreter")
     raise UserError(
@@ -268,76 +289,6 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
 def _detector(config: BuildConfig) -> contamination.Detector:
     limits = contamination.Thresholds(share=config.contamination_share)
     return contamination.Detector(contamination.load_references(config.decontaminate), limits)
-
-
-def _export(
-    config: BuildConfig,
-    problems: Sequence[Problem],
-    found: Sequence[Contamination],
-    detector: contamination.Detector,
-    ledger: Ledger,
-    output: Path,
-) -> tuple[list[Dialogue], dict[str, int]]:
-    """Write the files in the order of the problems, and count what was kept."""
-    contaminations = {item.id: item for item in found}
-    rejects = {item.id: _rejection(item) for item in found}
-    dialogues: dict[str, Dialogue] = {}
-    payloads: dict[str, Any] = {}
-    unfinished = 0
-    for problem in problems:
-        entry = None if problem.id in rejects else ledger.get(problem.id)
-        if entry is None:
-            unfinished += problem.id not in rejects
-            continue
-        if entry.status == "done":
-            dialogues[problem.id] = Dialogue.from_dict(entry.payload, f"ledger, problem {problem.id}")
-        else:
-            rejects[problem.id] = Rejected(problem.id, entry.reason, entry.detail)
-            payloads[problem.id] = entry.payload
-    for problem in problems:  # code that a model wrote for a problem without a solution is seen only now
-        if problem.id in dialogues and not problem.solution:
-            code = filters.final_code(dialogues[problem.id])
-            copied = detector.check(problem.id, (code,), problem.entry_point or "")
-            if copied is not None:
-                contaminations[problem.id], rejects[problem.id] = copied, _rejection(copied)
-                payloads[problem.id] = dialogues.pop(problem.id).to_dict()
-    texts = [
-        (problem.id, f"{problem.instruction}\n{filters.final_code(dialogues[problem.id])}")
-        for problem in problems
-        if problem.id in dialogues
-    ]
-    for item in overlap.near_duplicates(texts, config.near_duplicates):
-        payloads[item.id] = dialogues.pop(item.id).to_dict()
-        rejects[item.id] = Rejected(
-            item.id, "near_duplicate", f"{item.share:.0%} of the 5-grams are those of {item.other}"
-        )
-
-    kept = [dialogues[problem.id] for problem in problems if problem.id in dialogues]
-    write_jsonl(output / "sequences.jsonl", kept)
-    write_jsonl(output / "instructions.jsonl", map(last_round, kept))
-    lines = []
-    for problem in problems:
-        if problem.id in rejects:
-            reject = rejects[problem.id]
-            line = {
-                "id": problem.id,
-                "reason": reject.reason,
-                "detail": reject.detail,
-                "instruction": problem.instruction,
-            }
-            lines.append(json.dumps({**line, "sequence": payloads.get(problem.id)}, ensure_ascii=False))
-    write_lines(output / "rejects.jsonl", lines)
-    report = (contaminations[problem.id].to_dict() for problem in problems if problem.id in contaminations)
-    write_lines(output / "contamination.jsonl", (json.dumps(line, ensure_ascii=False) for line in report))
-    counts = Counter(reject.reason for reject in rejects.values())
-    last = [*filters.FILTERS, "final_code_fails", "non_deterministic", "internal_error", "near_duplicate"]
-    reasons = ["contaminated", *sorted(counts.keys() - {"contaminated", *last}), *last]  # in the order of the steps
-    return kept, {
-        "problems": len(problems),
-        **({"unfinished": unfinished} if unfinished else {}),
-        **{reason: counts[reason] for reason in reasons if counts[reason]},
-        "sequences": len(kept),
-    }
 
 
 def _files(config: BuildConfig) -> list[str]:
@@ -358,19 +309,6 @@ def _card(
     how |= {name: version for name, version in versions().items() if version}
     origins = [(problem.source, problem.licence) for problem in problems]
     return outputs.Card(funnel, kept, origins, how, config.formats)
-
-
-def _rejection(item: Contamination) -> Rejected:
-    return Rejected(
-        item.id, "contaminated", f"has {item.share:.0%} of the {item.part} of {item.reference}: '{item.example}'"
-    )
-
-
-def last_round(dialogue: Dialogue) -> Dialogue:
-    """The second round of a reflection dialogue as plain instruction data."""
-    instruction = "".join(block.content for block in dialogue.messages[-2].blocks)
-    kept = {key: dialogue.extra[key] for key in ("id", "source", "licence", "level") if key in dialogue.extra}
-    return instruction_dialogue(instruction, dialogue.final_answer, **kept)
 
 
 def funnel_table(funnel: Mapping[str, int]) -> Table:

@@ -8,22 +8,22 @@ once more at the end of this build, and again by the next.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from reflectioncoder import filters
-from reflectioncoder.config import BuildConfig, NativeConfig
+from reflectioncoder import engine, filters
+from reflectioncoder.commits import Commits
+from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import Rejected
-from reflectioncoder.interpreter import CellResult, Limits
+from reflectioncoder.interpreter import CellResult
 from reflectioncoder.ledger import Entry, Ledger
-from reflectioncoder.llm import Answer, Budget, BudgetError, ReplaySampler, Sampler, SamplerError, Usage, price_of
-from reflectioncoder.pool import InterpreterPool
+from reflectioncoder.ledger import Step as LedgerStep
+from reflectioncoder.llm import Answer, Budget, BudgetError, Sampler, SamplerError, Usage, price_of
 from reflectioncoder.problems import Problem
 from reflectioncoder.prompts import Prompts, load_prompts
 from reflectioncoder.reflect import (
@@ -39,7 +39,7 @@ from reflectioncoder.reflect import (
     from_record,
     to_record,
 )
-from reflectioncoder.repeat import unstable
+from reflectioncoder.samples import FirstAccepted, sample_of
 from reflectioncoder.sandbox.owner import InfrastructureError
 from reflectioncoder.settings import versions
 
@@ -47,11 +47,15 @@ FAILED = "failed"  # a step of the ledger that is no event of the conversation, 
 ATTEMPTS = 2
 
 
-def entry_of(problem: Problem, dialogue: Dialogue | None, rejected: Rejected | None) -> Entry:
-    """The ledger's entry of a finished problem, with what is known about where it comes from."""
+def labels(problem: Problem) -> dict[str, Any]:
+    """What is known about where a problem comes from."""
     known = {"id": problem.id, "source": problem.source, "licence": problem.licence, "level": problem.level}
-    given = {key: value for key, value in known.items() if value not in (None, "")}
-    payload = None if dialogue is None else {**given, **dialogue.to_dict()}
+    return {key: value for key, value in known.items() if value not in (None, "")}
+
+
+def entry_of(problem: Problem, dialogue: Dialogue | None, rejected: Rejected | None) -> Entry:
+    """The ledger's entry of a finished problem, with where it comes from."""
+    payload = None if dialogue is None else {**labels(problem), **dialogue.to_dict()}
     if rejected is None:
         return Entry(problem.id, "done", payload=payload)
     return Entry(problem.id, "rejected", rejected.reason.replace(" ", "_"), rejected.detail, payload)
@@ -66,24 +70,46 @@ def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Le
     Raises:
         UserError: the server cannot be used, or gave no answer for some problems; what is finished is kept.
     """
-    return asyncio.run(_Conversations(config, ledger, console).run(problems)) if problems else ""
+    return asyncio.run(_Conversations(config, ledger, console).run(problems))
 
 
-def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts) -> Sampler:
+def served_model(config: BuildConfig) -> str:
+    """What the model of a build is called at its server."""
+    return config.chat.model or (config.native.model if config.sampler == "native" else "")
+
+
+def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
     """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
     if config.sampler == "replay":
+        from reflectioncoder.replay import ReplaySampler
+
         return ReplaySampler(config.chat.replay, config.chat.model)
     if config.sampler == "native":
-        from reflectioncoder.native import NativeSampler  # seconds of imports
+        if config.native.backend != "completions":
+            return engine.native_sampler(config, budget, console)
+        from reflectioncoder.native_completions import CompletionsSampler
 
-        return NativeSampler(config.native, config.seed)
+        return CompletionsSampler(config.native, config.chat, config.seed, budget)
     from reflectioncoder.chat import ChatSampler  # a second of imports
 
     return ChatSampler(config.chat, budget, prompts.tool)
 
 
-def check_native(config: NativeConfig) -> None:
-    """Raise UserError for a setting of the fine-tuned model that makes no sense."""
+def rules_of(config: BuildConfig, provenance: Mapping[str, Any] | None = None) -> tuple[Rules, type[Conversation]]:
+    """What the conversations of a build go by, and their kind."""
+    protocol: Protocol = "native" if config.sampler == "native" else config.chat.protocol
+    settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
+    prompts = load_prompts(config.chat.prompts)
+    rules = Rules(prompts, protocol, config.max_rounds, config.seed, settings, provenance or {})
+    if config.sampler == "native":
+        from reflectioncoder.native import NativeConversation  # seconds of imports
+
+        return rules, NativeConversation
+    return rules, Conversation
+
+
+def check_native(config: NativeConfig, chat: ChatConfig) -> None:
+    """Raise UserError for a setting of the fine-tuned model, or of its budget, that makes no sense."""
     if not config.model:
         raise UserError("native.model: name a model that was trained on the format, such as runs/train")
     for name in ("batch_size", "max_new_tokens", "samples"):
@@ -93,6 +119,8 @@ def check_native(config: NativeConfig) -> None:
         raise UserError("native: temperature must be at least 0 and top_p in (0, 1]")
     if config.samples > 1 and config.temperature == 0:
         raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
+    if chat.budget_money and config.backend != "completions":
+        raise UserError("chat.budget_money: a model on this machine has no price; set chat.budget_tokens")
 
 
 class _Conversations:
@@ -101,13 +129,14 @@ class _Conversations:
     def __init__(self, config: BuildConfig, ledger: Ledger, console: Console) -> None:
         self._config, self._ledger, self._console = config, ledger, console
         chat = config.chat
-        self._workers = config.workers or len(os.sched_getaffinity(0))
         self._native = config.sampler == "native"
         # with a model of our own, the batch stays full while the programs of others run
-        self._at_once = config.native.batch_size + 2 * self._workers if self._native else chat.in_flight
+        here = self._native and config.native.backend != "completions"
+        batch = engine.replicas(config) * config.native.batch_size if here else 0
+        self._at_once = batch + 2 * engine.cores(config) if here else chat.in_flight
         if chat.in_flight < 1:
             raise UserError(f"chat.in_flight = {chat.in_flight}: give a number above 0")
-        price = price_of(chat.model, chat.prices)
+        price = price_of(served_model(config), chat.prices) if not here else None
         if price is not None:
             ledger.note("prices", [price.tokens_in, price.tokens_out])
         spent = Usage(*ledger.spent())
@@ -115,31 +144,30 @@ class _Conversations:
         self._prompts = load_prompts(chat.prompts)
         self._settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         self._left: list[tuple[Problem, str]] = []  # without an answer, and why
-        self._kind: type[Conversation] = Conversation
+        self._first: FirstAccepted | None = None
         self._stopped = self._fatal = ""
         self._finished = 0
 
     async def run(self, problems: Sequence[Problem]) -> str:
         config, kinds = self._config, self._ledger.last_kinds()
+        self._begun = set(kinds)
+        self._commits = Commits(self._ledger)
         # what is begun comes first, what failed last: a few that always fail must not keep the others from their turn
         order = {None: 1, FAILED: 2}
         todo = sorted(problems, key=lambda problem: order.get(kinds.get(problem.id), 0))
-        self._sampler = make_sampler(config, self._budget, self._prompts)
-        if self._native:
-            from reflectioncoder.native import NativeConversation
-
-            self._kind = NativeConversation
+        if self._native and config.native.samples > 1 and config.native.keep == "first":
+            self._first = FirstAccepted(self._ledger.finished("done"))
+            todo.sort(key=lambda problem: sample_of(problem.id)[1])  # so that few wait for another
+        self._sampler = make_sampler(config, self._budget, self._prompts, self._console)
         provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
         provenance["interpreter"] = f"ipython {versions()['ipython']}"
-        protocol: Protocol = "native" if self._native else config.chat.protocol
-        self._rules = Rules(self._prompts, protocol, config.max_rounds, config.seed, self._settings, provenance)
+        self._rules, self._kind = rules_of(config, provenance)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = self._console
         try:
             with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
                 shown = progress.add_task("conversing", total=len(todo))
-                limits = Limits(config.seconds, config.memory_mb)
-                async with InterpreterPool(self._workers, limits, config.isolation) as self._pool:
+                async with engine.programs(config, console) as self._pool:
                     for attempt in range(ATTEMPTS):
                         await self._all(iter(todo), progress, shown)
                         if not self._left or self._stopped or self._fatal:
@@ -149,6 +177,7 @@ class _Conversations:
                             console.print(f"{len(todo)} problems without an answer are tried again", highlight=False)
                             self._left = []
         finally:
+            await self._commits.close()
             await self._sampler.close()
         total = len(problems)
         if self._fatal:
@@ -168,9 +197,9 @@ class _Conversations:
             for problem in problems:
                 if self._stopped or self._fatal:
                     return
-                entry = await self._one(problem)
+                entry = await (self._one(problem) if self._first is None else self._first(problem, self._one))
                 if entry is not None:
-                    self._ledger.put(entry)
+                    await self._commits.write(entry)
                     self._finished += 1
                     progress.advance(shown)
 
@@ -199,40 +228,38 @@ class _Conversations:
         return None
 
     async def _conversation(self, problem: Problem) -> Entry:
-        stored = self._ledger.events(problem.id)
+        stored = self._ledger.events(problem.id) if problem.id in self._begun else []
         number = len(stored)
 
-        def keep(kind: str, payload: Any, usage: Usage) -> None:
+        async def keep(kind: str, payload: Any, usage: Usage) -> None:
             nonlocal number
-            tokens = usage.tokens_in, usage.tokens_out
-            self._ledger.add_event(problem.id, number, kind, payload, usage.requests, tokens)
+            self._begun.add(problem.id)
+            step = LedgerStep(problem.id, number, kind, payload, usage.requests, usage.tokens_in, usage.tokens_out)
             number += 1
+            await self._commits.write(step)
 
-        def record(event: Event) -> None:
-            keep(*to_record(event), event.usage if isinstance(event, Answer) else Usage())
+        async def record(event: Event) -> None:
+            await keep(*to_record(event), event.usage if isinstance(event, Answer) else Usage())
 
         async def check(step: Check) -> Checked:
-            detail = await self._pool.use(
-                lambda interpreter: filters.code_fails(step.code, problem, interpreter, step.asserts)
-            )
-            return Checked(detail or "")
+            return Checked(await self._pool.check(step.code, problem, step.asserts) or "")
 
         try:
             events = [from_record(kind, payload) for kind, payload in stored if kind != FAILED]
             end = await converse(problem, self._rules, events, self._sampler, self._run, check, record, self._kind)
             if isinstance(end, Dropped):
                 return entry_of(problem, end.dialogue, end.rejected)
-            rejected = filters.apply(end.dialogue, problem, self._settings) or await self._pool.use(
-                lambda interpreter: unstable(end.dialogue, problem, interpreter, self._config.repeats)
+            rejected = filters.apply(end.dialogue, problem, self._settings) or await self._pool.unstable(
+                end.dialogue, problem, self._config.repeats
             )
             return entry_of(problem, end.dialogue, rejected)
         except BudgetError as error:
             if error.usage != Usage():
-                keep(FAILED, {"reason": "budget", "detail": str(error)}, error.usage)
+                await keep(FAILED, {"reason": "budget", "detail": str(error)}, error.usage)
             raise
         except SamplerError as error:
             if error.usage != Usage():
-                keep(FAILED, {"reason": error.reason, "detail": error.detail}, error.usage)
+                await keep(FAILED, {"reason": error.reason, "detail": error.detail}, error.usage)
             if error.of_the_problem:
                 return Entry(problem.id, "rejected", f"answer_{error.reason}", error.detail)
             raise

@@ -31,20 +31,35 @@ from reflectioncoder.config import TrainConfig
 from reflectioncoder.errors import UserError
 
 LOG = "log.jsonl"
+EVALUATIONS = "eval.jsonl"
 PROGRESS = "progress.json"  # written last into a checkpoint: its presence says that the checkpoint is whole
 MODEL = "model.safetensors"
 # What may differ between a run and its resumption without changing what is computed.
-FREE = ("output", "resume", "overwrite", "save_steps", "logging_steps", "device", "micro_tokens", "report_to")
+FREE = (
+    "output",
+    "resume",
+    "overwrite",
+    "save_steps",
+    "logging_steps",
+    "device",
+    "micro_tokens",
+    "report_to",
+    "gradient_checkpointing",
+    "torch_compile",
+    "rank_timeout",
+    "tokens_per_second",
+)
 NARRATION_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimizer steps, tokens through the model, seconds in the training loop."""
+    """How far a run is: optimizer steps, tokens through the model, seconds in the training loop; and what shards it."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    engine: str = "none"
 
     def save(self, folder: Path) -> None:
         """Mark a checkpoint as whole."""
@@ -66,6 +81,11 @@ class LogFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         """Append a line, at once on disk so that a kill loses nothing."""
+        if logs and "eval_loss" in logs:
+            self.say(
+                f"step {state.global_step}/{state.max_steps}  held-out loss {logs['eval_loss']:.4f}  "
+                f"perplexity {logs['eval_perplexity']:.3f}"
+            )
         if not logs or "teacher_ce" not in logs:
             return
         tokens, seconds = int(logs["tokens"]), float(logs["seconds"])
@@ -109,16 +129,19 @@ def how_to_go_on(output: Path) -> str:
 def check_same_run(config: TrainConfig, output: Path) -> None:
     """Raises UserError where a resumed run was started with a setting that changes what is computed."""
     before = settings.load(TrainConfig, output / "config.toml")
-    for field in dataclasses.fields(TrainConfig):
-        old, new = getattr(before, field.name), getattr(config, field.name)
-        if field.name not in FREE and old != new:
-            raise UserError(f"{output}: cannot resume, {field.name} was {old!r} and is now {new!r}")
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in FREE]
+    changed = [
+        f"{name} was {getattr(before, name)!r} and is now {getattr(config, name)!r}"
+        for name in names
+        if getattr(before, name) != getattr(config, name)
+    ]
+    if changed:
+        raise UserError(f"{output}: cannot resume, {'; '.join(changed)}")
 
 
 def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: Progress) -> None:
     """Leave in the output what belongs to this run: its config, its log so far, its whole checkpoints."""
     settings.save(config, output)
-    lines = []
     try:
         for folder in checkpoints(output):
             if checkpoint is None or not (folder / PROGRESS).is_file():
@@ -127,20 +150,26 @@ def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, fir
             for pattern in ("*.safetensors", f"{MODEL}.index.json", "result.json"):
                 for path in output.glob(pattern):
                     path.unlink()
-        elif (output / LOG).is_file():
+        for path in (output / LOG, output / EVALUATIONS):
+            text = path.read_text(encoding="utf-8") if path.is_file() and checkpoint is not None else ""
             # A kill may leave half a line; what was logged after the checkpoint is logged again.
-            for line in (output / LOG).read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n") and json.loads(line)["step"] <= first.step:
-                    lines.append(line)
-        (output / LOG).write_text("".join(lines), encoding="utf-8")
+            lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            lines = [line for line in lines if json.loads(line)["step"] <= first.step]
+            if lines or path.name == LOG or path.is_file():
+                path.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
     """Save a model that `from_pretrained` and `apply_chat_template` take as it is.
 
     The weights are moved into place last, so a directory that has them is a finished model.
+
+    Args:
+        model: a model, or LoRA's wrapper, of which the adapter alone is saved.
+        tokenizer: goes with it.
+        output: directory.
 
     Raises:
         UserError: the directory cannot be written.
@@ -148,9 +177,12 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, outpu
     staging = output / ".model.part"
     try:
         shutil.rmtree(staging, ignore_errors=True)
-        # The attention used for packed rows is known to this process only.
-        model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
-        model.save_pretrained(staging)
+        if isinstance(model, PreTrainedModel):
+            # The attention used for packed rows is known to this process only.
+            model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+            model.save_pretrained(staging)
+        else:  # the special tokens' rows are in the adapter, the tables they belong to need not be
+            model.save_pretrained(staging, save_embedding_layers=False)
         tokenizer.save_pretrained(staging)
         for path in sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors"):
             path.replace(output / path.name)

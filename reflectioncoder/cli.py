@@ -11,13 +11,14 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from reflectioncoder import __version__
 from reflectioncoder.config import BuildConfig, DemoConfig, EvaluateConfig, GenerateConfig, TrainConfig
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import RankError, UserError
 from reflectioncoder.settings import load, to_toml
 
 # First-touch memory dominates training on a processor when glibc gives pages back between steps (docs/method.md).
@@ -28,14 +29,18 @@ MALLOC_TUNABLES = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+SECONDS_FOR_THE_FIRST_RANK = 10.0
+
 USAGE = """\
 usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-config] [--dry-run]
 
   demo       the whole pipeline with the embedded model, in minutes; writes runs/demo/summary.json and report.html
   build      reflection sequences from problems: by mutation (no language model), or --sampler chat; a spent budget
-             ends it with status 0; reflectioncoder build status DIR says how far it is
+             ends it with status 0; reflectioncoder build status DIR says how far it is; --fork NEW_DIR builds there
+             with changed settings what they touch, and takes over the rest
   inspect    show the sequences of a JSONL file: reflectioncoder inspect FILE [N]
   train      fine-tune a causal language model on them by masked self-distillation
+  consolidate  a checkpoint as a plain model directory: reflectioncoder consolidate CHECKPOINT OUTPUT
   generate   completions of a task's problems
   evaluate   decode and score a task, or score a file of completions
   run        one program in the isolated interpreter: reflectioncoder run FILE [--cells] [--json]
@@ -65,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return PLAIN[verb](rest)
         raise UserError(f"unknown verb '{verb}'; one of {', '.join(sorted([*CONFIGURED, *PLAIN]))}")
     except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, RankError):
+            # All ranks of a machine find the same mistake. The first one says it, and its end ends the others here.
+            time.sleep(SECONDS_FOR_THE_FIRST_RANK)
         print(f"reflectioncoder {verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -150,7 +158,8 @@ def _build(config: BuildConfig, dry_run: bool, _: bool) -> int:
         how = f"with {config.chat.model} at {config.chat.base_url}" if config.sampler == "chat" else "by mutation"
         how = f"with the answers in {config.chat.replay}" if config.sampler == "replay" else how
         how = f"with blocks by {config.native.model}" if config.sampler == "native" else how
-        print(f"would build from {config.count} problems ({config.problems}) {how} into {config.output}")
+        where = f"{config.fork}, with what {config.output} has" if config.fork else config.output
+        print(f"would build from {config.count} problems ({config.problems}) {how} into {where}")
         return 0
     build(config)
     return 0
@@ -260,6 +269,12 @@ def _compare(words: Sequence[str]) -> int:
     return 0
 
 
+def _consolidate(words: Sequence[str]) -> int:
+    from reflectioncoder.consolidate import consolidate_verb
+
+    return consolidate_verb(words)
+
+
 def _table(words: Sequence[str]) -> int:
     from reflectioncoder.export import paper_table
 
@@ -277,20 +292,9 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _doctor(words: Sequence[str]) -> int:
-    from reflectioncoder.interpreter import describe_isolation
-    from reflectioncoder.settings import versions
+    from reflectioncoder.doctor import doctor_verb
 
-    if words:
-        raise UserError("usage: reflectioncoder doctor")
-    for name, version in versions().items():
-        print(f"{name:16} {version}")
-    import torch
-
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(f"{'devices':16} cpu ({os.cpu_count()} cores){''.join(', ' + name for name in devices)}")
-    for line in describe_isolation():
-        print(line)
-    return 0
+    return doctor_verb(words)
 
 
 CONFIGURED: dict[str, tuple[type, Callable[[Any, bool, bool], int]]] = {
@@ -304,6 +308,7 @@ PLAIN: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": _inspect,
     "run": _run,
     "compare": _compare,
+    "consolidate": _consolidate,
     "table": _table,
     "report": _report,
     "doctor": _doctor,

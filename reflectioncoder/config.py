@@ -30,7 +30,8 @@ class ChatConfig:
         api_key_variable: environment variable that holds the key; may be unset for local servers.
         prompts: TOML file that overrides the wordings (see `prompts.py`).
         replay: JSONL file of recorded answers, for the sampler `replay`.
-        budget_requests: HTTP requests after which the build stops cleanly; 0 for no limit, as below.
+        budget_requests: HTTP requests (answers of a model on this machine) after which the build stops cleanly; 0 for
+            no limit, as below.
         budget_tokens: input and output tokens together.
         budget_money: by `prices`.
         prices: entries "MODEL=INPUT/OUTPUT", for a million tokens.
@@ -65,16 +66,24 @@ class NativeConfig:
     Args:
         model: directory or hub name of a model that `reflectioncoder train` made, or another that knows the special
             tokens; there is no default, for the embedded model does not know them untrained.
-        backend: `transformers`, or `vllm` (an extra).
-        batch_size: conversations that are decoded together.
+        backend: `transformers`, `vllm` (an extra), or `completions`: a server that has the model and takes vLLM's
+            parameters (see `native_completions.py`). It is reached, paid and waited for by `chat`, where `chat.model`
+            is its name there if that is another than `model`; here only the tokenizer of `model` is loaded.
+        prompt: for `completions`: `ids` hands in token ids; `text` is for servers that take none, and rejects what
+            names special tokens in its text.
+        batch_size: conversations that are decoded together; with `completions` that is `chat.in_flight`.
         max_new_tokens: of one answer: an analysis and a code block, a closing remark, or the final answer.
         temperature: 0 is greedy.
         samples: conversations about each problem; each but identical ones can end up in the output, under the
             problem's id and "#" and its number.
+        keep: `all` of a problem's samples that pass; `first` makes them one after the other up to the first that
+            passes, and counts the others as `not_needed`.
+        replicas: of the model, on a Ray cluster; 0 means one per GPU of it, or one where there is none.
     """
 
     model: str = ""
-    backend: Literal["transformers", "vllm"] = "transformers"
+    backend: Literal["transformers", "vllm", "completions"] = "transformers"
+    prompt: Literal["ids", "text"] = "ids"
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
     batch_size: int = 64
@@ -82,6 +91,8 @@ class NativeConfig:
     temperature: float = 0.7
     top_p: float = 0.95
     samples: int = 1
+    keep: Literal["all", "first"] = "all"
+    replicas: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,8 @@ class BuildConfig:
     Args:
         sampler: `mutation` plants bugs in verified solutions; `chat` converses with a model; `replay` does so with
             recorded answers; `native` lets a model write that was fine-tuned on the format.
-        chat: the chat model; of no effect for `mutation`, and for `native` but for its `prompts`.
+        chat: the chat model; of no effect for `mutation`. For `native` its prompts and budgets hold as well, and for
+            the back end `completions` all that says where the server is and how it is asked.
         native: the fine-tuned model, for `native`.
         output: directory of the build; holds the ledger, the sequences, rejects and the funnel.
         problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests
@@ -100,7 +112,10 @@ class BuildConfig:
         count: how many problems to take.
         seed: of the problems and of every choice made on the way.
         levels: levels of difficulty of the procedural problems.
-        workers: local processes, each with its own interpreter; 0 means one per core.
+        workers: processes, each with its own interpreter; 0 means one per core, of the whole cluster with `ray`.
+        engine: `local`, or `ray` (an extra) for interpreters and native models on the nodes of a Ray cluster.
+        ray_address: HOST:PORT of its head; empty takes the cluster that this machine is in, or starts one of its own.
+        ray_wait: seconds without a node that takes work after which the build stops.
         seconds: time limit of one cell.
         memory_mb: memory limit of one session.
         isolation: "auto" takes the strongest this machine gives.
@@ -116,6 +131,8 @@ class BuildConfig:
             otherwise is rejected as `non_deterministic`. 0 leaves that out.
         near_duplicates: share of common 5-grams from which two samples count as the same; above 1 keeps all.
         formats: of the sequences: `jsonl` (always written), `parquet`, and `dataset` for `datasets.load_from_disk`.
+        fork: a new directory to build in instead of `output`, whose build has other settings; all that they do not
+            touch is taken over from there (see `fork.py`).
     """
 
     output: str = "runs/build"
@@ -125,6 +142,9 @@ class BuildConfig:
     seed: int = 0
     levels: tuple[int, ...] = (1, 2, 3, 4)
     workers: int = 0
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    ray_wait: float = 120.0
     seconds: float = 5.0
     memory_mb: int = 512
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
@@ -137,6 +157,7 @@ class BuildConfig:
     repeats: int = 2
     near_duplicates: float = 0.9
     formats: tuple[str, ...] = ("jsonl", "parquet")
+    fork: str = ""
     sampler: Literal["mutation", "chat", "replay", "native"] = "mutation"
     chat: ChatConfig = field(default_factory=ChatConfig)
     native: NativeConfig = field(default_factory=NativeConfig)
@@ -177,6 +198,27 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside frozen weights, for models too large to train whole (extra `peft`).
+
+    Args:
+        r: rank of the adapters; 0 trains all weights.
+        alpha: the adapters' output is scaled by alpha / r.
+        dropout: on the adapters' input.
+        targets: names of the layers that get one, such as `q_proj`; `all-linear` takes all but the output head.
+        output: `merged`: a plain model; `adapter`: the adapter with the rows of the special tokens.
+        quantize: `4bit` keeps the frozen weights in four bits (QLoRA; needs CUDA and the extra `qlora`).
+    """
+
+    r: int = 0
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+    output: Literal["merged", "adapter"] = "merged"
+    quantize: Literal["none", "4bit"] = "none"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """What `reflectioncoder train` does; the defaults are the paper's (section 4.1).
 
@@ -200,7 +242,18 @@ class TrainConfig:
         save_steps: write a checkpoint every so many steps; 0 writes none but the final model.
         resume: go on from the newest checkpoint in `output`.
         overwrite: replace a finished model in `output`.
-        report_to: also log for `tensorboard` (if installed), beside `log.jsonl`.
+        eval_data: files of held-out dialogues, scored every `eval_steps` steps with everything hidden from the student.
+        eval_share: share of the samples that is held out for that instead, or besides.
+        patience: end after so many evaluations without a better one; 0 never does.
+        keep_best: the final model is the one of the best evaluation.
+        report_to: trackers beside `log.jsonl`; `auto` is TensorBoard where it is installed.
+        bos: `required` refuses a tokenizer without a token that begins a sequence; `none` allows it (Qwen).
+        optimizer: AdamW, or another of the Trainer's; those with `8bit` need CUDA and bitsandbytes.
+        torch_compile: compile the feed-forward blocks; worth a try on a GPU, not on a processor.
+        sharding: accelerate configuration file (configs/accelerate/) of FSDP2 or DeepSpeed; empty takes what
+            `accelerate launch` set, else every rank holds the whole model.
+        tokens_per_second: for the expected time of `--dry-run`; 0 guesses it from a short measurement.
+        rank_timeout: seconds after which a rank gives up waiting for the others; a rank that died is noticed at once.
     """
 
     model: str = EMBEDDED_MODEL
@@ -222,15 +275,27 @@ class TrainConfig:
     seed: int = 3407
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     positions: Literal["keep", "rebase"] = "keep"
+    optimizer: Literal["adamw", "adafactor", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion_8bit"] = "adamw"
+    bos: Literal["required", "none"] = "required"
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
     logging_steps: int = 1
     save_steps: int = 100
     resume: bool = False
     overwrite: bool = False
     device: str = "auto"
-    report_to: Literal["none", "tensorboard"] = "none"
+    eval_data: tuple[str, ...] = ()
+    eval_share: float = 0.0
+    eval_steps: int = 0
+    patience: int = 0
+    keep_best: bool = False
+    report_to: tuple[Literal["auto", "none", "tensorboard", "wandb", "trackio"], ...] = ("auto",)
+    sharding: str = ""
+    rank_timeout: int = 600
+    tokens_per_second: float = 0.0
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Which problems an evaluation set already holds: runs of words shared with its prompts and its solutions.
 
 A problem is contaminated by a reference when it holds a large share of the runs of words in the reference's prompt, or
-of those in its solution. The name of the function that is asked for is replaced by a sign of its own on both sides
-first, so a copy under another name is found, and a name alone says nothing. Runs that many problems of a benchmark have
-("write a function to find the", imports) and rows of numbers do not count.
+of those in its solution, or when it asks for the same in other words (`wording.py`). The name of the function that is
+asked for is replaced by a sign of its own on both sides first, so a copy under another name is found, and a name alone
+says nothing. Runs that many problems of a benchmark have ("write a function to find the", imports) and rows of numbers
+do not count.
 
-It sees copies, whole or in part, not paraphrases, and not the same algorithm written with other names of variables.
+It sees copies, whole or in part, and short requests in other words; not a task that is told as a story, nor the same
+algorithm written with other names of variables.
 docs/decisions.md says how the thresholds were measured.
 """
 
@@ -21,8 +23,9 @@ from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems import SUFFIXES, Problem, iter_rows
+from reflectioncoder.wording import Requests
 
-Part = Literal["prompt", "solution"]
+Part = Literal["prompt", "solution", "request"]
 WORD = re.compile(r"\w+")
 DEFINED = re.compile(r"\bdef\s+(\w+)")
 ENTRY = "§"  # stands for the entry point; \w does not match it, so no text has it as a word
@@ -63,6 +66,7 @@ class Thresholds:
         whole: a part of so many words also counts when all of it is there, boilerplate included.
         stretch: words in a row that must be shared in any case.
         common: a run that more families of one benchmark have is boilerplate.
+        request: of the weight of the words that say what is asked for; above 1 leaves that comparison out.
     """
 
     words: int = 5
@@ -74,6 +78,7 @@ class Thresholds:
     whole: int = 10
     stretch: int = 8
     common: int = 3
+    request: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,9 @@ class Contamination:
         id: of the problem.
         reference: its id.
         benchmark: the reference's.
-        part: of the reference that was found.
-        share: of the part's runs of words that the problem has, 0 to 1.
-        example: the longest stretch of words they share; the entry point is written "§".
+        part: of the reference that was found; "request" for what its prompt asks for in other words.
+        share: of the part's runs of words that the problem has, 0 to 1; of a request's words by their weight.
+        example: the longest stretch of words they share; the entry point is written "§"; of a request its words.
     """
 
     id: str
@@ -129,6 +134,7 @@ class Detector:
     def __init__(self, references: Iterable[Reference], thresholds: Thresholds | None = None) -> None:
         self.thresholds = limits = thresholds or Thresholds()
         self._references = list(references)
+        self._requests = Requests([reference.prompt for reference in self._references])
         parts: list[tuple[Reference, Part, list[tuple[str, ...]]]] = []
         families: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
         for reference in self._references:
@@ -157,7 +163,8 @@ class Detector:
 
         Args:
             id: of the problem.
-            texts: its instruction, its solution; runs do not cross from one to the next.
+            texts: its instruction, its solution; runs do not cross from one to the next. What is asked for is read
+                from the first.
             entry_point: name of the function it asks for; the first that a text defines where it is not known.
         """
         limits = self.thresholds
@@ -187,7 +194,11 @@ class Detector:
             if len(stretch) >= limits.stretch:
                 reference, part, _ = self._parts[number]
                 return Contamination(id, reference.id, reference.benchmark, part, round(-share, 4), " ".join(stretch))
-        return None
+        closest = self._requests.closest(texts[0], limits.request) if texts and limits.request <= 1 else None
+        if closest is None:
+            return None
+        reference, alike, common = self._references[closest[0]], *closest[1:]
+        return Contamination(id, reference.id, reference.benchmark, "request", round(alike, 4), common)
 
     def _stretch(self, words: Sequence[Sequence[str]], runs_of_part: frozenset[tuple[str, ...]]) -> Sequence[str]:
         """The longest stretch of a problem's words whose every run is one of a reference's part."""

@@ -8,7 +8,6 @@ It does not check that code runs or that a sequence is worth training on: that i
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -85,7 +84,7 @@ class Dialogue:
     def to_dict(self) -> dict[str, Any]:
         """The line of a JSONL file, in the released schema."""
         messages = [
-            {"role": message.role, "content": [dataclasses.asdict(block) for block in message.blocks]}
+            {"role": message.role, "content": [vars(block).copy() for block in message.blocks]}
             for message in self.messages
         ]
         return {**self.extra, "messages": messages, "type": self.type}
@@ -190,19 +189,26 @@ def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: no such file, bytes that are not UTF-8, or a line that is not JSON.
     """
+    for where, _, value in iter_jsonl_at(path):
+        yield where, value
+
+
+def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]]:
+    """As `iter_jsonl`, with the byte at which each line begins between place and value."""
     path = Path(path)
+    start = 0
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                where = f"file {path}, line {number}"
-                try:
-                    yield where, json.loads(line.decode("utf-8"))
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+                if line.strip():
+                    where = f"file {path}, line {number}"
+                    try:
+                        yield where, start, json.loads(line.decode("utf-8"))
+                    except UnicodeDecodeError as error:
+                        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+                    except json.JSONDecodeError as error:
+                        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+                start += len(line)
     except OSError as error:
         raise UserError(f"file {path}: {error.strerror or error}") from None
 

@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class RankError(UserError):
+    """Something that went wrong on one rank only, so that this rank has to say it."""

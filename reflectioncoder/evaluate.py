@@ -171,7 +171,7 @@ def read_completions(path: str, task: Task, missing: list[str] | None = None) ->
         UserError: a bad line, a problem the task does not have, one without a completion, or one sample twice.
     """
     by_problem: dict[str, list[Completion]] = {prompt.task_id: [] for prompt in task.prompts()}
-    for where, row in iter_jsonl(path):
+    for where, row in ((where, sample) for where, line in iter_jsonl(path) for sample in task.rows(line)):
         completion = read_completion(row, where)
         if completion.task_id not in by_problem:
             raise UserError(f"{where}: task {task.name} has no problem '{completion.task_id}'")

@@ -12,14 +12,15 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-from reflectioncoder.asserts import parse
 from reflectioncoder.dialogue import Dialogue, unfenced
 from reflectioncoder.interpreter import Interpreter
 from reflectioncoder.problems import Problem
 from reflectioncoder.reach import exercised
 from reflectioncoder.sandbox.owner import InfrastructureError
+from reflectioncoder.trees import read, walk
 
 IO_NAMES = (
     "open", "input", "dump", "pip", "exec_module", "system", "popen", "urlopen", "urlretrieve", "getpass", "remove",
@@ -77,6 +78,7 @@ def settings_of(io_names: tuple[str, ...], max_rounds: int, io_match: IoMatch = 
 Predicate = Callable[[Dialogue, Problem, FilterSettings], str | None]
 
 
+@lru_cache(maxsize=256)  # a conversation asks, and later the filters of the whole sequence
 def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
     """The first input or output that a piece of code does, by name; None where it does none.
 
@@ -88,20 +90,20 @@ def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
         keywords = {*settings.io_names, *settings.io_modules}
         return next((f"the word `{word.group()}`" for word in WORD.finditer(code) if word.group() in keywords), None)
     try:
-        tree = parse(code)
+        tree = read(code)
     except SyntaxError:
         for number, line in enumerate(code.splitlines(), 1):
             words = WORD.findall(line)
             if words and words[0] in settings.io_names and line.lstrip(" !%").startswith(words[0]):
                 return f"`{words[0]}` in line {number}"
         return None
-    own = {
-        node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-    }
-    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    found = walk(tree)
+    own = {node.name for node in found if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    own |= {node.id for node in found if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in found if isinstance(node, ast.arg)}
     imported: dict[str, str] = {}
-    nodes = sorted((node for node in ast.walk(tree) if hasattr(node, "lineno")), key=_place)
+    kinds = (ast.Import, ast.ImportFrom, ast.Name, ast.Attribute)
+    nodes = sorted((node for node in found if isinstance(node, kinds)), key=_place)
     for node in nodes:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
@@ -123,8 +125,8 @@ def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
     return None
 
 
-def _place(node: ast.AST) -> tuple[int, int]:
-    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
+def _place(node: ast.stmt | ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
 
 
 def _root(node: ast.expr) -> str:
@@ -139,6 +141,11 @@ def input_output(dialogue: Dialogue, problem: Problem, settings: FilterSettings)
     return next((found for code in codes if (found := io_in_code(code, settings))), None)
 
 
+def shows_error(execution: str) -> bool:
+    """Whether the text of an execution block is that of a program that failed."""
+    return "Traceback (most recent call last)" in execution or bool(re.search(r"^\w*Error\b", execution, re.MULTILINE))
+
+
 def unresolved(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
     """Appendix A: still an error after the last round, or more rounds than allowed."""
     if dialogue.rounds > settings.max_rounds:
@@ -146,7 +153,7 @@ def unresolved(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -
     executions = [block.content for block in dialogue.first_round if block.type == "execution"]
     if not executions:
         return "nothing was executed"
-    if "Traceback (most recent call last)" in executions[-1] or re.search(r"^\w*Error\b", executions[-1], re.MULTILINE):
+    if shows_error(executions[-1]):
         return f"the last of {len(executions)} rounds still fails"
     return None
 
@@ -161,12 +168,12 @@ def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings
     if "```" not in dialogue.final_answer:
         return "the final answer has no code block"
     try:
-        tree = parse(final_code(dialogue))
+        tree = read(final_code(dialogue))
     except SyntaxError as error:
         return f"the final code is not Python: {error.msg} (line {error.lineno})"
-    names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    names = {node.name for node in walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     if problem.entry_point and problem.entry_point not in names | {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        node.id for node in walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }:
         return f"the final code does not define `{problem.entry_point}`"
     return None
@@ -178,15 +185,15 @@ def idle_asserts(dialogue: Dialogue, problem: Problem, settings: FilterSettings)
     if not codes:
         return "no code block"
     try:
-        tree = parse(codes[-1])
+        tree = read(codes[-1])
     except SyntaxError as error:
         return f"the last code is not Python: {error.msg} (line {error.lineno})"
-    if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+    if not any(isinstance(node, ast.Assert) for node in walk(tree)):
         return "the last code asserts nothing"
     trees = [tree]
     for code in codes[:-1]:  # a notebook's last cell may have nothing but asserts
         with suppress(SyntaxError):
-            trees.append(parse(code))
+            trees.append(read(code))
     if not exercised(tree, trees, problem.entry_point):
         entry = problem.entry_point
         return f"no assert calls `{entry}`" if entry else "no assert calls what the code defines"

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.asserts import parse
 from reflectioncoder.dialogue import Block, Dialogue, instruction_dialogue, iter_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems import SUFFIXES, iter_rows
+from reflectioncoder.trees import parse
 
 PAIRS = (
     ("query", "answer"), ("instruction", "output"), ("instruction", "response"), ("question", "answer"),

@@ -10,12 +10,19 @@ signed result is `killed`. What this does not stop is said in `sandbox/session.p
 import importlib.util
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.sandbox.owner import CellExchange, InfrastructureError, Remote, WarmProcess
+from reflectioncoder.sandbox.owner import (
+    CellExchange,
+    InfrastructureError,
+    Remote,
+    WarmProcess,
+    other_python,
+    own_python,
+)
 
 Outcome = Literal["ok", "error", "timeout", "memory", "output_limit", "killed", "infrastructure"]
 Isolation = Literal["auto", "full", "reduced", "none"]
@@ -185,6 +192,9 @@ class Interpreter:
             insist on at least that much; `none` (limits only: the program reaches network and files) must be asked for.
         preload: modules to import once in the warm process, such as "numpy"; docs/interpreter.md says what they cost.
         visible: folders that programs may read besides /usr and Python's own, such as a toolchain's.
+        python: the Python that programs run on, such as another virtual environment's, with IPython in it; empty for
+            the one that runs this.
+        variables: environment variables of programs, besides PATH, HOME, TMPDIR, LANG and the numbers of threads.
 
     Raises:
         UserError: the level cannot be had here, or a module cannot be imported.
@@ -196,21 +206,28 @@ class Interpreter:
         isolation: Isolation = "auto",
         preload: Sequence[str] = (),
         visible: Sequence[str] = (),
+        python: str = "",
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         if isolation not in _STRATEGIES:
             raise UserError(f"isolation {isolation!r} is not one of {', '.join(_STRATEGIES)}")
         self.limits = limits or Limits()
-        for name in preload:
-            if importlib.util.find_spec(name.partition(".")[0]) is None:
-                raise UserError(f"interpreter preload: no module named '{name}' is installed")
+        if python:
+            self._python = other_python(python, tuple(name.partition(".")[0] for name in preload))
+        else:
+            self._python = own_python()
+            for name in preload:
+                if importlib.util.find_spec(name.partition(".")[0]) is None:
+                    raise UserError(f"interpreter preload: no module named '{name}' is installed")
         self._asked, self._preload, self._visible = isolation, tuple(preload), tuple(visible)
+        self._variables = dict(variables or {})
         self._open()
 
     def _open(self) -> None:
         reasons = []
         for strategy in _STRATEGIES[self._asked]:
             try:
-                warm = WarmProcess(strategy, self._preload, self._visible)
+                warm = WarmProcess(strategy, self._preload, self._visible, self._python, self._variables)
             except InfrastructureError as error:
                 reasons.append(f"{'privileges' if strategy == 'root' else 'user namespace'}: {error}")
                 continue

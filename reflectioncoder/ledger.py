@@ -13,14 +13,15 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
-from urllib.parse import quote
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.ledger_file import LAYOUT, OtherSettingsError, changes, check_layout, connect_to_read, failure
 
 Status = Literal["done", "rejected"]
 SCHEMA = """
@@ -43,9 +44,12 @@ CREATE TABLE IF NOT EXISTS events (
     at REAL NOT NULL,
     PRIMARY KEY (problem, number)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS costs ON events (problem, number, kind, requests, tokens_in, tokens_out);
 CREATE TABLE IF NOT EXISTS finished_at (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS digests (id TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
 """
 SPENT = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM events"
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 RECENT = 600.0  # seconds that the speed of a build is taken from
 
 
@@ -69,6 +73,27 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A step of a problem's conversation.
+
+    Args:
+        problem: its id.
+        number: of the step, from 0 without gaps.
+        kind: of the step; "failed" is an attempt that gave no answer but may have cost something.
+        payload: a JSON value.
+        requests, tokens_in, tokens_out: what it cost.
+    """
+
+    problem: str
+    number: int
+    kind: str
+    payload: Any
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a build is, for whoever looks on.
 
@@ -82,6 +107,7 @@ class Progress:
         per_minute: problems finished a minute, of late; 0 where it is not known.
         running: whether a process holds the ledger.
         funnel: of a build that is finished.
+        forked: what was taken over from another build (see `fork.py`).
     """
 
     total: int
@@ -95,6 +121,7 @@ class Progress:
     per_minute: float = 0.0
     running: bool = False
     funnel: Mapping[str, int] | None = None
+    forked: Mapping[str, Any] | None = None
 
 
 class Ledger:
@@ -148,25 +175,21 @@ class Ledger:
         try:
             # commits are explicit; a reader such as a report may look on from another process
             self._database = sqlite3.connect(self.path, isolation_level=None, timeout=10, check_same_thread=False)
+            layout = check_layout(self._database, self.path)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(SCHEMA)
+            self._database.executescript(SCHEMA if layout else f"{SCHEMA}PRAGMA user_version={LAYOUT}")
             text = json.dumps(fingerprint, sort_keys=True)
             self._database.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (text,))
             (kept,) = self._database.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
-        except sqlite3.Error as error:
+            old, new = json.loads(kept), json.loads(text)
+        except (sqlite3.Error, json.JSONDecodeError) as error:
             raise self._failed(error) from None
-        old, new = json.loads(kept), json.loads(text)
-        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        if changed:
-            listed = ", ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in changed)
-            raise UserError(
-                f"{self.path}: begun with other settings ({listed}); set them back or choose another output directory"
-            )
+        if changes(old, new):
+            raise OtherSettingsError(self.path, old, new)
 
-    def _failed(self, error: sqlite3.Error) -> UserError:
-        hint = "; free some space and start again: what is finished is kept" if "full" in str(error) else ""
-        return UserError(f"ledger {self.path}: {error}{hint}")
+    def _failed(self, error: Exception) -> UserError:
+        return failure(self.path, error)
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -174,90 +197,115 @@ class Ledger:
             raise ValueError("the ledger is closed")
         return self._database
 
-    def put(self, entry: Entry) -> bool:
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is recorded inside is recorded all or not at all."""
+        if self._connection.in_transaction:
+            yield
+            return
+        try:
+            self._connection.execute("BEGIN")
+            yield
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def digests(self, of_problems: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What each problem read like when the build began, by id; recorded where given."""
+        try:
+            if of_problems is not None:
+                self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?, ?)", of_problems.items())
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        return dict(self._select("SELECT id, digest FROM digests"))
+
+    def _select(self, what: str, *parameters: str) -> list[Any]:
+        try:
+            return self._connection.execute(what, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+
+    def put(self, entry: Entry, timed: bool = True) -> bool:
         """Record a finished problem, durably before this returns; False where it was recorded before (and stays).
+
+        Args:
+            entry: what became of it.
+            timed: whether it counts for the speed of this build.
 
         Raises:
             UserError: the disk is full or the file is damaged; what was recorded before is intact.
         """
-        row = (entry.id, entry.status, entry.reason, entry.detail, json.dumps(entry.payload, ensure_ascii=False))
-        try:
-            self._connection.execute("BEGIN")
-            new = self._connection.execute("INSERT OR IGNORE INTO problems VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
-            self._connection.execute("INSERT OR IGNORE INTO finished_at VALUES (?, ?)", (entry.id, time.time()))
-            self._connection.execute("COMMIT")
-            return new
-        except sqlite3.Error as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise self._failed(error) from None
+        return self.write([entry], timed) == 1
 
     def add_event(
         self, problem: str, number: int, kind: str, payload: Any, requests: int = 0, tokens: tuple[int, int] = (0, 0)
     ) -> None:
-        """Record a step of a problem's conversation, durably before this returns.
+        """Record one step; see `Step` and `write`."""
+        self.write([Step(problem, number, kind, payload, requests, *tokens)])
+
+    def write(self, records: Sequence[Entry | Step], timed: bool = True) -> int:
+        """Record finished problems and steps of conversations, all or nothing, durably before this returns.
 
         Args:
-            problem: its id.
-            number: of the step, from 0 without gaps.
-            kind: of the step; "failed" is an attempt that gave no answer but may have cost something.
-            payload: a JSON value.
-            requests, tokens: what it cost.
+            records: in the order in which they came.
+            timed: whether the problems count for the speed of this build.
+
+        Returns:
+            how many of the problems were not recorded before; those that were stay as they are.
 
         Raises:
             UserError: the disk is full or the file is damaged; what was recorded before is intact.
-            ValueError: the problem has this step already.
+            ValueError: a problem has such a step already.
         """
-        row = (problem, number, kind, json.dumps(payload, ensure_ascii=False), requests, *tokens, time.time())
-        try:
-            self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.IntegrityError:
-            raise ValueError(f"problem {problem} has step {number} already") from None
-        except sqlite3.Error as error:
-            raise self._failed(error) from None
+        now, new = time.time(), 0
+        with self.together():
+            execute = self._connection.execute
+            for record in records:
+                payload = _encode(record.payload)
+                if isinstance(record, Entry):
+                    row = (record.id, record.status, record.reason, record.detail, payload)
+                    new += execute("INSERT OR IGNORE INTO problems VALUES (?, ?, ?, ?, ?)", row).rowcount
+                    if timed:
+                        execute("INSERT OR IGNORE INTO finished_at VALUES (?, ?)", (record.id, now))
+                    continue
+                cost = (record.requests, record.tokens_in, record.tokens_out)
+                values = (record.problem, record.number, record.kind, payload, *cost, now)
+                try:
+                    execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+                except sqlite3.IntegrityError:
+                    raise ValueError(f"problem {record.problem} has step {record.number} already") from None
+        return new
 
     def events(self, problem: str) -> list[tuple[str, Any]]:
         """Kind and payload of all steps of a problem's conversation, in order."""
-        try:
-            rows = self._connection.execute(
-                "SELECT kind, payload FROM events WHERE problem = ? ORDER BY number", (problem,)
-            ).fetchall()
-        except sqlite3.Error as error:
-            raise self._failed(error) from None
+        rows = self._select("SELECT kind, payload FROM events WHERE problem = ? ORDER BY number", problem)
         return [(kind, json.loads(payload)) for kind, payload in rows]
 
     def last_kinds(self) -> dict[str, str]:
-        """The kind of the last step of each problem that has any, finished or not."""
-        try:
-            rows = self._connection.execute("SELECT problem, kind, MAX(number) FROM events GROUP BY problem").fetchall()
-        except sqlite3.Error as error:
-            raise self._failed(error) from None
+        """The kind of the last step of each problem that is begun and not finished."""
+        sql = "SELECT problem, kind, MAX(number) FROM events WHERE problem NOT IN (SELECT id FROM problems) GROUP BY 1"
+        rows = self._select(sql)
         return {problem: kind for problem, kind, _ in rows}
 
     def spent(self) -> tuple[int, int, int]:
         """Requests, input tokens and output tokens of all steps."""
-        try:
-            row: tuple[int, int, int] = self._connection.execute(SPENT).fetchone()
-        except sqlite3.Error as error:
-            raise self._failed(error) from None
-        return row
+        ((requests, tokens_in, tokens_out),) = self._select(SPENT)
+        return requests, tokens_in, tokens_out
 
-    def finished(self) -> set[str]:
-        """The ids of all problems recorded so far."""
-        try:
-            return {id for (id,) in self._connection.execute("SELECT id FROM problems")}
-        except sqlite3.Error as error:
-            raise self._failed(error) from None
+    def finished(self, status: Status | None = None) -> set[str]:
+        """The ids of all problems recorded so far, or of those with a status."""
+        if status is None:
+            return {id for (id,) in self._select("SELECT id FROM problems")}
+        return {id for (id,) in self._select("SELECT id FROM problems WHERE status = ?", status)}
 
     def get(self, id: str) -> Entry | None:
         """What became of a problem, or None where it is not finished."""
-        try:
-            row = self._connection.execute(
-                "SELECT status, reason, detail, payload FROM problems WHERE id = ?", (id,)
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise self._failed(error) from None
-        return Entry(id, cast(Status, row[0]), row[1], row[2], json.loads(row[3])) if row else None
+        for row in self._select("SELECT status, reason, detail, payload FROM problems WHERE id = ?", id):
+            return Entry(id, cast(Status, row[0]), row[1], row[2], json.loads(row[3]))
+        return None
 
     def note(self, key: str, value: Any = None) -> Any:
         """Keep a value about the build itself under a key, or read it back (None where there is none)."""
@@ -303,16 +351,14 @@ def progress(directory: str | os.PathLike[str]) -> Progress:
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the output directory of a build")
     try:
-        database = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)
-        try:
+        with closing(connect_to_read(path)) as database:
             return _progress(database, path)
-        finally:
-            database.close()
-    except (sqlite3.Error, ValueError) as error:
-        raise UserError(f"ledger {path}: {error}") from None
+    except (sqlite3.Error, json.JSONDecodeError) as error:
+        raise failure(path, error) from None
 
 
 def _progress(database: sqlite3.Connection, path: Path) -> Progress:
+    check_layout(database, path)
     database.execute("BEGIN")  # one moment for all of it
     notes = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
     counts = database.execute("SELECT status, reason, COUNT(*) FROM problems GROUP BY status, reason").fetchall()
@@ -342,6 +388,7 @@ def _progress(database: sqlite3.Connection, path: Path) -> Progress:
         per_minute=60 * (number - 1) / (last - first) if number > 1 and last > first else 0.0,
         running=_is_held(path.with_name("ledger.lock")),
         funnel=notes.get("funnel"),
+        forked=notes.get("forked"),
     )
 
 
@@ -352,8 +399,3 @@ def _is_held(lock: Path) -> bool:
     except (OSError, ValueError) as error:
         return isinstance(error, PermissionError)
     return True
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -3,33 +3,30 @@
 A `Sampler` turns messages into an `Answer`. Three kinds of failure are told apart, because they end differently: a
 *fatal* one (wrong key, unknown model) stops the build; one of the *problem* (the model answers nothing, or without
 end) rejects the problem; any other is the server's, and leaves the problem open for a later attempt.
-The chat endpoint is in `chat.py`; this module knows no network.
+The network is in `endpoint.py`; this module knows no network.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
-from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
 
 TurnRole = Literal["system", "user", "assistant", "tool"]
 Tools = Literal["off", "offered", "closed"]
 Reason = Literal[
     "rate_limited", "server_error", "connection", "timeout", "malformed",  # the server's
-    "empty", "too_long", "refused", "not_recorded",  # the problem's
-    "authentication", "unknown_model", "wrong_url", "bad_request", "quota", "server_down", "stopped",  # the build's
+    "empty", "too_long", "refused", "not_recorded", "forged_prompt",  # the problem's
+    "authentication", "unknown_model", "wrong_url", "bad_request", "no_special_tokens", "quota", "server_down",
+    "stopped",  # the build's
 ]  # fmt: skip
 FATAL: frozenset[Reason] = frozenset(
-    ("authentication", "unknown_model", "wrong_url", "bad_request", "quota", "server_down")
+    ("authentication", "unknown_model", "wrong_url", "bad_request", "no_special_tokens", "quota", "server_down")
 )
-OF_THE_PROBLEM: frozenset[Reason] = frozenset(("empty", "too_long", "refused", "not_recorded"))
+OF_THE_PROBLEM: frozenset[Reason] = frozenset(("empty", "too_long", "refused", "not_recorded", "forged_prompt"))
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,20 @@ class Answer:
 
 
 class SamplerError(Exception):
-    """No answer: why, in a word and in a line that holds no key; `usage` is what was spent for nothing."""
+    """No answer: why, in a word and in a line that holds no key; `usage` is what was spent for nothing.
 
-    def __init__(self, reason: Reason, detail: str, usage: Usage | None = None, wait: float | None = None) -> None:
+    `wait` is how many seconds the server asks to wait, `final` that another attempt would end the same way.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, usage: Usage | None = None, wait: float | None = None, final: bool = False
+    ) -> None:
         super().__init__(detail)
-        self.reason, self.detail, self.usage, self.wait = reason, detail, usage or Usage(), wait
+        self.reason, self.detail, self.usage, self.wait, self.final = reason, detail, usage or Usage(), wait, final
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exception is unpickled from its `args`, which are the detail alone
+        return type(self), (self.reason, self.detail, self.usage, self.wait)
 
     @property
     def fatal(self) -> bool:
@@ -126,12 +132,10 @@ class Sampler(Protocol):
     Args:
         name: the kind of sampler, recorded in every sequence.
         model: what it was asked for.
-        fingerprint: changes where answers may change by anything but the configuration.
     """
 
     name: str
     model: str
-    fingerprint: str
 
     async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
         """Answer a conversation.
@@ -242,59 +246,6 @@ class Budget:
         self.spent += used
         self._settled.set()
         self._settled = asyncio.Event()
-
-
-class ReplaySampler:
-    """Recorded answers from a JSONL file; for tests, benchmarks, and answers that were sampled elsewhere.
-
-    A line is `{"problem": id, "turn": 0, "text": ..., "tool_code": ..., "finish": ..., "tokens_in": ...,
-    "tokens_out": ...}`, of which the last four may be missing.
-
-    Args:
-        path: the file.
-        model: what to record as the model.
-
-    Raises:
-        UserError: a file that cannot be read or a line that is not of this form.
-    """
-
-    name = "replay"
-
-    def __init__(self, path: str | os.PathLike[str], model: str = "") -> None:
-        if not path:
-            raise UserError("chat.replay: name the file of recorded answers")
-        self.model = model or "recorded"
-        self._answers: dict[tuple[str, int], Answer] = {}
-        digest = hashlib.sha256()
-        for where, line in iter_jsonl(path):
-            digest.update(json.dumps(line, sort_keys=True).encode())
-            try:
-                key = str(line["problem"]), int(line["turn"])
-                text, code = line["text"], line.get("tool_code")
-                usage = Usage(1, int(line.get("tokens_in", 0)), int(line.get("tokens_out", 0)))
-                if not isinstance(text, str) or not isinstance(code, str | None):
-                    raise TypeError("'text' and 'tool_code' must be text")
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise UserError(f"{where}: not a recorded answer with problem, turn and text ({error})") from None
-            if key in self._answers:
-                raise UserError(f"{where}: problem '{key[0]}' has two answers for turn {key[1]}")
-            finish = str(line.get("finish", "stop" if code is None else "tool_calls"))
-            tool_id = "" if code is None else f"call_{key[1]}"
-            self._answers[key] = Answer(text, code, tool_id, finish, usage, self.model)
-        self.fingerprint = digest.hexdigest()
-
-    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
-        """See `Sampler`."""
-        if (problem, number) not in self._answers:
-            raise SamplerError("not_recorded", f"no answer is recorded for turn {number}")
-        await asyncio.sleep(0)
-        return self._answers[problem, number]
-
-    def stop(self) -> None:
-        """Nothing is under way."""
-
-    async def close(self) -> None:
-        """Nothing is held."""
 
 
 REASONS: tuple[Reason, ...] = get_args(Reason)

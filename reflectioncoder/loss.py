@@ -6,8 +6,9 @@ so full-vocabulary logits never outlive a chunk and are never computed twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -17,7 +18,10 @@ from reflectioncoder.attention import boundaries
 from reflectioncoder.batching import MicroBatch
 from reflectioncoder.errors import UserError
 
+T = TypeVar("T")
 CHUNK_BYTES = 96 * 2**20  # of float32 logits; some three times as much lives at once
+# A chunk also reads and writes the gradient of the whole table, so a GPU, which multiplies faster, wants larger ones.
+CUDA_CHUNK_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,14 @@ class Head:
     scale: float = 1.0
     softcap: float = 0.0
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[n, H] -> [n, V]."""
+        found = hidden @ self.weight.T.to(hidden.dtype)
+        if self.bias is not None:
+            found = found + self.bias
+        found = found * self.scale
+        return self.softcap * torch.tanh(found / self.softcap) if self.softcap else found
+
 
 def head_of(model: PreTrainedModel) -> Head:
     """The output head of a model.
@@ -43,13 +55,17 @@ def head_of(model: PreTrainedModel) -> Head:
     Raises:
         UserError: a head that is not a linear layer.
     """
-    layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:
+    layer: Any = model.get_output_embeddings()
+    rows = getattr(layer, "token_adapter", None)  # LoRA trains some rows of a frozen table
+    linear = layer if rows is None else rows.base_layer
+    # Engines make classes of their own from nn.Linear; heads with other arithmetic have their own forward.
+    if getattr(type(linear), "forward", None) is not nn.Linear.forward:
         raise UserError(f"{type(model).__name__}: its output head is not a linear layer, which training needs")
+    weight = linear.weight if rows is None else rows.get_merged_weights(rows.active_adapters)
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
-    return Head(layer.weight, layer.bias, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0))
+    return Head(weight, linear.bias, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0))
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -126,7 +142,10 @@ class ChunkedLoss(torch.autograd.Function):
             low = grad.to(hidden.dtype)
             grad_hidden[rows] = low @ table
             if grad_weight is not None:
-                grad_weight += low.T @ states
+                if low.dtype == exact:
+                    grad_weight.addmm_(low.T, states)
+                else:
+                    grad_weight += low.T @ states
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(ce, kl)
@@ -164,20 +183,50 @@ def scored_loss(
     Returns:
         The loss; n cross-entropies and K divergences in natural units, without gradient.
     """
-    chunk = chunk or max(2, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    chunk = chunk or max(2, _chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
     return ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, target, ce_weight, kl_weight, head.scale, head.softcap, chunk
     )
 
 
-@dataclass(frozen=True)
-class LossTerms:
-    """What a micro-batch adds to its global batch: the loss with gradient, and the logged means without."""
+def _chunk_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return CHUNK_BYTES
+    return max(CHUNK_BYTES, min(CUDA_CHUNK_BYTES, torch.cuda.get_device_properties(device).total_memory // 64))
+
+
+class LossTerms(NamedTuple):
+    """What a micro-batch adds to its global batch: the loss with gradient, and the logged means without.
+
+    A tuple, because sharding engines look for tensors in what a forward pass returns.
+    """
 
     loss: torch.Tensor
     teacher_ce: torch.Tensor
     student_ce: torch.Tensor
     kl: torch.Tensor
+
+
+def through(module: nn.Module, function: Callable[..., T], *args: Any, caller: nn.Module | None = None) -> T:
+    """Call a function as if it were a module's forward pass.
+
+    Sharding engines bring a module's parameters together in hooks around its call, so whatever uses them has to
+    happen inside one.
+
+    Args:
+        module: whose forward the function stands in for, this once.
+        function: called with `args`.
+        caller: what is called in the module's place, where an engine has wrapped it.
+    """
+    own = module.__dict__.get("forward")
+    module.forward = function
+    try:
+        found: T = (caller or module)(*args)
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+    return found
 
 
 def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) -> LossTerms:
@@ -192,10 +241,14 @@ def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) 
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         use_cache=False,
-        **boundaries(batch.cu_seqlens, batch.max_length),
+        **boundaries(batch.cu_seqlens, batch.max_length, batch.position_ids[0]),
     )
     hidden = outputs.last_hidden_state[0].index_select(0, batch.index)
-    loss, ce, kl = scored_loss(hidden, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk)
+
+    def score(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return scored_loss(states, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk)
+
+    loss, ce, kl = through(model.get_output_embeddings(), score, hidden)
     return LossTerms(
         loss,
         ce @ batch.teacher_mean.to(ce.dtype),

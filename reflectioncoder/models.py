@@ -16,6 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config import EMBEDDED_MODEL
 from reflectioncoder.errors import UserError
+from reflectioncoder.lora import base_of, load_adapter
+from reflectioncoder.template import add_special_tokens
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -93,25 +95,34 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_model_and_tokenizer(
-    name: str, precision: Precision = "float32", device: str = "auto"
+    name: str, precision: Precision = "float32", device: str = "auto", **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode, and its tokenizer.
 
     Args:
-        name: a directory, a hub name, or "smollm2-135m-instruct".
+        name: a directory, a hub name, or "smollm2-135m-instruct"; a LoRA adapter's directory gives its base model with
+            the adapter merged in.
         precision: of the parameters.
         device: "auto", "cpu", "cuda", "cuda:N".
+        **options: further arguments of `from_pretrained`, such as a quantisation.
 
     Raises:
         UserError: nothing can be loaded under that name.
     """
+    base = base_of(Path(name))
+    if base is not None:
+        model, tokenizer = load_model_and_tokenizer(base, precision, device)
+        add_special_tokens(model, tokenizer)
+        return load_adapter(model, Path(name)).eval(), tokenizer
     tokenizer = load_tokenizer(name)
     transformers_logging.disable_progress_bar()  # one bar a load buries what a run has to say
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, precision))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, precision), **options)
     except (OSError, ValueError) as error:
         raise UserError(f"model {name}: cannot be loaded ({_first_line(error)})") from None
-    return model.to(choose_device(device)).eval(), tokenizer
+    if not options:  # quantised weights are where they belong
+        loaded = loaded.to(choose_device(device))
+    return loaded.eval(), tokenizer
 
 
 def _first_line(error: BaseException) -> str:

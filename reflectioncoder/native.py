@@ -31,7 +31,7 @@ from reflectioncoder.config import NativeConfig
 from reflectioncoder.decode import Finished, More, Request, decode
 from reflectioncoder.dialogue import Block, BlockType, Dialogue, Message
 from reflectioncoder.errors import UserError
-from reflectioncoder.llm import Answer, SamplerError, Tools, Turn, Usage
+from reflectioncoder.llm import Answer, Budget, SamplerError, Tools, Turn, Usage
 from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.reflect import Ask, Conversation, Step
 from reflectioncoder.template import BLOCK_TOKENS, END_OF_BLOCK, END_OF_MESSAGE, ROLE_TOKENS, encode, special_ids
@@ -42,6 +42,7 @@ MALFORMED: dict[str, str] = {
     "forged_execution": "an execution block of its own",
     "unclosed_block": "a block that is not closed before another or the message's end",
 }
+SHOWN = 120  # characters of such an answer's end that its rejection quotes
 MARK = "native"  # of turns that are code and its execution
 Backend = Callable[[More], Iterator[Finished]]
 
@@ -114,8 +115,8 @@ def read_blocks(ids: Sequence[int], marks: Marks, tokenizer: PreTrainedTokenizer
     return blocks
 
 
-def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a conversation up to where the model goes on.
+def messages_of(turns: Sequence[Turn]) -> list[Message]:
+    """A conversation as messages; the last is not over where it is the assistant's.
 
     Args:
         turns: the user's; the assistant's, with the code that it runs; its executions, which are a tool's turns.
@@ -133,10 +134,36 @@ def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tupl
         if messages[-1].role == "user":
             messages.append(Message("assistant", ()))
         messages[-1] = Message("assistant", messages[-1].blocks + blocks)
+    return messages
+
+
+def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids of a conversation, as `messages_of` takes it, up to where the model goes on."""
+    messages = messages_of(turns)
     ids = encode(Dialogue(tuple(messages)), tokenizer).ids[:-1]  # without the end of the sequence
     if messages[-1].role == "assistant":
         return ids[:-1]  # its message is not over
     return (*ids, special_ids(tokenizer)[ROLE_TOKENS["assistant"]])
+
+
+def read_answer(
+    ids: Sequence[int], reason: str, marks: Marks, tokenizer: PreTrainedTokenizerBase, usage: Usage, model: str
+) -> Answer:
+    """What a model wrote, and why it ended, as an answer."""
+    blocks = read_blocks(ids, marks, tokenizer)
+    text = "\n\n".join(block.content for block in blocks if block.type == "text" and block.content)
+    if reason in MALFORMED:  # as it stands, for whoever wants to know what the model has not learnt
+        text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    code = next((block.content for block in blocks if block.type == "code"), None)
+    return Answer(text, code, "" if code is None else MARK, reason, usage, model)
+
+
+def room_for(ids: Sequence[int], most: int, positions: int) -> int:
+    """How many tokens an answer may have after a prompt, `most` at most. Raises SamplerError where none fits."""
+    room = min(most, positions - len(ids))
+    if room < 1:
+        raise SamplerError("too_long", f"{len(ids)} tokens, and the model has {positions} positions")
+    return room
 
 
 class NativeConversation(Conversation):
@@ -184,7 +211,8 @@ class NativeConversation(Conversation):
         return self._ask()
 
     def _malformed(self, answer: Answer) -> Step:
-        return self._drop(answer.finish, f"answer {self.answers} has {MALFORMED[answer.finish]}")
+        end = answer.text if len(answer.text) <= SHOWN else f"...{answer.text[-SHOWN:]}"
+        return self._drop(answer.finish, f"answer {self.answers} has {MALFORMED[answer.finish]}: {end!r}")
 
 
 class _StoppedError(Exception):
@@ -198,6 +226,7 @@ class NativeSampler:
         config: model, back end and how to sample; `build_chat.check_native` looks at it before.
         seed: with a problem's id and the answer's number it decides every draw.
         backend: decodes in the place of the configured one; a function of `more` as `decode.decode` takes it.
+        budget: what all answers together may use; each counts as a request.
 
     Raises:
         UserError: no such model, or one that does not know the format.
@@ -205,9 +234,11 @@ class NativeSampler:
 
     name = "native"
 
-    def __init__(self, config: NativeConfig, seed: int = 0, backend: Backend | None = None) -> None:
-        self.model, self.fingerprint = config.model, ""
-        self._config = config
+    def __init__(
+        self, config: NativeConfig, seed: int = 0, backend: Backend | None = None, budget: Budget | None = None
+    ) -> None:
+        self.model = config.model
+        self._config, self.budget = config, budget or Budget()
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Future[Finished]]] = {}
@@ -224,11 +255,20 @@ class NativeSampler:
         """See `Sampler`."""
         started = time.monotonic()
         ids = prompt_of(messages, self._tokenizer)
-        room = min(self._config.max_new_tokens, self._positions - len(ids))
-        if room < 1:
-            raise SamplerError("too_long", f"{len(ids)} tokens, and the model has {self._positions} positions")
+        room = room_for(ids, self._config.max_new_tokens, self._positions)
         ended = functools.partial(ending, marks=self._marks, may_run=tools == "offered")
         request = Request(f"{problem}:{number}", 0, ids, room, ended=ended)
+        worst, used = Usage(1, len(ids), room), Usage()
+        await self.budget.reserve(worst)
+        try:
+            finished = await self._decoded(request)
+            used = Usage(1, len(ids), len(finished.ids))
+        finally:
+            self.budget.settle(worst, used)
+        answer = read_answer(finished.ids, finished.reason, self._marks, self._tokenizer, used, self.model)
+        return dataclasses.replace(answer, seconds=time.monotonic() - started)
+
+    async def _decoded(self, request: Request) -> Finished:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Finished] = loop.create_future()
         with self._lock:
@@ -236,13 +276,7 @@ class NativeSampler:
                 raise self._over
             self._waiting[request.task_id] = loop, future
         self._queue.put(request)
-        finished = await future
-        blocks = read_blocks(finished.ids, self._marks, self._tokenizer)
-        text = "\n\n".join(block.content for block in blocks if block.type == "text" and block.content)
-        code = next((block.content for block in blocks if block.type == "code"), None)
-        usage = Usage(1, len(ids), len(finished.ids))
-        seconds = time.monotonic() - started
-        return Answer(text, code, "" if code is None else MARK, finished.reason, usage, self.model, seconds)
+        return await future
 
     def stop(self) -> None:
         """See `Sampler`."""

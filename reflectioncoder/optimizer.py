@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 
-class MasterAdamW(torch.optim.AdamW):
-    """AdamW whose parameters are float32 copies of the model's where the model's are of a lower precision.
+class Masters(torch.optim.Optimizer):
+    """An optimizer whose parameters are float32 copies of the model's where the model's are of a lower precision.
 
     `backward` on the model moves every gradient into the copy's at once; parameters of float32 or more are updated
     in place as usual. The state holds the copies, so a resumed run goes on exactly.
 
     Args:
         groups: parameter groups as for any optimizer, with the model's parameters.
-        **options: as for `torch.optim.AdamW`.
+        **options: as for the optimizer that this is mixed into (`with_masters`).
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], **options: Any) -> None:
@@ -78,3 +78,12 @@ class MasterAdamW(torch.optim.AdamW):
             for (_, master), saved in zip(self._pairs, masters, strict=True):
                 master.copy_(saved)
         self._publish()
+
+
+class MasterAdamW(Masters, torch.optim.AdamW):
+    """AdamW with float32 copies."""
+
+
+def with_masters(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Another optimizer with float32 copies."""
+    return type(f"Master{kind.__name__}", (Masters, kind), {})

@@ -6,6 +6,7 @@ fast they were made. `sequences.jsonl`, in the released schema, is written by `b
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import shutil
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ PARQUET, DATASET, CARD = "sequences.parquet", "dataset", "README.md"
 FORMATS: Mapping[str, str] = {"jsonl": "sequences.jsonl", "parquet": PARQUET, "dataset": f"{DATASET}/state.json"}
 OURS = "<!-- written by reflectioncoder build -->"
 NEW = "new"
+AT_ONCE = 1000  # rows in memory
 KNOWN = ("id", "source", "licence", "level")
 RAISED = re.compile(r"^([A-Za-z_][\w.]*) +Traceback \(most recent call last\)", re.MULTILINE)
 NAMED = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Iteration|Warning))\b", re.MULTILINE)
@@ -51,8 +53,9 @@ def export(directory: Path, dialogues: Sequence[Dialogue], formats: Iterable[str
         write_dataset(directory / DATASET, dialogues)
 
 
-def _table(dialogues: Sequence[Dialogue]) -> Any:
-    """One row a sequence: messages and type as released, what is known of the problem, and the rest as JSON."""
+def _tables(dialogues: Sequence[Dialogue]) -> Iterator[Any]:
+    """Tables of at most `AT_ONCE` rows; one row a sequence: messages and type as released, what is known of the
+    problem, and the rest as JSON. Without a sequence there is one table without rows."""
     import pyarrow
 
     text = pyarrow.string()
@@ -60,7 +63,7 @@ def _table(dialogues: Sequence[Dialogue]) -> Any:
     message = pyarrow.struct([("role", text), ("content", pyarrow.list_(block))])
     fields = [("id", text), ("source", text), ("licence", text), ("level", pyarrow.int64())]
     schema = pyarrow.schema([*fields, ("messages", pyarrow.list_(message)), ("type", text), ("provenance", text)])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for dialogue in dialogues:
         line = dialogue.to_dict()
         rest = {key: value for key, value in dialogue.extra.items() if key not in KNOWN}
@@ -68,27 +71,49 @@ def _table(dialogues: Sequence[Dialogue]) -> Any:
         known = {key: line.get(key) for key in KNOWN} | {"id": str(line.get("id", ""))}
         text_of = json.dumps(provenance, ensure_ascii=False)
         rows.append({**known, "messages": line["messages"], "type": dialogue.type, "provenance": text_of})
-    return pyarrow.Table.from_pylist(rows, schema)
+        if len(rows) == AT_ONCE:
+            yield pyarrow.Table.from_pylist(rows, schema)
+            rows = []
+    if rows or not len(dialogues):
+        yield pyarrow.Table.from_pylist(rows, schema)
 
 
 def write_parquet(path: Path, dialogues: Sequence[Dialogue]) -> None:
     """Write sequences as one Parquet file. Raises UserError where that cannot be done."""
     import pyarrow.parquet
 
-    table = _table(dialogues)
-    _replace(path, lambda temporary: pyarrow.parquet.write_table(table, temporary / NEW))
+    def write(folder: Path) -> None:
+        tables = _tables(dialogues)
+        first = next(tables)
+        with pyarrow.parquet.ParquetWriter(folder / NEW, first.schema) as file:
+            for table in itertools.chain((first,), tables):
+                file.write_table(table)
+
+    _replace(path, write)
 
 
 def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
     """Write sequences as a directory that `datasets.load_from_disk` reads. Raises UserError where that fails."""
     import datasets
+    import pyarrow
 
-    table = _table(dialogues)
-    shards = None if dialogues else 1  # without a shard it could not be loaded
+    def write(folder: Path) -> None:
+        tables = _tables(dialogues)
+        first = next(tables)
+        with (
+            pyarrow.OSFile(str(folder / "rows.arrow"), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, first.schema) as out,
+        ):
+            for table in itertools.chain((first,), tables):
+                out.write_table(table)
+        rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+        # without a shard an empty one could not be loaded
+        rows.save_to_disk(str(folder / NEW), num_shards=None if len(dialogues) else 1)
+
     hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        _replace(path, lambda temporary: datasets.Dataset(table).save_to_disk(str(temporary / NEW), num_shards=shards))
+        _replace(path, write)
     finally:
         if not hidden:
             datasets.enable_progress_bars()
@@ -151,24 +176,25 @@ def write_card(directory: Path, card: Card) -> Path:
 
 def render_card(card: Card) -> str:
     """The card in Markdown, with the head that the Hugging Face hub reads."""
-    kept = card.dialogues
     sources = Counter(card.origins)
-    used = Counter((str(item.extra.get("source", "")), str(item.extra.get("licence", ""))) for item in kept)
-    rounds = Counter(item.rounds for item in kept)
-    blocks = [block for item in kept for block in item.first_round if block.type == "execution"]
-    errors = Counter(found for block in blocks if (found := error_of(block.content)) is not None)
-    lengths = {
-        "whole dialogue": [_length(item) for item in kept],
-        "reflection sequence": [sum(len(block.content) for block in item.first_round) for item in kept],
-        "final answer": [len(item.final_answer) for item in kept],
-    }
+    used, rounds, errors = Counter[tuple[str, str]](), Counter[int](), Counter[str]()
+    lengths: dict[str, list[int]] = {"whole dialogue": [], "reflection sequence": [], "final answer": []}
+    for item in card.dialogues:
+        used[str(item.extra.get("source", "")), str(item.extra.get("licence", ""))] += 1
+        rounds[item.rounds] += 1
+        executions = [block.content for block in item.first_round if block.type == "execution"]
+        errors.update(found for text in executions if (found := error_of(text)) is not None)
+        lengths["whole dialogue"].append(_length(item))
+        lengths["reflection sequence"].append(sum(len(block.content) for block in item.first_round))
+        lengths["final answer"].append(len(item.final_answer))
     parts = [
         _head(card, {licence for _, licence in used}),
         OURS,
         "# Reflection sequences",
-        f"{len(kept)} dialogues in which code is written, run, analysed and repaired, then written afresh, made by"
-        " `reflectioncoder build` after arXiv 2405.17057 (section 3.1, appendix A). Each has four messages: reflection"
-        " instruction, reflection sequence (blocks of type `text`, `code`, `execution`), instruction, final code.",
+        f"{len(card.dialogues)} dialogues in which code is written, run, analysed and repaired, then written afresh,"
+        " made by `reflectioncoder build` after arXiv 2405.17057 (section 3.1, appendix A). Each has four messages:"
+        " reflection instruction, reflection sequence (blocks of type `text`, `code`, `execution`), instruction, final"
+        " code.",
         "## Funnel",
         _markdown(("step", "removed", "left"), _funnel_rows(card.funnel)),
         "## Sources and licences",

@@ -1,20 +1,68 @@
-"""Many programs at once from asynchronous code: a pool of interpreters, each with a warm process of its own."""
+"""Many programs at once from asynchronous code: pools of interpreters, each with a warm process of its own.
+
+What a build asks of a pool has names, `run`, `check` and `unstable`, and travels as data to wherever the interpreters
+are: threads of this process here, actors on other machines in `engine_ray.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, overload
+from functools import partial
+from operator import methodcaller
+from typing import TypeVar, cast, overload
 
+from reflectioncoder import filters, repeat
+from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.filters import Rejected
 from reflectioncoder.interpreter import CellResult, Interpreter, Isolation, Limits
+from reflectioncoder.problems import Problem
 
 T = TypeVar("T")
 
 
-class InterpreterPool:
-    """Interpreters that share the work; `async with InterpreterPool() as pool: result = await pool.run(code)`.
+class Programs(ABC):
+    """Interpreters that share the work, wherever they are; an asynchronous context manager."""
+
+    @abstractmethod
+    async def use(self, work: Callable[[Interpreter], T]) -> T:
+        """Call a function with the next free interpreter.
+
+        Args:
+            work: something that can be pickled, for a pool whose interpreters are elsewhere.
+        """
+
+    @abstractmethod
+    async def __aenter__(self) -> Programs: ...
+
+    @abstractmethod
+    async def __aexit__(self, *_: object) -> None: ...
+
+    @overload
+    async def run(self, code: str, limits: Limits | None = None) -> CellResult: ...  # type: ignore[overload-overlap]
+
+    @overload
+    async def run(self, code: Sequence[str], limits: Limits | None = None) -> list[CellResult]: ...
+
+    async def run(self, code: str | Sequence[str], limits: Limits | None = None) -> CellResult | list[CellResult]:
+        """See `Interpreter.run`."""
+        work = cast(Callable[[Interpreter], CellResult | list[CellResult]], methodcaller("run", code, limits))
+        return await self.use(work)
+
+    async def check(self, code: str, problem: Problem, asserts: str = "") -> str | None:
+        """See `filters.code_fails`."""
+        return await self.use(partial(filters.code_fails, code, problem, asserts=asserts))
+
+    async def unstable(self, dialogue: Dialogue, problem: Problem, repeats: int = 2) -> Rejected | None:
+        """See `repeat.unstable`."""
+        return await self.use(partial(repeat.unstable, dialogue, problem, repeats=repeats))
+
+
+class InterpreterPool(Programs):
+    """Interpreters on this machine; `async with InterpreterPool() as pool: result = await pool.run(code)`.
 
     Args:
         size: how many programs run at once; about one a core is fastest, more where programs wait.
@@ -68,13 +116,3 @@ class InterpreterPool:
             raise
         finally:
             self._free.put_nowait(interpreter)
-
-    @overload
-    async def run(self, code: str, limits: Limits | None = None) -> CellResult: ...  # type: ignore[overload-overlap]
-
-    @overload
-    async def run(self, code: Sequence[str], limits: Limits | None = None) -> list[CellResult]: ...
-
-    async def run(self, code: str | Sequence[str], limits: Limits | None = None) -> CellResult | list[CellResult]:
-        """See `Interpreter.run`."""
-        return await self.use(lambda interpreter: interpreter.run(code, limits))

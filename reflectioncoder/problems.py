@@ -18,9 +18,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.asserts import names_in, parse, split_tests
+from reflectioncoder.asserts import split_tests
 from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
+from reflectioncoder.trees import names_in, parse
 
 
 @dataclass(frozen=True)

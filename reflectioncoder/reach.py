@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-from reflectioncoder.asserts import names_in
+from reflectioncoder.trees import names_in, walk
 
 # calls that get a function without calling it
 ABOUT = frozenset({"callable", "isinstance", "issubclass", "hasattr", "getattr", "type", "id", "repr", "str", "print"})
@@ -25,7 +25,7 @@ def exercised(asserts: ast.AST, defined: Sequence[ast.AST], entry_point: str | N
         entry_point: the function or class; None for any that the code defines. An assert inside a function is not a
             test of that function, but a check of its arguments.
     """
-    nodes = [node for tree in defined for node in ast.walk(tree)]
+    nodes = [node for tree in defined for node in walk(tree)]
     functions = {node.name for node in nodes if isinstance(node, Definition)}
     if entry_point is not None:
         functions = {entry_point}
@@ -55,7 +55,7 @@ def _reached(nodes: Sequence[ast.AST], functions: set[str]) -> tuple[set[str], s
             elif isinstance(node, ast.withitem) and node.optional_vars is not None:
                 targets, value = [node.optional_vars], node.context_expr
             elif isinstance(node, Definition):
-                if any(isinstance(item, ast.expr) and _comes_from(item, functions, values) for item in ast.walk(node)):
+                if any(isinstance(item, ast.expr) and _comes_from(item, functions, values) for item in walk(node)):
                     functions.add(node.name)
                 continue
             else:
@@ -63,7 +63,7 @@ def _reached(nodes: Sequence[ast.AST], functions: set[str]) -> tuple[set[str], s
             names = {name for target in targets for name in names_in(target)}
             if _comes_from(value, functions, values):
                 values |= names
-            elif names_in(value) & functions and not any(isinstance(item, ast.Call) for item in ast.walk(value)):
+            elif names_in(value) & functions and not any(isinstance(item, ast.Call) for item in walk(value)):
                 functions |= names  # another name for it, or a list of functions
         if before == (len(functions), len(values)):
             return functions, values
@@ -72,7 +72,7 @@ def _reached(nodes: Sequence[ast.AST], functions: set[str]) -> tuple[set[str], s
 def _comes_from(expression: ast.expr, functions: set[str], values: set[str]) -> bool:
     if names_in(expression) & values:
         return True
-    for node in ast.walk(expression):
+    for node in walk(expression):
         if isinstance(node, ast.Call):
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
             called = node.func.id if isinstance(node.func, ast.Name) else ""

@@ -92,6 +92,7 @@ class Dropped:
 
 
 Step = Ask | Run | Check | Finished | Dropped
+DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # step to the event that it waits for
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,19 @@ def next_step(problem: Problem, rules: Rules, events: Sequence[Event], kind: typ
     Raises:
         ValueError: an event that is not what was due, so not one of this conversation.
     """
+    return follow(problem, rules, events, kind).step
+
+
+def follow(
+    problem: Problem, rules: Rules, events: Sequence[Event], kind: type[Conversation] | None = None
+) -> Conversation:
+    """The conversation after the events so far; arguments and errors as of `next_step`."""
     conversation = (kind or Conversation)(problem, rules)
-    due = {Ask: Answer, Run: CellResult, Check: Checked}
     for event in events:
-        if not isinstance(event, due.get(type(conversation.step), ())):
+        if not isinstance(event, DUE.get(type(conversation.step), ())):
             raise ValueError(f"{type(event).__name__} where {type(conversation.step).__name__} was due")
         conversation.take(event)
-    return conversation.step
+    return conversation
 
 
 class Conversation:
@@ -291,7 +298,10 @@ def execution_text(result: CellResult) -> str:
 def to_record(event: Event) -> tuple[str, dict[str, Any]]:
     """Kind and JSON value of an event, for the ledger."""
     kinds: dict[type, str] = {Answer: "answer", CellResult: "execution", Checked: "check"}
-    return kinds[type(event)], dataclasses.asdict(event)
+    value = vars(event).copy()  # dataclasses.asdict takes ten times as long
+    if isinstance(event, Answer):
+        value["usage"] = vars(event.usage).copy()
+    return kinds[type(event)], value
 
 
 def from_record(kind: str, value: Mapping[str, Any]) -> Event:
@@ -308,7 +318,7 @@ async def converse(
     sampler: Sampler,
     run: Callable[[Run], Awaitable[CellResult]],
     check: Callable[[Check], Awaitable[Checked]],
-    record: Callable[[Event], None],
+    record: Callable[[Event], Awaitable[None]],
     kind: type[Conversation] | None = None,
 ) -> Finished | Dropped:
     """Carry a conversation to its end.
@@ -320,17 +330,14 @@ async def converse(
         sampler: asked what is not recorded.
         run: runs a cell.
         check: runs the final code with its asserts and tests.
-        record: called with each new event before anything else happens with it.
+        record: awaited with each new event before anything else happens with it.
         kind: see `next_step`.
 
     Raises:
         SamplerError, BudgetError: see `Sampler`; the conversation can go on later.
     """
-    happened = list(events)
-    while True:
-        step = next_step(problem, rules, happened, kind)
-        if isinstance(step, (Finished, Dropped)):
-            return step
+    conversation = follow(problem, rules, events, kind)
+    while not isinstance(step := conversation.step, (Finished, Dropped)):
         event: Event
         if isinstance(step, Ask):
             event = await sampler.answer(step.messages, problem.id, step.number, step.tools)
@@ -338,5 +345,6 @@ async def converse(
             event = await run(step)
         else:
             event = await check(step)
-        record(event)
-        happened.append(event)
+        await record(event)
+        conversation.take(event)
+    return step

@@ -34,6 +34,9 @@ def describe(found: Progress) -> list[str]:
         lines.append(f"  {'sequences so far':20}{found.done}")
         for reason, count in sorted(found.rejected.items(), key=lambda item: -item[1]):
             lines.append(f"  {reason.replace('_', ' '):20}{count}")
+    if found.forked:
+        taken = "{finished} finished problems, {answers} answers of {open} others, from {from}"
+        lines.append(f"{'taken over':22}{taken.format(**found.forked)}")
     if found.open:
         lines.append(f"{'conversations open':22}{found.open}")
     if found.requests:

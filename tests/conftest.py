@@ -9,6 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from reflectioncoder.dialogue import Dialogue
+
 DATA = Path(os.environ.get("REFLECTIONCODER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -50,6 +52,22 @@ def build_llama(vocab_size: int, tied: bool = True, seed: int = 0) -> LlamaForCa
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def learnt() -> list[Dialogue]:
+    """Dialogues that `model` knows by heart."""
+    import blocks
+
+    return blocks.lessons()
+
+
+@pytest.fixture(scope="session")
+def model(learnt: list[Dialogue], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a tiny model that writes the dialogues of `learnt`."""
+    import tiny
+
+    return tiny.memorised(learnt, tmp_path_factory.mktemp("learnt"))
 
 
 @pytest.fixture(scope="session")

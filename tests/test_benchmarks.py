@@ -34,5 +34,71 @@ def test_scoring(data: Path) -> None:
 
 
 def test_cost_of_a_build_beside_the_interpreter() -> None:
-    rows = figures("build_scale.py", "--sizes", "4", "--workers", "1")
-    assert [(row["problems"], row["sequences"]) for row in rows] == [(4, 4)]  # type: ignore[attr-defined]
+    (row,) = figures("build_scale.py", "--sizes", "20", "--workers", "1")  # type: ignore[misc]
+    assert row["funnel"] == {"problems": 20, "input_output": 1, "unresolved": 1, "single_round": 10, "sequences": 8}
+    assert 0 < row["share"] < row["share_with_client"] < 1
+
+
+def test_contamination_of_instruction_sets(tmp_path: Path) -> None:
+    prompt = "Write a function to find the surface area of a cuboid."
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"question": prompt}) + "\n")
+    rows = [{"ask": "Calculate the surface area of a cuboid.", "say": "x"}, {"ask": "Sing a song.", "say": None}]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = [{"set": "own", "id": "0", "same": True}, {"set": "own", "id": "1", "same": True}]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    found = figures(
+        "contamination.py", "--against", str(tmp_path / "eval.jsonl"), "--labels", str(tmp_path / "labels.jsonl"),
+        f"own={tmp_path}/set.jsonl=ask,say", "made=procedural=4",
+    )  # fmt: skip
+    assert isinstance(found, dict)
+    assert [(row["set"], row["rows"], row["found"], row["request"]) for row in found["sets"]] == [
+        ("own", 2, 1, 1), ("made", 4, 0, 0),
+    ]  # fmt: skip
+    assert (found["labels"]["precision"], found["labels"]["recall"]) == (1.0, 0.5)
+
+
+def test_seconds_of_each_language() -> None:
+    rows = figures("languages.py", "--languages", "sh,swift")
+    assert {row["language"] for row in rows} == {"sh", "swift"}  # type: ignore[attr-defined]
+    measured = [row for row in rows if "seconds" in row]  # type: ignore[attr-defined]
+    assert all(row["seconds"] > 0 and row["refused"] == [] and row["problems"] == 1 for row in measured)
+    assert all(row["not_run"] for row in rows if "seconds" not in row)  # type: ignore[attr-defined]
+
+
+def test_training_on_the_processor_beside_the_plain_step() -> None:
+    rows = figures("trainer_cpu.py", "--smoke", "--precisions", "float32", "--repeats", "1", "--threads", "1")
+    assert isinstance(rows, list)
+    assert [row["precision"] for row in rows] == ["float32"]
+    assert rows[0]["largest_gap_of_loss"] < 1e-5
+    assert rows[0]["tokens"] == sorted(rows[0]["tokens"], reverse=True)  # a higher mask rate hides more
+    assert all(row["ratio_by_rate"] and min(row["peak_mib"].values()) > 0 for row in rows)
+
+
+def test_cost_of_long_rows_on_the_processor() -> None:
+    rows = figures("trainer_cpu.py", "--smoke", "--long", "64", "--threads", "1")
+    assert [row["mode"] for row in rows] == ["plain", "checkpointing"]  # type: ignore[attr-defined]
+
+
+def test_the_parts_for_a_gpu_run_on_a_processor_at_a_tiny_size(tmp_path: Path) -> None:
+    command = ("gpu/run.py", "--out", str(tmp_path), "--device", "cpu", "--smoke", "--repeats", "1")
+    found = figures(*command)
+    assert isinstance(found, dict)
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    parts = {name: part["results"] for name, part in found["parts"].items()}
+    names = {"exact", "attention", "head", "speed-135m", "speed-1b", "long-1b", "rows", "profile", "generate"}
+    assert set(parts) == names
+    exact = {(row["precision"], row["by"]): row for row in parts["exact"]}
+    assert exact["float64", "ours"]["gradient_error"] < 1e-9 and exact["float32", "ours"]["gradient_error"] < 1e-4
+    assert parts["speed-1b"]["samples_per_second"]["ours"] > 0
+    assert [row["tokens"] for row in parts["rows"]] == [64, 64, 128, 128]
+
+
+def test_absolute_positions_kept_and_rebased() -> None:
+    sizes = ("--steps", "3", "--batch", "4", "--width", "16", "--seeds", "1", "--held-out", "5")
+    rows = figures("rebase.py", *sizes, "--plain", "1")
+    assert [(row["model"], row["positions"]) for row in rows] == [  # type: ignore[attr-defined]
+        ("gpt2", "keep"),
+        ("gpt2", "rebase"),
+        ("llama", "keep"),
+        ("llama", "rebase"),
+    ]

@@ -102,6 +102,59 @@ def test_a_file_that_is_no_ledger_gives_one_line(tmp_path: Path) -> None:
         Ledger(tmp_path / "file", PRINT)
 
 
+def test_a_damaged_ledger_gives_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a", PRINT) as ledger:
+        for number in range(50):
+            ledger.put(Entry(f"p{number}", "done", payload="x" * 500))
+    whole = (tmp_path / "a" / "ledger.sqlite").read_bytes()
+    database = sqlite3.connect(tmp_path / "a" / "ledger.sqlite")
+    database.execute("UPDATE meta SET value = '{no json' WHERE key = 'fingerprint'")
+    database.commit()
+    database.close()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "ledger.sqlite").write_bytes(whole[:20_000])
+    for folder in ("a", "b"):
+        for look in (
+            lambda folder=folder: Ledger(tmp_path / folder, PRINT),
+            lambda folder=folder: progress(tmp_path / folder),
+        ):
+            with pytest.raises(UserError, match=r"the file is damaged: put back a copy of it") as caught:
+                look()
+            assert "\n" not in str(caught.value)
+
+
+def test_a_ledger_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    Ledger(tmp_path, PRINT).close()
+    database = sqlite3.connect(tmp_path / "ledger.sqlite")
+    database.execute("PRAGMA user_version=1000")
+    database.close()
+    for look in (lambda: Ledger(tmp_path, PRINT), lambda: progress(tmp_path)):
+        with pytest.raises(UserError, match=r"^ledger .*written by a newer version of reflectioncoder"):
+            look()
+
+
+def test_what_is_recorded_together_is_there_all_or_not_at_all(tmp_path: Path) -> None:
+    with Ledger(tmp_path, PRINT) as ledger:
+        ledger.put(Entry("a", "done"))
+
+        def cut_off() -> None:
+            with ledger.together():
+                ledger.put(Entry("b", "done"))
+                ledger.digests({"b": "x"})
+                ledger.add_event("b", 0, "answer", {}, 1)
+                ledger.note("forked", 1)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            cut_off()
+        assert (ledger.finished(), ledger.digests(), ledger.events("b"), ledger.note("forked")) == ({"a"}, {}, [], None)
+        with ledger.together():
+            ledger.put(Entry("b", "done"), timed=False)
+            ledger.digests({"b": "x"})
+    with Ledger(tmp_path, PRINT) as ledger:
+        assert (ledger.finished(), ledger.digests()) == ({"a", "b"}, {"b": "x"})
+
+
 def test_others_may_read_along(tmp_path: Path) -> None:
     with Ledger(tmp_path, PRINT) as ledger:
         ledger.put(Entry("a", "done"))

@@ -28,12 +28,12 @@ from reflectioncoder.llm import (
     Budget,
     BudgetError,
     Price,
-    ReplaySampler,
     SamplerError,
     Turn,
     Usage,
     price_of,
 )  # fmt: skip
+from reflectioncoder.replay import ReplaySampler
 
 KEY = "sk-a-secret-of-the-tests-0123456789"
 HELLO = (Turn("system", "Be brief."), Turn("user", "Hello?"))

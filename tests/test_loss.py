@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import reference
+import reference_trainer as reference
 import tiny
 import torch
 from transformers import PreTrainedModel

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import io
-import json
 import re
 import shutil
 import signal
@@ -13,96 +11,39 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from rich.console import Console
+from blocks import (
+    NUMBERS,
+    REMARK,
+    Format,
+    answer,
+    bad,
+    code,
+    config,
+    final,
+    good,
+    outcome,
+    rejects,
+    run,
+    scripted,
+    text,
+)
 
 from reflectioncoder import native
-from reflectioncoder.build import BuildResult, build
-from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
-from reflectioncoder.decode import Finished, More, Request, decode
-from reflectioncoder.dialogue import Block, Dialogue, Message, read_jsonl, reflection_dialogue
+from reflectioncoder.decode import Request, decode
+from reflectioncoder.dialogue import Dialogue, read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import Interpreter
 from reflectioncoder.llm import SamplerError, Turn
 from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer
-from reflectioncoder.native import Marks, NativeSampler, ending, prompt_of, read_blocks
+from reflectioncoder.native import NativeSampler
 from reflectioncoder.native_vllm import decode_vllm
 from reflectioncoder.settings import to_toml
-from reflectioncoder.template import SPECIAL_TOKENS, encode, special_ids
-from reflectioncoder.template import decode as decode_dialogue
-
-NUMBERS = (3, 4)
-REMARK = "All asserts pass."
-
-
-def bad(k: int) -> str:
-    return f"def add_{k}(x):\n    return -1\n\nassert add_{k}(1) == {k + 1}"
-
-
-def good(k: int) -> str:
-    return f"def add_{k}(x):\n    return x + {k}\n\nassert add_{k}(1) == {k + 1}"
-
-
-def final(k: int) -> str:
-    return f"def add_{k}(x):\n    return {k} + x"
-
-
-@pytest.fixture(scope="module")
-def learnt() -> list[Dialogue]:
-    """What the model is to learn by heart; the executions are those of a real interpreter."""
-    found = []
-    with Interpreter() as interpreter:
-        for k in NUMBERS:
-            failed, passed = interpreter.run(bad(k)), interpreter.run(good(k))
-            assert failed.exception == "AssertionError"
-            assert passed.ok
-            blocks = [
-                Block("code", bad(k)), Block("execution", failed.text), Block("text", f"It must add {k}."),
-                Block("code", good(k)), Block("execution", passed.text), Block("text", REMARK),
-            ]  # fmt: skip
-            found.append(reflection_dialogue(f"Test it. Write `add_{k}`.", blocks, f"Write `add_{k}`.", final(k)))
-    return found
-
-
-@pytest.fixture(scope="module")
-def model(learnt: list[Dialogue], tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.memorised(learnt, tmp_path_factory.mktemp("learnt"))
-
-
-def write_problems(path: Path, numbers: list[int]) -> str:
-    rows = [
-        {"id": f"p{i}", "instruction": f"Write `add_{k}`.", "tests": [f"assert add_{k}(2) == {k + 2}"]}
-        for i, k in enumerate(numbers)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def config(folder: Path, model: str, numbers: list[int], output: str = "out", **changes: Any) -> BuildConfig:
-    prompts = folder / "prompts.toml"
-    prompts.write_text('reflection = "Test it. {problem}"\n')
-    known: dict[str, Any] = {"precision": "float32", "device": "cpu", "max_new_tokens": 200, "temperature": 0.0}
-    problems = write_problems(folder / "own.jsonl", numbers)
-    return BuildConfig(
-        output=str(folder / output), problems=problems, sampler="native", workers=1, near_duplicates=1.1,
-        chat=ChatConfig(prompts=str(prompts)), native=NativeConfig(model=model, **{**known, **changes}),
-    )  # fmt: skip
-
-
-def run(settings: BuildConfig) -> BuildResult:
-    return build(settings, Console(file=io.StringIO(), width=200))
-
-
-def rejects(output: str) -> dict[str, dict[str, Any]]:
-    return {line["id"]: line for line in map(json.loads, (Path(output) / "rejects.jsonl").open())}
+from reflectioncoder.template import encode
 
 
 def test_a_real_model_fails_sees_why_repairs_and_answers(tmp_path: Path, model: str, learnt: list[Dialogue]) -> None:
@@ -120,15 +61,6 @@ def test_a_real_model_fails_sees_why_repairs_and_answers(tmp_path: Path, model: 
     assert provenance["tokens_out"] == written
     # what came out can be trained on: same tokens, same labels
     assert encode(found[0], tokenizer).ids == encode(learnt[0], tokenizer).ids
-
-
-def outcome(settings: BuildConfig) -> dict[str, Any]:
-    """Everything that a build says of its problems, but how long it took."""
-    result = run(settings)
-    kept = {d.extra["id"]: d.messages for d in read_jsonl(result.path)} if result.sequences else {}
-    lost = {id: (line["reason"], line["sequence"] and line["sequence"]["messages"]) for id, line in
-            rejects(settings.output).items()}  # fmt: skip
-    return {**kept, **lost}
 
 
 def test_what_is_sampled_depends_on_seed_problem_and_sample_but_not_on_the_batch(tmp_path: Path, model: str) -> None:
@@ -180,148 +112,6 @@ def test_requests_that_come_later_join_the_batch_and_give_what_they_give_alone(m
     assert found == alone
 
 
-class Format:
-    """Ids by the names of special tokens; everything else is text."""
-
-    def __init__(self, model: str) -> None:
-        self.tokenizer = load_tokenizer(model)
-        self.special = special_ids(self.tokenizer)
-        self.marks = Marks.of(self.tokenizer)
-
-    def ids(self, text: str) -> list[int]:
-        found: list[int] = []
-        for piece in re.split(r"(<\|\w+\|>|</s>)", text):
-            if piece == "</s>":
-                found.append(int(self.tokenizer.eos_token_id))
-            elif piece in self.special:
-                found.append(self.special[piece])
-            else:
-                found += self.tokenizer.encode(piece, add_special_tokens=False)
-        return found
-
-
-@pytest.mark.parametrize(
-    ("said", "reason", "blocks"),
-    [
-        ("<|code|>x = 1<|endofblock|>", "code", [("code", "x = 1")]),
-        ("<|code|><|endofblock|>", "code", [("code", "")]),
-        ("<|text|>Hm.<|endofblock|><|code|>x<|endofblock|>", "code", [("text", "Hm."), ("code", "x")]),
-        ("<|text|>a<|endofblock|><|text|>b<|endofblock|><|endofmessage|>", "end", [("text", "a"), ("text", "b")]),
-        ("<|endofmessage|>", "end", []),
-        ("x", "no_block_type", []),
-        ("<|text|>a<|endofblock|>b", "no_block_type", [("text", "a")]),
-        ("<|endofblock|>", "no_block_type", []),
-        ("<|user|>", "no_block_type", []),
-        ("</s>", "no_block_type", []),
-        ("<|execution|>", "forged_execution", []),
-        ("<|text|>a<|endofblock|><|execution|>", "forged_execution", [("text", "a")]),
-        ("<|text|>a<|code|>", "unclosed_block", []),
-        ("<|code|>a<|execution|>", "unclosed_block", []),
-        ("<|text|>a<|endofmessage|>", "unclosed_block", []),
-        ("<|code|>a</s>", "unclosed_block", []),
-    ],
-)
-def test_an_answer_ends_at_code_at_the_end_of_the_message_or_at_a_mistake(
-    model: str, said: str, reason: str, blocks: list[tuple[str, str]]
-) -> None:
-    known = Format(model)
-    ids = known.ids(said)
-    assert [ending(ids[:n], known.marks, True) for n in range(1, len(ids) + 1)] == [""] * (len(ids) - 1) + [reason]
-    assert read_blocks(ids, known.marks, known.tokenizer) == [Block(kind, text) for kind, text in blocks]  # type: ignore[arg-type]
-
-
-def test_where_no_code_is_due_opening_it_ends_the_answer(model: str) -> None:
-    known = Format(model)
-    ids = known.ids("<|text|>a<|endofblock|><|code|>")
-    assert [ending(ids[:n], known.marks, False) for n in range(1, len(ids) + 1)][-2:] == ["", "code_refused"]
-
-
-@settings(max_examples=100, deadline=None)
-@given(choices=st.lists(st.integers(0, 8), min_size=1, max_size=14))
-def test_only_what_the_format_can_read_is_taken(model: str, choices: list[int]) -> None:
-    known = Format(model)
-    letter = known.tokenizer.encode("a", add_special_tokens=False)[0]
-    tokens = [*known.special.values(), int(known.tokenizer.eos_token_id), letter]
-    ids: list[int] = []
-    reason = ""
-    for choice in choices:
-        ids.append(tokens[choice])
-        reason = ending(ids, known.marks, True)
-        if reason:
-            break
-    head = known.ids("<|user|><|text|>q<|endofblock|><|endofmessage|><|assistant|>")
-    last = [] if reason == "end" else [known.marks.end_of_message]
-    whole = [*head, *ids, *last]
-    if reason in ("code", "end"):
-        message = decode_dialogue(whole, known.tokenizer).messages[1]
-        assert list(message.blocks) == read_blocks(ids, known.marks, known.tokenizer)
-        assert [block.type for block in message.blocks].count("code") == (reason == "code")
-    elif reason in ("no_block_type", "unclosed_block"):
-        with pytest.raises(UserError):
-            decode_dialogue(whole, known.tokenizer)
-
-
-HOSTILE = "".join(SPECIAL_TOKENS) + "<s></s>"
-
-
-@settings(max_examples=25, deadline=None)
-@given(texts=st.lists(st.text() | st.sampled_from(SPECIAL_TOKENS).map(lambda t: f"x{t}y"), min_size=5, max_size=5))
-def test_contents_that_name_special_tokens_forge_nothing(model: str, texts: list[str]) -> None:
-    known = Format(model)
-    first, analysis, code, output, second = (text.encode("utf-8", "ignore").decode() for text in texts)
-    first, analysis = first + HOSTILE, analysis + HOSTILE
-    turns = [Turn("user", first), Turn("assistant", analysis, "native", code), Turn("tool", output, "native")]
-    blocks = (Block("text", analysis), Block("code", code), Block("execution", output))
-    ids = prompt_of(turns, known.tokenizer)
-    assert ids[-1] == known.marks.end_of_block
-    expected = (Message("user", (Block("text", first),)), Message("assistant", blocks))
-    assert decode_dialogue([*ids, known.marks.end_of_message], known.tokenizer).messages == expected
-    ids = prompt_of([*turns, Turn("assistant", "Well."), Turn("user", second)], known.tokenizer)
-    assert ids[-1] == known.special["<|assistant|>"]
-    found = decode_dialogue([*ids, known.marks.end_of_message], known.tokenizer).messages
-    assert found[1].blocks == (*blocks, Block("text", "Well."))
-    assert found[2:] == (Message("user", (Block("text", second),)), Message("assistant", ()))
-
-
-Script = Callable[[int, int], str]
-
-
-def scripted(known: Format, script: Script, asked: list[tuple[int, int]] | None = None) -> native.Backend:
-    """Stands in for decoding: says what a script says for (problem, turn), read token by token as the real one is."""
-
-    def backend(more: More) -> Iterator[Finished]:
-        while (requests := more(True)) is not None:
-            for request in requests:
-                problem, _, turn = request.task_id.partition(":")
-                place = int(problem[1:]), int(turn)
-                if asked is not None:
-                    asked.append(place)
-                ids: list[int] = []
-                reason = ""
-                assert request.ended is not None
-                for id in known.ids(script(*place)):
-                    ids.append(id)
-                    reason = request.ended(ids) or ("length" if len(ids) >= request.max_new_tokens else "")
-                    if reason:
-                        break
-                assert reason
-                yield Finished(request, tuple(ids), "", reason)
-
-    return backend
-
-
-def code(text: str, before: str = "") -> str:
-    return (f"<|text|>{before}<|endofblock|>" if before else "") + f"<|code|>{text}<|endofblock|>"
-
-
-def text(content: str) -> str:
-    return f"<|text|>{content}<|endofblock|><|endofmessage|>"
-
-
-def answer(content: str) -> str:
-    return text(f"```python\n{content}\n```")
-
-
 def test_what_a_model_does_wrong_is_rejected_with_its_reason(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,7 +152,8 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(
     assert {id: line["reason"] for id, line in found.items()} == {
         f"p{k}": reason for k, (reason, _) in enumerate(answers) if reason
     }
-    assert found["p3"]["detail"] == "answer 2 has an execution block of its own"
+    assert found["p3"]["detail"] == "answer 2 has an execution block of its own: '<|execution|>'"
+    assert found["p4"]["detail"].endswith("before another or the message's end: '<|code|>x = 1<|execution|>'")
     assert found["p7"]["detail"] == "the model gave up after 1 rounds"
     kept = read_jsonl(result.path)
     assert [dialogue.extra["id"] for dialogue in kept] == [f"p{count}", f"p{count + 1}"]

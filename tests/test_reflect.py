@@ -261,7 +261,10 @@ def test_any_conversation_ends_and_goes_on_from_any_point(texts: list[str], outc
         async def check(_: Check) -> Checked:
             return Checked("")
 
-        end = asyncio.run(converse(PROBLEM, RULES, events, sampler, run, check, recorded.append))
+        async def record(event: Event) -> None:
+            recorded.append(event)
+
+        end = asyncio.run(converse(PROBLEM, RULES, events, sampler, run, check, record))
         return end, recorded, sampler.asked
 
     end, events, asked = carry_on([])

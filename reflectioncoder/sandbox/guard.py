@@ -2,17 +2,20 @@
 
 A frame's evaluation stack can be read only with the garbage collector's help, and a running function be steered only by
 a trace or profile function or a monitoring callback, which may set its locals and jump in it. All of them raise audit
-events, and a hook, which Python code can neither remove nor reach, refuses them. What this does not protect against:
-native code (`ctypes`, a crafted extension) and bytecode made by hand (`code.replace`) can read and write all memory.
+events, and a hook, which Python code can neither remove nor reach, refuses them. `gc.get_referents` shows what an
+object refers to; only frames, and what carries one inside, refer to a stack, so it is refused for those alone (pandas
+asks it about a data frame whenever one is changed). What this does not protect against: native code (`ctypes`, a
+crafted extension) and bytecode made by hand (`code.replace`) can read and write all memory.
 """
 
 import sys
 from collections.abc import Callable
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
 CLOSED = frozenset(
     {
-        "gc.get_objects", "gc.get_referrers", "gc.get_referents",
+        "gc.get_objects", "gc.get_referrers",
         "sys.settrace", "sys.setprofile", "sys.monitoring.register_callback",
     }
 )  # fmt: skip
@@ -24,10 +27,16 @@ def close_doors() -> None:
     `sys.settrace(None)` and `sys.setprofile(None)` go on working, because doctest and others reset them; as nothing
     can have been set, they do nothing.
     """
-    closed = CLOSED
+    closed, kind = CLOSED, type  # builtins can be patched, closures cannot
+    frame, generator, coroutine, asynchronous = FrameType, GeneratorType, CoroutineType, AsyncGeneratorType
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in closed:
+        if event == "gc.get_referents":
+            for one in arguments[0]:
+                its = kind(one)
+                if its is frame or its is generator or its is coroutine or its is asynchronous:
+                    raise RuntimeError(f"{event} is not available for frames in this interpreter")
+        elif event in closed:
             raise RuntimeError(f"{event} is not available in this interpreter")
 
     vars(sys).update(settrace=_reset_only("settrace"), setprofile=_reset_only("setprofile"))

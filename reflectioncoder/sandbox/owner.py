@@ -15,7 +15,8 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,58 @@ class InfrastructureError(Exception):
     """The warm process or a session could not be had; never the program's fault."""
 
 
+class Python(NamedTuple):
+    """A Python with IPython: its program, the folders it lives in, and the one that IPython is imported from."""
+
+    executable: str
+    folders: tuple[str, ...]
+    site: str
+
+
+def own_python() -> Python:
+    """The one we run on. Raises UserError where it has no IPython."""
+    spec = importlib.util.find_spec("IPython")
+    if spec is None or spec.origin is None:
+        raise UserError("the interpreter needs IPython: pip install ipython==8.24.0")
+    folders = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
+    return Python(sys.executable, folders, str(Path(spec.origin).parent.parent))
+
+
+_ASK = """\
+import importlib.util, json, sys
+found = importlib.util.find_spec("IPython")
+missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
+print(json.dumps([sys.version_info[:2], [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix],
+                  found and found.origin, missing]))
+"""
+
+
+@cache
+def other_python(executable: str, modules: tuple[str, ...] = ()) -> Python:
+    """Another Python, such as a virtual environment's, asked about itself.
+
+    Args:
+        executable: its program.
+        modules: what it must be able to import.
+
+    Raises:
+        UserError: it does not run, is too old or too new, or lacks IPython or one of the modules.
+    """
+    try:
+        command = [executable, "-s", "-P", "-c", _ASK, *modules]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=True)
+        version, folders, origin, missing = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise UserError(f"interpreter python {executable}: does not run ({error})") from None
+    if not [3, 11] <= version < [3, 13]:
+        raise UserError(f"interpreter python {executable}: is {version[0]}.{version[1]}; 3.11 or 3.12 is needed")
+    if not origin:
+        raise UserError(f"interpreter python {executable}: needs IPython: {executable} -m pip install ipython==8.24.0")
+    if missing:
+        raise UserError(f"interpreter preload: no module named '{missing[0]}' is installed for {executable}")
+    return Python(executable, tuple(folders), str(Path(origin).parent.parent))
+
+
 class WarmProcess:
     """The owner's handle on one fork server.
 
@@ -40,34 +93,32 @@ class WarmProcess:
         strategy: how programs are isolated, see `layers.Isolation`.
         preload: modules to import before the first fork.
         visible: folders that programs may read besides the system's and Python's own.
+        python: the Python that programs run on.
+        variables: more environment variables of programs.
 
     Raises:
-        UserError: IPython is not installed.
         InfrastructureError: the process does not come up.
     """
 
-    def __init__(self, strategy: str, preload: Sequence[str] = (), visible: Sequence[str] = ()) -> None:
-        spec = importlib.util.find_spec("IPython")
-        if spec is None or spec.origin is None:
-            raise UserError("the interpreter needs IPython: pip install ipython==8.24.0")
-        site = str(Path(spec.origin).parent.parent)
+    def __init__(
+        self,
+        strategy: str,
+        preload: Sequence[str] = (),
+        visible: Sequence[str] = (),
+        python: "Python | None" = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        python = python or own_python()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = ours
         self.lock = threading.Lock()
         self.folder = tempfile.mkdtemp(prefix="reflectioncoder-") if strategy == "none" else None
-        shown = {
-            sys.prefix,
-            sys.exec_prefix,
-            sys.base_prefix,
-            sys.base_exec_prefix,
-            site,
-            *map(os.path.abspath, visible),
-        }
+        shown = {*python.folders, python.site, *map(os.path.abspath, visible)}
         shown.add(str(Path(__file__).parent))  # the warm process imports half of it behind its walls
         settings = {
             "strategy": strategy,
             "owner": os.getpid(),
-            "path": [site],
+            "path": [python.site],
             "visible": sorted(shown | {os.path.realpath(path) for path in shown}),
             "preload": list(preload),
         }
@@ -75,9 +126,10 @@ class WarmProcess:
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8"}
         environment |= {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "IPYTHONDIR": home + "/.ipython"}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment |= variables or {}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-c", _START, _PACKAGES, str(theirs.fileno()), json.dumps(settings)],
+                [python.executable, "-s", "-P", "-c", _START, _PACKAGES, str(theirs.fileno()), json.dumps(settings)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -194,6 +194,7 @@ def _take_places(fds: list[int]) -> None:
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may hold signals back, as Ray's workers do
     # out of the way first: with many sessions open a pipe may have the number of another's place
     command_fd, result_fd, output_fd, *others = (fcntl.fcntl(fd, fcntl.F_DUPFD, OUTPUT_FD + 100) for fd in fds)
     os.closerange(3, OUTPUT_FD + 100)

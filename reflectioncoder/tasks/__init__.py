@@ -13,7 +13,8 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
 
@@ -107,6 +108,10 @@ class Task:
         """Seconds that a right answer to a problem takes, as far as known; the longest are checked first."""
         return 0.0
 
+    def rows(self, row: Any) -> list[Any]:
+        """The samples that a line of a file of completions stands for; a benchmark may have a format of its own."""
+        return [row]
+
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """Open an interpreter as `check` needs it, with libraries imported ahead or toolchains in sight."""
         from reflectioncoder.interpreter import Interpreter
@@ -159,7 +164,7 @@ def get_task(name: str, options: TaskOptions | None = None) -> Task:
 
 def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     """Every task by its name; making one reads its problems."""
-    from reflectioncoder.tasks import evalplus, heldout, humaneval  # a task imports the types above
+    from reflectioncoder.tasks import ds1000, evalplus, heldout, humaneval, multipl_e  # a task imports the types above
 
     return {
         "heldout": heldout.procedural_task,
@@ -168,6 +173,9 @@ def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
         "humaneval_plus": evalplus.HumanEvalPlus,
         "mbpp": evalplus.MbppBase,
         "mbpp_plus": evalplus.MbppPlus,
+        "ds1000": ds1000.DS1000,
+        "ds1000_insertion": partial(ds1000.DS1000, insertion=True),
+        **multipl_e.tasks(),
     }
 
 
@@ -224,6 +232,15 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     message = (result.message or "").strip().splitlines()
     error_text = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
     return Verdict(result.ok, result.outcome, error_text[:300], result.seconds)
+
+
+def opened(answer: str) -> str:
+    """What follows the fence that opens an answer's code: one with a language behind it, or one that begins the answer.
+
+    An answer without one is code from its beginning, because its fence stood in the prompt.
+    """
+    found = re.search(r"\A\s*```[\w+#-]*[^\S\n]*\n|^```[\w+#-]+[^\S\n]*\n", answer, re.MULTILINE)
+    return answer[found.end() :] if found else answer
 
 
 def defines(code: str, name: str) -> bool:

@@ -1,0 +1,46 @@
+"""Time and memory of one call, on the processor and on a CUDA GPU, for the benchmarks."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[float, float, Any]:
+    """Seconds by the clock, seconds of processor time, and the result; waits for what runs on a GPU."""
+    _wait(device)
+    clock, processor = time.monotonic(), time.process_time()
+    result = run()
+    _wait(device)
+    return time.monotonic() - clock, time.process_time() - processor, result
+
+
+def peak_above(run: Callable[[], Any], device: str = "cpu") -> int:
+    """Bytes by which a call's peak lies above what is held before it."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        _wait(device)
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _resident("VmRSS:")
+    run()
+    return _resident("VmHWM:") - before
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _resident(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024

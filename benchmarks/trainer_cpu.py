@@ -1,0 +1,217 @@
+"""Our training step beside the plain one on the processor: samples a second, memory, and cost against length.
+
+    .venv/bin/python benchmarks/trainer_cpu.py [--precisions float32,bfloat16] [--repeats 5] [--batch 2] [--threads 0]
+    .venv/bin/python benchmarks/trainer_cpu.py --long 1024,2048,4096,8192
+
+Both do the forward and backward pass of the same global batch of reflection samples (first rounds of 300 to 900
+tokens, second ones of 80 to 250) in one process, interleaved: a repeat is one plain step and ours at five mask rates,
+0 to 1. The plain step costs the same at every rate, as it only masks; it takes the rates in turn. The losses are
+compared on the way. The optimizer's update is timed apart, for it is the same for both. Times are medians over the
+repeats, by the clock and by processor time, which a busy machine disturbs less. Memory is the peak of resident memory
+in one step above what model, gradients and optimizer take, at mask rate 0, our worst case, in child processes, also
+with gradient checkpointing. `--long` gives one row of each length, without and with it. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import random_samples
+import reference_trainer
+import torch
+from measuring import peak_above, timed
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from reflectioncoder.attention import use_varlen_attention
+from reflectioncoder.batching import Row, Rows, loss_weights, pack
+from reflectioncoder.config import EMBEDDED_MODEL, LossConfig, MaskingConfig
+from reflectioncoder.loss import micro_batch_loss
+from reflectioncoder.models import load_model_and_tokenizer
+from reflectioncoder.optimizer import MasterAdamW
+from reflectioncoder.template import Encoded
+
+RATES = 5  # mask rates 0, 0.25, 0.5, 0.75, 1
+FIRST, SECOND = (300, 900), (80, 250)
+
+
+def load(options: argparse.Namespace, precision: str) -> PreTrainedModel:
+    """The embedded model, or a tiny random one for a smoke test."""
+    if not options.smoke:
+        return load_model_and_tokenizer(EMBEDDED_MODEL, precision, "cpu")[0].train()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=500, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    return LlamaForCausalLM(config).to(getattr(torch, precision)).train()
+
+
+def batch_of(options: argparse.Namespace, model: PreTrainedModel, number: int) -> list[Encoded]:
+    """Another global batch for every repeat."""
+    first, second = ((30, 60), (20, 30)) if options.smoke else (FIRST, SECOND)
+    places = range(number * options.batch, (number + 1) * options.batch)
+    return [random_samples.sample(i, first, second, model.config.vocab_size) for i in places]
+
+
+def ours(model: PreTrainedModel, samples: list[Encoded], rate: int) -> float:
+    """Forward and backward as the product does them; the loss."""
+    use_varlen_attention(model)
+    loss = micro_batch_loss(model, random_samples.packed(samples, rate, RATES - 1)).loss
+    loss.backward()
+    return loss.item()
+
+
+def plain(model: PreTrainedModel, samples: list[Encoded], rate: int) -> float:
+    """Forward and backward of the yardstick; the loss."""
+    loss, _ = reference_trainer.loss(model, samples, MaskingConfig(), LossConfig(), rate, RATES - 1, 0)
+    loss.backward()
+    return loss.item()
+
+
+PASSES = {"plain": plain, "ours": ours}
+
+
+def compare(options: argparse.Namespace, precision: str) -> dict[str, Any]:
+    """Times of both in turns."""
+    model = load(options, precision)
+    optimizer = MasterAdamW([{"params": list(model.parameters())}], lr=0.0, fused=True)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("plain", "update", *map(str, range(RATES)))}
+    gaps, tokens = [], [0] * RATES
+    for repeat in range(-1, options.repeats):  # the first round warms up
+        samples = batch_of(options, model, repeat + 1)
+        losses: dict[int, float] = {}
+        at = repeat % RATES
+        for rate in random.Random(repeat).sample(range(RATES), RATES):
+            clock, processor, losses[rate] = timed(partial(ours, model, samples, rate))
+            if repeat >= 0:
+                found[str(rate)].append((clock, processor))
+                tokens[rate] += sum(rows.tokens for rows in random_samples.rows_at(samples, rate, RATES - 1))
+        clock, processor, expected = timed(partial(plain, model, samples, at))
+        update = timed(optimizer.step)[:2]
+        optimizer.zero_grad()
+        if repeat >= 0:
+            found["plain"].append((clock, processor))
+            found["update"].append(update)
+            gaps.append(abs(losses[at] / expected - 1))
+    middle = {name: [statistics.median(column) for column in zip(*times, strict=True)] for name, times in found.items()}
+    mean = [statistics.mean(middle[str(rate)][unit] for rate in range(RATES)) for unit in (0, 1)]
+    return {
+        "precision": precision,
+        "samples_per_second": {
+            "plain": round(options.batch / middle["plain"][0], 4),
+            "ours": round(options.batch / mean[0], 4),
+        },
+        "ratio": round(middle["plain"][0] / mean[0], 2),
+        "ratio_of_processor_time": round(middle["plain"][1] / mean[1], 2),
+        "ratio_by_rate": [round(middle["plain"][1] / middle[str(rate)][1], 2) for rate in range(RATES)],
+        "plain_s": round(middle["plain"][1], 2),
+        "ours_s": [round(middle[str(rate)][1], 2) for rate in range(RATES)],
+        "update_s": round(middle["update"][1], 2),
+        "tokens": [count // options.repeats for count in tokens],
+        "largest_gap_of_loss": max(gaps),
+    }
+
+
+def memory(options: argparse.Namespace, precision: str, name: str) -> dict[str, Any]:
+    """In a child: the peak of one step at mask rate 0 above model, gradients and optimizer."""
+    model = load(options, precision)
+    optimizer = MasterAdamW([{"params": list(model.parameters())}], lr=0.0, fused=True)
+    for last in (False, True):
+        for parameter in optimizer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        if not last:
+            optimizer.step()  # makes the moments, and uses up the gradients
+    if name == "checkpointing":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    samples = batch_of(options, model, 0)
+    return {"bytes": peak_above(lambda: PASSES.get(name, ours)(model, samples, 0))}
+
+
+def long_row(options: argparse.Namespace, length: int, checkpointing: bool) -> dict[str, Any]:
+    """In a child: one row of `length` tokens, a sixth of which are scored."""
+    model = load(options, options.precisions.split(",")[-1])
+    use_varlen_attention(model)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    rng = random.Random(0)
+    ids = tuple(rng.randrange(random_samples.SPECIAL, model.config.vocab_size) for _ in range(length))
+    row = Row(ids, tuple(range(length)), tuple(range(1, length, 6)))
+    batch = pack([(Rows(row), loss_weights([Rows(row)], LossConfig())[0])])
+    times: list[tuple[float, float, Any]] = []
+    peak = peak_above(lambda: times.append(timed(lambda: micro_batch_loss(model, batch).loss.backward())))
+    return {"clock_s": times[0][0], "processor_s": times[0][1], "bytes": peak}
+
+
+def child(options: argparse.Namespace, what: str) -> dict[str, Any]:
+    """One measurement in a process of its own."""
+    flags = [flag for name in ("precisions", "batch", "threads") for flag in (f"--{name}", str(getattr(options, name)))]
+    command = [sys.executable, __file__, "--child", what, *flags, *(["--smoke"] if options.smoke else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precisions", default="float32,bfloat16")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=2, help="samples of a global batch")
+    parser.add_argument("--threads", type=int, default=0, help="0 takes all cores")
+    parser.add_argument("--long", default="", help="lengths of single rows, instead of the comparison")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model and short samples")
+    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.child:
+        what, *rest = options.child.split(":")
+        if what == "memory":
+            print(json.dumps(memory(options, rest[0], rest[1])))
+        else:
+            print(json.dumps(long_row(options, int(rest[0]), rest[1] == "checkpointing")))
+        return
+    rows = []
+    if options.long:
+        print(f"{'tokens':>7} {'':>14} {'processor s':>12} {'ms/token':>9} {'MiB':>7} {'KiB/token':>10}")
+        for length in map(int, options.long.split(",")):
+            for mode in ("plain", "checkpointing"):
+                found = {"tokens": length, "mode": mode, **child(options, f"long:{length}:{mode}")}
+                rows.append(found)
+                seconds, size = found["processor_s"], found["bytes"]
+                print(
+                    f"{length:7d} {mode:>14} {seconds:12.2f} {1000 * seconds / length:9.2f} {size >> 20:7d} "
+                    f"{size / length / 1024:10.0f}",
+                    flush=True,
+                )
+        print(json.dumps(rows))
+        return
+    for precision in options.precisions.split(","):
+        found = compare(options, precision)
+        peaks = {name: child(options, f"memory:{precision}:{name}")["bytes"] for name in (*PASSES, "checkpointing")}
+        found["peak_mib"] = {name: peak >> 20 for name, peak in peaks.items()}
+        found["ratio_of_memory"] = round(peaks["ours"] / peaks["plain"], 3)
+        rows.append(found)
+        print(
+            f"{precision}: {found['ratio']} times the samples a second ({found['ratio_of_processor_time']} by "
+            f"processor time; by mask rate {found['ratio_by_rate']}), {found['ratio_of_memory']} of the memory "
+            f"{found['peak_mib']}",
+            flush=True,
+        )
+    if len(rows) == 2:
+        print(f"ours in {rows[1]['precision']} beside plain in {rows[0]['precision']}: ", end="")
+        print(f"{rows[1]['samples_per_second']['ours'] / rows[0]['samples_per_second']['plain']:.2f} times the samples")
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""The languages of MultiPL-E: how each is compiled and run, what it needs, and where its tests end.
+
+One row a language. Commands are those of MultiPL-E's own evaluators; what is added only makes them start faster and
+is named in `prepared.py`, or keeps a virtual machine within the memory and process limits of a session.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+PROGRAMS_PATH = "/usr/local/bin:/usr/bin:/bin"  # what programs see; tools elsewhere are shown to them by their folder
+_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx{heap}m")
+_APT = "apt-get install --no-install-recommends"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program, or a file, that a language needs.
+
+    Args:
+        name: of the command, or the file's path where it begins with a slash.
+        version: arguments that make it print its version; empty where there are none.
+        install: what installs it on Debian.
+    """
+
+    name: str
+    version: tuple[str, ...]
+    install: str
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language.
+
+    In commands, `{ready}` is the folder of `prepared.py`, `{heap}` half of the memory limit in MiB, and a tool's name
+    stands for the path at which it was found.
+
+    Args:
+        name: as prompts say it.
+        fence: the word behind a code fence.
+        source: file that holds the program.
+        compile: command that builds it; empty where there is nothing to build.
+        run: command that runs it.
+        last: a statement that prints `{0}` directly followed by `{1}`; it goes behind the last test.
+        trial: a program that does nothing, to see whether and how fast the toolchain works here.
+        closing: braces, as a pattern, that stand behind the last test.
+        tools: what it needs.
+        environment: variables of the run.
+        settings: folders of settings outside /usr that its tools read, as patterns.
+        home: command that prints the folder that programs must see, where tools are found outside `PROGRAMS_PATH`.
+        failure: text on standard error that means failure whatever the exit status.
+    """
+
+    name: str
+    fence: str
+    source: str
+    compile: tuple[str, ...]
+    run: tuple[str, ...]
+    last: str
+    trial: str
+    tools: tuple[Tool, ...]
+    closing: str = ""
+    environment: Mapping[str, str] | None = None
+    settings: tuple[str, ...] = ()
+    home: tuple[str, ...] = ()
+    failure: str = ""
+
+    def ending(self, tests: str, first: str, second: str) -> str:
+        """Tests that say at their very end that they have been run: they print `first` and `second` joined.
+
+        Raises:
+            ValueError: the tests do not end in the braces of the language's main function.
+        """
+        said = self.last.format(first, second)
+        if not self.closing:
+            return f"{tests}\n{said}\n"
+        found = re.search(self.closing, tests)
+        if found is None:
+            raise ValueError(f"tests in {self.name} must end in the braces of their main function")
+        return f"{tests[: found.start()]}{said}\n{tests[found.start() :]}"
+
+
+_NODE = Tool("node", ("--version",), f"{_APT} nodejs npm")
+_TUPLES = "/usr/share/java/javatuples.jar"
+_JDK = f"{_APT} openjdk-17-jdk-headless"
+
+LANGUAGES: Mapping[str, Language] = {
+    "java": Language(
+        "Java",
+        "java",
+        "Problem.java",
+        (
+            "javac",
+            *(f"-J{flag}" for flag in ("-XX:SharedArchiveFile={ready}/javac.jsa", *_JVM)),
+            *("-proc:none", "-encoding", "UTF8", "-cp", _TUPLES, "-d", ".", "Problem.java"),
+        ),
+        ("java", *_JVM, "-ea", "-cp", f".:{_TUPLES}", "Problem"),
+        'System.out.println("{0}" + "{1}");',
+        "class Problem {\n    public static void main(String[] args) {\n    }\n}\n",
+        (
+            Tool("javac", ("-version",), _JDK),
+            Tool("java", ("-version",), _JDK),
+            Tool(_TUPLES, (), f"{_APT} libjavatuples-java"),
+        ),
+        closing=r"\}\s*\}\s*$",
+        settings=("/etc/java-*-openjdk",),
+    ),
+    "js": Language(
+        "JavaScript",
+        "javascript",
+        "main.js",
+        (),
+        ("node", "main.js"),
+        'console.log("{0}" + "{1}");',
+        "",
+        (_NODE,),
+    ),
+    "ts": Language(
+        "TypeScript",
+        "typescript",
+        "main.ts",
+        ("node", "--snapshot-blob", "{ready}/compiler.blob", "main", "main.ts"),
+        ("node", "main.js"),
+        'console.log("{0}" + "{1}");',
+        "",
+        (_NODE, Tool("tsc", ("--version",), "npm install --global typescript@5.9.3")),
+    ),
+    "cpp": Language(
+        "C++",
+        "cpp",
+        "main.cpp",
+        ("g++", "-std=c++17", "-include", "{ready}/first.h", "main.cpp", "-o", "main"),
+        ("./main",),
+        '::puts("{0}" "{1}");',
+        "int main() {\n}\n",
+        (Tool("g++", ("-dumpfullversion",), f"{_APT} g++"),),
+        closing=r"\}\s*$",
+    ),
+    "php": Language(
+        "PHP",
+        "php",
+        "main.php",
+        (),
+        ("php", "-d", "display_errors=stderr", "main.php"),
+        'echo "{0}" . "{1}";',
+        "<?php\n",
+        (Tool("php", ("--version",), f"{_APT} php-cli"),),
+        settings=("/etc/php",),
+    ),
+    "swift": Language(
+        "Swift",
+        "swift",
+        "main.swift",
+        ("swiftc", "main.swift", "-o", "main"),
+        ("./main",),
+        'print("{0}" + "{1}")',
+        "",
+        (
+            Tool(
+                "swiftc",
+                ("--version",),
+                "not in Debian 12 (Debian 13 has swiftlang); see https://www.swift.org/install",
+            ),
+        ),
+    ),
+    "rs": Language(
+        "Rust",
+        "rust",
+        "main.rs",
+        ("rustc", "-C", "codegen-units=1", "main.rs", "-o", "main"),
+        ("./main",),
+        'println!("{{}}{{}}", "{0}", "{1}");',
+        "fn main() {\n}\n",
+        (Tool("rustc", ("--version",), f"{_APT} rustc-web"),),
+        closing=r"\}\s*$",
+        home=("rustc", "--print", "sysroot"),
+    ),
+    "cs": Language(
+        "C#",
+        "csharp",
+        "main.cs",
+        ("mcs", "-d:DEBUG", "-r:System.Numerics.dll", "main.cs"),
+        ("mono", "main.exe"),
+        'Console.WriteLine("{0}" + "{1}");',
+        "using System;\nclass Problem {\n    public static void Main(string[] args) {\n    }\n}\n",
+        (
+            Tool("mcs", ("--version",), f"{_APT} mono-mcs"),
+            Tool("mono", ("--version",), f"{_APT} mono-runtime libmono-system-numerics4.0-cil"),
+        ),
+        closing=r"\}\s*\}\s*$",
+        environment={"MONO_TRACE_LISTENER": "Console.Error"},  # a failing Debug.Assert says so there, and goes on
+        settings=("/etc/mono",),
+        failure="System.Diagnostics.DefaultTraceListener.Fail",
+    ),
+    "sh": Language(
+        "Bash",
+        "bash",
+        "main.sh",
+        (),
+        ("bash", "main.sh"),
+        "printf '%s%s\\n' {0} {1}",
+        "",
+        (Tool("bash", ("--version",), f"{_APT} bash"),),
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Toolchain:
+    """What this machine has for a language.
+
+    Args:
+        paths: where each tool was found.
+        missing: the tools that were not found, empty where all are there.
+        visible: folders that programs must see for it, besides the system's.
+    """
+
+    language: Language
+    paths: Mapping[str, str]
+    missing: tuple[Tool, ...]
+    visible: tuple[str, ...]
+
+    @cached_property
+    def version(self) -> str:
+        """Versions of its commands, found by asking them."""
+        said = (_version(path, tool.version) for tool in self.language.tools if (path := self.paths.get(tool.name)))
+        return ", ".join(dict.fromkeys(filter(None, said)))
+
+    @property
+    def reason(self) -> str:
+        """What is missing and how to install it; empty where nothing is."""
+        return "; ".join(f"{Path(tool.name).name} is not installed: {tool.install}" for tool in self.missing)
+
+    def command(self, words: tuple[str, ...], ready: str = "", memory_mb: int = 1024) -> list[str]:
+        """A command of the language with the places of this machine filled in."""
+        filled = [word.replace("{ready}", ready).replace("{heap}", str(max(64, memory_mb // 2))) for word in words]
+        return [self.paths.get(filled[0], filled[0]), *filled[1:]]
+
+
+@cache
+def find(key: str) -> Toolchain:
+    """The toolchain of one of `LANGUAGES`, looked for in the folders that programs see and then in PATH."""
+    language = LANGUAGES[key]
+    paths: dict[str, str] = {}
+    for tool in language.tools:
+        if tool.name.startswith("/"):
+            found = tool.name if Path(tool.name).exists() else None
+        else:
+            found = shutil.which(tool.name, path=PROGRAMS_PATH) or shutil.which(tool.name)
+        if found:
+            paths[tool.name] = found
+    visible = {str(path) for pattern in language.settings for path in Path("/").glob(pattern.lstrip("/"))}
+    for name, path in paths.items():
+        if not path.startswith(("/usr/", "/bin/")):
+            home = _home(path, language.home if language.home[:1] == (name,) else ())
+            visible.add(home)
+            paths[name] = f"{home}/bin/{name}"
+    missing = tuple(tool for tool in language.tools if tool.name not in paths)
+    return Toolchain(language, paths, missing, tuple(sorted(visible)))
+
+
+def _home(path: str, asks: tuple[str, ...]) -> str:
+    """The folder above `bin` of a tool that lies outside the system's folders; `asks` where only the tool knows it."""
+    if asks:
+        done = subprocess.run([path, *asks[1:]], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return str(Path(path).resolve().parent.parent)
+
+
+def _version(path: str, arguments: tuple[str, ...]) -> str:
+    """The first number with dots that a tool says about itself."""
+    if not arguments:
+        return ""
+    try:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"\d+(?:\.\d+)+", done.stdout + done.stderr)
+    return f"{Path(path).name} {found[0]}" if found else ""

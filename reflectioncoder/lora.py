@@ -1,0 +1,119 @@
+"""LoRA and QLoRA through PEFT: low-rank adapters beside frozen weights, and the rows of the special tokens.
+
+The special tokens are new, so their rows in the embedding and in an untied output head have to be learnt too. They are
+kept apart from the frozen tables (PEFT's trainable tokens) and saved with the adapter.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reflectioncoder.config import TrainConfig
+from reflectioncoder.errors import UserError
+from reflectioncoder.template import SPECIAL_TOKENS
+
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def check(config: TrainConfig, device: torch.device) -> None:
+    """Whether the settings of LoRA can be followed here. Raises UserError."""
+    lora = config.lora
+    if lora.r < 0:
+        raise UserError(f"lora.r = {lora.r}: must be positive, or 0 to train all weights")
+    if lora.r == 0:
+        if lora.quantize != "none":
+            raise UserError(f"lora.quantize = '{lora.quantize}': quantised weights cannot be trained; set lora.r")
+        return
+    _need("peft", "LoRA", "peft")
+    if config.sharding:
+        raise UserError(
+            "lora.r with sharding: not supported together; without sharding every rank holds the whole model"
+        )
+    if lora.quantize == "4bit":
+        _need("bitsandbytes", "QLoRA", "peft,qlora")
+        if device.type != "cuda":
+            raise UserError("lora.quantize = '4bit': needs a CUDA GPU; set lora.quantize to none")
+
+
+def _need(module: str, what: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{what}: {module} is not installed; run: pip install 'reflectioncoder[{extra}]'")
+
+
+def quantisation(config: TrainConfig) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that load frozen weights in four bits, where asked for."""
+    if config.lora.quantize == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, config.precision),
+    )
+    return {"quantization_config": settings}
+
+
+def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> Any:
+    """A PEFT model around `model`, which gets the adapters in place.
+
+    Args:
+        model: with its special tokens added.
+        tokenizer: which knows their ids.
+        config: of the run.
+
+    Raises:
+        UserError: `lora.targets` names no layer of the model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    rows: Any = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    tables = [model.get_input_embeddings()]
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not tables[0].weight:
+        tables.append(head)
+    names = [name for table in tables for name, module in model.named_modules() if module is table]
+    targets = config.lora.targets
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules="all-linear" if targets == ("all-linear",) else list(targets),
+        trainable_token_indices=dict.fromkeys(names, rows),
+    )
+    settings.base_model_name_or_path = config.model
+    torch.manual_seed(config.seed)  # ranks and resumed runs begin with the same adapters
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        raise UserError(f"lora.targets = {', '.join(targets)}: {str(error).splitlines()[0]}") from None
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A model with the adapter of a directory merged into its weights.
+
+    Args:
+        model: the base model with its special tokens added.
+        folder: what a run with `lora.output = "adapter"` left.
+    """
+    from peft import PeftModel
+
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    return merged
+
+
+def base_of(folder: Path) -> str | None:
+    """The model that the adapter in a directory belongs to; None where there is no adapter."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    _need("peft", f"model {folder} is a LoRA adapter", "peft")
+    return str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])

@@ -1,0 +1,145 @@
+"""The optimizer steps of a run: which samples there are, and what each step trains on.
+
+A step is a function of samples, configuration and its number alone, so ranks, resumed runs and dry runs agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from reflectioncoder.batching import (
+    MicroBatch,
+    build_rows,
+    cost,
+    deal,
+    last_round,
+    loss_weights,
+    pack,
+    plan_steps,
+    split_by_cost,
+)
+from reflectioncoder.config import TrainConfig
+from reflectioncoder.dialogue import Dialogue
+from reflectioncoder.distributed import World
+from reflectioncoder.errors import UserError
+from reflectioncoder.masking import mask_rate
+from reflectioncoder.template import Encoded, encode
+from reflectioncoder.trackers import visible_shares
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank does of a global batch.
+
+    Args:
+        micro_batches: of this rank; their losses, summed over all ranks, are the loss of the batch.
+        mask_rate: it was made with.
+        tokens: through the model, on all ranks.
+        visible: shares of the blocks that students see, of `trackers.visible_shares`.
+    """
+
+    micro_batches: list[MicroBatch]
+    mask_rate: float
+    tokens: int
+    visible: dict[str, float]
+
+
+class Steps(Dataset[Step]):
+    """The optimizer steps of a run: item s is this rank's share of step s.
+
+    Args:
+        samples: encoded samples.
+        repeats: how often an epoch has each.
+        config: of the run.
+        world: the ranks a global batch is spread over; each gets the same number of micro-batches.
+    """
+
+    def __init__(
+        self, samples: Sequence[Encoded], repeats: Sequence[int], config: TrainConfig, world: World | None = None
+    ) -> None:
+        self.samples = samples
+        self.config = config
+        self.world = world or World()
+        self.plan = plan_steps(
+            repeats,
+            self.cost,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            max_steps=config.max_steps,
+            max_tokens=config.max_tokens,
+            seed=config.seed,
+        )
+
+    def cost(self, sample: int, step: int, max_steps: int) -> int:
+        """Tokens that a sample brings through the model at a step."""
+        return cost(self.samples[sample], self.config.masking, step, max_steps, self.config.seed)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, step: int) -> Step:
+        config, max_steps = self.config, len(self.plan)
+        rows = [
+            build_rows(self.samples[i], config.masking, config.positions, step, max_steps, config.seed)
+            for i in self.plan[step]
+        ]
+        weights = loss_weights(rows, config.loss)
+        costs = [sample.tokens for sample in rows]
+        groups = split_by_cost(costs, config.micro_tokens, self.world.size)
+        own = deal(groups, costs, self.world.size, self.world.rank)
+        batches = [pack([(rows[i], weights[i]) for i in group]) for group in own]
+        visible = visible_shares([self.samples[i] for i in self.plan[step]], config, step, max_steps)
+        return Step(batches, mask_rate(step, max_steps, config.masking.semantics), sum(costs), visible)
+
+
+def prepare(
+    dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+) -> tuple[list[Encoded], list[int], int]:
+    """Encode the samples of a run; those longer than `max_length` are left out.
+
+    Returns:
+        The samples, named by their place in the data; how often an epoch has each (reflection data is up-sampled,
+        whatever the objective, so that objectives see the same samples); and how many were left out.
+
+    Raises:
+        UserError: nothing is left; no reflection sequence among them; a tokenizer that cannot begin a sample.
+    """
+    if not dialogues:
+        raise UserError(f"data {', '.join(config.data)}: there are no samples")
+    if config.objective == "reflection" and not any(dialogue.is_reflection for dialogue in dialogues):
+        raise UserError(
+            f"data {', '.join(config.data)}: none of the {len(dialogues)} samples is a reflection sequence; add some "
+            '(reflectioncoder build), or set objective = "instruction"'
+        )
+    if tokenizer.bos_token_id is None and config.bos == "required":
+        raise UserError(
+            f"model {config.model}: its tokenizer has no BOS token, with which a sample begins; name one in "
+            'tokenizer_config.json, or set bos = "none", as the recipes for Qwen do'
+        )
+    samples = []
+    for number, dialogue in enumerate(dialogues):
+        encoded = encode(dialogue, tokenizer, sample_id=str(number))
+        samples.append(last_round(encoded) if config.objective == "instruction" else encoded)
+    fits = [len(sample) <= config.max_length for sample in samples]
+    kept = [sample for sample, fit in zip(samples, fits, strict=True) if fit]
+    repeats = [
+        config.upsample if dialogue.is_reflection else 1 for dialogue, fit in zip(dialogues, fits, strict=True) if fit
+    ]
+    if not kept:
+        shortest = min(len(sample) for sample in samples)
+        raise UserError(
+            f"data {', '.join(config.data)}: all {len(samples)} samples are longer than max_length = "
+            f"{config.max_length} tokens (the shortest has {shortest}); raise max_length"
+        )
+    return kept, repeats, len(samples) - len(kept)
+
+
+def summary(samples: Sequence[Encoded], dropped: int, config: TrainConfig) -> str:
+    """What `prepare` found, in one line."""
+    reflections = sum(sample.is_reflection for sample in samples)
+    text = f"{len(samples)} samples ({reflections} reflection, {len(samples) - reflections} plain)"
+    return text + (f"; dropped {dropped} longer than {config.max_length} tokens" if dropped else "")

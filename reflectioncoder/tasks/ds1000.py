@@ -1,0 +1,246 @@
+"""DS-1000 (Lai et al., 2023): 1,000 problems of seven data science libraries; `ds1000` and `ds1000_insertion`.
+
+A problem brings its own test functions; an answer passes where `test_execution`, and `test_string` where there is one,
+run to their end. They run in a Python environment of its own (`make ds1000`), because the tests were written for
+certain versions, in sessions forked from a process that has imported the libraries already. Problems of libraries that
+are not installed there (TensorFlow, PyTorch) are not run, and never count as 0.
+
+An answer runs in the process of its tests, so what `sandbox/session.py` says of asserts holds here too: leaving early
+is no pass, patching what the tests call is not prevented. The data is CC BY-SA 4.0 with a canary: it is read where it
+lies, never trained on, and no text of it belongs in any output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reflectioncoder.dialogue import iter_jsonl
+from reflectioncoder.errors import UserError
+from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, not_run, opened
+
+if TYPE_CHECKING:
+    from reflectioncoder.interpreter import Interpreter, Isolation, Limits
+
+VERSIONS = {
+    "numpy": "1.26.4",
+    "pandas": "1.5.3",
+    "scipy": "1.12.0",
+    "scikit-learn": "1.4.0",
+    "matplotlib": "3.8.4",
+    "seaborn": "0.13.2",
+}
+PRELOAD = ("numpy", "pandas", "scipy.stats", "scipy.optimize", "sklearn", "matplotlib.pyplot", "seaborn", "PIL.Image")
+PYTHON_VARIABLE = "REFLECTIONCODER_DS1000_PYTHON"
+STOPS = ("</code>", "# SOLUTION END", "\nEND SOLUTION", "\n```")
+REFERENCE_FACTOR = 10.0  # a time-out is one only beyond so many times what the reference takes on this machine
+_OURS = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
+_DOWNLOADS = re.compile(r"^from sklearn\.datasets import .*\bfetch_", re.MULTILINE)
+_PUT = re.compile(
+    r"^(?P<names>.+?) = \.\.\. # put solution in (?:this|these) variables?\n(?P<rest>BEGIN SOLUTION\n<code>\n?)$", re.M
+)
+
+
+class DS1000(Task):
+    """The problems in the completion format, or with the place of the answer marked in the middle.
+
+    The file of 2024 that is read has completion prompts only. An insertion prompt is made of one as the first edition
+    had them: no line says where to put the solution, `[insert]` marks its place, and what follows it is shown.
+    """
+
+    max_new_tokens = 512  # appendix B
+
+    def __init__(self, options: TaskOptions | None = None, insertion: bool = False) -> None:
+        """Read the problems.
+
+        Args:
+            options: its `data` is the folder with `ds1000.jsonl` (or `.jsonl.gz`), or the one above it.
+            insertion: ask in the insertion format.
+
+        Raises:
+            UserError: no such file, or rows that are no problems of DS-1000.
+        """
+        options = options or TaskOptions()
+        self.name, self.insertion = "ds1000_insertion" if insertion else "ds1000", insertion
+        self.path = _data_file(options.data)
+        self.problems = dict(list(_read(self.path).items())[: options.limit or None])
+        self.python = environment()
+        self._reference_seconds: dict[str, float] = {}
+
+    def prompts(self) -> list[Prompt]:
+        """The problems in order, with the source prompts as they are (appendix D)."""
+        made = []
+        for task_id, row in self.problems.items():
+            text = _insertion(row) if self.insertion else row["prompt"]
+            continuation = f"{text}\n\nThe code at [insert]:\n```python\n" if self.insertion else text
+            made.append(Prompt(task_id, text, continuation, STOPS))
+        return made
+
+    def rows(self, row: Any) -> list[Any]:
+        """DS-1000's own answers have an "id" and a "code", or a list of them."""
+        if not isinstance(row, dict) or "code" not in row or "task_id" in row:
+            return [row]
+        several = row["code"] if isinstance(row["code"], list) else [row["code"]]
+        task_id = row.get("id", row["metadata"].get("problem_id") if isinstance(row.get("metadata"), dict) else None)
+        return [{"task_id": str(task_id), "completion": code} for code in several]
+
+    def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
+        """One that runs the environment's Python, with the libraries imported and seaborn's data in sight."""
+        from reflectioncoder.interpreter import Interpreter
+
+        if not self.python:
+            return Interpreter(limits, isolation)
+        variables, visible = {"MPLBACKEND": "Agg"}, []
+        plots = self.path.parent / "seaborn-data"
+        if plots.is_dir():  # programs may not change it, and have no network to get it from
+            visible, variables["SEABORN_DATA"] = [str(plots)], str(plots.resolve())
+        preload = [name for name in PRELOAD if name.partition(".")[0] not in _absent(self.python, PRELOAD)]
+        return Interpreter(limits, isolation, preload, visible, self.python, variables)
+
+    def check(
+        self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
+    ) -> Verdict:
+        """Run the problem's tests on an answer; see `Task.check`.
+
+        Returns:
+            `not_run` where the environment, or a library of the problem, is missing.
+        """
+        row = self.problems.get(task_id)
+        if row is None:
+            raise UserError(f"task {self.name}: no problem '{task_id}' in it")
+        if not self.python:
+            return not_run(f"no environment for DS-1000: run make ds1000, or set {PYTHON_VARIABLE}")
+        if _DOWNLOADS.search(row["code_context"]):
+            return not_run("its tests download a data set, and programs have no network")
+        wanted = tuple(sorted(set(_OURS.findall(row["code_context"]))))
+        absent = sorted(_absent(self.python, wanted))
+        if absent:
+            return not_run(f"{', '.join(absent)}: not installed for {self.python}")
+        verdict = _run(row, cut(completion), interpreter, limits)
+        if verdict.outcome != "timeout":
+            return verdict
+        if task_id not in self._reference_seconds:
+            generous = dataclasses.replace(limits, seconds=10 * limits.seconds)
+            self._reference_seconds[task_id] = _run(row, row["reference_code"], interpreter, generous).seconds
+        seconds = REFERENCE_FACTOR * self._reference_seconds[task_id]
+        if seconds <= limits.seconds:
+            return verdict
+        return _run(row, cut(completion), interpreter, dataclasses.replace(limits, seconds=seconds))
+
+
+def cut(completion: str) -> str:
+    """The code of an answer: without the tags and fences of prompt and answer, up to the first text of `STOPS`."""
+    text = completion.replace("\r\n", "\n")
+    text = opened(text)
+    text = re.sub(r"\A\s*(?:BEGIN SOLUTION\s*)?<code>\n?", "", text)
+    ends = [place for stop in STOPS if (place := f"\n{text}".find(stop)) >= 0]
+    return f"\n{text}"[: min(ends, default=len(text) + 1)][1:]
+
+
+def environment() -> str:
+    """The Python of DS-1000's environment, empty where there is none.
+
+    It is what the variable `PYTHON_VARIABLE` says, or `.venv-ds1000` here or beside the package.
+    """
+    named = os.environ.get(PYTHON_VARIABLE)
+    if named:
+        return named
+    for folder in (Path.cwd(), Path(__file__).parents[2]):
+        python = folder / ".venv-ds1000" / "bin" / "python"
+        if python.is_file():
+            return str(python)
+    return ""
+
+
+def installed_versions(python: str) -> dict[str, str]:
+    """Versions of the libraries of `VERSIONS` in an environment, empty text where one is missing.
+
+    Raises:
+        UserError: that Python does not run.
+    """
+    ask = (
+        "import importlib.metadata as m, json, sys\n"
+        "have = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
+        "print(json.dumps({name: have.get(name, '') for name in sys.argv[1:]}))"
+    )
+    found: dict[str, str] = json.loads(_asked(python, ask, *VERSIONS))
+    return found
+
+
+@cache
+def _absent(python: str, modules: tuple[str, ...]) -> frozenset[str]:
+    """Which top-level modules an environment lacks."""
+    ask = "import importlib.util as u, sys\nprint(*(name for name in sys.argv[1:] if u.find_spec(name) is None))"
+    return frozenset(_asked(python, ask, *{name.partition(".")[0] for name in modules}).split())
+
+
+def _asked(python: str, *words: str) -> str:
+    try:
+        argv = [python, "-s", "-P", "-c", *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"environment of DS-1000, {python}: does not run ({error}); run make ds1000") from None
+
+
+def _run(row: dict[str, Any], solution: str, interpreter: Interpreter, limits: Limits) -> Verdict:
+    tests = "test_execution(answer)\n"
+    if "def test_string(" in row["code_context"]:
+        tests += "test_string(answer)\n"
+    with interpreter.session(limits, module=True) as session:  # the answer in a cell of its own: tracebacks show cells
+        result = session.run_together([row["code_context"], f"answer = {solution!r}", tests])
+    message = (result.message or "").strip().splitlines()
+    error = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
+    return Verdict(result.ok, result.outcome, error[:300], result.seconds)
+
+
+def _insertion(row: dict[str, Any]) -> str:
+    """The insertion prompt made of a completion prompt."""
+    prompt: str = row["prompt"]
+    put = _PUT.search(prompt)
+    if put:
+        names = [name.strip() for name in put["names"].split(",")]
+        after = "".join(f"print({name})\n" for name in names)
+        return (
+            f"{prompt[: put.start()]}{put['rest'].rstrip()}\n[insert]\n</code>\nEND SOLUTION\n<code>\n{after}</code>\n"
+        )
+    end = "# SOLUTION END" if prompt.rstrip().endswith("# SOLUTION START") else "### END SOLUTION"
+    if prompt.rstrip().endswith("<code>"):
+        end = "</code>\nEND SOLUTION"
+    return f"{prompt.rstrip()}\n[insert]\n{end}\n"
+
+
+def _data_file(folder: str) -> Path:
+    if not folder:
+        raise UserError("task ds1000: name the folder of ds1000.jsonl with --data (github.com/xlang-ai/DS-1000, data/)")
+    for place in (
+        Path(folder) / below / name for below in ("", "ds1000") for name in ("ds1000.jsonl", "ds1000.jsonl.gz")
+    ):
+        if place.is_file():
+            return place
+    raise UserError(f"task ds1000: no file ds1000.jsonl in {folder} or {folder}/ds1000")
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    problems: dict[str, dict[str, Any]] = {}
+    for where, row in iter_jsonl(path):
+        texts = ("prompt", "reference_code", "code_context")
+        if not isinstance(row, dict) or any(not isinstance(row.get(name), str) for name in texts):
+            raise UserError(f"{where}: not a problem of DS-1000; it needs {', '.join(texts)} and metadata")
+        metadata = row.get("metadata")
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("problem_id"), int):
+            raise UserError(f"{where}: 'metadata' must have a 'problem_id'")
+        if "def test_execution(" not in row["code_context"]:
+            raise UserError(f"{where}: 'code_context' has no test_execution; use the edition of 2024 (ds1000.jsonl)")
+        task_id = str(metadata["problem_id"])
+        if task_id in problems:
+            raise UserError(f"{where}: problem {task_id} occurs twice")
+        problems[task_id] = row
+    if not problems:
+        raise UserError(f"file {path}: holds no problems")
+    return problems

@@ -1,0 +1,119 @@
+"""The same request in other words: what it asks for, word by word, weighted by how rare the words are in benchmarks.
+
+"Calculate the Surface Area of a Cuboid" asks for what MBPP's "Write a function to find the surface area of a cuboid."
+asks for, and shares no long run of words with it. Here a request is its first sentence, if that asks for something,
+without the words that any request may have (`PLAIN`), in a common form. Two are alike by the weight of their longest
+common subsequence, so that "octal to decimal" is not "decimal to octal". It sees no synonyms, no requests told as a
+story, and none with a single telling word ("is it prime?").
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+PLAIN = frozenset(
+    """a an and any are as at be by can could do does each every for from given gives has have how if in into is it its
+    me of on one or so such that the their them then there these this to us using use used via was we were when where
+    which while will with would you your whether not write create implement develop construct design build make define
+    provide generate program code script method function procedure algorithm python java javascript cpp rust go php
+    ruby bash shell language please help take takes taking accept accepts receive receives input inputs output outputs
+    return returns returning print prints get gets calculate calculates compute computes computing find finds finding
+    determine determines check checks checking show shows display called name named should must need want like
+    following value values variable argument arguments parameter parameters param integer integers int str string
+    strings float number numbers list lists array arrays arr lst element elements item items num nums true false
+    boolean otherwise none null def self result example examples""".split()
+)
+FORMS = {"maximum": "max", "largest": "max", "biggest": "max", "greatest": "max", "minimum": "min", "smallest": "min",
+         "repeating": "repeated", "sorted": "sort", "sorting": "sort", "sorts": "sort"}  # fmt: skip
+SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+|>>>")
+WORD = re.compile(r"[a-z]{2,}|\d{2,}")
+CODE = re.compile(r"^[^\w\n]*(?:def|class|import|from|func|public|private|static|using)\b.*$", re.MULTILINE)
+ASKS = re.compile(
+    r"\b(?:write|create|implement|develop|construct|design|build|make|generate|provide|finds?|returns?|checks?|"
+    r"calculates?|computes?|determines?|converts?|counts?|removes?|reverses?|sorts?|replaces?|get|how)\b",
+    re.IGNORECASE,
+)
+LEAST = 2  # words; with one, any request about palindromes would be the same
+
+
+def asked(text: str) -> tuple[str, ...]:
+    """What a request asks for: the telling words of its first sentence that has some, in order, where that one asks.
+
+    Lines of code are left out. A request that tells a story first gives nothing, for its sentences mean little alone.
+    """
+    for sentence in SENTENCE.split(CODE.sub("\n", text).replace("_", " ")):
+        words = tuple(_form(word) for word in WORD.findall(sentence.lower()) if word not in PLAIN)
+        if len(words) >= LEAST:
+            return words if ASKS.search(sentence) else ()
+    return ()
+
+
+def _form(word: str) -> str:
+    plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
+    return FORMS.get(word, word[:-1] if plural else word)
+
+
+class Requests:
+    """What benchmarks ask for, to be compared with.
+
+    Args:
+        texts: their prompts; those that do not begin with what they ask for, or say little, are never found.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        forms = [asked(text) for text in texts]
+        families = Counter(word for form in set(forms) for word in set(form))
+        self._count = len(set(forms) - {()})
+        self._weights = {word: math.log((self._count + 2) / (1 + number)) for word, number in families.items()}
+        self._forms: dict[tuple[str, ...], int] = {}
+        for place, form in enumerate(forms):
+            if self._weight(form) >= math.log(self._count + 2):  # that of one word which no benchmark has
+                self._forms.setdefault(form, place)
+        self._index: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for form in self._forms:
+            for word in set(form):
+                self._index[word].append(form)
+
+    def _weight(self, words: Sequence[str]) -> float:
+        # a word that no benchmark has may be a detail, or make it another request
+        return sum(self._weights.get(word, 0.75 * math.log(self._count + 2)) for word in words)
+
+    def closest(self, text: str, least: float) -> tuple[int, float, str] | None:
+        """The prompt that asks for the same.
+
+        Args:
+            text: a request.
+            least: share, 0 to 1, of the words' weight that both must have in common.
+
+        Returns:
+            the prompt's place, the share and the common words; None where no prompt has as much.
+        """
+        words, best = asked(text), None
+        own, among = self._weight(words), frozenset(words)
+        shared = set[tuple[str, ...]]()
+        for word in among:
+            shared.update(self._index.get(word, ()))
+        for form in sorted(shared):
+            both = own + self._weight(form)
+            if 2 * self._weight([word for word in form if word in among]) < least * both:
+                continue
+            common = self._common(words, form)
+            share = 2 * self._weight(common) / both
+            if share >= least and (best is None or share > best[1]):
+                best = self._forms[form], share, " ".join(common)
+        return best
+
+    def _common(self, first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+        """The heaviest common subsequence."""
+        row: list[tuple[float, tuple[str, ...]]] = [(0.0, ())] * (len(second) + 1)
+        for word in first:
+            above = row[0]
+            for place, other in enumerate(second, 1):
+                best = max(row[place], row[place - 1])
+                if word == other:
+                    best = max(best, (above[0] + self._weight([word]), (*above[1], word)))
+                above, row[place] = row[place], best
+        return row[-1][1]

@@ -1,0 +1,65 @@
+"""Starts training on several processes, as a launcher does, and is what they run: `ranks.py CONFIG.toml[:STEP] ...`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread a process, and the modules that this one sees."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **more}
+
+
+def launch(configs: Sequence[Path | str], ranks: int = 2, seconds: float = 300) -> list[str]:
+    """Train with each configuration in turn, on `ranks` processes; returns what each rank said.
+
+    A colon and a number behind a configuration end that run, as Ctrl-C does, after so many steps.
+
+    Raises:
+        AssertionError: a rank failed.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = []
+    for rank in range(ranks):
+        variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, __file__, *map(str, configs)]
+        processes.append(
+            subprocess.Popen(
+                command, env=environment(**variables), stderr=subprocess.PIPE, text=True, start_new_session=True
+            )
+        )
+    try:
+        said = [process.communicate(timeout=seconds)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(said)
+    return said
+
+
+if __name__ == "__main__":
+    import torch.distributed as dist
+    from test_train import At, interrupt
+
+    from reflectioncoder.config import TrainConfig
+    from reflectioncoder.errors import UserError
+    from reflectioncoder.settings import load
+    from reflectioncoder.train import train
+
+    for word in sys.argv[1:]:
+        path, _, step = word.partition(":")
+        try:
+            train(load(TrainConfig, path), callbacks=[At(int(step), interrupt)] if step else [])
+        except UserError as error:
+            if not step:
+                raise
+            print(error, file=sys.stderr)
+    dist.destroy_process_group()

@@ -1,0 +1,101 @@
+"""The chain of `benchmarks/bootstrap.py` at a smoke size, with a tiny model, and what its tables count."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from reflectioncoder import procedural
+from reflectioncoder.config import BuildConfig, NativeConfig, TrainConfig
+from reflectioncoder.problems import load_problems
+from reflectioncoder.settings import load
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "bootstrap.py"
+CONFIGS = SCRIPT.parent.parent / "configs" / "bootstrap"
+
+
+@pytest.fixture(scope="module")
+def bootstrap() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bootstrap", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bootstrap"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    model = output / "tiny"
+    if not model.exists():
+        tiny.save(model, tiny.llama(len(tiny.tokenizer()), dtype=torch.float32))
+    sizes = "--sequences 4 --tokens 600 --problems 2 --samples 2 --temperatures 0.7 --max-new-tokens 12".split()
+    command = [sys.executable, str(SCRIPT), "--output", str(output / "runs"), "--model", str(model), *sizes, *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+
+def test_the_whole_chain_and_again_without_doing_anything_twice(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    assert first.returncode == 0, first.stderr
+    found: dict[str, Any] = json.loads(first.stdout.splitlines()[-1])
+    assert found["first_source"] == 4
+    assert found["training"]["tokens"] >= 600
+    (native,) = found["runs"]
+    # in twelve tokens no program can be written, and every conversation is accounted for
+    assert (native["conversations"], sum(native["reasons"].values()), native["yield"]) == (4, 4, 0)
+    assert 0 < native["tokens"] <= 4 * 12
+    assert [(row["samples"], row["conversations"], row["sequences"]) for row in found["grid"]] == [(1, 2, 0), (2, 4, 0)]
+    again = run(tmp_path)
+    assert [line for line in again.stdout.splitlines() if "done before" in line] == [
+        "mutation: done before", "interpreter: done before", "native-t0.7: done before",
+    ]  # fmt: skip
+    second = json.loads(again.stdout.splitlines()[-1])
+    assert {**second, "seconds": 0} == {**found, "seconds": 0}
+    other = run(tmp_path, "--tokens", "700")
+    assert other.returncode == 2
+    assert "interpreter: finished with other settings" in other.stderr
+
+
+def test_no_composition_of_the_first_source_comes_again(bootstrap: ModuleType, tmp_path: Path) -> None:
+    first, native = BuildConfig(count=300, seed=0, levels=(1,)), BuildConfig(seed=1)
+    bootstrap.write_unseen(tmp_path / "unseen.jsonl", 60, native, first)
+    again = load_problems(str(tmp_path / "unseen.jsonl"), load(BuildConfig, CONFIGS / "native.toml").fields)
+    others = {problem.id: problem for problem in procedural.generate(150, 1, "train", (1,))}
+    seen = {problem.extra["composition"] for problem in procedural.generate(300, 0, "train", (1,))}
+    assert len(again) == 60
+    assert not seen & {others[problem.id].extra["composition"] for problem in again}
+    # which would have been otherwise
+    assert any(problem.extra["composition"] in seen for problem in list(others.values())[:60])
+    same = others[again[0].id]
+    assert (again[0].instruction, again[0].tests, again[0].level) == (same.instruction, same.tests, 1)
+
+
+def test_fewer_samples_are_the_first_of_each_problem(bootstrap: ModuleType) -> None:
+    won = {("a", 2), ("a", 3), ("b", 4)}
+    found = [
+        bootstrap.Outcome(problem, n, "sequences" if (problem, n) in won else "unresolved", 2, True)
+        for problem in "abc"
+        for n in range(1, 5)
+    ]
+    rows = [bootstrap.by_samples(found, n) for n in (1, 2, 4)]
+    assert [(row["sequences"], row["conversations"], row["problems_with_one"]) for row in rows] == [
+        (0, 3, 0), (1, 6, 0.3333), (3, 12, 0.6667),
+    ]  # fmt: skip
+
+
+def test_the_configurations_fit_together() -> None:
+    first, native = load(BuildConfig, CONFIGS / "mutation.toml"), load(BuildConfig, CONFIGS / "native.toml")
+    training = load(TrainConfig, CONFIGS / "interpreter.toml")
+    assert {str(Path(path).parent) for path in training.data} == {first.output}
+    assert isinstance(native.native, NativeConfig)
+    assert (native.native.model, native.sampler) == (training.output, "native")
+    assert native.seed != first.seed

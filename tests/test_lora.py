@@ -1,0 +1,88 @@
+"""LoRA: the adapter and the special tokens' rows are trained and saved, and merging changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import tiny
+import torch
+from test_distributed import config, log, on_file, quiet, same_losses
+from test_train import At, interrupt
+from transformers import AutoModelForCausalLM
+
+from reflectioncoder.config import LoraConfig, TrainConfig
+from reflectioncoder.dialogue import write_jsonl
+from reflectioncoder.errors import UserError
+from reflectioncoder.models import load_model_and_tokenizer
+from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens
+from reflectioncoder.train import train
+
+pytest.importorskip("peft")
+LORA = LoraConfig(r=4, alpha=8)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    for name, tied in (("model", True), ("untied", False)):
+        tiny.save(folder / name, tiny.llama(258, tied=tied, dtype=torch.float32))
+    write_jsonl(folder / "data.jsonl", tiny.dialogues(7))
+    return folder
+
+
+def lora_config(base: Path, output: Path, output_kind: str = "merged", **changes: Any) -> TrainConfig:
+    kind: Any = output_kind
+    return config(base, output, lora=dataclasses.replace(LORA, output=kind), **changes)
+
+
+@pytest.mark.parametrize("name", ["model", "untied"])
+def test_merged_and_adapter_are_the_same_model_with_new_special_rows(base: Path, tmp_path: Path, name: str) -> None:
+    model = str(base / name)
+    train(lora_config(base, tmp_path / "merged", model=model, learning_rate=1e-2), quiet)
+    train(lora_config(base, tmp_path / "adapter", "adapter", model=model, learning_rate=1e-2), quiet)
+    assert log(tmp_path / "merged")[-1]["teacher_ce"] < log(tmp_path / "merged")[0]["teacher_ce"]
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    assert not (tmp_path / "merged" / "adapter_model.safetensors").exists()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    loaded, tokenizer = load_model_and_tokenizer(str(tmp_path / "adapter"), device="cpu")
+    ids = torch.tensor([[0, *tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), 70, 80, 90]])
+    assert torch.allclose(merged(ids).logits, loaded(ids).logits, atol=1e-5)
+    untouched, words = load_model_and_tokenizer(model, device="cpu")
+    add_special_tokens(untouched, words)
+    rows = words.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    for table in ("get_input_embeddings", "get_output_embeddings"):
+        before, after = getattr(untouched, table)().weight, getattr(merged, table)().weight
+        assert ((before - after)[rows].abs().amax(1) > 0).all()
+        others = [i for i in range(len(before)) if i not in rows]
+        assert torch.equal(before[others], after[others])
+    before, after = (m.model.layers[0].mlp.up_proj.weight for m in (untouched, merged))
+    assert not torch.equal(before, after)
+
+
+def test_an_interrupted_adapter_run_goes_on_exactly_and_ranks_agree(base: Path, tmp_path: Path) -> None:
+    train(lora_config(base, tmp_path / "whole"), quiet)
+    with pytest.raises(UserError, match="go on from checkpoint-2"):
+        train(lora_config(base, tmp_path / "cut"), quiet, [At(3, interrupt)])
+    train(lora_config(base, tmp_path / "cut", resume=True), quiet)
+    same_losses(tmp_path / "whole", tmp_path / "cut", 0.0)
+    ranks.launch([on_file(lora_config(base, tmp_path / "ranks"), tmp_path / "config")])
+    same_losses(tmp_path / "whole", tmp_path / "ranks")
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        (LoraConfig(r=4, targets=("no_such_layer",)), "lora.targets = no_such_layer"),
+        (LoraConfig(r=-1), "lora.r = -1"),
+        (LoraConfig(quantize="4bit"), "set lora.r"),
+        (LoraConfig(r=4, quantize="4bit"), "bitsandbytes is not installed|needs a CUDA GPU"),
+    ],
+)
+def test_bad_lora_settings_give_one_line(base: Path, tmp_path: Path, lora: LoraConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        train(config(base, tmp_path / "out", lora=lora), quiet)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,243 @@
+"""MultiPL-E: prompts of appendix D, where an answer ends, and verdicts of real programs of every language here."""
+
+import json
+import subprocess
+
+import pytest
+from polyglot import CASES, SOLUTIONS, write
+
+from reflectioncoder import languages
+from reflectioncoder.errors import UserError
+from reflectioncoder.evaluate import check_all, read_completions, summarize
+from reflectioncoder.generate import Completion
+from reflectioncoder.interpreter import Limits
+from reflectioncoder.prepared import ready_folder
+from reflectioncoder.tasks import TaskOptions, get_task
+from reflectioncoder.tasks.multipl_e import MultiPLE, cut
+
+LIMITS = Limits(2.0, 1024, 1_000_000)
+WRONG = [(key, how) for key, case in CASES.items() for how in case.wrong]
+
+
+def need(key: str) -> None:
+    """Skip where this machine lacks a language."""
+    if languages.find(key).missing:
+        pytest.skip(f"{languages.LANGUAGES[key].name}: {languages.find(key).reason}")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """Our own problem of a language as a task, with an open interpreter; made once for each."""
+    made = {}
+
+    def make(key):
+        need(key)
+        if key not in made:
+            folder = write(tmp_path_factory.mktemp(key), key, {"evens": CASES[key]})
+            one = MultiPLE(key, TaskOptions(data=str(folder)))
+            made[key] = one, one.interpreter(LIMITS)
+        return made[key]
+
+    yield make
+    for _, interpreter in made.values():
+        interpreter.close()
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_right_answers_pass_whatever_form_they_have(key, task):
+    one, interpreter = task(key)
+    case = CASES[key]
+    verdict = one.check("evens", case.right, interpreter, LIMITS)
+    assert (verdict.passed, verdict.outcome, verdict.error) == (True, "ok", "")
+    whole = case.prompt + case.right + case.stops[0]
+    assert one.check("evens", whole, interpreter, LIMITS, whole=True).passed
+    said_again = f"```{one.language.fence}\n{whole}\n```\nIt counts."
+    assert one.check("evens", said_again, interpreter, LIMITS).passed
+
+
+@pytest.mark.parametrize(("key", "how"), WRONG)
+def test_answers_that_are_wrong_by_construction_fail(key, how, task):
+    one, interpreter = task(key)
+    verdict = one.check("evens", CASES[key].wrong[how], interpreter, LIMITS)
+    assert not verdict.passed
+    assert verdict.outcome == ("timeout" if how == "loop" else "error"), verdict
+    assert verdict.error
+    if how == "compilation" and one.language.compile:
+        assert verdict.error.startswith("compilation: ")
+
+
+def test_leaving_early_is_named(task):
+    one, interpreter = task("js")
+    verdict = one.check("evens", CASES["js"].wrong["prints"], interpreter, LIMITS)
+    assert verdict.error == "ended before its last test"
+
+
+@pytest.mark.parametrize("key", ["js", "cpp", "sh"])
+def test_a_program_reaches_neither_network_nor_files_of_the_host(key, task, tmp_path):
+    one, interpreter = task(key)
+    target = tmp_path / "made"
+    body = {
+        "js": f"  require('fs').writeFileSync('{target}', 'x');\n}}\n",
+        "cpp": f"    return std::ofstream(\"{target}\").put('x').good();",
+        "sh": f"    echo x > {target}",
+    }[key]
+    assert not one.check("evens", body, interpreter, LIMITS).passed
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("key", SOLUTIONS)
+def test_our_answers_to_the_real_set_pass(key, data):
+    need(key)
+    one = MultiPLE(key, TaskOptions(data=str(data)))
+    with one.interpreter(LIMITS) as interpreter:
+        verdicts = {name: one.check(name, body, interpreter, LIMITS) for name, body in SOLUTIONS[key].items()}
+    assert {name: verdict.error for name, verdict in verdicts.items() if not verdict.passed} == {}
+    assert len(verdicts) == 5
+
+
+def test_a_language_without_its_toolchain_is_not_run_and_never_zero(monkeypatch, tmp_path):
+    folder = write(tmp_path, "js", {"evens": CASES["js"]})
+    absent = languages.Toolchain(languages.LANGUAGES["js"], {}, languages.LANGUAGES["js"].tools, ())
+    monkeypatch.setattr("reflectioncoder.tasks.multipl_e.find", lambda key: absent)
+    one = MultiPLE("js", TaskOptions(data=str(folder)))
+    with one.interpreter(LIMITS) as interpreter:
+        results = check_all(one, [Completion("evens", 0, "}\n", "}\n")], [interpreter], LIMITS)
+    assert results[0].outcome == "not_run" and "nodejs" in results[0].error
+    score = summarize(one.name, results)
+    assert (score.pass_at_1, score.n, score.not_run) == (None, 0, 1)
+
+
+def test_a_toolchain_that_does_not_work_here_is_not_run(monkeypatch, tmp_path):
+    need("sh")
+    folder = write(tmp_path, "sh", {"evens": CASES["sh"]})
+    broken = languages.Toolchain(languages.LANGUAGES["sh"], {"bash": "/usr/bin/false"}, (), ())
+    monkeypatch.setattr("reflectioncoder.tasks.multipl_e.find", lambda key: broken)
+    one = MultiPLE("sh", TaskOptions(data=str(folder)))
+    with one.interpreter(LIMITS) as interpreter:
+        verdict = one.check("evens", CASES["sh"].right, interpreter, LIMITS)
+    assert verdict.outcome == "not_run" and "does not work here" in verdict.error
+
+
+def test_the_compiler_image_says_what_tsc_says(tmp_path):
+    need("ts")
+    toolchain = languages.find("ts")
+    programs = {
+        "types": "const x: number = 'text';\nfunction f(a: string): number { return a; }\nf(3).foo;\nundeclared;\n"
+        "interface Array<T> { extra: T }\n[1].extra.toFixed(); [1].none;\nconst name = 3;\nlet Promise = 4;\n",
+        "syntax": "function f( {\n  return 1 +;\n",
+    }
+    for name, program in programs.items():
+        (tmp_path / f"{name}.ts").write_text(program)
+        argv = toolchain.command(languages.LANGUAGES["ts"].compile, ready_folder(toolchain))
+        ours = subprocess.run([*argv[:-1], f"{name}.ts"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        made = (tmp_path / f"{name}.js").read_text()
+        tsc = [toolchain.paths["tsc"], "--target", "esnext", "--pretty", "false", f"{name}.ts"]
+        theirs = subprocess.run(tsc, cwd=tmp_path, capture_output=True, text=True, check=False)
+        said = [line for line in theirs.stdout.splitlines() if line.startswith(f"{name}.ts")]
+        assert [line for line in ours.stdout.splitlines() if line.startswith(f"{name}.ts")] == said, name
+        assert (ours.returncode, made) == (theirs.returncode, (tmp_path / f"{name}.js").read_text()), name
+        assert said
+
+
+def test_prompts_are_those_of_appendix_d(data):
+    prompt = MultiPLE("cpp", TaskOptions(data=str(data))).prompts()[0]
+    assert prompt.task_id == "HumanEval_23_strlen"
+    assert prompt.instruction.startswith("Write a complete C++ function for the problem.\n\n#include<assert.h>\n")
+    assert prompt.opening == f"```cpp\n{prompt.continuation}" and prompt.instruction.endswith(prompt.continuation)
+    assert prompt.stops == ("\n}",)
+    counts = {key: len(MultiPLE(key, TaskOptions(data=str(data))).prompts()) for key in languages.LANGUAGES}
+    assert counts == {
+        "java": 158, "js": 161, "ts": 159, "cpp": 161, "php": 161, "swift": 158, "rs": 156, "cs": 158, "sh": 158,
+    }  # fmt: skip
+
+
+def test_the_file_of_c_sharp_is_the_one_whose_tests_can_hold(data):
+    """The other compares 44 problems' lists with Equals, which asks whether they are the same object."""
+    task = MultiPLE("cs", TaskOptions(data=str(data)))
+    other = {
+        row["name"]: row["tests"]
+        for row in map(json.loads, (data / "multipl_e" / "humaneval-cs-bu.jsonl").read_text().splitlines())
+    }
+    differ = [name for name, row in task.problems.items() if row["tests"] != other[name]]
+    assert len(differ) == 44
+    assert all(
+        task.problems[name]["tests"].replace(".SequenceEqual(", ".Equals(")
+        == other[name].replace(".SequenceEqual(", ".Equals(")
+        for name in differ
+    )
+    assert "SequenceEqual" not in "".join(other.values())
+
+
+JAVA = CASES["java"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        ("        return x;\n    }\n}\n", "        return x;"),
+        ("        return x;\n    }", "        return x;"),
+        ("        return x;", "        return x;"),
+        (
+            "        if (a) {\n        }\n        return x;\n    }\n    void other() {}\n",
+            "        if (a) {\n        }\n        return x;",
+        ),
+        ("```java\n        return x;\n    }\n```\nDone.\n    }\n", "        return x;"),
+        (JAVA.prompt + "        return x;\r\n    }\r\n}", "        return x;"),
+        ("", ""),
+    ],
+)
+def test_an_answer_is_cut_to_the_body_before_the_tests(answer, body):
+    found = cut(answer, JAVA.prompt, list(JAVA.stops))
+    assert found.rstrip("\n") == body
+    assert cut(found, JAVA.prompt, list(JAVA.stops)) == found
+
+
+def test_a_whole_program_keeps_what_stands_before_the_function():
+    program = "import java.util.*;\nclass Problem {\n    static int help() {\n        return 1;\n    }\n" + JAVA.prompt
+    found = cut(program + "        return x;\n    }\n}\n", JAVA.prompt, list(JAVA.stops), whole=True)
+    assert found == program + "        return x;"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not a valid JSON|JSON"),
+        ('{"name": "a", "prompt": "x"}', "not a problem of MultiPL-E"),
+        ('{"name": "a", "prompt": "x", "tests": "}", "stop_tokens": "y"}', "must be a list of texts"),
+        ('{"name": "a", "language": "rs", "prompt": "x", "tests": "}", "stop_tokens": []}', "a problem in 'rs'"),
+        ('{"name": "a", "prompt": "x", "tests": "none", "stop_tokens": []}', "must end in the braces"),
+        ("", "holds no problems"),
+    ],
+)
+def test_bad_data_files_are_named(line, words, tmp_path):
+    (tmp_path / "humaneval-cpp.jsonl").write_text(line and line + "\n")
+    with pytest.raises(UserError, match=words):
+        get_task("multipl_e_cpp", TaskOptions(data=str(tmp_path)))
+
+
+def test_missing_data_says_where_it_comes_from(tmp_path):
+    with pytest.raises(UserError, match="--data"):
+        get_task("multipl_e_java")
+    with pytest.raises(UserError, match=r"no file humaneval-java\.jsonl in"):
+        get_task("multipl_e_java", TaskOptions(data=str(tmp_path)))
+
+
+@pytest.mark.parametrize("answer", ["", "\x00\x01", "}" * 1_000_000, "\ud800", "é" * 1000])
+def test_odd_answers_are_a_failed_verdict_for_themselves_alone(answer, task):
+    one, interpreter = task("js")
+    assert not one.check("evens", answer, interpreter, LIMITS).passed
+    assert one.check("evens", CASES["js"].right, interpreter, LIMITS).passed
+
+
+def test_a_file_of_completions_is_scored(task, tmp_path):
+    one, interpreter = task("js")
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps({"task_id": "evens", "completion": CASES["js"].right}) + "\n")
+    results = check_all(one, read_completions(str(path), one), [interpreter], LIMITS)
+    assert summarize(one.name, results).pass_at_1 == 1.0
+    own = {"name": "evens", "language": "js", "completions": [CASES["js"].right, CASES["js"].wrong["value"]]}
+    path.write_text(json.dumps(own) + "\n")
+    results = check_all(one, read_completions(str(path), one), [interpreter], LIMITS)
+    assert [(result.sample, result.passed) for result in results] == [(0, True), (1, False)]
+    with pytest.raises(UserError, match="no problem 'other'"):
+        one.check("other", "", interpreter, LIMITS)
