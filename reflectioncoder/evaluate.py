@@ -223,6 +223,7 @@ def check_all(
 
     unique = list(dict.fromkeys(map(_key, completions)))
     verdicts: dict[Key, Verdict] = {}
+    unique.sort(key=lambda key: -task.cost(key[0]))  # a long one at the end would leave the others idle
     with ThreadPoolExecutor(len(pool)) as threads:
         for key, verdict in zip(unique, threads.map(check, unique), strict=True):
             verdicts[key] = verdict

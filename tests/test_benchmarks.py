@@ -27,6 +27,12 @@ def test_interpreter_beside_kernels() -> None:
     assert [row["ahead"] for row in rows] == [[], ["numpy"]]  # type: ignore[attr-defined]
 
 
+def test_scoring(data: Path) -> None:
+    rows = figures("scoring.py", "--data", str(data), "--repeats", "1", "--step", "60")
+    assert [row["task"] for row in rows] == ["humaneval_plus", "mbpp_plus"]  # type: ignore[attr-defined]
+    assert all(row["seconds"]["ours"] > 0 and not row["differ"] for row in rows)  # type: ignore[attr-defined]
+
+
 def test_cost_of_a_build_beside_the_interpreter() -> None:
     (row,) = figures("build_scale.py", "--sizes", "20", "--workers", "1")  # type: ignore[misc]
     assert row["funnel"] == {"problems": 20, "input_output": 1, "unresolved": 1, "single_round": 10, "sequences": 8}

@@ -173,6 +173,9 @@ class Flaky:
     def prompts(self):
         return []
 
+    def cost(self, task_id):
+        return 0.0
+
     def check(self, task_id, completion, interpreter, limits, whole=False):
         outcome = self.outcomes.pop(0)
         return Verdict(outcome == "ok", outcome)

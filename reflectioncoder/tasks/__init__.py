@@ -104,6 +104,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def cost(self, task_id: str) -> float:
+        """Seconds that a right answer to a problem takes, as far as known; the longest are checked first."""
+        return 0.0
+
     def rows(self, row: Any) -> list[Any]:
         """The samples that a line of a file of completions stands for; a benchmark may have a format of its own."""
         return [row]

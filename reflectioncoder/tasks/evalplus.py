@@ -58,6 +58,10 @@ class EvalPlusTask(Task):
         """Open an interpreter that can make many calls at once."""
         return calls.open_interpreter(limits, isolation)
 
+    def cost(self, task_id: str) -> float:
+        """What the canonical solution took when it was run last."""
+        return sum(self._expected.seconds(f"{task_id} {group}") for group in self.groups)
+
     def check(
         self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
     ) -> Verdict:

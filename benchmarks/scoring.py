@@ -1,0 +1,127 @@
+"""Scoring one greedy run of HumanEval+ or MBPP+: this project beside evalplus 0.3.1, interleaved, verdict by verdict.
+
+    python benchmarks/scoring.py --data ../shared/data [--tasks humaneval mbpp] [--repeats 5] [--step 1]
+
+Both score the same completions (CL-7B's, of the folder's `reference_completions`) with two workers, as commands that
+start from nothing, with what their references return kept on disk from a run before that is not timed. Wall-clock
+seconds, medians, and processor seconds of all processes. Problems whose verdicts differ are named, with evalplus's
+verdicts of each repeat: on a busy machine evalplus's time limits fail right answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = {"humaneval": ("humaneval_plus/HumanEvalPlus", "HUMANEVAL"), "mbpp": ("mbpp_plus/MbppPlus", "MBPP")}
+
+
+def main() -> None:
+    """Measure and print; the last line is JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", default=list(FILES), choices=list(FILES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--step", type=int, default=1, help="only every so many problems, for a quick look (ours only)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure(task, options, Path(folder)) for task in options.tasks]
+    print(json.dumps(rows))
+
+
+def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Both ways on one task."""
+    stem, variable = FILES[task]
+    plain = folder / f"{task}.jsonl"
+    plain.write_bytes(gzip.decompress((options.data / f"{stem}.jsonl.gz").read_bytes()))
+    source = options.data / f"reference_completions/CL-7B/{task}.jsonl"
+    samples = folder / f"{task}_samples.jsonl"
+    samples.write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[:: options.step]))
+    environment = {
+        **os.environ,
+        f"{variable}_OVERRIDE_PATH": str(plain),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "REFLECTIONCODER_CACHE": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+    }
+    ours: dict[str, list[bool]] = {}
+    theirs: dict[str, list[bool]] = {}
+    times: dict[str, list[tuple[float, float]]] = {"ours": [], "evalplus": []}
+    both = options.step == 1  # evalplus takes whole sets only
+    for repeat in range(options.repeats + 1):  # the first fills the caches
+        out = folder / f"{task}-{repeat}"
+        command = [sys.executable, "-m", "reflectioncoder", "evaluate", f"{task}_plus", "--completions", str(samples)]
+        command += ["--data", str(options.data), "--output", str(out), "--json", "--workers", "2", "--partial"]
+        spent = run(command, environment, folder)
+        for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines():
+            verdict = json.loads(line)
+            ours.setdefault(verdict["task_id"], []).append(verdict["passed"])
+        if repeat:
+            times["ours"].append(spent)
+        if both:
+            result = folder / f"{task}_samples_eval_results.json"
+            result.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "evalplus.evaluate", task, "--samples", str(samples), "--parallel", "2"]
+            spent = run(command, environment, folder)
+            for task_id, (row, *_) in json.loads(result.read_text(encoding="utf-8"))["eval"].items():
+                passed = row["base_status"] == row["plus_status"] == "pass"
+                theirs.setdefault(task_id, []).append(passed)
+            if repeat:
+                times["evalplus"].append(spent)
+        latest = {name: spent[-1] for name, spent in times.items() if spent}
+        print(f"{task}+ repeat {repeat}: {latest}", file=sys.stderr, flush=True)
+    return summary(task, times, ours, theirs)
+
+
+def summary(
+    task: str,
+    times: dict[str, list[tuple[float, float]]],
+    ours: dict[str, list[bool]],
+    theirs: dict[str, list[bool]],
+) -> dict[str, object]:
+    """Medians, their ratio, pass@1, and the problems on which any two verdicts differ."""
+    wall = {name: statistics.median(t[0] for t in spent) for name, spent in times.items() if spent}
+    processor = {name: statistics.median(t[1] for t in spent) for name, spent in times.items() if spent}
+    differ = {
+        task_id: {"ours": verdicts, "evalplus": theirs[task_id]}
+        for task_id, verdicts in ours.items()
+        if task_id in theirs and len({*verdicts, *theirs[task_id]}) > 1
+    }
+    row: dict[str, object] = {
+        "task": f"{task}_plus",
+        "pass_at_1": sum(verdicts[-1] for verdicts in ours.values()) / len(ours),
+        "seconds": {name: round(value, 1) for name, value in wall.items()},
+        "processor_seconds": {name: round(value, 1) for name, value in processor.items()},
+        "differ": differ,
+    }
+    if "evalplus" in wall:
+        row["ratio"] = round(wall["ours"] / wall["evalplus"], 3)
+        row["processor_ratio"] = round(processor["ours"] / processor["evalplus"], 3)
+    return row
+
+
+def run(command: list[str], environment: dict[str, str], folder: Path) -> tuple[float, float]:
+    """Wall-clock and processor seconds of a command and all its processes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return round(seconds, 2), round(spent, 2)
+
+
+if __name__ == "__main__":
+    main()
