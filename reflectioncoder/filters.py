@@ -181,7 +181,11 @@ def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings
 
 def idle_asserts(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
     """Ours: the asserts of the last round never call the entry point (`assert True`), or there are none."""
-    codes = [block.content for block in dialogue.first_round if block.type == "code"]
+    return _idle(tuple(block.content for block in dialogue.first_round if block.type == "code"), problem.entry_point)
+
+
+@lru_cache(maxsize=256)  # as above
+def _idle(codes: tuple[str, ...], entry_point: str | None) -> str | None:
     if not codes:
         return "no code block"
     try:
@@ -194,9 +198,8 @@ def idle_asserts(dialogue: Dialogue, problem: Problem, settings: FilterSettings)
     for code in codes[:-1]:  # a notebook's last cell may have nothing but asserts
         with suppress(SyntaxError):
             trees.append(read(code))
-    if not exercised(tree, trees, problem.entry_point):
-        entry = problem.entry_point
-        return f"no assert calls `{entry}`" if entry else "no assert calls what the code defines"
+    if not exercised(tree, trees, entry_point):
+        return f"no assert calls `{entry_point}`" if entry_point else "no assert calls what the code defines"
     return None
 
 
