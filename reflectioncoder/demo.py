@@ -70,7 +70,12 @@ def evaluate_config(demo: DemoConfig, arm: str, task: str) -> EvaluateConfig:
     output = f"{demo.output}/evaluate/{arm}/{task}"
     # The held-out problems are the same for every seed of the demo, so that figures can be compared.
     generate = GenerateConfig(
-        model=model, task=task, output=f"{output}/completions.jsonl", limit=limit, levels=demo.levels
+        model=model,
+        task=task,
+        output=f"{output}/completions.jsonl",
+        limit=limit,
+        levels=demo.levels,
+        max_new_tokens=320 if task == "humaneval" else 0,  # a small model that goes on longer only repeats itself
     )
     return EvaluateConfig(generate=generate, output=output, seconds=3.0)
 
