@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/trainer_cpu.py [--precisions float32,bfloat16] [--repeats 5] [--batch 2] [--threads 0]
     .venv/bin/python benchmarks/trainer_cpu.py --long 1024,2048,4096,8192
+    .venv/bin/python benchmarks/trainer_cpu.py --profile [--precisions float32]
 
 Both do the forward and backward pass of the same global batch of reflection samples (first rounds of 300 to 900
 tokens, second ones of 80 to 250) in one process, interleaved: a repeat is one plain step and ours at five mask rates,
@@ -9,7 +10,8 @@ tokens, second ones of 80 to 250) in one process, interleaved: a repeat is one p
 compared on the way. The optimizer's update is timed apart, for it is the same for both. Times are medians over the
 repeats, by the clock and by processor time, which a busy machine disturbs less. Memory is the peak of resident memory
 in one step above what model, gradients and optimizer take, at mask rate 0, our worst case, in child processes, also
-with gradient checkpointing. `--long` gives one row of each length, without and with it. The last line is JSON.
+with gradient checkpointing. `--long` gives one row of each length, without and with it, `--profile` the operations that
+take most of our step at mask rate 0.5. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -150,6 +152,18 @@ def long_row(options: argparse.Namespace, length: int, checkpointing: bool) -> d
     return {"clock_s": times[0][0], "processor_s": times[0][1], "bytes": peak}
 
 
+def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Shares of the time of our step at mask rate 0.5."""
+    model = load(options, options.precisions.split(",")[0])
+    samples = batch_of(options, model, 0)
+    ours(model, samples, 2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as measured:
+        ours(model, samples, 2)
+    events = sorted(measured.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return [{"operation": event.key, "share": round(event.self_cpu_time_total / total, 4)} for event in events[:15]]
+
+
 def child(options: argparse.Namespace, what: str) -> dict[str, Any]:
     """One measurement in a process of its own."""
     flags = [flag for name in ("precisions", "batch", "threads") for flag in (f"--{name}", str(getattr(options, name)))]
@@ -168,6 +182,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="samples of a global batch")
     parser.add_argument("--threads", type=int, default=0, help="0 takes all cores")
     parser.add_argument("--long", default="", help="lengths of single rows, instead of the comparison")
+    parser.add_argument("--profile", action="store_true", help="where our time goes, instead of the comparison")
     parser.add_argument("--smoke", action="store_true", help="a tiny model and short samples")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -181,6 +196,12 @@ def main() -> None:
             print(json.dumps(long_row(options, int(rest[0]), rest[1] == "checkpointing")))
         return
     rows = []
+    if options.profile:
+        rows = profile(options)
+        for row in rows:
+            print("{share:7.2%} {operation}".format(**row))
+        print(json.dumps(rows))
+        return
     if options.long:
         print(f"{'tokens':>7} {'':>14} {'processor s':>12} {'ms/token':>9} {'MiB':>7} {'KiB/token':>10}")
         for length in map(int, options.long.split(",")):

@@ -79,6 +79,11 @@ def test_cost_of_long_rows_on_the_processor() -> None:
     assert [row["mode"] for row in rows] == ["plain", "checkpointing"]  # type: ignore[attr-defined]
 
 
+def test_where_the_time_of_a_step_goes() -> None:
+    rows = figures("trainer_cpu.py", "--smoke", "--profile", "--precisions", "float32", "--threads", "1")
+    assert 0.2 < sum(row["share"] for row in rows) <= 1  # type: ignore[attr-defined]
+
+
 def test_the_parts_for_a_gpu_run_on_a_processor_at_a_tiny_size(tmp_path: Path) -> None:
     command = ("gpu/run.py", "--out", str(tmp_path), "--device", "cpu", "--smoke", "--repeats", "1")
     found = figures(*command)
