@@ -21,9 +21,9 @@ from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
+import blocks
 import psutil
 import pytest
-import test_native
 from actors import Answers
 from chatserver import ChatServer
 from processes import attended
@@ -49,9 +49,6 @@ FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json"
 # nothing is sent anywhere, and Ray kills no worker because others fill the machine's memory
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
 SMALL = {"num_cpus": 1, "object_store_memory": engine_ray.OBJECT_STORE}
-
-
-learnt, native_model = test_native.learnt, test_native.model  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +192,11 @@ def test_no_answer_is_paid_twice_when_the_last_node_goes_and_the_build_goes_on_e
 
 
 def test_a_native_model_writes_the_same_in_actors_one_of_which_is_killed(
-    tmp_path: Path, nodes: Cluster, native_model: str
+    tmp_path: Path, nodes: Cluster, model: str
 ) -> None:
-    numbers = list(test_native.NUMBERS) * 6
-    run(test_native.config(tmp_path, native_model, numbers, "local"))
-    settings = test_native.config(tmp_path, native_model, numbers, "ray", replicas=2, batch_size=2)
+    numbers = list(blocks.NUMBERS) * 6
+    run(blocks.config(tmp_path, model, numbers, "local"))
+    settings = blocks.config(tmp_path, model, numbers, "ray", replicas=2, batch_size=2)
     settings = replace(settings, engine="ray", ray_address=nodes.address)
     output = Path(settings.output)
     Later(lambda: sum(recorded(output).values()), (3, partial(kill_a_worker, nodes, "ConcurrentActor")))
