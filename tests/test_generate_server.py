@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from chatserver import ChatServer, Reply, completion, failure
+from conftest import build_llama, build_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import Served
@@ -339,20 +340,24 @@ def test_any_answer_can_be_cleaned_and_cleaning_again_changes_nothing_without_fe
         assert clean_answer(code) == code
 
 
-@pytest.fixture(scope="module")
-def served(model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with Served(model, tmp_path_factory.mktemp("server") / "log.txt") as server:
-        yield server
-
-
-def test_a_real_server_gives_what_transformers_gives_here(tmp_path: Path, model: str, served: Served) -> None:
-    config = settings(
-        tmp_path, served.url, prompt_style="plain", max_new_tokens=24, precision="float32", device="cpu", model=model,
-        chat={"model": served.model},
-    )  # fmt: skip
-    there = generate(config)
+def test_a_real_server_gives_what_transformers_gives_here(tmp_path: Path) -> None:
+    model = str(tmp_path / "model")
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
+    tokenizer.save_pretrained(model)
+    random = build_llama(len(tokenizer), tied=False)
+    for weights in random.parameters():
+        if weights.dim() > 1:
+            weights.data.mul_(15)  # so that it says something else to everything
+    random.save_pretrained(model)
+    with Served(model, tmp_path / "log.txt") as server:
+        config = settings(
+            tmp_path, server.url, prompt_style="plain", max_new_tokens=24, precision="float32", device="cpu",
+            model=model, chat={"model": model},
+        )  # fmt: skip
+        there = generate(config)
+        chat = generate(dataclasses.replace(config, prompt_style="chat", output=str(tmp_path / "chat.jsonl")))
     here = generate(dataclasses.replace(config, backend="transformers", output=str(tmp_path / "here.jsonl")))
-    assert len({c.completion for c in here.completions}) > 1
+    assert len({c.raw for c in here.completions}) == COUNT
     assert [c.completion for c in there.completions] == [c.completion for c in here.completions]
-    chat = generate(dataclasses.replace(config, prompt_style="chat", output=str(tmp_path / "chat.jsonl")))
-    assert chat.new == COUNT and any(c.raw for c in chat.completions)
+    assert chat.new == COUNT and all(c.raw for c in chat.completions)
