@@ -21,6 +21,7 @@ class ChatSampler:
         config: endpoint, model and how to ask it.
         budget: what all requests together may use.
         tool_description: what to tell a model about the `python` tool.
+        single: see `Endpoint`.
 
     Raises:
         UserError: no model, or a URL that is none or that holds a password.
@@ -28,10 +29,12 @@ class ChatSampler:
 
     name = "chat"
 
-    def __init__(self, config: ChatConfig, budget: Budget | None = None, tool_description: str = "") -> None:
+    def __init__(
+        self, config: ChatConfig, budget: Budget | None = None, tool_description: str = "", single: bool = False
+    ) -> None:
         self.model = config.model
         self._config, self._tool_description = config, tool_description
-        self._endpoint = Endpoint(config, config.model, budget)
+        self._endpoint = Endpoint(config, config.model, budget, single=single)
         self._create = self._endpoint.client.chat.completions.with_streaming_response.create
 
     def stop(self) -> None:
@@ -85,7 +88,7 @@ class ChatSampler:
             finish = str(choice.get("finish_reason") or "stop")
             if not isinstance(text, str):
                 raise TypeError("content is not text")
-            usage = _usage(data.get("usage"), text, messages)
+            usage = usage_of(data.get("usage"), text, messages)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             start = body[:60].decode("utf-8", "replace")
             raise self._endpoint.error(
@@ -105,7 +108,7 @@ class ChatSampler:
                     detail = f"a tool call without code ({type(error).__name__})"
                     raise self._endpoint.error("malformed", detail, usage) from None
         if finish == "content_filter":
-            raise self._endpoint.error("refused", "the server's content filter stopped the answer", usage)
+            raise self._endpoint.error("refused", "the server's content filter stopped the answer", usage, final=True)
         if not text.strip() and code is None and finish != "length":
             raise self._endpoint.error("empty", "the model answered nothing", usage)
         return Answer(text, code, tool_id, finish, usage, str(data.get("model") or self.model))
@@ -122,7 +125,7 @@ def _message(turn: Turn) -> dict[str, Any]:
     return message
 
 
-def _usage(said: Any, text: str, messages: Sequence[Turn]) -> Usage:
+def usage_of(said: Any, text: str, messages: Sequence[Turn]) -> Usage:
     """What the server billed; an estimate of four characters a token where it does not say."""
     if isinstance(said, dict) and isinstance(said.get("prompt_tokens"), int):
         return Usage(1, said["prompt_tokens"], int(said.get("completion_tokens") or 0))

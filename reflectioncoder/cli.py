@@ -177,7 +177,8 @@ def _train(config: TrainConfig, dry_run: bool, _: bool) -> int:
 
 
 def _generate(config: GenerateConfig, dry_run: bool, _: bool) -> int:
-    _keep_memory()
+    if config.backend == "transformers":
+        _keep_memory()
     from reflectioncoder.generate import generate
     from reflectioncoder.tasks import get_task, task_options
 
@@ -185,17 +186,22 @@ def _generate(config: GenerateConfig, dry_run: bool, _: bool) -> int:
         task = get_task(config.task, task_options(config))
         print(f"would write {len(task.prompts())} x {config.samples} completions to {config.output}")
         return 0
-    generate(config)
+    without = [completion for completion in generate(config).completions if completion.error]
+    if without:
+        first = f"the first is '{without[0].task_id}' ({without[0].error})"
+        print(f"{len(without)} completions are empty, as the server gave no answer; {first}", file=sys.stderr)
     return 0
 
 
 def _evaluate(config: EvaluateConfig, dry_run: bool, as_json: bool) -> int:
-    if not config.completions:
+    if not config.completions and config.generate.backend == "transformers":
         _keep_memory()
     from reflectioncoder.evaluate import evaluate
 
     if dry_run:
-        print(f"would score {config.completions or config.generate.model} on {config.generate.task} in {config.output}")
+        how = config.generate
+        model = f"{how.chat.model} at {how.chat.base_url}" if how.backend == "server" else how.model
+        print(f"would score {config.completions or model} on {config.generate.task} in {config.output}")
         return 0
     score = evaluate(config, progress=_show_progress if sys.stderr.isatty() else None)
     if as_json:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reflectioncoder.answers import PYTHON, without_thoughts
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks import FENCE_STOP
 
@@ -23,6 +25,7 @@ class Completion:
         raw: what the model wrote, up to and including the stop text.
         prompt: hash of the prompt; empty for files made elsewhere.
         whole: the code is a whole program, not to be put behind the prompt.
+        error: why there is no answer, in the server's words; such a completion is empty.
     """
 
     task_id: str
@@ -31,6 +34,7 @@ class Completion:
     raw: str
     prompt: str = ""
     whole: bool = False
+    error: str = ""
 
 
 def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
@@ -50,9 +54,39 @@ def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
     return code + "\n" if code else ""
 
 
+_FENCE = re.compile(r"^```([\w+#.-]*)[^\S\n]*$\n?", re.MULTILINE)
+
+
+def clean_answer(raw: str, language: str = "python") -> str:
+    """The code of a chat answer that opens its fence itself, perhaps after some prose.
+
+    It is what stands in the first block of the language; without one, in the block that begins the answer, the first
+    that names any language, or the first at all. An answer without an opening fence is code from its beginning.
+    What a reasoning model thinks aloud is left out.
+
+    Args:
+        raw: the answer.
+        language: how the task's fences call it, in lower case.
+    """
+    text = without_thoughts(raw.replace("\r\n", "\n"))
+    names = PYTHON if language in PYTHON else (language,)
+    fences = list(_FENCE.finditer(text))
+    wanted = [fence for fence in fences if fence[1].lower() in names]
+    if not wanted and fences:
+        closes = len(fences) == 1 and not fences[0][1] and not text[fences[0].end() :].strip()
+        named = [fence for fence in fences if fence[1]]
+        if not text[: fences[0].start()].strip():
+            wanted = fences
+        elif not closes:
+            wanted = named or fences
+    return clean_completion(text[wanted[0].end() :] if wanted else text)
+
+
 def line_of(completion: Completion) -> str:
     """A completion as a line of a file."""
     row = dataclasses.asdict(completion)
+    if not completion.error:
+        del row["error"]
     if row.pop("whole"):
         row["solution"] = row.pop("completion")
     return json.dumps(row, ensure_ascii=False)
@@ -67,4 +101,5 @@ def read_completion(row: Any, where: str) -> Completion:
     sample = row.get("sample", 0)
     if not isinstance(code, str) or not isinstance(sample, int):
         raise UserError(f"{where}: 'completion' (or 'solution') must be text, and 'sample' a number")
-    return Completion(str(row["task_id"]), sample, code, str(row.get("raw", code)), str(row.get("prompt", "")), whole)
+    raw, prompt, error = str(row.get("raw", code)), str(row.get("prompt", "")), str(row.get("error", ""))
+    return Completion(str(row["task_id"]), sample, code, raw, prompt, whole, error)

@@ -54,29 +54,24 @@ class Endpoint:
         model: its name there.
         budget: what all requests together may use.
         serves: what it is asked for, in words.
+        single: a refusal is said to be one, `final` where it is a content filter's; otherwise the first request that is
+            refused, before any was answered, is taken to show that no request of this kind will do.
 
     Raises:
         UserError: no model, or a URL that is none or that holds a password.
     """
 
     def __init__(
-        self, config: ChatConfig, model: str, budget: Budget | None = None, serves: str = "chat completions"
+        self,
+        config: ChatConfig,
+        model: str,
+        budget: Budget | None = None,
+        serves: str = "chat completions",
+        single: bool = False,
     ) -> None:
-        url = urlsplit(config.base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise UserError(f"chat.base_url = '{config.base_url}': expected http://HOST:PORT/v1 or https://HOST/v1")
-        if url.username or url.password or url.query:
-            raise UserError(
-                "chat.base_url: leave user name, password and query out of it; the key comes from the environment"
-                f" variable {config.api_key_variable}"
-            )
-        if not model:
-            raise UserError("chat.model: name the model to ask")
-        for name in ("in_flight", "timeout", "max_tokens"):
-            if getattr(config, name) <= 0:
-                raise UserError(f"chat.{name} = {getattr(config, name)}: give a number above 0")
+        check_endpoint(config, model)
         self.model, self.budget = model, budget or Budget()
-        self._config, self._serves = config, serves
+        self._config, self._serves, self._single = config, serves, single
         key = os.environ.get(config.api_key_variable, "").strip()
         self._secret = key if len(key) >= SHORTEST_KEY else ""
         limits = httpx2.Limits(
@@ -165,9 +160,9 @@ class Endpoint:
         """Raise where another attempt is of no use; return where one is due."""
         reason, detail = failure.reason, failure.detail
         if failure.fatal or failure.final or reason == "refused":
-            if reason == "refused" and not self._answered:
+            if reason == "refused" and not self._answered and not self._single:
                 reason = "bad_request"  # not this problem: it never did answer anything
-            raise SamplerError(reason, detail, spent)
+            raise SamplerError(reason, detail, spent, final=failure.final)
         if failure.wait is not None and failure.wait > self._config.longest_wait:
             raise SamplerError("quota", f"{detail}: asks to wait {failure.wait:.0f} s; start again later", spent)
         if reason == "connection" and not self._answered and failures >= 2:
@@ -237,7 +232,9 @@ class Endpoint:
             return self.error("server_error", f"{config.base_url}: status {status}: {said}", wait=wait)
         if code == "context_length_exceeded" or "context length" in said.lower():
             return self.error("too_long", f"{config.base_url}: {said}", final=True)
-        return self.error("refused", f"{config.base_url} refuses the request ({status}): {said}")
+        return self.error(
+            "refused", f"{config.base_url} refuses the request ({status}): {said}", final=code == "content_filter"
+        )
 
     def error(
         self, reason: Reason, detail: str, usage: Usage | None = None, wait: float | None = None, final: bool = False
@@ -249,6 +246,23 @@ class Endpoint:
     def public(self, text: str) -> str:
         """A text without the key."""
         return text.replace(self._secret, "***") if self._secret else text
+
+
+def check_endpoint(config: ChatConfig, model: str) -> None:
+    """Raise UserError for no model, a URL that is none or holds a password, or a limit of 0."""
+    url = urlsplit(config.base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise UserError(f"chat.base_url = '{config.base_url}': expected http://HOST:PORT/v1 or https://HOST/v1")
+    if url.username or url.password or url.query:
+        raise UserError(
+            "chat.base_url: leave user name, password and query out of it; the key comes from the environment"
+            f" variable {config.api_key_variable}"
+        )
+    if not model:
+        raise UserError("chat.model: name the model to ask")
+    for name in ("in_flight", "timeout", "max_tokens"):
+        if getattr(config, name) <= 0:
+            raise UserError(f"chat.{name} = {getattr(config, name)}: give a number above 0")
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -233,7 +233,7 @@ def check_all(
         if verdict.outcome == "timeout":  # perhaps only because the machine was busy
             verdicts[key] = _check_once(task, key, pool[0], limits)
     return [
-        Result(c.task_id, c.sample, v.passed, v.outcome, v.error, round(v.seconds, 4), v.groups)
+        Result(c.task_id, c.sample, v.passed, v.outcome, c.error or v.error, round(v.seconds, 4), v.groups)
         for c in completions
         for v in [verdicts[_key(c)]]
     ]

@@ -3,6 +3,8 @@
 Each completion is a line {"task_id", "sample", "completion", "raw", "prompt"}, written as soon as it ends; a run
 that was killed goes on with what is missing. Beside the file lie its configuration and a fingerprint of the model,
 so that completions of another setting or of a model that was trained anew are not taken for this one's.
+
+This module needs no torch until a model is decoded with here; `generate_server.py` asks one behind a server.
 """
 
 from __future__ import annotations
@@ -12,24 +14,29 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reflectioncoder import settings
 from reflectioncoder.completions import Completion, clean_completion, line_of, read_completion
 from reflectioncoder.config import GenerateConfig
-from reflectioncoder.decode import Finished, Report, Request, decode, prompt_hash
 from reflectioncoder.dialogue import iter_jsonl, write_lines
 from reflectioncoder.errors import UserError
-from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer, resolve
 from reflectioncoder.tasks import FENCE_STOP, Prompt, Task, get_task, task_options
-from reflectioncoder.template import knows_format, prompt_ids
+
+if TYPE_CHECKING:  # a server's completions take no torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from reflectioncoder.decode import Report, Request
 
 # Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are.
-FREE = ("output", "batch_size", "limit", "samples", "device")
+FREE = ("output", "batch_size", "limit", "samples", "device", "most_stops", "chat")
+HERE = ("model", "precision")  # say nothing about a model behind a server
+
+Key = tuple[str, int]  # a problem's id and a sample
+Keep = Callable[[Completion, int], None]  # takes a completion that has ended, and its number of tokens
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,36 @@ class Generated:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+class Backend(Protocol):
+    """Whatever completes prompts.
+
+    Args:
+        wanted: all completions of the run in order, each with the hash of its prompt.
+        fingerprint: of the model.
+        paid: a completion is worth waiting for the disk.
+    """
+
+    wanted: dict[Key, str]
+    fingerprint: str
+    paid: bool
+
+    def load(self) -> None:
+        """Get ready; only called where something is missing."""
+        ...
+
+    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+        """Make these completions and hand over each as soon as it ends, in any order.
+
+        Raises:
+            UserError: some cannot be made; those that were handed over are kept.
+        """
+        ...
+
+
 def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """`auto` as the style it means for this model. Raises UserError where a style cannot be had."""
+    from reflectioncoder.template import knows_format
+
     if style == "auto":
         return "native" if knows_format(tokenizer) else "chat" if tokenizer.chat_template else "plain"
     if style == "chat" and not tokenizer.chat_template:
@@ -59,6 +94,8 @@ def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Token ids of a prompt; in the styles `native` and `chat` the answer has already begun."""
+    from reflectioncoder.template import prompt_ids
+
     if style == "native":
         return tuple(prompt_ids(prompt.instruction, tokenizer, prompt.opening))
     if style == "chat":
@@ -72,6 +109,8 @@ def make_requests(
     task: Task, style: str, tokenizer: PreTrainedTokenizerBase, samples: int = 1, max_new_tokens: int = 0
 ) -> list[Request]:
     """One request for each sample of each problem, in order; `max_new_tokens` 0 takes the task's own."""
+    from reflectioncoder.decode import Request
+
     requests = []
     for prompt in task.prompts():
         ids = encode_prompt(prompt, style, tokenizer)
@@ -103,38 +142,90 @@ def generate(
     """
     check_settings(config)
     task = get_task(config.task, task_options(config))
-    if tokenizer is None:
-        tokenizer = load_tokenizer(config.model)
-    style = resolve_style(config.prompt_style, tokenizer)
-    requests = make_requests(task, style, tokenizer, config.samples, config.max_new_tokens)
+    backend: Backend
+    if config.backend == "server":
+        from reflectioncoder.generate_server import Server
+
+        backend = Server(config, task)
+    else:
+        backend = _Local(config, task, model, tokenizer)
     path = Path(config.output)
-    guard(config, path, fingerprint(config.model))
-    found = read_finished(path, requests)
-    missing = [request for request in requests if (request.task_id, request.sample) not in found]
-    tokens, started = 0, time.perf_counter()
+    guard(config, path, backend.fingerprint)
+    found = read_finished(path, backend.wanted)
+    missing = [key for key in backend.wanted if key not in found]
+    tokens, seconds = 0, 0.0
     if missing:
-        if model is None:
-            model, tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
+        backend.load()
         started = time.perf_counter()
-        done = decode(model, tokenizer, missing, config.batch_size, config.temperature, config.top_p, config.seed)
         try:
             with path.open("a", encoding="utf-8") as out:
-                for finished in done:
-                    completion = _completion(finished)
+
+                def keep(completion: Completion, size: int) -> None:
+                    nonlocal tokens
                     out.write(line_of(completion) + "\n")
                     out.flush()
+                    if backend.paid:
+                        os.fsync(out.fileno())
                     found[completion.task_id, completion.sample] = completion
-                    tokens += len(finished.ids)
+                    tokens += size
                     if report is not None:
-                        report(len(found), len(requests), tokens / (time.perf_counter() - started))
+                        report(len(found), len(backend.wanted), tokens / (time.perf_counter() - started))
+
+                backend.complete(missing, keep)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; what is in it can be resumed") from None
-    seconds = time.perf_counter() - started if missing else 0.0
-    completions = tuple(found[request.task_id, request.sample] for request in requests)
+        seconds = time.perf_counter() - started
+    completions = tuple(found[key] for key in backend.wanted)
     if missing:  # lines in the order of the task, whatever order they ended in
-        rest = sorted((c for c in found.values() if c not in set(completions)), key=lambda c: (c.task_id, c.sample))
+        rest = sorted((c for key, c in found.items() if key not in backend.wanted), key=lambda c: (c.task_id, c.sample))
         write_lines(path, map(line_of, [*completions, *rest]))
     return Generated(path, completions, len(missing), tokens, seconds)
+
+
+class _Local:
+    """A model decoded here, with transformers."""
+
+    paid = False
+
+    def __init__(
+        self,
+        config: GenerateConfig,
+        task: Task,
+        model: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        from reflectioncoder.decode import prompt_hash
+        from reflectioncoder.models import load_tokenizer
+
+        self._config, self._model = config, model
+        self._tokenizer = load_tokenizer(config.model) if tokenizer is None else tokenizer
+        style = resolve_style(config.prompt_style, self._tokenizer)
+        made = make_requests(task, style, self._tokenizer, config.samples, config.max_new_tokens)
+        self._requests = {(request.task_id, request.sample): request for request in made}
+        self.wanted = {key: prompt_hash(request) for key, request in self._requests.items()}
+        self.fingerprint = fingerprint(config.model)
+
+    def load(self) -> None:
+        """See `Backend`."""
+        from reflectioncoder.models import load_model_and_tokenizer
+
+        if self._model is None:
+            config = self._config
+            self._model, self._tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
+
+    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+        """See `Backend`."""
+        from reflectioncoder.decode import decode
+
+        config, requests = self._config, [self._requests[key] for key in missing]
+        assert self._model is not None  # loaded
+        for done in decode(
+            self._model, self._tokenizer, requests, config.batch_size, config.temperature, config.top_p, config.seed
+        ):
+            request = done.request
+            key = request.task_id, request.sample
+            code = clean_completion(done.text, request.stops)
+            keep(Completion(*key, code, done.text, self.wanted[key]), len(done.ids))
 
 
 def check_settings(config: GenerateConfig) -> None:
@@ -147,14 +238,10 @@ def check_settings(config: GenerateConfig) -> None:
         raise UserError("generate: several samples of greedy decoding are all the same; set a temperature")
 
 
-def _completion(finished: Finished) -> Completion:
-    request = finished.request
-    code = clean_completion(finished.text, request.stops)
-    return Completion(request.task_id, request.sample, code, finished.text, prompt_hash(request))
-
-
 def fingerprint(name: str) -> str:
     """A name for the weights of a local model: sizes and samples of its files; a hub name stands for itself."""
+    from reflectioncoder.models import resolve
+
     folder = Path(resolve(name))
     if not folder.is_dir():
         return name
@@ -183,11 +270,10 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
     if path.exists() and path.stat().st_size:
         if not saved.exists() or not state.exists():
             raise UserError(f"{path}: exists without {saved.name} that says how it was made; choose another output")
-        old = settings.load(GenerateConfig, saved)
-        for entry in dataclasses.fields(GenerateConfig):
-            before, now = getattr(old, entry.name), getattr(config, entry.name)
-            if entry.name not in FREE and before != now:
-                raise UserError(f"{path}: was made with {entry.name} = {before!r}, not {now!r}; choose another output")
+        old = _deciding(settings.load(GenerateConfig, saved))
+        for name, now in _deciding(config).items():
+            if name in old and old[name] != now:
+                raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; choose another output")
         if json.loads(state.read_text(encoding="utf-8")) != {"fingerprint": model}:
             raise UserError(f"{path}: was made by other weights of {config.model}; choose another output or delete it")
     settings.save(config, path.parent, path.stem)
@@ -197,8 +283,22 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
         raise UserError(f"cannot write {state}: {error.strerror}") from None
 
 
-def read_finished(path: Path, requests: Sequence[Request]) -> dict[tuple[str, int], Completion]:
+def _deciding(config: GenerateConfig) -> dict[str, Any]:
+    """The settings that decide what a completion is, the back end first."""
+    names = ["backend", *(entry.name for entry in dataclasses.fields(config) if entry.name not in FREE)]
+    if config.backend == "transformers":
+        return {name: getattr(config, name) for name in names}
+    # where the server is and what it may cost may change, as for a build
+    served = {"chat.model": config.chat.model, "chat.temperature left out": config.chat.temperature < 0}
+    return {name: getattr(config, name) for name in names if name not in HERE} | served
+
+
+def read_finished(path: Path, wanted: Mapping[Key, str]) -> dict[Key, Completion]:
     """Completions that are in the file already; a last line cut off by a kill is removed from it.
+
+    Args:
+        path: the file, which need not be there.
+        wanted: hashes of the prompts, see `Backend`.
 
     Raises:
         UserError: a line that is not a completion, or one of another prompt.
@@ -209,12 +309,11 @@ def read_finished(path: Path, requests: Sequence[Request]) -> dict[tuple[str, in
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)
-    hashes = {(request.task_id, request.sample): prompt_hash(request) for request in requests}
     found = {}
     for where, row in iter_jsonl(path):
         completion = read_completion(row, where)
         key = completion.task_id, completion.sample
-        if hashes.get(key, completion.prompt) != completion.prompt:
+        if wanted.get(key, completion.prompt) != completion.prompt:
             raise UserError(f"{where}: completion of another prompt for problem '{key[0]}'; choose another output")
         found[key] = completion
     return found

@@ -172,7 +172,7 @@ class CompletionsSampler:
             start = body[:60].decode("utf-8", "replace")
             raise error("malformed", f"not a completion ({type(failure).__name__}): {start!r}") from None
         if finish == "content_filter":
-            raise error("refused", "the server's content filter stopped the answer", used)
+            raise error("refused", "the server's content filter stopped the answer", used, final=True)
         if not ids:
             raise error("empty", "the model answered nothing", used)
         if finish == "stop" and ids[-1] not in self._marks.every:  # the token that it stopped at is not there
