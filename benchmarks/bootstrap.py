@@ -3,7 +3,8 @@
     make bootstrap                                   # the sizes of configs/bootstrap/, for two cores
     .venv/bin/python benchmarks/bootstrap.py --problems 24 --samples 4 --temperatures 0.6 --output runs/small
 
-1. `build` plants bugs in procedural problems: the first source, `configs/bootstrap/mutation.toml`.
+1. `build` plants bugs in procedural problems: the first source, `configs/bootstrap/mutation.toml`. Their instructions
+   give three examples as asserts, as those of many benchmarks do.
 2. `train` makes the interpreter model of it, `interpreter.toml`.
 3. `build --sampler native` lets that model write about problems of another seed, no composition of which was in 1;
    everything is run and filtered for real, once for each temperature, `native.toml`.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -36,10 +38,12 @@ from reflectioncoder.dialogue import Dialogue, read_jsonl, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.filters import shows_error
 from reflectioncoder.ledger import progress
+from reflectioncoder.problems import Problem
 from reflectioncoder.settings import load
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "bootstrap"
 ACCEPTED = "sequences"
+EXAMPLES = 3  # asserts that an instruction gives
 
 
 @dataclass(frozen=True)
@@ -137,20 +141,41 @@ class Stages:
         write_lines(self.path, [json.dumps(self.seconds)])
 
 
-def write_unseen(path: Path, count: int, native: BuildConfig, first: BuildConfig) -> None:
-    """Problems of another seed, without the compositions that the first source has, in whatever wording."""
-    seen = {
-        str(problem.extra["composition"])
-        for problem in procedural.generate(first.count, first.seed, "train", first.levels)
-    }
-    lines: list[str] = []
-    for problem in procedural.iter_problems(native.seed, "train", first.levels):
-        if problem.extra["composition"] not in seen and len(lines) < count:
-            row = dataclasses.asdict(problem)
-            lines.append(json.dumps({key: row[key] for key in row if key not in ("extra", "source", "licence")}))
-        if len(lines) == count:
-            break
-    write_lines(path, lines)
+def examples(problem: Problem) -> tuple[str, ...]:
+    """The shortest tests of a problem, in their order: what its instruction gives away."""
+    shortest = set(sorted(problem.tests, key=len)[:EXAMPLES])
+    return tuple(test for test in problem.tests if test in shortest)
+
+
+def write_problems(root: Path, first: BuildConfig, native: BuildConfig) -> None:
+    """The problems of both sources, procedural ones whose instructions give examples.
+
+    The first source tests with these examples alone, so that its sequences assert what the instruction says. The new
+    problems keep their other tests for the final check, and none has a composition that the first source has, in
+    whatever wording.
+    """
+    old = procedural.generate(first.count, first.seed, "train", first.levels)
+    seen = {problem.extra["composition"] for problem in old}
+    fresh = (
+        problem
+        for problem in procedural.iter_problems(native.seed, "train", native.levels)
+        if problem.extra["composition"] not in seen
+    )
+    new = list(itertools.islice(fresh, native.count))
+    for name, problems in (("first", old), ("unseen", new)):
+        lines = []
+        for problem in problems:
+            shown = examples(problem)
+            row = {
+                "id": problem.id,
+                "instruction": "\n".join([problem.instruction, "Examples:", *shown]),
+                "solution": problem.solution,
+                "tests": shown if name == "first" else problem.tests,
+                "entry_point": problem.entry_point,
+                "level": problem.level,
+            }
+            lines.append(json.dumps(row))
+        write_lines(root / f"{name}.jsonl", lines)
 
 
 def outcomes(folder: Path) -> list[Outcome]:
@@ -238,19 +263,20 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """The whole chain; returns what the last line holds."""
     root, began = Path(options.output), time.monotonic()
     stages = Stages(root)
-    source = stages.run("build", "mutation.toml", "mutation", _given(count=options.sequences))
+    first, native = load(BuildConfig, CONFIGS / "mutation.toml"), load(BuildConfig, CONFIGS / "native.toml")
+    first = dataclasses.replace(first, count=options.sequences or first.count)
+    native = dataclasses.replace(native, count=options.problems or native.count)
+    write_problems(root, first, native)
+    flags = _given(problems=root / "first.jsonl", count=first.count)
+    source = stages.run("build", "mutation.toml", "mutation", flags)
     training = load(TrainConfig, CONFIGS / "interpreter.toml")
     data = ",".join(str(source / Path(path).name) for path in training.data)
     flags = _given(model=options.model, data=data, max_tokens=options.tokens)
     model = stages.run("train", "interpreter.toml", "interpreter", flags)
-
-    native = load(BuildConfig, CONFIGS / "native.toml")
-    unseen, count = root / f"unseen-{options.problems or native.count}.jsonl", options.problems or native.count
-    write_unseen(unseen, count, native, load(BuildConfig, source / "config.toml"))
     runs, grid = [], []
     for temperature in options.temperatures:
         sampling = {"samples": options.samples, "max_new_tokens": options.max_new_tokens, "temperature": temperature}
-        flags = _given(problems=str(unseen), count=count, **{"native.model": str(model)})
+        flags = _given(problems=root / "unseen.jsonl", count=native.count, **{"native.model": model})
         flags |= _given(**{f"native.{key}": value for key, value in sampling.items()})
         folder = stages.run("build", "native.toml", f"native-t{temperature:g}", flags)
         found = outcomes(folder)

@@ -66,17 +66,22 @@ def test_the_whole_chain_and_again_without_doing_anything_twice(tmp_path: Path) 
 
 
 def test_no_composition_of_the_first_source_comes_again(bootstrap: ModuleType, tmp_path: Path) -> None:
-    first, native = BuildConfig(count=300, seed=0, levels=(1,)), BuildConfig(seed=1)
-    bootstrap.write_unseen(tmp_path / "unseen.jsonl", 60, native, first)
-    again = load_problems(str(tmp_path / "unseen.jsonl"), load(BuildConfig, CONFIGS / "native.toml").fields)
+    first, native = BuildConfig(count=300, seed=0, levels=(1,)), BuildConfig(count=60, seed=1, levels=(1,))
+    bootstrap.write_problems(tmp_path, first, native)
+    fields = load(BuildConfig, CONFIGS / "native.toml").fields
+    old, new = (load_problems(str(tmp_path / f"{name}.jsonl"), fields) for name in ("first", "unseen"))
     others = {problem.id: problem for problem in procedural.generate(150, 1, "train", (1,))}
     seen = {problem.extra["composition"] for problem in procedural.generate(300, 0, "train", (1,))}
-    assert len(again) == 60
-    assert not seen & {others[problem.id].extra["composition"] for problem in again}
+    assert (len(old), len(new)) == (300, 60)
+    assert not seen & {others[problem.id].extra["composition"] for problem in new}
     # which would have been otherwise
     assert any(problem.extra["composition"] in seen for problem in list(others.values())[:60])
-    same = others[again[0].id]
-    assert (again[0].instruction, again[0].tests, again[0].level) == (same.instruction, same.tests, 1)
+    # the first source tests with the examples that its instructions give; the new problems keep all their tests
+    assert all(problem.instruction.split("\n")[-3:] == list(problem.tests) for problem in old)
+    same = others[new[0].id]
+    assert (new[0].tests, new[0].level, new[0].source) == (same.tests, 1, "procedural")
+    assert new[0].instruction.startswith(f"{same.instruction}\nExamples:\nassert ")
+    assert set(new[0].instruction.split("\n")[-3:]) < set(same.tests)
 
 
 def test_fewer_samples_are_the_first_of_each_problem(bootstrap: ModuleType) -> None:
