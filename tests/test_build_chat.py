@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blocks import bad, final, good
 from chatserver import ChatServer, Reply, completion, failure
 from processes import attended
 from rich.console import Console
@@ -36,18 +37,6 @@ KEY = "sk-a-secret-of-the-tests-0123456789"
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-def bad(k: int) -> str:
-    return f"def add_{k}(x):\n    return -1\n\nassert add_{k}(1) == {k + 1}"
-
-
-def good(k: int) -> str:
-    return f"def add_{k}(x):\n    return x + {k}\n\nassert add_{k}(1) == {k + 1}"
-
-
-def final(k: int) -> str:
-    return f"def add_{k}(x):\n    return {k} + x"
 
 
 def write_problems(path: Path, count: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blocks import bad, final, good
 from chatserver import ChatServer, completion, failure
 from rich.console import Console
 
@@ -26,18 +27,6 @@ from reflectioncoder.ledger import Entry, Ledger, progress
 from reflectioncoder.llm import Answer
 from reflectioncoder.problems import Problem, load_problems
 from reflectioncoder.reflect import Checked, Event, Rules
-
-
-def bad(k: int) -> str:
-    return f"def add_{k}(x):\n    return -1\n\nassert add_{k}(1) == {k + 1}"
-
-
-def good(k: int) -> str:
-    return f"def add_{k}(x):\n    return x + {k}\n\nassert add_{k}(1) == {k + 1}"
-
-
-def final(k: int) -> str:
-    return f"def add_{k}(x):\n    return {k} + x"
 
 
 def fenced(code: str) -> str:
