@@ -56,6 +56,7 @@ class Outcome:
         reason: of the rejection; `ACCEPTED` where there is none.
         rounds: programs that were run.
         failed_first: the first of them failed, so there was something to reflect on.
+        unchanged: repairs that changed nothing but asserts, comments and what is printed.
     """
 
     problem: str
@@ -63,6 +64,7 @@ class Outcome:
     reason: str
     rounds: int
     failed_first: bool
+    unchanged: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Figures:
         conversations: problems times samples.
         reasons: number of conversations by what became of them.
         failed_first: conversations whose first program ran and failed.
+        repairs: programs that followed one that had failed.
+        unchanged: of these, such as only repeat it.
         tokens: that the model wrote.
         seconds: of the build, loading the model and running programs included; None where it was killed on the way.
     """
@@ -81,6 +85,8 @@ class Figures:
     conversations: int
     reasons: dict[str, int]
     failed_first: int
+    repairs: int
+    unchanged: int
     mean_rounds: float
     tokens: int
     seconds: float | None
@@ -195,7 +201,15 @@ def _outcome(id: str, reason: str, dialogue: Dialogue | None) -> Outcome:
     blocks = dialogue.messages[1].blocks if dialogue is not None and len(dialogue.messages) > 1 else ()
     executions = [block.content for block in blocks if block.type == "execution"]
     failed_first = bool(executions) and shows_error(executions[0])
-    return Outcome(problem, int(sample or 1), reason, len(executions), failed_first)
+    programs = [_program(block.content) for block in blocks if block.type == "code"][: len(executions)]
+    unchanged = sum(before == after for before, after in itertools.pairwise(programs))
+    return Outcome(problem, int(sample or 1), reason, len(executions), failed_first, unchanged)
+
+
+def _program(code: str) -> list[str]:
+    """The lines that decide what a program computes, not how it is tested."""
+    lines = (line.rstrip() for line in code.splitlines())
+    return [line for line in lines if line and not line.startswith(("assert ", "#", "print("))]
 
 
 def figures(folder: Path, found: Sequence[Outcome], temperature: float, seconds: float | None) -> Figures:
@@ -205,6 +219,8 @@ def figures(folder: Path, found: Sequence[Outcome], temperature: float, seconds:
         conversations=len(found),
         reasons=dict(Counter(one.reason for one in found).most_common()),
         failed_first=sum(one.failed_first for one in found),
+        repairs=sum(max(one.rounds - 1, 0) for one in found),
+        unchanged=sum(one.unchanged for one in found),
         mean_rounds=round(sum(one.rounds for one in found) / len(found), 2),
         tokens=progress(folder).tokens_out,
         seconds=seconds,
@@ -239,6 +255,7 @@ def reasons_table(runs: Sequence[Figures]) -> Table:
     table.add_row("yield", *(f"{run.yields:.1%}" for run in runs), style="bold")
     table.add_section()
     table.add_row("first program failed", *(f"{run.failed_first / run.conversations:.1%}" for run in runs))
+    table.add_row("repairs that change nothing", *(f"{run.unchanged} of {run.repairs}" for run in runs))
     table.add_row("programs a conversation", *(f"{run.mean_rounds:.2f}" for run in runs))
     table.add_row("tokens written", *(f"{run.tokens:,}" for run in runs))
     table.add_row("seconds", *("-" if run.seconds is None else f"{run.seconds:.0f}" for run in runs))
@@ -271,7 +288,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     source = stages.run("build", "mutation.toml", "mutation", flags)
     training = load(TrainConfig, CONFIGS / "interpreter.toml")
     data = ",".join(str(source / Path(path).name) for path in training.data)
-    flags = _given(model=options.model, data=data, max_tokens=options.tokens)
+    flags = _given(model=options.model, data=data, max_tokens=options.tokens, max_length=options.max_length)
     model = stages.run("train", "interpreter.toml", "interpreter", flags)
     runs, grid = [], []
     for temperature in options.temperatures:
@@ -313,6 +330,7 @@ def main() -> int:
     parser.add_argument("--model", help="to train into an interpreter model, in the place of the embedded one")
     parser.add_argument("--sequences", type=int, help="problems of the first source")
     parser.add_argument("--tokens", type=int, help="of the training")
+    parser.add_argument("--max-length", type=int, help="tokens of a sequence to train on; longer ones are left out")
     parser.add_argument("--problems", type=int, help="for the interpreter model to write about")
     parser.add_argument("--samples", type=int, help="conversations about each")
     parser.add_argument("--max-new-tokens", type=int, help="of one answer")

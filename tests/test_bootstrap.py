@@ -16,6 +16,7 @@ import torch
 
 from reflectioncoder import procedural
 from reflectioncoder.config import BuildConfig, NativeConfig, TrainConfig
+from reflectioncoder.dialogue import Block, reflection_dialogue, write_jsonl
 from reflectioncoder.problems import load_problems
 from reflectioncoder.settings import load
 
@@ -38,7 +39,8 @@ def run(output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     model = output / "tiny"
     if not model.exists():
         tiny.save(model, tiny.llama(len(tiny.tokenizer()), dtype=torch.float32))
-    sizes = "--sequences 4 --tokens 600 --problems 2 --samples 2 --temperatures 0.7 --max-new-tokens 12".split()
+    sizes = "--sequences 4 --tokens 600 --max-length 8000".split()
+    sizes += "--problems 2 --samples 2 --temperatures 0.7 --max-new-tokens 12".split()
     command = [sys.executable, str(SCRIPT), "--output", str(output / "runs"), "--model", str(model), *sizes, *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
@@ -95,6 +97,24 @@ def test_fewer_samples_are_the_first_of_each_problem(bootstrap: ModuleType) -> N
     assert [(row["sequences"], row["conversations"], row["problems_with_one"]) for row in rows] == [
         (0, 3, 0), (1, 6, 0.3333), (3, 12, 0.6667),
     ]  # fmt: skip
+
+
+def test_a_repair_that_repeats_the_program_counts_as_unchanged(bootstrap: ModuleType, tmp_path: Path) -> None:
+    first = "def f(x):\n    return x\n\n# Tests\nassert f(1) == 2"
+    repeated = "def f(x):\n    return x\n\n# Retest\nassert f(1) == 2\nprint('OK')"
+    repaired = "def f(x):\n    return x + 1\n\nassert f(1) == 2"
+    failure = "AssertionError   Traceback (most recent call last)"
+    blocks = [
+        Block("code", first), Block("execution", failure), Block("code", repeated), Block("execution", failure),
+        Block("text", "It must add 1."), Block("code", repaired), Block("execution", ""),
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "sequences.jsonl", [reflection_dialogue("test it", blocks, "write f", repaired, id="p#2")])
+    plain = {"id": "p#1", "reason": "no_code", "sequence": None}
+    (tmp_path / "rejects.jsonl").write_text(json.dumps(plain) + "\n")
+    assert bootstrap.outcomes(tmp_path) == [
+        bootstrap.Outcome("p", 2, "sequences", 3, True, 1),
+        bootstrap.Outcome("p", 1, "no_code", 0, False, 0),
+    ]
 
 
 def test_the_configurations_fit_together() -> None:
