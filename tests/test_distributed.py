@@ -179,7 +179,7 @@ def test_fsdp2_gives_what_one_process_gives(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeed_gives_what_one_process_gives(base: Path, tmp_path: Path, stage: int) -> None:
-    pytest.importorskip("deepspeed")
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
     engine_run(base, tmp_path, str(CONFIGS / f"zero{stage}.yaml"))
 
 

@@ -177,7 +177,7 @@ def test_sets_and_presence(pool):
 
 
 def test_arguments_are_what_evalplus_makes_of_them(data):
-    pytest.importorskip("evalplus")
+    pytest.importorskip("evalplus", reason="pip install --no-deps evalplus to compare with it")
     from evalplus.data.mbpp import mbpp_deserialize_inputs
 
     problems, _ = read_plus(MBPP, find_plus(MBPP, str(data)))
@@ -327,7 +327,7 @@ for task_id, completion in completions:
 @pytest.mark.parametrize(("name", "step"), [("humaneval", 9), ("mbpp", 21)])
 def test_single_verdicts_are_those_of_evalplus(data, pool, tmp_path, name, step):
     """On a sample of the reference completions; `benchmarks/scoring.py` compares all."""
-    pytest.importorskip("evalplus")
+    pytest.importorskip("evalplus", reason="pip install --no-deps evalplus to compare with it")
     task = task_of(f"{name}_plus", data)
     completions = read_completions(str(data / f"reference_completions/CL-7B/{name}.jsonl"), task)
     completions = [c for c in completions[::step] if c.task_id not in SLOW]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +72,7 @@ def not_run(reason: str) -> Verdict:
     return Verdict(False, "not_run", reason)
 
 
-class Task:
+class Task(ABC):
     """A benchmark: its name, the most tokens an answer needs, and two methods.
 
     `prompt_version` changes whenever a prompt's text does; `tests` says which tests decide, such as a data file with
@@ -83,10 +84,11 @@ class Task:
     prompt_version: str = "1"
     tests: str = ""
 
+    @abstractmethod
     def prompts(self) -> list[Prompt]:
         """The problems in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(
         self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
     ) -> Verdict:
@@ -102,7 +104,6 @@ class Task:
         Raises:
             UserError: a task id that is not of this task.
         """
-        raise NotImplementedError
 
     def cost(self, task_id: str) -> float:
         """Seconds that a right answer to a problem takes, as far as known; the longest are checked first."""

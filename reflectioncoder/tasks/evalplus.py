@@ -8,6 +8,7 @@ returned (`expected.py`). A call may take four times the reference's time here, 
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from reflectioncoder import calls
@@ -50,9 +51,9 @@ class EvalPlusTask(Task):
         """The problems in order, prompts as in appendix D."""
         return [self.prompt(problem) for problem in self.problems.values()]
 
+    @abstractmethod
     def prompt(self, problem: PlusProblem) -> Prompt:
         """The prompt of a problem."""
-        raise NotImplementedError
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """Open an interpreter that can make many calls at once."""
