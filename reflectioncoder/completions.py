@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
+import os
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reflectioncoder.answers import PYTHON, without_thoughts
+from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks import FENCE_STOP
 
@@ -80,6 +85,31 @@ def clean_answer(raw: str, language: str = "python") -> str:
         elif not closes:
             wanted = named or fences
     return clean_completion(text[wanted[0].end() :] if wanted else text)
+
+
+def iter_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+    """The rows of a file of JSON lines, or of a folder with a JSON file a problem, as MultiPL-E leaves its results.
+
+    Yields:
+        The name of each row's place, and its value. In a folder those are files .json and .json.gz, in order of names.
+
+    Raises:
+        UserError: nothing there, or bytes that are not JSON in UTF-8.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        yield from iter_jsonl(path)
+        return
+    # MultiPL-E puts the verdicts of its own run beside the completions.
+    files = [file for file in sorted(folder.glob("*.json*")) if re.search(r"(?<!\.results)\.json(\.gz)?$", file.name)]
+    if not files:
+        raise UserError(f"folder {folder}: holds no .json or .json.gz files of completions")
+    for file in files:
+        try:
+            data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            yield f"file {file}", json.loads(data.decode("utf-8"))
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise UserError(f"file {file}: not JSON of a problem's completions ({error})") from None
 
 
 def line_of(completion: Completion) -> str:

@@ -2,7 +2,7 @@
 
 Verdicts are `output/results.jsonl`, one line a completion in the task's order; the score is `output/score.json`.
 A failure of the interpreter itself is tried again and never counted against a program; a verdict that ran out of
-time is tried once more with nothing else running.
+time is tried once more with nothing else running. Verdicts are kept as they come (`unfinished.py`).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reflectioncoder import settings
-from reflectioncoder.completions import Completion, read_completion
+from reflectioncoder.completions import Completion, iter_rows, read_completion
 from reflectioncoder.config import EvaluateConfig
 from reflectioncoder.dialogue import iter_jsonl, write_lines
 from reflectioncoder.errors import UserError
@@ -30,6 +30,8 @@ from reflectioncoder.export import write_format
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.stats import Comparison, paired, pass_at_k, wilson
 from reflectioncoder.tasks import Task, Verdict, get_task, task_options
+from reflectioncoder.unfinished import NAME as UNFINISHED
+from reflectioncoder.unfinished import Key, Unfinished, under_way
 
 if TYPE_CHECKING:  # scoring a file takes no model
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +41,6 @@ if TYPE_CHECKING:  # scoring a file takes no model
 ATTEMPTS = 3  # for failures of the interpreter
 OUTPUT_CHARS = 1_000_000  # candidates may print what they like; the answer is what they return
 Progress = Callable[[int, int], None]
-Key = tuple[str, str, bool]  # what is run once: problem, code, whether it is whole
 
 
 @dataclass(frozen=True)
@@ -115,43 +116,62 @@ def evaluate(
 
         generated = generate(config.generate, report, model, tokenizer)
         completions, speed = list(generated.completions), generated.tokens_per_second
-    folder = claim(folder, config, completions)
+    facts = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
+    deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
+    folder = claim(folder, deciding, named=bool(config.output))
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
     with ExitStack() as stack:
         count = min(config.workers or os.cpu_count() or 1, max(1, len(completions)))
         pool = [stack.enter_context(task.interpreter(limits, config.isolation)) for _ in range(count)]
-        results = check_all(task, completions, pool, limits, progress)
+        unfinished = Unfinished(folder, deciding)
+        stack.callback(unfinished.close)
+        results = check_all(task, completions, pool, limits, progress, unfinished)
     results += [Result(task_id, 0, False, "missing", "no completion", 0.0) for task_id in missing]
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
     settings.save(config, folder)
     write_lines(folder / "results.jsonl", (json.dumps(asdict(result), ensure_ascii=False) for result in results))
     for name in config.formats:
         write_format(name, folder, results, completions, score)
-    facts = {**asdict(score), "prompts": task.prompt_version, "tests": task.tests, "completions": _digest(completions)}
+    facts = {**asdict(score), "prompts": task.prompt_version, **facts}
     write_lines(folder / "score.json", [json.dumps(facts, indent=2)])
+    (folder / UNFINISHED).unlink(missing_ok=True)
     return score
 
 
-def claim(folder: Path, config: EvaluateConfig, completions: Sequence[Completion]) -> Path:
-    """The folder for an evaluation: `folder`, unless another one's results are in it.
+def claim(folder: Path, deciding: Mapping[str, Any], named: bool) -> Path:
+    """The folder for an evaluation: `folder`, unless another one's results are in it; then one beside it.
+
+    Args:
+        folder: where it would be.
+        deciding: what decides its verdicts. The same completions may be scored anew, such as after a toolchain was
+            installed, and what is unfinished goes on.
+        named: the user wants no other folder.
 
     Raises:
         UserError: another evaluation is there, and the folder was named by the user.
     """
     number, base = 1, folder
-    while (folder / "score.json").is_file():
-        try:
-            facts = json.loads((folder / "score.json").read_text(encoding="utf-8"))
-            # the same completions may be scored anew, such as after a toolchain was installed
-            if facts.get("task") == config.generate.task and facts.get("completions") == _digest(completions):
-                break
-        except (ValueError, AttributeError):
-            pass
-        if config.output:
-            raise UserError(f"{folder}: holds another evaluation; choose another --output or remove it")
+    while True:
+        begun = under_way(folder)
+        if begun is not None and begun != deciding:
+            what = f"an unfinished evaluation ({UNFINISHED}) of other completions, tests or limits"
+        elif begun is None and (folder / "score.json").is_file() and not _is_about(folder / "score.json", deciding):
+            what = "another evaluation"
+        else:
+            return folder
+        if named:
+            raise UserError(f"{folder}: holds {what}; choose another --output or remove it")
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
-    return folder
+
+
+def _is_about(path: Path, deciding: Mapping[str, Any]) -> bool:
+    """Whether a score is of the same task and completions; one that cannot be read is nobody's."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return all(facts.get(name) == deciding[name] for name in ("task", "completions"))
+    except (ValueError, AttributeError):
+        return False
 
 
 def _digest(completions: Sequence[Completion]) -> str:
@@ -163,7 +183,7 @@ def read_completions(path: str, task: Task, missing: list[str] | None = None) ->
     """Completions of a file, in the task's order; lines of one problem without "sample" are numbered.
 
     Args:
-        path: JSON lines.
+        path: JSON lines, or a folder (`iter_rows`).
         task: whose problems they answer.
         missing: where given, problems without a completion are appended here; otherwise they are an error.
 
@@ -171,7 +191,7 @@ def read_completions(path: str, task: Task, missing: list[str] | None = None) ->
         UserError: a bad line, a problem the task does not have, one without a completion, or one sample twice.
     """
     by_problem: dict[str, list[Completion]] = {prompt.task_id: [] for prompt in task.prompts()}
-    for where, row in ((where, sample) for where, line in iter_jsonl(path) for sample in task.rows(line)):
+    for where, row in ((where, sample) for where, line in iter_rows(path) for sample in task.rows(line)):
         completion = read_completion(row, where)
         if completion.task_id not in by_problem:
             raise UserError(f"{where}: task {task.name} has no problem '{completion.task_id}'")
@@ -197,6 +217,7 @@ def check_all(
     pool: Sequence[Interpreter],
     limits: Limits,
     progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
 ) -> list[Result]:
     """Verdicts on all completions, in their order; the same code for the same problem is run once.
 
@@ -206,6 +227,7 @@ def check_all(
         pool: open interpreters; each is used by one thread at a time.
         limits: of each cell.
         progress: see `evaluate`.
+        unfinished: has the verdicts of a run that was killed, and keeps those of this one.
 
     Raises:
         UserError: the interpreter itself failed several times on one completion.
@@ -215,11 +237,17 @@ def check_all(
         free.put(interpreter)
 
     def check(key: Key) -> Verdict:
+        found = unfinished.get(key) if unfinished is not None else None
+        if found is not None:
+            return found
         interpreter = free.get()
         try:
-            return _check_once(task, key, interpreter, limits)
+            verdict = _check_once(task, key, interpreter, limits)
         finally:
             free.put(interpreter)
+        if unfinished is not None:
+            unfinished.keep(key, verdict)
+        return verdict
 
     unique = list(dict.fromkeys(map(_key, completions)))
     verdicts: dict[Key, Verdict] = {}
@@ -251,7 +279,7 @@ def _check_once(task: Task, key: Key, interpreter: Interpreter, limits: Limits) 
             return verdict
     raise UserError(
         f"task {task.name}, problem '{key[0]}': the interpreter failed {ATTEMPTS} times ({verdict.error}); "
-        "no score was written, run again"
+        "no score was written; run again to go on"
     )
 
 

@@ -1,6 +1,8 @@
 """Scoring: real programs in the real interpreter."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -231,3 +233,32 @@ def test_what_could_not_be_run_is_no_failure():
     assert (score.n, score.not_run, score.pass_at_1) == (1, 1, 1.0)
     nothing = summarize("t", results[1:])
     assert (nothing.n, nothing.not_run, nothing.pass_at_1, nothing.low) == (0, 1, None, None)
+
+
+def test_a_killed_evaluation_goes_on_with_the_verdicts_it_has(problems, tmp_path):
+    slow = "import time\ntime.sleep({})\ndef {}(x):\n    return {}\n"
+    lines = [
+        {"task_id": name, "solution": slow.format(0.2 if sample == 0 else 1.5, name, value)}
+        for value, name in enumerate(("zero", "one", "two"))
+        for sample in range(2)
+    ]
+    file, out = write(tmp_path / "c.jsonl", lines), tmp_path / "out"
+    command = [sys.executable, "-m", "reflectioncoder", "evaluate", problems, "--completions", file]
+    command += ["--output", str(out), "--seconds", "4", "--workers", "1"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    kept = out / "unfinished.jsonl"
+    while not kept.exists() or kept.read_text().count("\n") < 3:
+        assert started.poll() is None, started.stderr.read()
+        time.sleep(0.02)
+    started.kill()
+    started.communicate()
+    before = [json.loads(line) for line in kept.read_text().splitlines()[1:]]
+    kept.open("a").write('{"of": "cut o')
+    other = subprocess.run([*command, "--memory_mb", "900"], capture_output=True, text=True)
+    assert (other.returncode, "holds an unfinished evaluation" in other.stderr) == (2, True), other.stderr
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    results = read_results(out)
+    assert [r.passed for r in results] == [True] * 6
+    assert {round(row["seconds"], 4) for row in before} <= {r.seconds for r in results}
+    assert not kept.exists() and (out / "score.json").exists()

@@ -1,5 +1,6 @@
 """MultiPL-E: prompts of appendix D, where an answer ends, and verdicts of real programs of every language here."""
 
+import gzip
 import json
 import subprocess
 
@@ -241,3 +242,19 @@ def test_a_file_of_completions_is_scored(task, tmp_path):
     assert [(result.sample, result.passed) for result in results] == [(0, True), (1, False)]
     with pytest.raises(UserError, match="no problem 'other'"):
         one.check("other", "", interpreter, LIMITS)
+
+
+def test_a_folder_of_completions_as_multipl_e_leaves_it_is_read(task, tmp_path):
+    one, _ = task("js")
+    folder = tmp_path / "js-model-0.2"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"holds no \.json or \.json\.gz files"):
+        read_completions(str(folder), one)
+    own = json.dumps({"name": "evens", "language": "js", "completions": ["a", "b"]})
+    (folder / "evens.json.gz").write_bytes(gzip.compress(own.encode()))
+    (folder / "evens.results.json.gz").write_bytes(b"verdicts of another run")
+    found = read_completions(str(folder), one)
+    assert [(completion.sample, completion.completion) for completion in found] == [(0, "a"), (1, "b")]
+    (folder / "evens.json.gz").write_bytes(gzip.compress(own.encode())[:-9])
+    with pytest.raises(UserError, match=r"evens\.json\.gz: not JSON of a problem's completions"):
+        read_completions(str(folder), one)
