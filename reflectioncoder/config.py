@@ -317,8 +317,9 @@ class GenerateConfig:
         levels: of difficulty of the held-out problems.
         seed: of the held-out problems; their sampling seed too.
         data: folder of the benchmarks' data files, or of this one's; empty for where its package keeps them.
-        backend: `transformers`, or `server`: any OpenAI-compatible one, which has the model. Its styles are `chat` (the
-            server renders the template) and `plain` (its completions endpoint).
+        backend: `transformers`; `vllm` (an extra), which chooses the device itself; or `server`: any OpenAI-compatible
+            one, which has the model. Its styles are `chat` (the server renders the template) and `plain` (its
+            completions endpoint).
         most_stops: of a task's stop texts, how many are sent to a server in style `plain`; some take no more than
             four. An answer is cut at all of them whatever the server does.
         chat: the server, for `server`: `model` is the name there, and key, patience, `in_flight` and budgets are as for
@@ -341,7 +342,7 @@ class GenerateConfig:
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
     data: str = ""
-    backend: Literal["transformers", "server"] = "transformers"
+    backend: Literal["transformers", "vllm", "server"] = "transformers"
     most_stops: int = 4
     chat: ChatConfig = field(default_factory=ChatConfig)
 

@@ -215,7 +215,11 @@ def _check(model: PreTrainedModel, requests: Sequence[Request]) -> None:
     kinds = set(getattr(model.config, "layer_types", None) or [])
     if model.config.is_encoder_decoder or getattr(model, "_is_stateful", False) or "linear_attention" in kinds:
         raise UserError(f"model {model.config.model_type}: not a decoder that keeps only keys and values")
-    limit = getattr(model.config, "max_position_embeddings", None)
+    check_lengths(requests, getattr(model.config, "max_position_embeddings", None))
+
+
+def check_lengths(requests: Sequence[Request], limit: int | None) -> None:
+    """Raise UserError for an empty prompt, or one that leaves no room for its answer in `limit` positions."""
     for request in requests:
         if not request.ids:
             raise UserError(f"problem '{request.task_id}': its prompt is empty")

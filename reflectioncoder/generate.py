@@ -4,7 +4,8 @@ Each completion is a line {"task_id", "sample", "completion", "raw", "prompt"}, 
 that was killed goes on with what is missing. Beside the file lie its configuration and a fingerprint of the model,
 so that completions of another setting or of a model that was trained anew are not taken for this one's.
 
-This module needs no torch until a model is decoded with here; `generate_server.py` asks one behind a server.
+This module needs no torch until a model is decoded with here; `generate_server.py` asks one behind a server,
+`generate_vllm.py` runs one in vLLM.
 """
 
 from __future__ import annotations
@@ -147,8 +148,12 @@ def generate(
         from reflectioncoder.generate_server import Server
 
         backend = Server(config, task)
+    elif config.backend == "vllm":
+        from reflectioncoder.generate_vllm import Vllm
+
+        backend = Vllm(config, task, model, tokenizer)
     else:
-        backend = _Local(config, task, model, tokenizer)
+        backend = Local(config, task, model, tokenizer)
     path = Path(config.output)
     guard(config, path, backend.fingerprint)
     found = read_finished(path, backend.wanted)
@@ -182,8 +187,8 @@ def generate(
     return Generated(path, completions, len(missing), tokens, seconds)
 
 
-class _Local:
-    """A model decoded here, with transformers."""
+class Local:
+    """A model decoded here, with transformers. See `Backend` and, for the arguments, `generate`."""
 
     paid = False
 
@@ -286,7 +291,7 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
 def _deciding(config: GenerateConfig) -> dict[str, Any]:
     """The settings that decide what a completion is, the back end first."""
     names = ["backend", *(entry.name for entry in dataclasses.fields(config) if entry.name not in FREE)]
-    if config.backend == "transformers":
+    if config.backend != "server":
         return {name: getattr(config, name) for name in names}
     # where the server is and what it may cost may change, as for a build
     served = {"chat.model": config.chat.model, "chat.temperature left out": config.chat.temperature < 0}

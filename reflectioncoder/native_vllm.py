@@ -26,33 +26,50 @@ def load_vllm(
         stops: ids of all special tokens but those that open a block which the model may write.
 
     Raises:
-        UserError: vLLM is not installed.
+        UserError: as `start_engine`.
     """
-    try:
-        from vllm import EngineArgs, LLMEngine, SamplingParams
-    except ImportError:
-        raise UserError("native.backend = 'vllm': it is not installed; run: pip install vllm") from None
-    arguments = EngineArgs(
-        model=config.model,
-        dtype=config.precision,
-        seed=seed,
-        max_num_seqs=config.batch_size,
-        enable_prefix_caching=True,
-    )
-    engine = LLMEngine.from_engine_args(arguments)
+    engine = start_engine(config.model, config.precision, config.batch_size, seed)
+    from vllm import SamplingParams
 
     def parameters(request: Request, done: int) -> Any:
-        key = f"{seed}:{request.task_id}:{request.sample}:{done}"
         return SamplingParams(
             temperature=config.temperature,
             top_p=config.top_p if config.temperature else 1.0,
-            seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]),
+            seed=seed_of(seed, request.task_id, request.sample, done),
             max_tokens=request.max_new_tokens - done,
             stop_token_ids=list(stops),
             detokenize=False,
         )
 
     return lambda more: decode_vllm(engine, parameters, more), int(engine.get_model_config().max_model_len)
+
+
+def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
+    """vLLM's engine with a model of a directory or hub.
+
+    Args:
+        model: what `from_pretrained` takes.
+        precision: of the weights.
+        batch_size: most requests decoded together.
+        seed: of the engine; requests have their own.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot run the model.
+    """
+    try:
+        from vllm import EngineArgs, LLMEngine
+    except ImportError:
+        raise UserError("backend 'vllm': it is not installed; run: pip install vllm") from None
+    arguments = EngineArgs(model=model, dtype=precision, seed=seed, max_num_seqs=batch_size, enable_prefix_caching=True)
+    try:
+        return LLMEngine.from_engine_args(arguments)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"model {model}: vLLM cannot run it ({str(error).strip().splitlines()[0]})") from None
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 32 bits for one request, from whatever tells it apart."""
+    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4])
 
 
 def decode_vllm(engine: Any, parameters: Callable[[Request, int], Any], more: More) -> Iterator[Finished]:
