@@ -1,6 +1,7 @@
 """Our training step beside the plain one on the processor: samples a second, memory, and cost against length.
 
     .venv/bin/python benchmarks/trainer_cpu.py [--precisions float32,bfloat16] [--repeats 5] [--batch 2] [--threads 0]
+    .venv/bin/python benchmarks/trainer_cpu.py --kept [--precisions bfloat16]
     .venv/bin/python benchmarks/trainer_cpu.py --long 1024,2048,4096,8192
     .venv/bin/python benchmarks/trainer_cpu.py --profile [--precisions float32]
 
@@ -9,9 +10,10 @@ tokens, second ones of 80 to 250) in one process, interleaved: a repeat is one p
 0 to 1. The plain step costs the same at every rate, as it only masks; it takes the rates in turn. The losses are
 compared on the way. The optimizer's update is timed apart, for it is the same for both. Times are medians over the
 repeats, by the clock and by processor time, which a busy machine disturbs less. Memory is the peak of resident memory
-in one step above what model, gradients and optimizer take, at mask rate 0, our worst case, in child processes, also
-with gradient checkpointing. `--long` gives one row of each length, without and with it, `--profile` the operations that
-take most of our step at mask rate 0.5. The last line is JSON.
+in one step above what model, gradients and optimizer take, at mask rate 0, our worst case, in child processes. `--kept`
+compares ours with itself by what is kept for the backward pass: everything, the dear results (selective checkpointing),
+the layers' inputs (gradient checkpointing), at mask rate 0.5 and interleaved. `--long` gives one row of each length,
+without and with it, `--profile` the operations that take most of our step at mask rate 0.5. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from reflectioncoder.config import EMBEDDED_MODEL, LossConfig, MaskingConfig
 from reflectioncoder.loss import micro_batch_loss
 from reflectioncoder.models import load_model_and_tokenizer
 from reflectioncoder.optimizer import MasterAdamW
+from reflectioncoder.recompute import checkpoint_layers
 from reflectioncoder.template import Encoded
 
 RATES = 5  # mask rates 0, 0.25, 0.5, 0.75, 1
@@ -77,6 +80,14 @@ def plain(model: PreTrainedModel, samples: list[Encoded], rate: int) -> float:
 
 
 PASSES = {"plain": plain, "ours": ours}
+KEPT = ("everything", "selective", "inputs")
+
+
+def keep(model: PreTrainedModel, what: str) -> None:
+    """Set a model up to keep one of `KEPT`."""
+    getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
+    if what != "everything":
+        checkpoint_layers(model, what == "selective")
 
 
 def compare(options: argparse.Namespace, precision: str) -> dict[str, Any]:
@@ -129,8 +140,8 @@ def memory(options: argparse.Namespace, precision: str, name: str) -> dict[str, 
             parameter.grad = torch.zeros_like(parameter)
         if not last:
             optimizer.step()  # makes the moments, and uses up the gradients
-    if name == "checkpointing":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if name in KEPT:
+        keep(model, name)
     samples = batch_of(options, model, 0)
     return {"bytes": peak_above(lambda: PASSES.get(name, ours)(model, samples, 0))}
 
@@ -140,7 +151,7 @@ def long_row(options: argparse.Namespace, length: int, checkpointing: bool) -> d
     model = load(options, options.precisions.split(",")[-1])
     use_varlen_attention(model)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        keep(model, "inputs")
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     rng = random.Random(0)
@@ -150,6 +161,28 @@ def long_row(options: argparse.Namespace, length: int, checkpointing: bool) -> d
     times: list[tuple[float, float, Any]] = []
     peak = peak_above(lambda: times.append(timed(lambda: micro_batch_loss(model, batch).loss.backward())))
     return {"clock_s": times[0][0], "processor_s": times[0][1], "bytes": peak}
+
+
+def compare_kept(options: argparse.Namespace, precision: str) -> dict[str, Any]:
+    """Time and memory of our step by what it keeps."""
+    model = load(options, precision)
+    times: dict[str, list[float]] = {what: [] for what in KEPT}
+    losses = set()
+    for repeat in range(-1, options.repeats):
+        samples = batch_of(options, model, repeat + 1)
+        for what in random.Random(repeat).sample(KEPT, len(KEPT)):
+            keep(model, what)
+            clock, _, loss = timed(partial(ours, model, samples, 2))
+            model.zero_grad(set_to_none=True)
+            if repeat >= 0:
+                times[what].append(clock)
+            losses.add((repeat, loss))
+    found: dict[str, Any] = {"precision": precision, "same_losses": len(losses) == options.repeats + 1}
+    for what in KEPT:
+        share = statistics.median(t / e for t, e in zip(times[what], times["everything"], strict=True))
+        peak = child(options, f"memory:{precision}:{what}")["bytes"]
+        found[what] = {"time": round(share, 3), "seconds": statistics.median(times[what]), "mib": peak >> 20}
+    return found
 
 
 def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -181,6 +214,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=2, help="samples of a global batch")
     parser.add_argument("--threads", type=int, default=0, help="0 takes all cores")
+    parser.add_argument("--kept", action="store_true", help="by what is kept, instead of the comparison")
     parser.add_argument("--long", default="", help="lengths of single rows, instead of the comparison")
     parser.add_argument("--profile", action="store_true", help="where our time goes, instead of the comparison")
     parser.add_argument("--smoke", action="store_true", help="a tiny model and short samples")
@@ -216,9 +250,16 @@ def main() -> None:
                 )
         print(json.dumps(rows))
         return
+    if options.kept:
+        for precision in options.precisions.split(","):
+            rows.append(compare_kept(options, precision))
+            print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(rows))
+        return
     for precision in options.precisions.split(","):
         found = compare(options, precision)
-        peaks = {name: child(options, f"memory:{precision}:{name}")["bytes"] for name in (*PASSES, "checkpointing")}
+        names = (*PASSES, *KEPT[1:])
+        peaks = {name: child(options, f"memory:{precision}:{name}")["bytes"] for name in names}
         found["peak_mib"] = {name: peak >> 20 for name, peak in peaks.items()}
         found["ratio_of_memory"] = round(peaks["ours"] / peaks["plain"], 3)
         rows.append(found)

@@ -45,6 +45,7 @@ FREE = (
     "micro_tokens",
     "report_to",
     "gradient_checkpointing",
+    "selective_checkpointing",
     "torch_compile",
     "rank_timeout",
     "tokens_per_second",

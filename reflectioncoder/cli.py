@@ -30,6 +30,8 @@ MALLOC_TUNABLES = {
 }
 
 SECONDS_FOR_THE_FIRST_RANK = 10.0
+# Settings that mean true where no value follows.
+BARE = ("resume", "overwrite", "partial", "gradient_checkpointing", "selective_checkpointing")
 
 USAGE = """\
 usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-config] [--dry-run]
@@ -114,7 +116,7 @@ def parse_flags(words: Sequence[str]) -> tuple[dict[str, str], set[str]]:
         elif position < len(words) and not words[position].startswith("--"):
             flags[key] = words[position]
             position += 1
-        elif key in ("resume", "overwrite", "partial", "gradient_checkpointing", "gradient-checkpointing"):
+        elif key.replace("-", "_") in BARE:
             flags[key] = "true"
         else:
             raise UserError(f"flag --{key} needs a value")

@@ -247,6 +247,8 @@ class TrainConfig:
         patience: end after so many evaluations without a better one; 0 never does.
         keep_best: the final model is the one of the best evaluation.
         report_to: trackers beside `log.jsonl`; `auto` is TensorBoard where it is installed.
+        gradient_checkpointing: keep only what goes into each layer for the backward pass and compute the rest again.
+        selective_checkpointing: keep the results of matrix products and attention too; nearly as fast as keeping all.
         bos: `required` refuses a tokenizer without a token that begins a sequence; `none` allows it (Qwen).
         optimizer: AdamW, or another of the Trainer's; those with `8bit` need CUDA and bitsandbytes.
         torch_compile: compile the feed-forward blocks; worth a try on a GPU, not on a processor.
@@ -278,6 +280,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "adafactor", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion_8bit"] = "adamw"
     bos: Literal["required", "none"] = "required"
     gradient_checkpointing: bool = False
+    selective_checkpointing: bool = False
     torch_compile: bool = False
     logging_steps: int = 1
     save_steps: int = 100

@@ -87,7 +87,11 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
     # Kept of a layer for each token: the inputs and results of two norms, queries, attention's result, its projection,
     # keys and values, and four tensors of the gated feed-forward; norms keep float32.
     of_layer = low * (6 * hidden + 2 * keys + 4 * inner) + 4 * 2 * hidden
-    kept = layers * low * hidden + of_layer if config.gradient_checkpointing else layers * of_layer
+    kept = layers * of_layer
+    if config.gradient_checkpointing:
+        kept = layers * low * hidden + of_layer
+    elif config.selective_checkpointing:  # a layer's input, queries, two of attention, keys and values, gate and up
+        kept = layers * low * (4 * hidden + 2 * keys + 2 * inner) + of_layer
     trained = parameters
     if config.lora.r:
         trained = layers * config.lora.r * (7 * hidden + 3 * inner + 2 * keys) + len(SPECIAL_TOKENS) * hidden

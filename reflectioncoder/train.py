@@ -47,6 +47,7 @@ from reflectioncoder.instruct import read_training
 from reflectioncoder.masking import check_order
 from reflectioncoder.models import choose_device, load_model_and_tokenizer
 from reflectioncoder.probe import check_model
+from reflectioncoder.recompute import checkpoint_layers
 from reflectioncoder.sharding import Engine, choose, whole_model
 from reflectioncoder.steps import Steps, prepare, summary
 from reflectioncoder.template import Encoded, add_special_tokens
@@ -221,10 +222,8 @@ def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int) -> No
     use_varlen_attention(model, longest)
     check_model(model)
     model.config.use_cache = False
-    if config.gradient_checkpointing:
-        # Newer releases of transformers gave it another name.
-        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+    if config.gradient_checkpointing or config.selective_checkpointing:
+        checkpoint_layers(model, selective=not config.gradient_checkpointing)
     if config.torch_compile:
         for name, module in model.named_modules():
             if name.endswith(".mlp"):

@@ -6,12 +6,14 @@ import pytest
 import reference_trainer as reference
 import tiny
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from reflectioncoder.attention import use_varlen_attention
 from reflectioncoder.batching import build_rows, loss_weights, pack, split_by_cost
 from reflectioncoder.config import LossConfig, MaskingConfig
 from reflectioncoder.loss import Head, micro_batch_loss, scored_loss
+from reflectioncoder.recompute import checkpoint_layers
 from reflectioncoder.template import Encoded
 
 STEPS = 10
@@ -144,11 +146,27 @@ def test_value_does_not_depend_on_micro_batches_order_or_chunks(config: LossConf
         assert_same(ours(model, batch(), MaskingConfig(), config, 5, chunk=chunk), whole)
 
 
-def test_gradient_checkpointing_changes_nothing() -> None:
+@pytest.mark.parametrize("selective", [False, True])
+def test_checkpointing_changes_nothing(selective: bool) -> None:
     model = tiny.llama()
     whole = ours(model.train(), batch(), MaskingConfig(), LossConfig(), 5)
-    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)({"use_reentrant": False})
+    checkpoint_layers(model, selective)
     assert_same(ours(model, batch(), MaskingConfig(), LossConfig(), 5), whole)
+
+
+def test_selective_checkpointing_computes_no_matrix_product_and_no_attention_again() -> None:
+    def operations(model: PreTrainedModel) -> int:
+        with FlopCounterMode(display=False) as counter:
+            ours(model.train(), batch(), MaskingConfig(), LossConfig(), 5)
+        return int(counter.get_total_flops())
+
+    whole = operations(tiny.llama())
+    found = []
+    for selective in (True, False):
+        model = tiny.llama()
+        checkpoint_layers(model, selective)
+        found.append(operations(model))
+    assert found[0] == whole < found[1]
 
 
 def test_only_plain_samples_have_no_student_and_no_divergence() -> None:

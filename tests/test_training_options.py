@@ -155,9 +155,11 @@ def test_the_stage_of_the_schedule_is_the_papers() -> None:
     assert [trackers.stage(rate) for rate in (0, 1 / 3, 0.34, 2 / 3, 0.67, 1)] == [1, 1, 2, 2, 3, 3]
 
 
-def test_gradient_checkpointing_changes_nothing(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["gradient_checkpointing", "selective_checkpointing"])
+def test_checkpointing_changes_nothing(base: Path, tmp_path: Path, kind: str) -> None:
     for name, on in (("without", False), ("with", True)):
-        train(config(base, tmp_path / name, gradient_checkpointing=on, max_steps=3, save_steps=0), quiet)
+        changes: dict[str, Any] = {kind: on}
+        train(config(base, tmp_path / name, max_steps=3, save_steps=0, **changes), quiet)
     for left, right in zip(log(tmp_path / "without"), log(tmp_path / "with"), strict=True):
         assert [left[name] for name in ("loss", "kl", "grad_norm")] == pytest.approx(
             [right[name] for name in ("loss", "kl", "grad_norm")], rel=1e-6
