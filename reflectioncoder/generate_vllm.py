@@ -38,7 +38,7 @@ class Vllm(Local):
         from reflectioncoder.decode import check_lengths
 
         engine, requests = self._engine, {f"{key[0]}@{key[1]}": (key, self._requests[key]) for key in missing}
-        check_lengths([request for _, request in requests.values()], int(engine.get_model_config().max_model_len))
+        check_lengths([request for _, request in requests.values()], int(engine.model_config.max_model_len))
         for name, (_, request) in requests.items():
             engine.add_request(name, {"prompt_token_ids": list(request.ids)}, self._parameters(request))
         while engine.has_unfinished_requests():

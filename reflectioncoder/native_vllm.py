@@ -7,6 +7,7 @@ block; where the answer goes on, it is handed in again with what there is, which
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def load_vllm(
             detokenize=False,
         )
 
-    return lambda more: decode_vllm(engine, parameters, more), int(engine.get_model_config().max_model_len)
+    return lambda more: decode_vllm(engine, parameters, more), int(engine.model_config.max_model_len)
 
 
 def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
@@ -56,6 +57,7 @@ def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
     Raises:
         UserError: vLLM is not installed, or cannot run the model.
     """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # it tells a hundred lines about itself otherwise
     try:
         from vllm import EngineArgs, LLMEngine
     except ImportError:
