@@ -91,12 +91,15 @@ def test_new_rows_are_the_mean_of_the_rows_of_the_pieces_of_their_name(tied):
     rows = {token: tokenizer.encode(token, add_special_tokens=False) for token in SPECIAL_TOKENS}
     tables = [copy.deepcopy(layer.weight.detach()) for layer in (model.model.embed_tokens, model.lm_head)]
     assert add_special_tokens(model, tokenizer) == 7
-    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.vocab_size == -(-len(tokenizer) // 64) * 64
     for old, layer in zip(tables, (model.model.embed_tokens, model.lm_head), strict=True):
         torch.testing.assert_close(layer.weight[: len(old)].detach(), old, rtol=0, atol=0)
         for token in SPECIAL_TOKENS:
             row = layer.weight[tokenizer.convert_tokens_to_ids(token)].detach()
             torch.testing.assert_close(row, sum(old[i] for i in rows[token]) / len(rows[token]))
+        spare = layer.weight[len(tokenizer) :].detach()
+        assert len(spare)
+        torch.testing.assert_close(spare, old.mean(0).expand_as(spare))
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     before = model.lm_head.weight.detach().clone()
     assert add_special_tokens(model, tokenizer) == 0
@@ -108,6 +111,15 @@ def test_spare_rows_of_the_table_are_kept():
     model = build_llama(len(tokenizer) + 64)
     add_special_tokens(model, tokenizer)
     assert model.model.embed_tokens.weight.shape[0] == len(tokenizer) - 7 + 64
+
+
+def test_rows_beyond_the_tokenizer_are_less_probable_than_the_average_token_and_decode_to_nothing():
+    assert MODEL.config.vocab_size > len(TOKENIZER)
+    ids = torch.tensor([encode(REFLECTION, TOKENIZER).ids])
+    share = MODEL(ids).logits.softmax(-1)
+    assert (share[..., len(TOKENIZER) :] < 1 / len(TOKENIZER)).all()
+    letter = TOKENIZER.convert_tokens_to_ids("a")
+    assert TOKENIZER.decode([letter, len(TOKENIZER), MODEL.config.vocab_size - 1, letter]) == "aa"
 
 
 def test_a_saved_model_just_works(tmp_path):

@@ -43,8 +43,8 @@ def _shape(vocabulary: int, width: int, inner: int, layers: int, heads: tuple[in
 SHAPES = {
     "tiny": _shape(300, 32, 64, 2, (4, 2)),
     "small": _shape(8192, 256, 704, 4, (8, 2)),
-    "135m": _shape(49159, 576, 1536, 30, (9, 3)),
-    "1b": _shape(128263, 2048, 8192, 16, (32, 8)),
+    "135m": _shape(49216, 576, 1536, 30, (9, 3)),
+    "1b": _shape(128320, 2048, 8192, 16, (32, 8)),
 }
 # Dense bfloat16, from the vendors' data sheets.
 PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
