@@ -71,6 +71,7 @@ More = Callable[[bool], Sequence[Request] | None]
 class _Row:
     request: Request
     draw: random.Random
+    before: list[int]
     ids: list[int] = field(default_factory=list)
     reason: str = ""
 
@@ -180,14 +181,16 @@ def decode(
                 mask, logits = _join(cache, mask, new, new_mask), torch.cat([logits, new_logits])
             else:
                 mask, cache, logits = new_mask, new, new_logits
-            rows += [_Row(r, random.Random(f"{seed}:{r.task_id}:{r.sample}")) for r in joining]
+            for request in joining:
+                draw = random.Random(f"{seed}:{request.task_id}:{request.sample}")
+                rows.append(_Row(request, draw, anchor(tokenizer, request.ids)))
         tokens = _choose(logits, rows, temperature, top_p)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if not row.reason:
                 _accept(row, token, ends, tokenizer)
                 if row.reason:
-                    text = tokenizer.decode(row.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                    yield Finished(row.request, tuple(row.ids), str(text), row.reason)
+                    text = text_behind(tokenizer, row.before, row.ids, skip_special_tokens=True)
+                    yield Finished(row.request, tuple(row.ids), text, row.reason)
         done = sum(bool(row.reason) for row in rows)
         if done == len(rows):
             rows = []
@@ -205,6 +208,36 @@ def decode(
             use_cache=True,
         )
         logits = output.logits[:, -1]
+
+
+def anchor(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> list[int]:
+    """The last token of a prompt that shows something, or another such token; none where none does.
+
+    Tokenizers made from SentencePiece drop a blank at the beginning of whatever they decode, so a text that goes on
+    behind a prompt has to be decoded with something in front. A token that is part of a letter would not do, nor one
+    that is a blank itself.
+    """
+    special = set(tokenizer.all_special_ids)
+    for token in [*tokenizer.encode("a", add_special_tokens=False), *prompt][::-1]:
+        if token not in special:
+            shown = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+            if shown.strip() and "\ufffd" not in shown:
+                return [token]
+    return []
+
+
+def text_behind(
+    tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int], skip_special_tokens: bool = False
+) -> str:
+    """The text that `ids` are where they stand behind other tokens; `before` is what `anchor` found there."""
+
+    def text(tokens: Sequence[int]) -> str:
+        return str(
+            tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+        )
+
+    front, both = text(before), text([*before, *ids])
+    return both[len(front) :] if both.startswith(front) else text(ids)
 
 
 def _urgency(request: Request) -> tuple[int, str, int]:
@@ -329,7 +362,7 @@ def _accept(row: _Row, token: int, ends: set[int], tokenizer: PreTrainedTokenize
     request = row.request
     # The longest stop has at most as many tokens as letters; the first token's text may begin before it.
     reach = max(map(len, request.stops), default=0) + 1
-    tail = str(tokenizer.decode(row.ids[-reach:], clean_up_tokenization_spaces=False))
+    tail = text_behind(tokenizer, row.before, row.ids[-reach:])
     if request.opens_line and len(row.ids) <= reach:
         tail = "\n" + tail
     if any(stop in tail for stop in request.stops):

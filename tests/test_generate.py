@@ -4,12 +4,13 @@ import json
 from collections import Counter
 
 import pytest
+import spm
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reflectioncoder.config import GenerateConfig
-from reflectioncoder.decode import Request, decode, nucleus
+from reflectioncoder.decode import Request, anchor, decode, nucleus, text_behind
 from reflectioncoder.errors import UserError
 from reflectioncoder.generate import clean_completion, generate, make_requests, resolve_style
 from reflectioncoder.problems import Problem
@@ -123,6 +124,29 @@ def test_a_closing_fence_may_come_at_once(tokenizer):
     assert (done.text, done.reason) == ("```", "stop")
     (done,) = decode(fixed, tokenizer, [Request("a", 0, ids, 20, ("\n```",), opens_line=False)])
     assert (done.text, done.reason) == ("`" * 20, "length")
+
+
+@pytest.mark.parametrize("style", ["plain", "chat"])
+def test_a_sentencepiece_tokenizer_loses_no_leading_blank(style, tmp_path):
+    words = spm.tokenizer()
+    ids = words.convert_tokens_to_ids(["<0x0A>", "▁▁▁▁", "return", "▁", "1", "</s>"])
+    assert words.decode(ids[1:-1]) == "   return 1"  # what makes this hard
+    (tmp_path / "t.jsonl").write_text(json.dumps({"id": "a", "instruction": "Write f.", "tests": ["assert f()"]}))
+    settings = GenerateConfig("saying", str(tmp_path / "t.jsonl"), str(tmp_path / "c.jsonl"), style, max_new_tokens=9)
+    (made,) = generate(settings, None, spm.saying(ids, len(words)), words).completions
+    assert (made.raw, made.completion) == ("    return 1", "    return 1\n")
+
+
+def test_text_behind_a_prompt_is_what_it_adds_whatever_the_prompt_ends_with():
+    words = spm.tokenizer()
+    blanks, letter, half = words.convert_tokens_to_ids(["▁▁▁▁", "1", "<0xC3>"])
+    for prompt in ("def f():\n", "x ", "é", "def f():", "\n"):
+        before = anchor(words, words.encode(prompt))
+        assert text_behind(words, before, [blanks, letter]) == "    1", prompt
+        assert text_behind(words, before, [half]) == "\ufffd", prompt
+    assert text_behind(words, [], [blanks, letter]) == "   1"  # with nothing in front
+    plain = byte_tokenizer()
+    assert text_behind(plain, anchor(plain, plain.encode("é:\n")), plain.encode("  é")) == "  é"
 
 
 def test_nucleus_takes_tokens_by_hand():
