@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reflectioncoder.dialogue import encodable
 from reflectioncoder.interpreter import CellResult, Interpreter, Limits, Session
 from reflectioncoder.sandbox import caller, values
 
@@ -102,7 +103,7 @@ def _read(result: CellResult, count: int, timed: bool) -> tuple[tuple[Record, ..
 
 def _said(name: object, message: object) -> str:
     lines = str(message).strip().splitlines()
-    return f"{name}: {lines[0]}"[:300] if lines else str(name)[:300]
+    return encodable(f"{name}: {lines[0]}" if lines else str(name))[:300]
 
 
 def decoded(record: Record) -> tuple[str, Any]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from reflectioncoder import settings
 from reflectioncoder.completions import Completion, iter_rows, read_completion
 from reflectioncoder.config import EvaluateConfig
-from reflectioncoder.dialogue import iter_jsonl, write_lines
+from reflectioncoder.dialogue import encodable, iter_jsonl, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.export import write_format
 from reflectioncoder.interpreter import Interpreter, Limits
@@ -129,7 +129,8 @@ def evaluate(
     results += [Result(task_id, 0, False, "missing", "no completion", 0.0) for task_id in missing]
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
     settings.save(config, folder)
-    write_lines(folder / "results.jsonl", (json.dumps(asdict(result), ensure_ascii=False) for result in results))
+    lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)  # never lost for a text
+    write_lines(folder / "results.jsonl", lines)
     for name in config.formats:
         write_format(name, folder, results, completions, score)
     facts = {**asdict(score), "prompts": task.prompt_version, **facts}
@@ -261,7 +262,7 @@ def check_all(
         if verdict.outcome == "timeout":  # perhaps only because the machine was busy
             verdicts[key] = _check_once(task, key, pool[0], limits)
     return [
-        Result(c.task_id, c.sample, v.passed, v.outcome, c.error or v.error, round(v.seconds, 4), v.groups)
+        Result(c.task_id, c.sample, v.passed, v.outcome, encodable(c.error or v.error), round(v.seconds, 4), v.groups)
         for c in completions
         for v in [verdicts[_key(c)]]
     ]
