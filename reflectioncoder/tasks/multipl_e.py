@@ -179,7 +179,7 @@ def _build_and_run(
                 return _failure(result, "compilation: "), (built, 0.0)
             files = {language.source: ""}  # what runs need not find its own text
         argv = toolchain.command(language.run, ready, run_limit.memory_mb)
-        result = place.run(argv, files, env=language.environment)
+        result = place.run(argv, files, env=language.environment, made=bool(language.compile))
     times = built, result.seconds
     if not result.ok:
         return _failure(result), times
