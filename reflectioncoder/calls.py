@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reflectioncoder.dialogue import encodable
 from reflectioncoder.interpreter import CellResult, Interpreter, Limits, Session
+from reflectioncoder.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
 
 PRELOAD = ("reflectioncoder.sandbox.caller",)  # what the interpreter has to import ahead
@@ -102,7 +104,26 @@ def _read(result: CellResult, count: int, timed: bool) -> tuple[tuple[Record, ..
 
 def _said(name: object, message: object) -> str:
     lines = str(message).strip().splitlines()
-    return f"{name}: {lines[0]}"[:300] if lines else str(name)[:300]
+    return encodable(f"{name}: {lines[0]}" if lines else str(name))[:300]
+
+
+def bounded(record: Record, expected: Record) -> Record:
+    """A record as it may be decoded: a value far larger than the expected one becomes a large one that equals nothing.
+
+    Decoding is on this side, outside every limit; see `judge.VALUE_CHARS`.
+    """
+    if type(record) is list and record[:1] == ["s"]:
+        return ["s", *(_bounded(part, expected) for part in record[1:])]
+    return _bounded(record, expected)
+
+
+def _bounded(record: Record, expected: Record) -> Record:
+    if type(record) is not list or record[:1] != ["v"] or len(record) < 3 or type(record[2]) is not str:
+        return record
+    size = len(record[2])
+    if size <= VALUE_CHARS or size <= VALUE_CHARS + 10 * len(json.dumps(expected)):
+        return record
+    return ["#", "", ""]
 
 
 def decoded(record: Record) -> tuple[str, Any]:
@@ -140,7 +161,11 @@ def same_record(left: Record, right: Record) -> bool:
         if kind == "numpy.ndarray":
             import numpy
 
-            return bool(numpy.asarray(mine) == theirs)
+            item = mine
+            while type(item) is list and len(item) == 1:
+                item = item[0]
+            # Python refuses to say whether an array of several equals something; and made of texts it can be huge
+            return type(item) is not list and bool(numpy.asarray(mine) == theirs)
         return bool(mine == theirs)
     except (ValueError, TypeError, RecursionError, OverflowError):
         return False
@@ -151,7 +176,7 @@ def _digested(record: Record) -> str | None:
         return str(record[2])
     try:
         return caller.record_of(decoded(record)[1])[2]  # type: ignore[no-any-return]
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return None
 
 

@@ -242,6 +242,11 @@ def write_jsonl(path: str | os.PathLike[str], dialogues: Iterable[Dialogue]) -> 
     return write_lines(path, (json.dumps(dialogue.to_dict(), ensure_ascii=False) for dialogue in dialogues))
 
 
+def encodable(text: str) -> str:
+    """Text without what UTF-8 cannot hold: JSON's escapes can carry half a surrogate pair, which no file takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
     """Write lines of text through a temporary file beside `path` that replaces it at the end.
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from reflectioncoder import settings
 from reflectioncoder.completions import Completion, iter_rows, read_completion
 from reflectioncoder.config import EvaluateConfig
-from reflectioncoder.dialogue import iter_jsonl, write_lines
+from reflectioncoder.dialogue import encodable, iter_jsonl, write_lines
 from reflectioncoder.errors import UserError
 from reflectioncoder.export import write_format
 from reflectioncoder.interpreter import Interpreter, Limits
@@ -95,7 +95,7 @@ def evaluate(
     Args:
         config: see `EvaluateConfig`.
         report: see `generate`.
-        progress: called with how many completions are checked, and of how many.
+        progress: called with how many checks are made, and of how many; each time-out adds one, its second try.
         model: see `generate`.
         tokenizer: see `generate`.
 
@@ -116,6 +116,7 @@ def evaluate(
 
         generated = generate(config.generate, report, model, tokenizer)
         completions, speed = list(generated.completions), generated.tokens_per_second
+    absent = _absent(completions, missing, config.k)
     facts = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
     deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
     folder = claim(folder, deciding, named=bool(config.output))
@@ -126,16 +127,32 @@ def evaluate(
         unfinished = Unfinished(folder, deciding)
         stack.callback(unfinished.close)
         results = check_all(task, completions, pool, limits, progress, unfinished)
-    results += [Result(task_id, 0, False, "missing", "no completion", 0.0) for task_id in missing]
+    results += absent
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
     settings.save(config, folder)
-    write_lines(folder / "results.jsonl", (json.dumps(asdict(result), ensure_ascii=False) for result in results))
+    lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)  # never lost for a text
+    write_lines(folder / "results.jsonl", lines)
     for name in config.formats:
         write_format(name, folder, results, completions, score)
     facts = {**asdict(score), "prompts": task.prompt_version, **facts}
     write_lines(folder / "score.json", [json.dumps(facts, indent=2)])
     (folder / UNFINISHED).unlink(missing_ok=True)
     return score
+
+
+def _absent(completions: Sequence[Completion], missing: Sequence[str], ks: Sequence[int]) -> list[Result]:
+    """Results for problems without a completion: as many failed samples as other problems have, and as k wants.
+
+    Raises:
+        UserError: a problem has fewer completions than k wants; said here, as checking may take hours.
+    """
+    counts = Counter(completion.task_id for completion in completions)
+    few = [task_id for task_id, count in counts.items() if count < max(ks)]
+    if few:
+        what = f"{len(few)} problems have fewer samples, the first is '{few[0]}' with {counts[few[0]]}"
+        raise UserError(f"evaluate: k = {list(ks)}, but {what}; add samples or ask for a smaller k")
+    each = max([max(ks), *counts.values()])
+    return [Result(name, sample, False, "missing", "no completion", 0.0) for name in missing for sample in range(each)]
 
 
 def claim(folder: Path, deciding: Mapping[str, Any], named: bool) -> Path:
@@ -236,8 +253,8 @@ def check_all(
     for interpreter in pool:
         free.put(interpreter)
 
-    def check(key: Key) -> Verdict:
-        found = unfinished.get(key) if unfinished is not None else None
+    def check(key: Key, alone: bool = False) -> Verdict:
+        found = unfinished.get(key, alone) if unfinished is not None else None
         if found is not None:
             return found
         interpreter = free.get()
@@ -246,22 +263,25 @@ def check_all(
         finally:
             free.put(interpreter)
         if unfinished is not None:
-            unfinished.keep(key, verdict)
+            unfinished.keep(key, verdict, alone)
         return verdict
 
     unique = list(dict.fromkeys(map(_key, completions)))
     verdicts: dict[Key, Verdict] = {}
+    late: list[Key] = []
     unique.sort(key=lambda key: -task.cost(key[0]))  # a long one at the end would leave the others idle
     with ThreadPoolExecutor(len(pool)) as threads:
         for key, verdict in zip(unique, threads.map(check, unique), strict=True):
             verdicts[key] = verdict
+            late += [key] if verdict.outcome == "timeout" else []  # perhaps only because the machine was busy
             if progress is not None:
-                progress(len(verdicts), len(unique))
-    for key, verdict in verdicts.items():
-        if verdict.outcome == "timeout":  # perhaps only because the machine was busy
-            verdicts[key] = _check_once(task, key, pool[0], limits)
+                progress(len(verdicts), len(unique) + len(late))
+    for number, key in enumerate(late, 1):
+        verdicts[key] = check(key, alone=True)
+        if progress is not None:
+            progress(len(unique) + number, len(unique) + len(late))
     return [
-        Result(c.task_id, c.sample, v.passed, v.outcome, c.error or v.error, round(v.seconds, 4), v.groups)
+        Result(c.task_id, c.sample, v.passed, v.outcome, encodable(c.error or v.error), round(v.seconds, 4), v.groups)
         for c in completions
         for v in [verdicts[_key(c)]]
     ]
@@ -330,11 +350,33 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
         seed: of the bootstrap.
 
     Raises:
-        UserError: a file that is no list of verdicts, or runs on other problems.
+        UserError: a file that is no list of verdicts, runs of other tasks, tests or problems, or nothing run in both.
     """
+    for key, mine, other in zip(("task", "tests"), *map(_judged_by, (first, second)), strict=True):
+        if mine and other and mine != other:
+            raise UserError(
+                f"{first} and {second}: {key} '{mine}' and '{other}'; compare runs of one task and its tests"
+            )
     runs = [by_task(read_results(path)) for path in (first, second)]
     if not runs[0] or runs[0].keys() != runs[1].keys():
         differ = len(runs[0].keys() ^ runs[1].keys())
         raise UserError(f"{first} and {second}: {differ} problems are in one only; compare runs of one task and seed")
-    verdicts = [[[result.passed for result in run[task_id]] for task_id in runs[0]] for run in runs]
-    return paired(verdicts[0], verdicts[1], seed)
+    known = [{name: [r.passed for r in group if r.outcome != "not_run"] for name, group in run.items()} for run in runs]
+    both = [name for name in runs[0] if known[0][name] and known[1][name]]
+    if not both:
+        raise UserError(
+            f"{first} and {second}: no problem was run in both; reflectioncoder doctor says what is missing"
+        )
+    found = paired([known[0][name] for name in both], [known[1][name] for name in both], seed)
+    return dataclasses.replace(found, not_run=len(runs[0]) - len(both))
+
+
+def _judged_by(path: str | os.PathLike[str]) -> tuple[str | None, str | None]:
+    """Task and tests as the score beside an evaluation's results names them, a task that is a file without its folder;
+    None where it does not say."""
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    try:
+        facts = json.loads((folder / "score.json").read_text(encoding="utf-8"))
+        return Path(facts["task"]).name, facts.get("tests")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None, None

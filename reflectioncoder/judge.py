@@ -76,7 +76,7 @@ _ = {name}_os.write(1, ("\\n{word}" + {name}_json.dumps({name}_answer())).encode
 """
 # Of an encoded value beyond ten times the expected one's size. Reading is on this side, outside every limit, and
 # integers can be made to collide in a set, so that reading takes quadratic time: half a second at this size.
-_VALUE_CHARS = 250_000
+VALUE_CHARS = 250_000
 
 
 def judge(
@@ -121,7 +121,7 @@ def judge(
             for example, arguments in list(zip(examples, sent, strict=True))[len(judgements) :]:
                 word = secrets.token_hex(8)
                 call = _CALL.format(name=name, word=word, arguments=arguments, function=entry_point)
-                chars = limits.output_chars + _VALUE_CHARS + 10 * len(values.encode(example.expected))
+                chars = limits.output_chars + VALUE_CHARS + 10 * len(values.encode(example.expected))
                 result = session.run(call, dataclasses.replace(limits, output_chars=chars))
                 judgements.append(_judged(result, word, example, tolerance))
                 if session.ended:

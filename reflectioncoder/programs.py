@@ -68,6 +68,7 @@ class Workspace:
         stdin: str | bytes = "",
         env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        made: bool = False,
     ) -> ProgramResult:
         """Write files, then run one command to its end.
 
@@ -77,6 +78,8 @@ class Workspace:
             stdin: its standard input.
             env: variables besides PATH, HOME, TMPDIR and LANG.
             limits: other time and output limits for this command only.
+            made: earlier commands made what this one needs, so that it is their program's failure, an `error`, where
+                it cannot be started: a library in place of an executable, say.
 
         Raises:
             UserError: a file lies outside the working directory, or the command does not exist.
@@ -101,6 +104,8 @@ class Workspace:
                 how = self._remote.close(patience=0.5 if verdict == "ended" else 0.0)
                 outcome, message = outcome_of_ending(verdict, how, limits, self._limits.memory_mb)
                 return ProgramResult(outcome, exchange.text(0), exchange.text(1), None, message, seconds)
+            ending = exchange.ending
+            killed = ending.get("status") == -signal.SIGKILL and self._remote.memory_kills() > 0
         except InfrastructureError as error:
             self._remote.ended = "the session was lost"
             self.close()
@@ -108,13 +113,14 @@ class Workspace:
         except BaseException:
             self.close()
             raise
-        ending = exchange.ending
         if "refused" in ending:
+            if made:
+                return ProgramResult("error", "", "", None, ending["refused"], seconds)
             raise UserError(f"{ending['refused']}; is it installed, and below a folder that programs can see?")
         status, peak = int(ending["status"]), int(ending["peak_kb"]) // 1024
         outcome = "ok" if status == 0 else "error" if status > 0 else "killed"
         message = f"ended by {signal.Signals(-status).name}" if status < 0 else ""
-        if status == -signal.SIGKILL and self._remote.memory_kills():
+        if killed:
             outcome, message = "memory", f"over {self._limits.memory_mb} MiB of memory"
         return ProgramResult(outcome, exchange.text(0), exchange.text(1), status, message, seconds, peak)
 

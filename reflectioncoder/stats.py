@@ -92,7 +92,7 @@ class Comparison:
     """Two runs on the same problems.
 
     Args:
-        n: problems both runs have.
+        n: problems that both runs have and could run.
         first: pass@1 of the first run on them.
         second: of the second run.
         difference: second - first.
@@ -101,6 +101,7 @@ class Comparison:
         only_first: problems solved by the first run's first sample and not by the second's.
         only_second: the other way round.
         p_value: exact McNemar test on these two.
+        not_run: problems left out, because one of the runs was on a machine that lacks what they need.
     """
 
     n: int
@@ -112,6 +113,7 @@ class Comparison:
     only_first: int
     only_second: int
     p_value: float
+    not_run: int = 0
 
 
 def paired(first: Sequence[Sequence[bool]], second: Sequence[Sequence[bool]], seed: int = 0) -> Comparison:

@@ -48,17 +48,17 @@ class Unfinished:
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         self._path, self._lock = folder / NAME, threading.Lock()
-        self._found: dict[str, Verdict] = {}
+        self._found: dict[str, tuple[Verdict, bool]] = {}
         lines = [json.dumps(facts, sort_keys=True)]
         if under_way(folder) is not None:
             for line in self._path.read_text(encoding="utf-8").splitlines()[1:]:
                 try:
                     row = json.loads(line)
-                    key = row.pop("of")
+                    key, alone = row.pop("of"), row.pop("alone", False)
                     verdict = Verdict(**{**row, "groups": tuple(map(tuple, row["groups"]))})
                 except (ValueError, TypeError, KeyError, AttributeError):
                     continue  # the last line of a run that was killed
-                self._found[key] = verdict
+                self._found[key] = verdict, alone is True
                 lines.append(line)
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(self._path, lines)
@@ -67,12 +67,18 @@ class Unfinished:
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror}") from None
 
-    def get(self, key: Key) -> Verdict | None:
-        """The verdict on a program, if there is one."""
-        return self._found.get(_name(key))
+    def get(self, key: Key, alone: bool = False) -> Verdict | None:
+        """The verdict on a program, if there is one; one found while others ran will not do where `alone` is wanted."""
+        verdict, was_alone = self._found.get(_name(key), (None, False))
+        return verdict if was_alone or not alone else None
 
-    def keep(self, key: Key, verdict: Verdict) -> None:
+    def keep(self, key: Key, verdict: Verdict, alone: bool = False) -> None:
         """Write down a verdict, unless it says more about this machine than about the program.
+
+        Args:
+            key: the program.
+            verdict: on it.
+            alone: nothing else ran, so that a time-out is final.
 
         Raises:
             UserError: it cannot be written.
@@ -81,7 +87,7 @@ class Unfinished:
             return
         with self._lock:
             try:
-                self._file.write(json.dumps({"of": _name(key), **dataclasses.asdict(verdict)}) + "\n")
+                self._file.write(json.dumps({"of": _name(key), "alone": alone, **dataclasses.asdict(verdict)}) + "\n")
                 self._file.flush()
             except OSError as error:
                 raise UserError(f"cannot write {self._path}: {error.strerror}; run again to go on") from None

@@ -5,17 +5,19 @@ import json
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
 
 import pytest
 
-from reflectioncoder.calls import call_all, open_interpreter
+from reflectioncoder.calls import bounded, call_all, decoded, open_interpreter
 from reflectioncoder.completions import Completion
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate import check_all, read_completions, summarize
 from reflectioncoder.interpreter import Limits
-from reflectioncoder.sandbox import caller
+from reflectioncoder.judge import VALUE_CHARS
+from reflectioncoder.sandbox import caller, values
 from reflectioncoder.tasks import TaskOptions, get_task
 from reflectioncoder.tasks.evalplus_compare import first_wrong
 from reflectioncoder.tasks.evalplus_data import HUMANEVAL, MBPP, decode_arguments, find_plus, read_plus
@@ -149,6 +151,48 @@ def test_a_float_makes_the_calls_after_it_tolerant():
     exact = [0.3, ["v", "list", '["l", "list", [["l", "list", [["f", "0x1.3333333333333p-2"]]]]]']]
     assert first_wrong("mbpp", "f", [(), ()], near, exact, 0) is None
     assert first_wrong("mbpp", "f", [(), ()], [1, near[1]], [1, exact[1]], 0) == 1
+
+
+def encoded(kind, value):
+    return ["v", kind, values.encode(value)]
+
+
+COLLIDING = encoded("set", {number * (2**61 - 1) for number in range(20)})  # of one hash: reading is quadratic
+COLLIDING[2] = COLLIDING[2].replace("[[", "[" + '["i", "0x0"], ' * 20_000 + "[", 1)
+
+
+@pytest.mark.parametrize("record", [COLLIDING, [*COLLIDING, "more"]])
+def test_values_far_larger_than_expected_are_not_decoded(record):
+    assert decoded(bounded(record, 1))[1] != decoded(record)[1]
+    assert bounded(["s", record, 1], ["s", 1, 1]) == ["s", bounded(record, 1), 1]
+    assert bounded(record, record) is record
+    for mode, name in (record, "f"), (["s", record, record], "Diff"):
+        assert first_wrong("mbpp", name, [()], [mode], [["s", 1, 1] if name == "Diff" else 1], 1e-3) == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (["v", "str", ["deep"]], 1.5),
+        (encoded("numpy.ndarray", ["x" * 50_000] + [""] * 12_000), encoded("list", [1.5] * 12_001)),  # 2 GB of text
+        (encoded("list", ["x" * 50_000] + [""] * 12_000), encoded("list", [1.5] * 12_001)),
+        (["l", [[[0]] * 3000] * 300], ["l", [1.5] * 300]),  # 270 million items when broadcast
+        (["l", [0] * 5000 + [json.loads("[" * 900 + "]" * 900)]], ["#", "list", "0" * 64]),
+    ],
+)
+def test_values_that_are_costly_to_compare_are_wrong(record, expected):
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert first_wrong("mbpp", "f", [()], [record], [expected], 1e-3) == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # KiB
+
+
+def test_a_value_as_large_as_the_expected_one_is_compared():
+    large = dict.fromkeys(range(30_000), 0.5)
+    text = encoded("dict", large)
+    assert len(text[2]) > VALUE_CHARS
+    assert first_wrong("mbpp", "f", [()], [text], [text], 0) is None
+    assert first_wrong("mbpp", "f", [()], [text], [encoded("dict", {**large, 7: 0.25})], 0) == 0
+    assert first_wrong("mbpp", "f", [()], [text], [1], 0) == 0
 
 
 def test_special_rules_of_single_problems():

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 
@@ -17,6 +18,7 @@ from reflectioncoder.problems import Problem
 from reflectioncoder.tasks import Verdict
 from reflectioncoder.tasks.heldout import ProblemTask
 from reflectioncoder.tasks.humaneval import HumanEval
+from reflectioncoder.unfinished import Unfinished
 
 LIMITS = Limits(10.0, 1024, 1_000_000)
 
@@ -90,6 +92,42 @@ def test_two_runs_are_compared_problem_by_problem(problems, tmp_path):
     assert found.difference == pytest.approx(2 / 3) and found.p_value == pytest.approx(0.5)
 
 
+def verdicts(folder, task, tests, *outcomes):
+    folder.mkdir()
+    rows = [asdict(Result(str(i), 0, outcome == "ok", outcome, "", 0.1)) for i, outcome in enumerate(outcomes)]
+    write(folder / "results.jsonl", rows)
+    (folder / "score.json").write_text(json.dumps({"task": task, "tests": tests}))
+    return folder
+
+
+def test_problems_that_one_of_two_runs_could_not_run_are_no_gain(tmp_path):
+    before = verdicts(tmp_path / "a", "ds1000", "x", "not_run", "ok", "error", "not_run")
+    after = verdicts(tmp_path / "b", "ds1000", "x", "ok", "ok", "ok", "not_run")
+    found = compare(before, after)
+    assert (found.n, found.not_run, found.first, found.second) == (2, 2, 0.5, 1.0)
+    assert (found.only_first, found.only_second) == (0, 1)
+    with pytest.raises(UserError, match="no problem was run in both"):
+        compare(before, verdicts(tmp_path / "c", "ds1000", "x", "ok", "not_run", "not_run", "ok"))
+
+
+@pytest.mark.parametrize(
+    ("task", "tests", "message"),
+    [
+        ("humaneval_plus", "x", "task 'humaneval' and 'humaneval_plus'"),
+        ("humaneval", "y", "tests 'x' and 'y'"),
+        ("humaneval", "", None),  # an older score does not say
+        ("somewhere/humaneval", "x", None),
+    ],
+)
+def test_runs_of_other_tasks_or_tests_are_not_compared(task, tests, message, tmp_path):
+    first, second = verdicts(tmp_path / "a", "humaneval", "x", "ok"), verdicts(tmp_path / "b", task, tests, "error")
+    if message is None:
+        assert compare(first, second).only_first == 1
+    else:
+        with pytest.raises(UserError, match=message):
+            compare(first / "results.jsonl", second)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -111,6 +149,25 @@ def test_problems_without_a_completion_count_as_failed_only_when_asked(problems,
     score = evaluate(config(problems, path, tmp_path / "out", partial=True))
     assert (score.n, score.pass_at_1) == (3, pytest.approx(1 / 3))
     assert [r.outcome for r in read_results(tmp_path / "out")] == ["ok", "missing", "missing"]
+
+
+def test_too_few_samples_for_k_are_said_before_anything_is_checked(problems, tmp_path):
+    lines = [{"task_id": t, "completion": "import time; time.sleep(60)"} for t in ("zero", "one", "two", "zero")]
+    path = write(tmp_path / "c.jsonl", lines)
+    for partial in (False, True):
+        with pytest.raises(
+            UserError, match=r"k = \[1, 2\], but 2 problems have fewer samples, the first is 'one' with 1"
+        ):
+            evaluate(config(problems, path, tmp_path / "out", k=(1, 2), partial=partial))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_problem_counts_as_failed_for_every_k(problems, tmp_path):
+    lines = [{"task_id": "one", "completion": f"def one(x): return {answer}"} for answer in (1, 0, 1)]
+    lines += [{"task_id": "two", "completion": "def two(x): return 2"}] * 2
+    score = evaluate(config(problems, write(tmp_path / "c.jsonl", lines), tmp_path / "out", k=(1, 2), partial=True))
+    assert score.k == pytest.approx({1: (2 / 3 + 1) / 3, 2: 2 / 3})  # one: 2 of 3 right; two: 2 of 2; zero: none
+    assert [r.sample for r in read_results(tmp_path / "out") if r.outcome == "missing"] == [0, 1, 2]
 
 
 def test_another_evaluation_is_never_overwritten(problems, tmp_path, monkeypatch):
@@ -202,6 +259,28 @@ def test_failures_of_the_interpreter_never_count_and_timeouts_have_a_second_try(
 def test_an_interpreter_that_keeps_failing_is_an_error_not_a_score():
     with pytest.raises(UserError, match="'x': the interpreter failed 3 times"):
         check_all(Flaky(*["infrastructure"] * 3), [Completion("x", 0, "code", "")], [None], LIMITS)
+
+
+def test_second_tries_are_counted_and_kept(tmp_path):
+    """Killed after one of two: the run that goes on makes the other one only."""
+    completions, told = [Completion(name, 0, "code", "") for name in "abc"], []
+
+    def progress(done, of):
+        told.append((done, of))
+        if len(told) == 4:
+            raise KeyboardInterrupt
+
+    first = Unfinished(tmp_path, {})
+    with pytest.raises(KeyboardInterrupt):
+        check_all(Flaky("timeout", "ok", "timeout", "timeout"), completions, [None], LIMITS, progress, first)
+    first.close()
+    assert told == [(1, 4), (2, 4), (3, 5), (4, 5)]  # three programs, and a second try of the first and the last
+    again, told = Flaky("ok"), []
+    kept = Unfinished(tmp_path, {})
+    results = check_all(again, completions, [None], LIMITS, lambda *step: told.append(step), kept)
+    kept.close()
+    assert [result.outcome for result in results] == ["timeout", "ok", "ok"] and again.outcomes == []
+    assert told[-1] == (5, 5)
 
 
 def test_the_same_code_is_run_once():

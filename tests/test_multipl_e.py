@@ -67,6 +67,14 @@ def test_answers_that_are_wrong_by_construction_fail(key, how, task):
         assert verdict.error.startswith("compilation: ")
 
 
+def test_a_program_that_compiles_to_no_executable_fails(task):
+    one, interpreter = task("rs")
+    case = CASES["rs"]
+    library = f'#![crate_type="lib"]\n{case.prompt}{case.right}\n'
+    verdict = one.check("evens", library, interpreter, LIMITS, whole=True)
+    assert (verdict.passed, verdict.outcome) == (False, "error") and verdict.error.startswith("./main: ")
+
+
 def test_leaving_early_is_named(task):
     one, interpreter = task("js")
     verdict = one.check("evens", CASES["js"].wrong["prints"], interpreter, LIMITS)

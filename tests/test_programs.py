@@ -10,6 +10,7 @@ import pytest
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.programs import Workspace, workspace
+from reflectioncoder.sandbox.owner import Remote
 
 needs = {
     name: pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed") for name in ("gcc", "node")
@@ -80,6 +81,27 @@ def test_a_command_cannot_reach_network_or_host_files(tmp_path: Path) -> None:
         assert "token" not in place.run(["sh", "-c", f"cat {secret} /etc/shadow; touch /usr/x /etc/x"]).stdout
         code = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
         assert "Network is unreachable" in place.run(["python3", "-c", code]).stderr
+
+
+def test_what_an_earlier_command_made_and_cannot_be_started_is_the_programs_failure(place: Workspace) -> None:
+    assert place.run(["sh", "-c", "echo library > main; mkdir source"]).ok
+    result = place.run(["./main"], made=True)
+    assert (result.outcome, result.status) == ("error", None) and result.message.startswith("./main: ")
+    assert place.run(["true"], {"source": ""}, made=True).message == "source: Is a directory"
+    assert place.run(["true"]).ok
+
+
+def test_a_lost_warm_process_is_no_failure_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Interpreter(Limits(seconds=20)) as interpreter, workspace(interpreter) as place:
+        ask = Remote.memory_kills
+
+        def lose_then_ask(remote: Remote) -> int:
+            remote._warm.process.kill()
+            remote._warm.process.wait()
+            return ask(remote)
+
+        monkeypatch.setattr(Remote, "memory_kills", lose_then_ask)
+        assert place.run(["sh", "-c", "kill -KILL $$"]).outcome == "infrastructure"
 
 
 def test_bad_requests_are_named(place: Workspace) -> None:

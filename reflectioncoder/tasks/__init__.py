@@ -9,12 +9,14 @@ judge (`judge.py`) closes that for problems that are given as examples.
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
@@ -233,6 +235,11 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     message = (result.message or "").strip().splitlines()
     error_text = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
     return Verdict(result.ok, result.outcome, error_text[:300], result.seconds)
+
+
+def file_and_digest(path: Path) -> str:
+    """What `Task.tests` says of a data file: its name, and the beginning of its digest."""
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def opened(answer: str) -> str:

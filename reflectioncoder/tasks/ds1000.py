@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, not_run, opened
+from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run, opened
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter import Interpreter, Isolation, Limits
@@ -69,6 +69,7 @@ class DS1000(Task):
         options = options or TaskOptions()
         self.name, self.insertion = "ds1000_insertion" if insertion else "ds1000", insertion
         self.path = _data_file(options.data)
+        self.tests = file_and_digest(self.path)
         self.problems = dict(list(_read(self.path).items())[: options.limit or None])
         self.python = environment()
         self._reference_seconds: dict[str, float] = {}

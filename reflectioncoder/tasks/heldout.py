@@ -6,12 +6,13 @@ The procedural ones come from the generator's held-out split, of which no compos
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reflectioncoder import problems as sources
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems import Problem
-from reflectioncoder.tasks import ANSWER_OPENING, Prompt, Task, TaskOptions, Verdict, run_tests
+from reflectioncoder.tasks import ANSWER_OPENING, Prompt, Task, TaskOptions, Verdict, file_and_digest, run_tests
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter import Interpreter, Limits
@@ -71,4 +72,6 @@ def handwritten_task(options: TaskOptions) -> ProblemTask:
 
 def file_task(path: str, options: TaskOptions) -> ProblemTask:
     """Problems of a file, in our own field names."""
-    return ProblemTask(path, list(sources.load_problems(path))[: options.limit or None], 512)
+    task = ProblemTask(path, list(sources.load_problems(path))[: options.limit or None], 512)
+    task.tests = file_and_digest(Path(path))
+    return task

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.languages import LANGUAGES, Toolchain, find
-from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, not_run, opened
+from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run, opened
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter import Interpreter, Isolation, Limits
@@ -57,7 +57,9 @@ class MultiPLE(Task):
         """
         options = options or TaskOptions()
         self.key, self.language, self.name = key, LANGUAGES[key], f"multipl_e_{key}"
-        self.problems = dict(list(_read(_data_file(options.data, key), key).items())[: options.limit or None])
+        path = _data_file(options.data, key)
+        self.problems = dict(list(_read(path, key).items())[: options.limit or None])
+        self.tests = file_and_digest(path)
         self._lock = threading.Lock()
         self._trial: tuple[float, float] | str | None = None
 
@@ -177,7 +179,7 @@ def _build_and_run(
                 return _failure(result, "compilation: "), (built, 0.0)
             files = {language.source: ""}  # what runs need not find its own text
         argv = toolchain.command(language.run, ready, run_limit.memory_mb)
-        result = place.run(argv, files, env=language.environment)
+        result = place.run(argv, files, env=language.environment, made=bool(language.compile))
     times = built, result.seconds
     if not result.ok:
         return _failure(result), times
