@@ -34,6 +34,18 @@ LOG = "log.jsonl"
 EVALUATIONS = "eval.jsonl"
 PROGRESS = "progress.json"  # written last into a checkpoint: its presence says that the checkpoint is whole
 MODEL = "model.safetensors"
+# What says what the weights are, so that a former run's files would speak for the new ones.
+BESIDE_WEIGHTS = (
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 # What may differ between a run and its resumption without changing what is computed.
 FREE = (
     "output",
@@ -55,12 +67,21 @@ NARRATION_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimizer steps, tokens through the model, seconds in the training loop; and what shards it."""
+    """How far a run is.
+
+    Args:
+        step: optimizer steps taken.
+        tokens: through the model.
+        seconds: in the training loop.
+        engine: that shards the model.
+        data: digest of the samples (`steps.digest`); empty where an older version wrote the checkpoint.
+    """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     engine: str = "none"
+    data: str = ""
 
     def save(self, folder: Path) -> None:
         """Mark a checkpoint as whole."""
@@ -81,7 +102,7 @@ class LogFile(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        """Append a line, at once on disk so that a kill loses nothing."""
+        """Append a line."""
         if logs and "eval_loss" in logs:
             self.say(
                 f"step {state.global_step}/{state.max_steps}  held-out loss {logs['eval_loss']:.4f}  "
@@ -95,11 +116,7 @@ class LogFile(TrainerCallback):
         line = {"step": state.global_step, **{name: logs[name] for name in names}}
         line |= {"tokens": tokens, "tokens_per_second": round(speed, 1), "seconds": round(seconds, 3)}
         self.last = Progress(state.global_step, tokens, seconds)
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; go on with --resume") from None
+        append_line(self.path, json.dumps(line))
         if time.monotonic() - self.said >= NARRATION_SECONDS or state.global_step == state.max_steps:
             self.said = time.monotonic()
             terms = ""
@@ -109,6 +126,15 @@ class LogFile(TrainerCallback):
             self.say(
                 f"step {state.global_step}/{state.max_steps}  loss {line['loss']:.4f}{terms}  {speed:.0f} tokens/s"
             )
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, at once on disk so that a kill loses nothing. Raises UserError where that fails."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; {how_to_go_on(path.parent)}") from None
 
 
 def newest_checkpoint(output: Path) -> Path | None:
@@ -148,7 +174,7 @@ def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, fir
             if checkpoint is None or not (folder / PROGRESS).is_file():
                 shutil.rmtree(folder)
         if checkpoint is None:
-            for pattern in ("*.safetensors", f"{MODEL}.index.json", "result.json"):
+            for pattern in ("*.safetensors", f"{MODEL}.index.json", *BESIDE_WEIGHTS, "result.json"):
                 for path in output.glob(pattern):
                     path.unlink()
         for path in (output / LOG, output / EVALUATIONS):

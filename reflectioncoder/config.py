@@ -241,9 +241,10 @@ class TrainConfig:
             from zero, as at inference.
         save_steps: write a checkpoint every so many steps; 0 writes none but the final model.
         resume: go on from the newest checkpoint in `output`.
-        overwrite: replace a finished model in `output`.
+        overwrite: replace a finished model in `output`, or the checkpoints of an unfinished run.
         eval_data: files of held-out dialogues, scored every `eval_steps` steps with everything hidden from the student.
-        eval_share: share of the samples that is held out for that instead, or besides.
+        eval_share: share of the samples that is held out for that instead, or besides; those with the same (last)
+            instruction are all held out or none, so that what is scored has not been trained on in another shape.
         patience: end after so many evaluations without a better one; 0 never does.
         keep_best: the final model is the one of the best evaluation.
         report_to: trackers beside `log.jsonl`; `auto` is TensorBoard where it is installed.

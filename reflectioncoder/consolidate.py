@@ -15,7 +15,8 @@ from reflectioncoder import settings
 from reflectioncoder.checkpoints import MODEL, PROGRESS, newest_checkpoint, save_model
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.models import load_tokenizer
+from reflectioncoder.lora import ADAPTER
+from reflectioncoder.models import Precision, load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.sharding import assemble
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"
@@ -24,6 +25,8 @@ DEEPSPEED_SHARDS = "latest"  # the file in which DeepSpeed names its newest fold
 
 def consolidate(checkpoint: Path, output: Path) -> None:
     """Write the model of a checkpoint as `reflectioncoder train` writes a finished one.
+
+    The adapter of a LoRA run is merged, whatever `lora.output` says.
 
     Args:
         checkpoint: `checkpoint-N` of a run, or the run's directory, of which the newest is taken.
@@ -38,17 +41,19 @@ def consolidate(checkpoint: Path, output: Path) -> None:
     if (output / MODEL).exists() or (output / f"{MODEL}.index.json").exists():
         raise UserError(f"{output}: holds a model already; choose another directory")
     run = folder.parent / "config.toml"
-    precision = settings.load(TrainConfig, run).precision if run.is_file() else "float32"
+    precision: Precision = settings.load(TrainConfig, run).precision if run.is_file() else "float32"
     tokenizer = load_tokenizer(str(folder))
     output.mkdir(parents=True, exist_ok=True)
     save_model(_model(folder, precision), tokenizer, output)
 
 
-def _model(folder: Path, precision: str) -> PreTrainedModel:
+def _model(folder: Path, precision: Precision) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     if (folder / MODEL).is_file() or (folder / f"{MODEL}.index.json").is_file():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision))
         return model
+    if (folder / ADAPTER).is_file():  # merged into the model that it was trained on
+        return load_model_and_tokenizer(str(folder), precision, "cpu")[0]
     if (folder / FSDP_SHARDS).is_dir():
         from accelerate.utils import merge_fsdp_weights
 

@@ -45,6 +45,7 @@ def train_configs(demo: DemoConfig) -> dict[str, TrainConfig]:
         seed=demo.seed,
         upsample=1,
         save_steps=0,
+        overwrite=True,  # a stage that was killed behind its last step is not known to be finished
         masking=MaskingConfig(),
     )
     return {

@@ -12,14 +12,26 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
 from reflectioncoder.errors import RankError
+
+# How long ranks wait for the one that writes or loads: storage may be slow, while a rank that died is noticed at once.
+PATIENCE = timedelta(hours=24)
+# What errors of a processor's, a GPU's or a library's memory have in common.
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+# What helps where the model itself does not fit.
+SMALLER = (
+    "set precision = bfloat16, spread the model over several GPUs (--sharding), train adapters (lora.r, with "
+    "lora.quantize = 4bit for less), or take a smaller model"
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +42,13 @@ class World:
         rank: of this process, from 0; rank 0 writes everything.
         size: number of processes on all machines.
         local_rank: of this process on its machine.
+        room: where ranks wait for each other, of `meet`.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    room: Any = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def from_environment() -> World:
@@ -56,10 +70,29 @@ class World:
         """Whether this is the rank that writes."""
         return self.rank == 0
 
+    def meet(self) -> World:
+        """The same world with a room to wait in; all ranks call it once their process group is there.
+
+        The room's connections are the processors' own (gloo), whatever carries the gradients: they notice at once that
+        a rank died, and have a time limit of their own, so that one rank may write for longer than `rank_timeout`.
+
+        Raises:
+            RankError: the ranks' machines cannot reach each other that way.
+        """
+        if self.size == 1 or not dist.is_initialized():
+            return self
+        try:
+            return replace(self, room=dist.new_group(backend="gloo", timeout=PATIENCE))
+        except RuntimeError as error:
+            raise RankError(
+                f"the ranks cannot reach each other{self.name} ({str(error).splitlines()[0][:120]}); set "
+                "GLOO_SOCKET_IFNAME to the network interface that joins their machines"
+            ) from None
+
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Until all ranks are here, however long one of them writes. Raises RuntimeError where one died meanwhile."""
         if self.size > 1 and dist.is_initialized():
-            dist.barrier()
+            dist.barrier(group=self.room)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place."""
@@ -96,7 +129,32 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU or the machine has no memory left."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in NO_MEMORY)
+
+
+@contextmanager
+def one_line(
+    world: World, where: Callable[[], str], lower: Callable[[], str], advice: Callable[[], str]
+) -> Iterator[None]:
+    """Running out of memory or losing another rank inside ends in one line.
+
+    Args:
+        world: of the run.
+        where: called for what was going on.
+        lower: called for what needs less memory.
+        advice: called for how to go on.
+
+    Raises:
+        RankError: with that line.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise RankError(f"out of memory {where()}{world.name}; {lower()}; {advice()}") from None
+        if world.size > 1 and lost_contact(error):
+            explain_loss(world, where(), error, advice())
+        raise
 
 
 def explain_loss(world: World, where: str, error: BaseException, advice: str) -> NoReturn:

@@ -94,8 +94,12 @@ def attach(trainer: Trainer, engine: Engine, precision: str) -> None:
     """Complete what accelerate has set up, once the Trainer has its accelerator.
 
     With FSDP2 the shards are float32 and so are the sums of gradients; `bfloat16` is what passes compute in. That is
-    what the optimizer's float32 copies do for a model that is not sharded.
+    what the optimizer's float32 copies do for a model that is not sharded. DeepSpeed keeps such copies too.
     """
+    if engine == "deepspeed" and precision == "bfloat16":
+        # DeepSpeed would add up the micro-batches in bfloat16, which loses the small ones.
+        types = trainer.accelerator.state.deepspeed_plugin.deepspeed_config.setdefault("data_types", {})
+        types.setdefault("grad_accum_dtype", "fp32")
     if engine != "fsdp2":
         return
     from accelerate.state import AcceleratorState, PartialState

@@ -5,6 +5,8 @@ A step is a function of samples, configuration and its number alone, so ranks, r
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -142,6 +144,15 @@ def prepare(
             f"{config.max_length} tokens (the shortest has {shortest}); raise max_length"
         )
     return kept, repeats, len(samples) - len(kept)
+
+
+def digest(samples: Sequence[Encoded], repeats: Sequence[int], held_out: Sequence[Encoded]) -> str:
+    """A name for the samples of a run, their tokens, labels and order, so that it is not resumed with others."""
+    found = hashlib.sha256(array("Q", [len(samples), len(held_out), *repeats]).tobytes())
+    for sample in (*samples, *held_out):
+        found.update(array("Q", [len(sample)]).tobytes())
+        found.update(array("I", sample.ids).tobytes() + bytes(sample.is_label))
+    return found.hexdigest()
 
 
 def summary(samples: Sequence[Encoded], dropped: int, config: TrainConfig) -> str:

@@ -9,7 +9,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +43,15 @@ from reflectioncoder.checkpoints import (
     start_output,
 )
 from reflectioncoder.config import TrainConfig
-from reflectioncoder.distributed import EndsWithALine, World, explain_loss, lost_contact, out_of_memory
-from reflectioncoder.errors import RankError, UserError
+from reflectioncoder.distributed import SMALLER, EndsWithALine, World, one_line
+from reflectioncoder.errors import UserError
 from reflectioncoder.instruct import read_training
 from reflectioncoder.masking import check_order
 from reflectioncoder.models import choose_device, load_model_and_tokenizer
 from reflectioncoder.probe import check_model
 from reflectioncoder.recompute import checkpoint_layers
 from reflectioncoder.sharding import Engine, choose, whole_model
-from reflectioncoder.steps import Steps, prepare, summary
+from reflectioncoder.steps import Steps, digest, prepare, summary
 from reflectioncoder.template import Encoded, add_special_tokens
 from reflectioncoder.trainer import ReflectionTrainer
 
@@ -62,6 +64,8 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "lion_8bit": "lion_8bit",
 }
+# What helps where there is no memory for the model in one piece.
+ROOM = "start again with --resume, or consolidate the newest checkpoint, on a machine with more memory of its own"
 
 
 @dataclass(frozen=True)
@@ -121,17 +125,35 @@ def train(
     lora.check(config, arguments.device)
     if "8bit" in config.optimizer and arguments.device.type != "cuda":
         raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; take adamw or adafactor")
-    model, tokenizer = load_model_and_tokenizer(config.model, precision, place, **lora.quantisation(config))
-    add_special_tokens(model, tokenizer)
+    world = world.meet()
+
+    def advice() -> str:
+        return how_to_go_on(output)
+
+    def fits(what: str) -> AbstractContextManager[None]:
+        return one_line(world, lambda: f"while {what} {config.model}", lambda: SMALLER, advice)
+
+    with fits("loading"):
+        model, tokenizer = load_model_and_tokenizer(config.model, precision, place, **lora.quantisation(config))
+        add_special_tokens(model, tokenizer)
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(summary(samples, dropped, config))
     samples, repeats, held_out = hold_out(samples, repeats, tokenizer, config)
-    _make_ready(model, config, max(map(len, [*samples, *held_out])))
-    trained = lora.add(model, tokenizer, config) if config.lora.r else model
+    data = digest(samples, repeats, held_out)
+    if first.data not in ("", data):
+        raise UserError(
+            f"{output}: cannot resume, the samples in {', '.join((*config.data, *config.eval_data))} are not those "
+            "that the run began with; put the data (and the tokenizer) back, or choose another output"
+        )
+    first = dataclasses.replace(first, data=data)
+    with fits("preparing"):
+        _make_ready(model, config, max(map(len, [*samples, *held_out])))
+        trained = lora.add(model, tokenizer, config) if config.lora.r else model
     steps = Steps(samples, repeats, config, world)
     arguments.max_steps = len(steps)
     arguments.warmup_steps = math.ceil(config.warmup_ratio * len(steps))
-    world.wait()  # until every rank has read what the output held before
+    with fits("loading"):
+        world.wait()  # until every rank has read what the output held before
     if world.first:
         start_output(output, config, checkpoint, first)
     trainer = ReflectionTrainer(trained, arguments, steps, config, first, tokenizer, engine)
@@ -142,46 +164,51 @@ def train(
     patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
     for added in (*own, *patience, *callbacks):
         trainer.add_callback(added)
-    with EndsWithALine(world, lambda: f"ended from outside {_where(trainer)}; {how_to_go_on(output)}"):
-        _loop(trainer, checkpoint, output)
-    seconds = trainer.seconds
-    model.config.use_cache = True
-    result = TrainResult(
-        str(output),
-        trainer.state.global_step,
-        trainer.tokens,
-        seconds,
-        len(samples),
-        dropped,
-        trainer.terms.get("loss", math.nan),
-    )
-    whole = whole_model(trained, trainer, engine, config.precision, world.first)
-    if whole is not None:
-        _save(whole, tokenizer, config, output)
-        for folder in checkpoints(output):
-            shutil.rmtree(folder, ignore_errors=True)
-        text = json.dumps(dataclasses.asdict(result), indent=2)
-        (output / "result.json").write_text(text + "\n", encoding="utf-8")
-    world.wait()  # a rank that ends earlier looks dead to the others
+    with EndsWithALine(world, lambda: f"ended from outside {_where(trainer)}; {advice()}"):
+        with one_line(world, partial(_where, trainer), partial(_what_to_lower, trainer), advice):
+            _loop(trainer, checkpoint, output)
+        seconds = trainer.seconds
+        model.config.use_cache = True
+        result = TrainResult(
+            str(output),
+            trainer.state.global_step,
+            trainer.tokens,
+            seconds,
+            len(samples),
+            dropped,
+            trainer.terms.get("loss", math.nan),
+        )
+        with one_line(world, lambda: "while the model was written", lambda: ROOM, advice):
+            whole = whole_model(trained, trainer, engine, config.precision, world.first)
+            if whole is not None:
+                _save(whole, tokenizer, config, output)
+                for folder in checkpoints(output):
+                    shutil.rmtree(folder, ignore_errors=True)
+                text = json.dumps(dataclasses.asdict(result), indent=2)
+                (output / "result.json").write_text(text + "\n", encoding="utf-8")
+            world.wait()  # a rank that ends earlier looks dead to the others
     return result
 
 
 def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> None:
-    """The training loop; whatever ends it early becomes one line that says how to go on."""
+    """The training loop."""
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise UserError(f"interrupted {_where(trainer)}; {how_to_go_on(output)}") from None
-    except (RuntimeError, MemoryError) as error:
-        if out_of_memory(error):
-            raise RankError(
-                f"out of memory {_where(trainer)}{trainer.world.name}; lower micro_tokens (now "
-                f"{trainer.config.micro_tokens}), or set gradient_checkpointing, neither of which changes the result; "
-                + how_to_go_on(output)
-            ) from None
-        if trainer.world.size > 1 and lost_contact(error):
-            explain_loss(trainer.world, _where(trainer), error, how_to_go_on(output))
-        raise
+
+
+def _what_to_lower(trainer: ReflectionTrainer) -> str:
+    """What makes the pass, in or after which a run was out of memory, need less of it."""
+    budget, tokens = trainer.config.micro_tokens, trainer.passing
+    if not tokens:
+        return f"the model does not fit with its optimizer; {SMALLER}"
+    if tokens > budget:  # the resumed run has to have the same samples
+        return (
+            f"the last pass was a single sample of {tokens} tokens, which micro_tokens (now {budget}) cannot cut; set "
+            "gradient_checkpointing, which does not change the result, or lower max_length and start anew"
+        )
+    return f"lower micro_tokens (now {budget}), or set gradient_checkpointing, neither of which changes the result"
 
 
 def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, output: Path) -> None:
@@ -273,6 +300,11 @@ def _check(config: TrainConfig, output: Path) -> None:
             raise UserError(f"{output}: the run is finished, there is nothing to resume; set overwrite to train anew")
         if not config.overwrite:
             raise UserError(f"{output}: holds a finished model; choose another output, or set overwrite")
+    elif not (config.resume or config.overwrite) and (unfinished := newest_checkpoint(output)):
+        raise UserError(
+            f"{output}: holds {unfinished.name} of an unfinished run; add --resume to go on from there, or --overwrite "
+            "to start anew"
+        )
 
 
 def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
@@ -305,6 +337,7 @@ def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
         metric_for_best_model="eval_loss" if config.eval_steps else None,
         greater_is_better=False if config.eval_steps else None,
         load_best_model_at_end=config.keep_best,
+        restore_callback_states_from_checkpoint=True,  # how many evaluations were without a better one
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

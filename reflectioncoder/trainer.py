@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from reflectioncoder.batching import MicroBatch
-from reflectioncoder.checkpoints import EVALUATIONS, Progress
+from reflectioncoder.checkpoints import EVALUATIONS, Progress, append_line, how_to_go_on
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.distributed import lost_contact
 from reflectioncoder.errors import RankError, UserError
@@ -42,7 +42,7 @@ class ReflectionTrainer(Trainer):
         args: gradient accumulation 1 and no clipping (`max_grad_norm` of the config is applied here).
         steps: the run; its world says how many ranks share it.
         config: of the run.
-        first: steps already taken, with their tokens and seconds (a resumed run).
+        first: steps already taken, with their tokens and seconds (a resumed run), and the digest of the samples.
         tokenizer: kept with every checkpoint.
         engine: that shards the model.
     """
@@ -67,6 +67,7 @@ class ReflectionTrainer(Trainer):
         self.steps = steps
         self.world = steps.world
         self.tokens = first.tokens
+        self.data = first.data
         self.seconds_before = first.seconds
         self.started = time.monotonic()
         self.terms: dict[str, float] = {}
@@ -74,6 +75,7 @@ class ReflectionTrainer(Trainer):
         self.logged = (first.tokens, first.seconds)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.held_out: list[MicroBatch] = []
+        self.passing = 0  # tokens of the newest pass
         if engine == "none":
             # Says that nothing is left to prepare, so that accelerate puts no DistributedDataParallel around the model:
             # its buckets would take the model's size again, and it cannot see the optimizer's float32 gradients.
@@ -113,6 +115,14 @@ class ReflectionTrainer(Trainer):
         # Those with 8 bits of state keep their own counsel about parameters of lower precision.
         return found if self.engine != "none" or "8bit" in self.config.optimizer else with_masters(found), options
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The steps that are left; none where the checkpoint was written by the evaluation that ended the run."""
+        stoppers = [found for found in self.callback_handler.callbacks if isinstance(found, EarlyStoppingCallback)]
+        if any(stopper.early_stopping_patience_counter >= stopper.early_stopping_patience for stopper in stoppers):
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def training_step(  # type: ignore[override]
         self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: Any = None
     ) -> torch.Tensor:
@@ -128,10 +138,12 @@ class ReflectionTrainer(Trainer):
         norm = self.finish_gradients()
         self.world.total(totals)
         loss, teacher_ce, student_ce, kl = totals.tolist()
-        if not math.isfinite(loss):
-            raise UserError(
-                f"step {self.state.global_step}: the loss is {loss}; lower learning_rate or use precision float32"
-            )
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):  # weights are as the last step left them, but for DeepSpeed's
+                raise UserError(
+                    f"step {self.state.global_step}: the {name} is {value}; lower learning_rate or use precision "
+                    f"float32; {how_to_go_on(Path(self.config.output))}"
+                )
         self.tokens += step.tokens
         self.curves = {**step.visible, f"kl_stage_{stage(step.mask_rate)}": kl} if step.visible else {}
         self.terms = {
@@ -147,6 +159,7 @@ class ReflectionTrainer(Trainer):
 
     def forward(self, batch: MicroBatch) -> LossTerms:
         """The loss of a micro-batch; a sharding engine gathers the weights around it."""
+        self.passing = batch.tokens
         if self.engine == "none":
             return micro_batch_loss(self.network, batch)
         root = self.accelerator.unwrap_model(self.model_wrapped) if self.engine == "deepspeed" else self.model_wrapped
@@ -185,8 +198,7 @@ class ReflectionTrainer(Trainer):
         found = metrics(*self.world.total(totals).tolist())
         if self.world.first:
             line = {"step": self.state.global_step, **found}
-            with (Path(self.config.output) / EVALUATIONS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(Path(self.config.output) / EVALUATIONS, json.dumps(line))
         self.log(found)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
@@ -202,6 +214,11 @@ class ReflectionTrainer(Trainer):
             logs = {**logs, **self.terms, **self.curves, **more, "tokens": self.tokens, "seconds": seconds}
         super().log(logs, start_time)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights; ranks that do not write wait in their own room, whose time limit is long."""
+        super().save_model(output_dir, _internal_call)
+        self.world.wait()
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"
         try:
@@ -213,7 +230,7 @@ class ReflectionTrainer(Trainer):
                 self.tokenizer.save_pretrained(folder)
             self.world.wait()  # a checkpoint is whole when every rank has written its part
             if self.world.first:
-                Progress(self.state.global_step, self.tokens, self.seconds, self.engine).save(folder)
+                Progress(self.state.global_step, self.tokens, self.seconds, self.engine, self.data).save(folder)
         except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             if lost_contact(error):
                 raise

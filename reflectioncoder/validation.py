@@ -7,8 +7,10 @@ steps compare, and the student reads what inference reads.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import random
+from array import array
 from collections.abc import Sequence
 
 from reflectioncoder.batching import MicroBatch, build_rows, deal, loss_weights, pack, split_by_cost
@@ -40,17 +42,20 @@ def check(config: TrainConfig) -> None:
 def split(samples: Sequence[Encoded], config: TrainConfig) -> tuple[list[int], list[int]]:
     """Places of the samples to train on, and of those held out by `eval_share`.
 
-    A sample's fate depends on the seed and its place in the data only.
+    A sample's fate depends on the seed and its last question only. So a sequence and the same problem as a plain sample
+    go the same way, and so do duplicates: no held-out answer is learnt from another sample.
     """
-    held = [
-        place
-        for place, sample in enumerate(samples)
-        if random.Random(f"{config.seed}:held out:{sample.sample_id}").random() < config.eval_share
-    ]
+    held = [place for place, sample in enumerate(samples) if _draw(sample, config.seed) < config.eval_share]
     if config.eval_share > 0 and not 0 < len(held) < len(samples):
         raise UserError(f"eval_share = {config.eval_share}: holds out {len(held)} of {len(samples)} samples")
     taken = set(held)
     return [place for place in range(len(samples)) if place not in taken], held
+
+
+def _draw(sample: Encoded, seed: int) -> float:
+    start, end = sample.message_bounds[-2]
+    question = hashlib.sha256(array("I", sample.ids[start:end]).tobytes()).hexdigest()
+    return random.Random(f"{seed}:held out:{question}").random()
 
 
 def micro_batches(samples: Sequence[Encoded], config: TrainConfig, world: World) -> list[MicroBatch]:

@@ -16,6 +16,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **more}
 
 
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def launch(configs: Sequence[Path | str], ranks: int = 2, seconds: float = 300) -> list[str]:
     """Train with each configuration in turn, on `ranks` processes; returns what each rank said.
 
@@ -25,9 +31,7 @@ def launch(configs: Sequence[Path | str], ranks: int = 2, seconds: float = 300) 
     Raises:
         AssertionError: a rank failed.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     processes = []
     for rank in range(ranks):
         variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}

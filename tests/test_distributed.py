@@ -117,6 +117,47 @@ def test_the_world_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) ->
     assert World.from_environment() == World(9, 16, 1) and not World.from_environment().first
 
 
+WAITING = """
+import os, time
+from datetime import timedelta
+import torch.distributed as dist
+from reflectioncoder.distributed import World, lost_contact
+rank = int(os.environ["RANK"])
+store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, rank == 0)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=3))
+world = World(rank, 2).meet()
+if rank == 0:
+    time.sleep(5)  # writes a large model
+world.wait()
+print("waited", flush=True)
+if rank == 1:
+    os._exit(0)
+try:
+    world.wait()
+except RuntimeError as error:
+    print("lost contact" if lost_contact(error) else error)
+"""
+
+
+def test_ranks_wait_for_a_long_write_but_not_for_a_dead_rank() -> None:
+    port = ranks.free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITING],
+            env=ranks.environment(RANK=str(rank), MASTER_PORT=port),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=200)[0].split("\n") for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert said == [["waited", "lost contact", ""], ["waited", ""]]
+
+
 def test_two_ranks_give_what_one_process_gives(base: Path, tmp_path: Path) -> None:
     # An epoch has twelve samples, five of them twice over: in batches of eleven, the last has one for two ranks.
     runs = {

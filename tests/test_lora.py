@@ -13,7 +13,8 @@ from test_distributed import config, log, quiet, same_losses
 from test_train import At, interrupt
 from transformers import AutoModelForCausalLM
 
-from reflectioncoder.config import LoraConfig, TrainConfig
+from reflectioncoder.config import LoraConfig, MaskingConfig, TrainConfig
+from reflectioncoder.consolidate import consolidate
 from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.models import load_model_and_tokenizer
@@ -68,6 +69,33 @@ def test_an_interrupted_adapter_run_goes_on_exactly(base: Path, tmp_path: Path) 
         train(lora_config(base, tmp_path / "cut"), quiet, [At(3, interrupt)])
     train(lora_config(base, tmp_path / "cut", resume=True), quiet)
     same_losses(tmp_path / "whole", tmp_path / "cut", 0.0)
+
+
+def test_a_checkpoint_of_an_adapter_becomes_a_plain_model(base: Path, tmp_path: Path) -> None:
+    def run(name: str, steps: int) -> TrainConfig:
+        # What a step does must not depend on how many there will be.
+        same: Any = {"masking": MaskingConfig("all"), "scheduler": "constant", "warmup_ratio": 0.0}
+        return lora_config(base, tmp_path / name, "adapter", max_steps=steps, learning_rate=1e-2, **same)
+
+    train(run("short", 2), quiet)
+    with pytest.raises(UserError, match="go on from checkpoint-2"):
+        train(run("long", 6), quiet, [At(3, interrupt)])
+    consolidate(tmp_path / "long", tmp_path / "plain")
+    assert not (tmp_path / "plain" / "adapter_config.json").exists()
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    short, _ = load_model_and_tokenizer(str(tmp_path / "short"), device="cpu")
+    for (name, left), right in zip(plain.named_parameters(), short.parameters(), strict=True):
+        assert torch.allclose(left, right, atol=1e-6), name
+
+
+def test_a_plain_model_in_an_adapters_place_is_loaded_as_such(base: Path, tmp_path: Path) -> None:
+    train(lora_config(base, tmp_path, "adapter", max_steps=1), quiet)
+    (tmp_path / "notes.txt").write_text("mine")
+    train(config(base, tmp_path, max_steps=2, learning_rate=1e-2, overwrite=True), quiet)
+    assert not list(tmp_path.glob("adapter_*")) and (tmp_path / "notes.txt").exists()
+    loaded, _ = load_model_and_tokenizer(str(tmp_path), device="cpu")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded.model.layers[0].mlp.up_proj.weight, plain.model.layers[0].mlp.up_proj.weight)
 
 
 @pytest.mark.parametrize(

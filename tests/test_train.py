@@ -174,6 +174,26 @@ def test_other_readings_and_gradient_checkpointing_run(base: Path, tmp_path: Pat
     assert [line["mask_rate"] for line in log(tmp_path)] == [0.5, 1.0]
 
 
+class Poison(TrainerCallback):
+    """Makes a gradient infinite at a step, and keeps the model."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.model = model
+        if state.global_step == self.step:
+            model.model.norm.weight.register_hook(lambda gradient: gradient / 0)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_used(base: Path, tmp_path: Path) -> None:
+    poison = Poison(3)
+    with pytest.raises(UserError, match=r"step 3: the gradient norm is (nan|inf); lower .*go on from checkpoint-2"):
+        train(config(base, tmp_path), quiet, [poison])
+    assert all(parameter.isfinite().all() for parameter in poison.model.parameters())
+    assert [line["step"] for line in log(tmp_path)] == [1, 2, 3]
+
+
 def test_long_samples_are_dropped_and_counted(base: Path, tmp_path: Path) -> None:
     said: list[str] = []
     result = train(config(base, tmp_path, max_length=100, max_steps=1), said.append)
@@ -203,11 +223,36 @@ def test_absolute_positions_need_rebase(base: Path, tmp_path: Path) -> None:
 def test_ctrl_c_says_how_to_go_on_and_resume_refuses_another_run(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="interrupted after step 3 of 6; go on from checkpoint-2 with --resume"):
         train(config(base, tmp_path), quiet, [At(3, interrupt)])
+    with pytest.raises(UserError, match="holds checkpoint-2 of an unfinished run; add --resume to go on"):
+        train(config(base, tmp_path), quiet)
+    assert len(log(tmp_path)) == 2  # the third step had not been logged
     with pytest.raises(UserError, match=r"learning_rate was 0\.001 and is now 0\.1"):
         train(config(base, tmp_path, resume=True, learning_rate=0.1), quiet)
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     train(config(base, tmp_path, resume=True, micro_tokens=9), quiet)
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_unfinished_run_is_replaced_where_asked_for(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="interrupted"):
+        train(config(base, tmp_path), quiet, [At(3, interrupt)])
+    train(config(base, tmp_path, overwrite=True, max_steps=1), quiet)
+    assert [line["step"] for line in log(tmp_path)] == [1] and newest_checkpoint(tmp_path) is None
+
+
+def test_a_run_is_not_resumed_with_other_samples(base: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    write_jsonl(data, tiny.dialogues())
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="interrupted"):
+        train(config(base, out, data=(str(data),)), quiet, [At(3, interrupt)])
+    write_jsonl(data, tiny.dialogues()[::-1])
+    with pytest.raises(UserError, match=r"cannot resume, the samples in .*data\.jsonl are not those that"):
+        train(config(base, out, data=(str(data),), resume=True), quiet)
+    assert newest_checkpoint(out) == out / "checkpoint-2"
+    progress = out / "checkpoint-2" / "progress.json"  # as an earlier version wrote it, which kept no digest
+    progress.write_text(json.dumps({k: v for k, v in json.loads(progress.read_text()).items() if k != "data"}))
+    assert train(config(base, out, data=(str(data),), resume=True), quiet).steps == 6
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_intact(base: Path, tmp_path: Path) -> None:

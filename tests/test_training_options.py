@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from test_train import At, config, log, quiet
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from test_train import At, config, interrupt, log, quiet
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from reflectioncoder import trackers, validation
-from reflectioncoder.batching import build_rows, loss_weights, pack
+from reflectioncoder.batching import build_rows, last_round, loss_weights, pack
 from reflectioncoder.config import LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.dialogue import instruction_dialogue, write_jsonl
+from reflectioncoder.dialogue import Block, instruction_dialogue, reflection_dialogue, write_jsonl
 from reflectioncoder.distributed import World, lost_contact, out_of_memory
 from reflectioncoder.errors import UserError
 from reflectioncoder.instruct import read_training
 from reflectioncoder.loss import micro_batch_loss
 from reflectioncoder.models import load_model_and_tokenizer
 from reflectioncoder.optimizer import with_masters
-from reflectioncoder.template import encode
+from reflectioncoder.template import add_special_tokens, encode
 from reflectioncoder.train import train
 
 
@@ -79,6 +79,30 @@ def test_the_best_checkpoint_is_kept_and_training_ends_when_nothing_gets_better(
     assert evaluations(tmp_path / "again")[0]["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
 
 
+class AtEnd(TrainerCallback):
+    """Interrupts a run behind its last step."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def test_patience_is_kept_over_an_interruption(base: Path, tmp_path: Path) -> None:
+    def run(name: str, **changes: Any) -> TrainConfig:
+        return config(
+            base, tmp_path / name, eval_data=(str(base / "held.jsonl"),), eval_steps=1, save_steps=1, patience=2,
+            learning_rate=0.5, max_steps=30, scheduler="constant", **changes,
+        )  # fmt: skip
+
+    whole = train(run("whole"), quiet)
+    assert whole.steps < 30
+    interruptions = {"before its last evaluation": At(whole.steps, interrupt), "behind its last step": AtEnd()}
+    for name, interruption in interruptions.items():
+        with pytest.raises(UserError, match="interrupted"):
+            train(run(name), quiet, [interruption])
+        assert train(run(name, resume=True), quiet).steps == whole.steps, name
+        assert evaluations(tmp_path / name) == evaluations(tmp_path / "whole"), name
+
+
 def test_a_share_is_held_out_whatever_the_number_of_ranks() -> None:
     samples = [tiny.encoded([("code", 5), ("execution", 4)], seed) for seed in range(40)]
     run = TrainConfig(eval_share=0.25, micro_tokens=60)
@@ -95,6 +119,28 @@ def test_a_share_is_held_out_whatever_the_number_of_ranks() -> None:
         for size in (1, 3)
     }
     assert tokens[1] == tokens[3]
+
+
+def test_a_sequence_and_its_plain_last_round_go_the_same_way() -> None:
+    words = tiny.tokenizer()
+    add_special_tokens(tiny.llama(258), words)
+    sequence = [Block("code", "assert 0"), Block("execution", "AssertionError"), Block("code", "assert 1")]
+    dialogues = [
+        kind
+        for i in range(30)
+        for kind in (
+            reflection_dialogue(f"say {i} with tests", sequence, f"say {i}", f"print({i})"),
+            instruction_dialogue(f"say {i}", f"print({i})"),
+            instruction_dialogue(f"say {i}", "print()"),
+        )
+    ]
+    samples = [encode(dialogue, words, sample_id=str(i)) for i, dialogue in enumerate(dialogues)]
+    _, held = validation.split(samples, TrainConfig(eval_share=0.3))
+    assert held == [3 * problem + kind for problem in sorted({i // 3 for i in held}) for kind in range(3)]
+    assert 3 < len(held) / 3 < 20
+    short = [last_round(sample) for sample in samples]  # the plain objective's view of the same samples
+    assert validation.split(short, TrainConfig(eval_share=0.3))[1] == held
+    assert validation.split(samples, TrainConfig(eval_share=0.3, seed=1))[1] != held
 
 
 def test_the_trackers_get_every_curve(base: Path, tmp_path: Path) -> None:
@@ -251,7 +297,32 @@ def test_out_of_memory_says_what_to_lower_and_loses_nothing(base: Path, tmp_path
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+class AtBegin(TrainerCallback):
+    """Is out of memory before the first pass, as where the optimizer is made."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        no_memory()
+
+
+def test_out_of_memory_names_what_really_helps(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"single sample of \d+ tokens, which micro_tokens \(now 9\) cannot cut; set"):
+        train(config(base, tmp_path, micro_tokens=9), quiet, [At(3, no_memory)])
+    with pytest.raises(UserError, match="after step 0 of 6; the model does not fit with its optimizer; set precision"):
+        train(config(base, tmp_path / "begin"), quiet, [AtBegin()])
+    monkeypatch.setattr("reflectioncoder.train.check_model", lambda _: no_memory())
+    with pytest.raises(UserError, match=r"^out of memory while preparing .*; set precision = bfloat16, .*written yet$"):
+        train(config(base, tmp_path / "check"), quiet)
+
+
+def test_an_evaluation_that_cannot_be_written_says_how_to_go_on(base: Path, tmp_path: Path) -> None:
+    run = config(base, tmp_path, eval_data=(str(base / "held.jsonl"),), eval_steps=3)
+    with pytest.raises(UserError, match=r"cannot write .*eval\.jsonl: .*; go on from checkpoint-2 with --resume"):
+        train(run, quiet, [At(2, (tmp_path / "eval.jsonl").mkdir)])
+
+
 def test_errors_of_memory_and_of_lost_ranks_are_told_apart() -> None:
+    assert out_of_memory(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert not out_of_memory(RuntimeError("shape mismatch"))
     assert lost_contact(RuntimeError("Connection closed by peer [127.0.0.1]:3485"))
