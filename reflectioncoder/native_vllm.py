@@ -57,7 +57,7 @@ def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
     Raises:
         UserError: vLLM is not installed, or cannot run the model.
     """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # it tells a hundred lines about itself otherwise
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it says a hundred lines about itself otherwise
     try:
         from vllm import EngineArgs, LLMEngine
     except ImportError:
