@@ -111,6 +111,10 @@ class Task(ABC):
         """Seconds that a right answer to a problem takes, as far as known; the longest are checked first."""
         return 0.0
 
+    def part(self, task_id: str) -> str:
+        """The part of the benchmark that a problem belongs to, scored by itself as well; empty where there are none."""
+        return ""
+
     def rows(self, row: Any) -> list[Any]:
         """The samples that a line of a file of completions stands for; a benchmark may have a format of its own."""
         return [row]

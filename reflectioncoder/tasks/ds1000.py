@@ -83,6 +83,10 @@ class DS1000(Task):
             made.append(Prompt(task_id, text, continuation, STOPS))
         return made
 
+    def part(self, task_id: str) -> str:
+        """The problem's library."""
+        return str(self.problems[task_id]["metadata"].get("library", ""))
+
     def rows(self, row: Any) -> list[Any]:
         """DS-1000's own answers have an "id" and a "code", or a list of them."""
         if not isinstance(row, dict) or "code" not in row or "task_id" in row:
