@@ -186,18 +186,30 @@ def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     }
 
 
-# A value that claims to equal an object it has never seen is not an answer; containers are searched because
-# comparing a list compares its items.
+# A value that claims to equal what it has never seen is not an answer, unless its very type is one of Python's own, as
+# no class can pretend to be; containers are searched because comparing a list compares its items. Kinds are compared
+# by identity, and containers read by their own methods, as a class may redefine both.
 _SAME = """\
 def {same}(left, right):
+    plain = (int, float, complex, bool, str, bytes, bytearray, range, type(None))
+    holds = (list, tuple, set, frozenset)
+    number, text = {number}, "{number}"
+    strange = (object(), float("nan"), number, text, [number], (number,), {{number}}, {{number: number}})
+    def equals(value, other):
+        try:
+            return bool(value == other)
+        except Exception:
+            return False
     def honest(value, depth=0):
-        if depth > 20:
+        kind = type(value)
+        if depth > 20 or any(kind is one for one in plain):
             return True
-        if isinstance(value, dict):
-            return all(honest(k, depth + 1) and honest(v, depth + 1) for k, v in value.items())
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return all(honest(item, depth + 1) for item in value)
-        return type(value).__module__ == "builtins" or not bool(value == object())
+        own = next((one for one in (*holds, dict) if issubclass(kind, one)), None)
+        if kind is not own and any(equals(value, other) for other in strange):
+            return False
+        if own is dict:
+            return all(honest(k, depth + 1) and honest(v, depth + 1) for k, v in dict.items(value))
+        return own is None or all(honest(item, depth + 1) for item in own.__iter__(value))
     return left == right and honest(left) and honest(right)
 """
 
@@ -235,7 +247,7 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
         raise UserError(f"tests are not Python ({error.msg}, line {error.lineno}); correct the problem") from None
     cells = [cell for cell in candidate if cell.strip()]
     with interpreter.session(limits, module=True) as session:
-        result = session.run_together([*cells, f"{_SAME.format(same=same)}\n{guarded}"])
+        result = session.run_together([*cells, f"{_SAME.format(same=same, number=secrets.randbits(64))}\n{guarded}"])
     message = (result.message or "").strip().splitlines()
     error_text = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
     return Verdict(result.ok, result.outcome, error_text[:300], result.seconds)
