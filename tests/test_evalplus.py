@@ -1,5 +1,6 @@
 """HumanEval(+) and MBPP(+): data, comparison and verdicts, against evalplus itself where that is quick."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -8,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -346,6 +348,21 @@ def test_a_damaged_cache_is_computed_anew(data, pool, tmp_path, monkeypatch):
     kept.write_bytes(whole[: len(whole) // 2])
     assert task_of("humaneval_plus", data).check(*answer).passed
     assert task_of("humaneval_plus", data).check(*answer).groups == (("base", "ok"), ("plus", "ok"))
+
+
+def test_a_reference_that_the_interpreter_loses_is_computed_again(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFLECTIONCODER_CACHE", str(tmp_path))
+    task = only(task_of("humaneval", data), lambda task_id: task_id == "HumanEval/2")
+    (problem,) = task.problems.values()
+    reference = f"import time\ntime.sleep(2)\n{problem.reference}"
+    task.problems["HumanEval/2"] = dataclasses.replace(problem, reference=reference)
+    with open_interpreter(LIMITS) as interpreter:
+        lost = interpreter._warm.process
+        threading.Timer(0.5, lost.kill).start()
+        right = Completion("HumanEval/2", 0, "    return number % 1.0\n", "")
+        (result,) = check_all(task, [right], [interpreter], LIMITS)
+        assert (result.passed, result.outcome) == (True, "ok")
+        assert lost.wait() == -9 and interpreter._warm.process is not lost
 
 
 VERDICTS = """

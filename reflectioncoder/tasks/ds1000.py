@@ -132,7 +132,10 @@ class DS1000(Task):
             return verdict
         if task_id not in self._reference_seconds:
             generous = dataclasses.replace(limits, seconds=10 * limits.seconds)
-            self._reference_seconds[task_id] = _run(row, row["reference_code"], interpreter, generous).seconds
+            reference = _run(row, row["reference_code"], interpreter, generous)
+            if reference.outcome == "infrastructure":
+                return reference
+            self._reference_seconds[task_id] = reference.seconds
         seconds = REFERENCE_FACTOR * self._reference_seconds[task_id]
         if seconds <= limits.seconds:
             return verdict
