@@ -271,6 +271,25 @@ def test_without_evalplus_data_humaneval_is_judged_by_its_own_asserts(data, pool
     assert task_of("humaneval", data).tests.startswith("HumanEvalPlus.jsonl.gz ")
 
 
+def test_without_evalplus_data_mbpp_is_its_published_test_split_judged_by_asserts(data, pool, tmp_path):
+    (tmp_path / "mbpp.jsonl").write_bytes((data / "mbpp/mbpp.jsonl").read_bytes())
+    task, usual = task_of("mbpp", tmp_path), task_of("mbpp", data)
+    assert task.tests.startswith("mbpp.jsonl ") and usual.tests.startswith("MbppPlus.jsonl.gz ")
+    assert len(task.prompts()) == 500 and len(get_task("mbpp", TaskOptions(limit=3, data=str(tmp_path))).prompts()) == 3
+    with (tmp_path / "mbpp.jsonl").open() as lines:
+        code = {f"Mbpp/{row['task_id']}": row["code"] for row in map(json.loads, lines)}
+    chosen = [*list(task.problems)[::10], "Mbpp/367"]  # the last has code that stands before its tests
+    completions = [Completion(name, s, text, "") for name in chosen for s, text in enumerate((code[name], "x = 1"))]
+    results = check_all(task, completions, pool, LIMITS)
+    assert [r.task_id for r in results if r.passed is not (r.sample == 0)] == []
+    (tmp_path / "mbpp.jsonl").write_text('{"task_id": 11, "text": "x"}\n')
+    with pytest.raises(UserError, match="line 1: not MBPP's"):
+        task_of("mbpp", tmp_path)
+    (tmp_path / "mbpp.jsonl").write_text('{"task_id": 601, "text": "x", "test_list": ["assert 1"]}\n')
+    with pytest.raises(UserError, match="none of MBPP's test split"):
+        task_of("mbpp", tmp_path)
+
+
 def test_prompts_of_mbpp_are_those_of_appendix_d(data):
     prompt = task_of("mbpp", data).prompts()[0]
     assert prompt.instruction == (

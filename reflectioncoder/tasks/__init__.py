@@ -171,14 +171,21 @@ def get_task(name: str, options: TaskOptions | None = None) -> Task:
 
 def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     """Every task by its name; making one reads its problems."""
-    from reflectioncoder.tasks import ds1000, evalplus, heldout, humaneval, multipl_e  # a task imports the types above
+    from reflectioncoder.tasks import (
+        ds1000,
+        evalplus,
+        heldout,
+        humaneval,
+        mbpp,
+        multipl_e,
+    )  # they import the types above
 
     return {
         "heldout": heldout.procedural_task,
         "handwritten": heldout.handwritten_task,
         "humaneval": humaneval.humaneval_task,
         "humaneval_plus": evalplus.HumanEvalPlus,
-        "mbpp": evalplus.MbppBase,
+        "mbpp": mbpp.mbpp_task,
         "mbpp_plus": evalplus.MbppPlus,
         "ds1000": ds1000.DS1000,
         "ds1000_insertion": partial(ds1000.DS1000, insertion=True),
