@@ -137,6 +137,8 @@ def test_what_a_program_writes_among_the_records_is_no_right_value(pool):
         ("[float(i) for i in range(20000)]", "list(range(20000))", 0, True),  # large values, equal as numbers
         ("tuple(range(20000))", "list(range(20000))", 0, False),
         ("[i + 0.5 for i in range(5000)]", "[i + 0.5 for i in range(5000)]", 0, True),
+        ("[(i + 0.5, 1.0) for i in range(110000)]", "[(i + 0.5, 1) for i in range(110000)]", 0, True),  # by digest
+        ("[(i + 0.5, 1) for i in range(110000)]", "[(i + 0.5, 2) for i in range(110000)]", 0, False),
         ("type('A', (), {'__eq__': lambda *a: True})()", "1", 0, False),  # here evalplus is fooled
         ("type('A', (int,), {'__eq__': lambda *a: True})(2)", "1", 0, False),
     ],
@@ -186,6 +188,13 @@ def test_values_that_are_costly_to_compare_are_wrong(record, expected):
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert first_wrong("mbpp", "f", [()], [record], [expected], 1e-3) == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # KiB
+
+
+def test_many_broken_numbers_leave_as_a_digest_unless_they_may_be_compared_with_a_tolerance():
+    tuples = [(number + 0.5, number) for number in range(caller.MANY)]
+    assert caller.record_of(tuples)[0] == "#" and caller.record_of(tuples[:1000])[0] == "v"
+    assert caller.record_of([number + 0.5 for number in range(caller.MANY + 1)])[0] == "v"
+    assert caller.record_of([*tuples, math.nan])[0] == "v"  # equals nothing
 
 
 def test_a_value_as_large_as_the_expected_one_is_compared():

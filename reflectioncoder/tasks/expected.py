@@ -19,7 +19,7 @@ from reflectioncoder.calls import Mode, Record, call_all, with_time
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import Interpreter, Limits
 
-FORMAT = 1  # changes with what a record is
+FORMAT = 2  # changes with what a record is
 CALL_SECONDS, ALL_SECONDS = 120.0, 900.0
 MEMORY_MB = 4096
 
