@@ -127,6 +127,8 @@ def evaluate(
         unfinished = Unfinished(folder, deciding)
         stack.callback(unfinished.close)
         results = check_all(task, completions, pool, limits, progress, unfinished)
+    if results and all(result.outcome == "not_run" for result in results):  # then these say nothing, either
+        absent = [dataclasses.replace(result, outcome="not_run") for result in absent]
     results += absent
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
     settings.save(config, folder)
