@@ -1,11 +1,15 @@
 """Scoring one greedy run of HumanEval+ or MBPP+: this project beside evalplus 0.3.1, interleaved, verdict by verdict.
 
     python benchmarks/scoring.py --data ../shared/data [--tasks humaneval mbpp] [--repeats 5] [--step 1]
+    python benchmarks/scoring.py --data ../shared/data --canonical
 
 Both score the same completions (CL-7B's, of the folder's `reference_completions`) with two workers, as commands that
 start from nothing, with what their references return kept on disk from a run before that is not timed. Wall-clock
 seconds, medians, and processor seconds of all processes. Problems whose verdicts differ are named, with evalplus's
 verdicts of each repeat: on a busy machine evalplus's time limits fail right answers.
+
+With `--canonical` nothing is timed: every canonical solution must pass, and the same with every value changed (a number
+by one, a text or list by one item) must fail. Exceptions are named.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from reflectioncoder.tasks.evalplus_compare import PRESENCE
+from reflectioncoder.tasks.evalplus_data import HUMANEVAL, MBPP, find_plus, read_plus
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"humaneval": ("humaneval_plus/HumanEvalPlus", "HUMANEVAL"), "mbpp": ("mbpp_plus/MbppPlus", "MBPP")}
 
@@ -33,10 +40,87 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(FILES), choices=list(FILES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--step", type=int, default=1, help="only every so many problems, for a quick look (ours only)")
+    parser.add_argument("--canonical", action="store_true", help="canonical and wrong solutions; nothing is timed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(task, options, Path(folder)) for task in options.tasks]
+        work = canonical if options.canonical else measure
+        rows = [work(task, options, Path(folder)) for task in options.tasks]
     print(json.dumps(rows))
+
+
+# Changes what the outermost call returns; inner ones stay right, so that a recursive solution ends.
+WRONG = """
+
+def _changed(value):
+    if {presence}:
+        return 1 if value is None else not value if type(value) is bool else None
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float, complex)):
+        return value + 1 if value + 1 != value else 0
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, (list, tuple)):
+        return type(value)([*value, None])
+    if isinstance(value, (set, frozenset)):
+        return value | {{"x"}}
+    if isinstance(value, dict):
+        return {{**value, "x": None}}
+    return 0 if value is None else None
+
+
+def _wrong(function, inside=[]):
+    def changed(*arguments):
+        if inside:
+            return function(*arguments)
+        inside.append(1)
+        try:
+            return _changed(function(*arguments))
+        finally:
+            inside.clear()
+    return changed
+
+
+{name} = _wrong({name})
+"""
+
+
+def canonical(task: str, options: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Verdicts on canonical solutions and on the wrong ones made of them, as the command gives them."""
+    source = HUMANEVAL if task == "humaneval" else MBPP
+    path = find_plus(source, str(options.data))
+    assert path is not None
+    problems = read_plus(source, path)[0][:: options.step]
+    samples = folder / f"{task}_canonical.jsonl"
+    with samples.open("w", encoding="utf-8") as out:
+        for problem in problems:
+            name = problem.entry_point
+            wrong = WRONG.format(name=name, presence=task == "mbpp" and name in PRESENCE)
+            for program in (problem.reference, problem.reference + wrong):
+                out.write(json.dumps({"task_id": problem.task_id, "solution": program}) + "\n")
+    out_folder = folder / f"{task}-canonical"
+    command = [sys.executable, "-m", "reflectioncoder", "evaluate", f"{task}_plus", "--completions", str(samples)]
+    command += ["--data", str(options.data), "--output", str(out_folder), "--workers", "2", "--partial"]
+    search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    spent = run(command, {**os.environ, "PYTHONPATH": search}, folder)
+    verdicts = [json.loads(line) for line in (out_folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = [verdict for verdict in verdicts if verdict["outcome"] != "missing"]
+    right, wrong_ones = ([v for v in asked if v["sample"] == sample] for sample in (0, 1))
+    failed = {v["task_id"]: f"{v['outcome']}: {v['error']}" for v in right if not v["passed"]}
+    passed = [v["task_id"] for v in wrong_ones if v["passed"]]
+    for task_id, why in failed.items():
+        print(f"canonical solution of {task_id} fails ({why})")
+    for task_id in passed:
+        print(f"changed solution of {task_id} passes")
+    return {
+        "task": f"{task}_plus",
+        "problems": len(problems),
+        "canonical_pass": sum(v["passed"] for v in right) / len(right),
+        "changed_pass": len(passed) / len(wrong_ones),
+        "canonical_failed": failed,
+        "changed_passed": passed,
+        "seconds": spent[0],
+    }
 
 
 def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, object]:

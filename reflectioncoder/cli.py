@@ -46,7 +46,7 @@ usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-conf
   generate   completions of a task's problems
   evaluate   decode and score a task, or score a file of completions
   run        one program in the isolated interpreter: reflectioncoder run FILE [--cells] [--json]
-  table      the paper's table 1 with evaluations beside it: reflectioncoder table DIR ...
+  table      the paper's tables with evaluations beside them: reflectioncoder table DIR ...
   compare    paired comparison of two evaluations: reflectioncoder compare DIR_A DIR_B
   report     one HTML page from a run's files: reflectioncoder report DIR
   doctor     what this machine offers: isolation, devices, versions
@@ -284,9 +284,9 @@ def _consolidate(words: Sequence[str]) -> int:
 
 
 def _table(words: Sequence[str]) -> int:
-    from reflectioncoder.export import paper_table
+    from reflectioncoder.tables import paper_tables
 
-    print(paper_table(words))
+    print(paper_tables(words))
     return 0
 
 

@@ -117,7 +117,7 @@ def evaluate(
         generated = generate(config.generate, report, model, tokenizer)
         completions, speed = list(generated.completions), generated.tokens_per_second
     absent = _absent(completions, missing, config.k)
-    facts = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
+    facts: dict[str, Any] = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
     deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
     folder = claim(folder, deciding, named=bool(config.output))
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
@@ -127,6 +127,8 @@ def evaluate(
         unfinished = Unfinished(folder, deciding)
         stack.callback(unfinished.close)
         results = check_all(task, completions, pool, limits, progress, unfinished)
+    if results and all(result.outcome == "not_run" for result in results):  # then these say nothing, either
+        absent = [dataclasses.replace(result, outcome="not_run") for result in absent]
     results += absent
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
     settings.save(config, folder)
@@ -134,7 +136,7 @@ def evaluate(
     write_lines(folder / "results.jsonl", lines)
     for name in config.formats:
         write_format(name, folder, results, completions, score)
-    facts = {**asdict(score), "prompts": task.prompt_version, **facts}
+    facts = {**asdict(score), "parts": _by_part(task, results), "prompts": task.prompt_version, **facts}
     write_lines(folder / "score.json", [json.dumps(facts, indent=2)])
     (folder / UNFINISHED).unlink(missing_ok=True)
     return score
@@ -319,6 +321,16 @@ def summarize(
     low, high = wilson(at_k[1], len(problems))
     n, chosen = len(problems), {k: at_k[k] for k in ks}
     return Score(task, at_k[1], low, high, n, len(known) - n, chosen, seconds, tokens_per_second)
+
+
+def _by_part(task: Task, results: Sequence[Result]) -> dict[str, dict[str, float | int | None]]:
+    """Pass@1, its interval and counts by part of the task, such as a library of DS-1000; empty where it has none."""
+    parts: defaultdict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        parts[task.part(result.task_id)].append(result)
+    wanted = ("pass_at_1", "low", "high", "n", "not_run")
+    scores = {part: summarize(task.name, group) for part, group in sorted(parts.items()) if part}
+    return {part: {name: getattr(score, name) for name in wanted} for part, score in scores.items()}
 
 
 def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:

@@ -33,6 +33,15 @@ def test_scoring(data: Path) -> None:
     assert all(row["seconds"]["ours"] > 0 and not row["differ"] for row in rows)  # type: ignore[attr-defined]
 
 
+def test_canonical_and_wrong_solutions(data: Path) -> None:
+    rows = figures("scoring.py", "--data", str(data), "--canonical", "--step", "40")
+    assert [(row["task"], row["problems"]) for row in rows] == [  # type: ignore[attr-defined]
+        ("humaneval_plus", 5),
+        ("mbpp_plus", 10),
+    ]
+    assert all((row["canonical_pass"], row["changed_pass"]) == (1, 0) for row in rows)  # type: ignore[attr-defined]
+
+
 def test_cost_of_a_build_beside_the_interpreter() -> None:
     (row,) = figures("build_scale.py", "--sizes", "20", "--workers", "1")  # type: ignore[misc]
     assert row["funnel"] == {"problems": 20, "input_output": 1, "unresolved": 1, "single_round": 10, "sequences": 8}

@@ -1,5 +1,6 @@
 """HumanEval(+) and MBPP(+): data, comparison and verdicts, against evalplus itself where that is quick."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -8,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -135,6 +137,8 @@ def test_what_a_program_writes_among_the_records_is_no_right_value(pool):
         ("[float(i) for i in range(20000)]", "list(range(20000))", 0, True),  # large values, equal as numbers
         ("tuple(range(20000))", "list(range(20000))", 0, False),
         ("[i + 0.5 for i in range(5000)]", "[i + 0.5 for i in range(5000)]", 0, True),
+        ("[(i + 0.5, 1.0) for i in range(110000)]", "[(i + 0.5, 1) for i in range(110000)]", 0, True),  # by digest
+        ("[(i + 0.5, 1) for i in range(110000)]", "[(i + 0.5, 2) for i in range(110000)]", 0, False),
         ("type('A', (), {'__eq__': lambda *a: True})()", "1", 0, False),  # here evalplus is fooled
         ("type('A', (int,), {'__eq__': lambda *a: True})(2)", "1", 0, False),
     ],
@@ -184,6 +188,13 @@ def test_values_that_are_costly_to_compare_are_wrong(record, expected):
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert first_wrong("mbpp", "f", [()], [record], [expected], 1e-3) == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # KiB
+
+
+def test_many_broken_numbers_leave_as_a_digest_unless_they_may_be_compared_with_a_tolerance():
+    tuples = [(number + 0.5, number) for number in range(caller.MANY)]
+    assert caller.record_of(tuples)[0] == "#" and caller.record_of(tuples[:1000])[0] == "v"
+    assert caller.record_of([number + 0.5 for number in range(caller.MANY + 1)])[0] == "v"
+    assert caller.record_of([*tuples, math.nan])[0] == "v"  # equals nothing
 
 
 def test_a_value_as_large_as_the_expected_one_is_compared():
@@ -269,6 +280,25 @@ def test_without_evalplus_data_humaneval_is_judged_by_its_own_asserts(data, pool
     assert task_of("humaneval", data).tests.startswith("HumanEvalPlus.jsonl.gz ")
 
 
+def test_without_evalplus_data_mbpp_is_its_published_test_split_judged_by_asserts(data, pool, tmp_path):
+    (tmp_path / "mbpp.jsonl").write_bytes((data / "mbpp/mbpp.jsonl").read_bytes())
+    task, usual = task_of("mbpp", tmp_path), task_of("mbpp", data)
+    assert task.tests.startswith("mbpp.jsonl ") and usual.tests.startswith("MbppPlus.jsonl.gz ")
+    assert len(task.prompts()) == 500 and len(get_task("mbpp", TaskOptions(limit=3, data=str(tmp_path))).prompts()) == 3
+    with (tmp_path / "mbpp.jsonl").open() as lines:
+        code = {f"Mbpp/{row['task_id']}": row["code"] for row in map(json.loads, lines)}
+    chosen = [*list(task.problems)[::10], "Mbpp/367"]  # the last has code that stands before its tests
+    completions = [Completion(name, s, text, "") for name in chosen for s, text in enumerate((code[name], "x = 1"))]
+    results = check_all(task, completions, pool, LIMITS)
+    assert [r.task_id for r in results if r.passed is not (r.sample == 0)] == []
+    (tmp_path / "mbpp.jsonl").write_text('{"task_id": 11, "text": "x"}\n')
+    with pytest.raises(UserError, match="line 1: not MBPP's"):
+        task_of("mbpp", tmp_path)
+    (tmp_path / "mbpp.jsonl").write_text('{"task_id": 601, "text": "x", "test_list": ["assert 1"]}\n')
+    with pytest.raises(UserError, match="none of MBPP's test split"):
+        task_of("mbpp", tmp_path)
+
+
 def test_prompts_of_mbpp_are_those_of_appendix_d(data):
     prompt = task_of("mbpp", data).prompts()[0]
     assert prompt.instruction == (
@@ -346,6 +376,21 @@ def test_a_damaged_cache_is_computed_anew(data, pool, tmp_path, monkeypatch):
     kept.write_bytes(whole[: len(whole) // 2])
     assert task_of("humaneval_plus", data).check(*answer).passed
     assert task_of("humaneval_plus", data).check(*answer).groups == (("base", "ok"), ("plus", "ok"))
+
+
+def test_a_reference_that_the_interpreter_loses_is_computed_again(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFLECTIONCODER_CACHE", str(tmp_path))
+    task = only(task_of("humaneval", data), lambda task_id: task_id == "HumanEval/2")
+    (problem,) = task.problems.values()
+    reference = f"import time\ntime.sleep(2)\n{problem.reference}"
+    task.problems["HumanEval/2"] = dataclasses.replace(problem, reference=reference)
+    with open_interpreter(LIMITS) as interpreter:
+        lost = interpreter._warm.process
+        threading.Timer(0.5, lost.kill).start()
+        right = Completion("HumanEval/2", 0, "    return number % 1.0\n", "")
+        (result,) = check_all(task, [right], [interpreter], LIMITS)
+        assert (result.passed, result.outcome) == (True, "ok")
+        assert lost.wait() == -9 and interpreter._warm.process is not lost
 
 
 VERDICTS = """

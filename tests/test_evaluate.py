@@ -12,7 +12,6 @@ from reflectioncoder.completions import Completion
 from reflectioncoder.config import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate import Result, check_all, compare, evaluate, read_completions, read_results, summarize
-from reflectioncoder.export import paper_table
 from reflectioncoder.interpreter import Interpreter, Limits
 from reflectioncoder.problems import Problem
 from reflectioncoder.tasks import Verdict
@@ -200,19 +199,6 @@ def test_verdicts_are_written_as_other_programs_write_them(problems, tmp_path):
     programs = json.loads((tmp_path / "out/generations.json").read_text())
     assert programs == [["def zero(x): return 0"], ["def one(x): return 0"], ["def two(x): return 2"]]
     assert json.loads((tmp_path / "out/metrics.json").read_text())[problems]["pass@1"] == pytest.approx(2 / 3)
-
-
-def test_measured_rows_stand_below_the_published_ones(tmp_path):
-    for task, rate in (("humaneval", 0.75), ("mbpp_plus", None)):
-        (tmp_path / "mine" / task).mkdir(parents=True)
-        low, high = (None, None) if rate is None else (0.6785, 0.8094)
-        score = {"task": task, "pass_at_1": rate, "low": low, "high": high, "n": 164}
-        (tmp_path / "mine" / task / "score.json").write_text(json.dumps(score))
-    lines = paper_table([str(tmp_path / "mine")]).splitlines()
-    assert "| ReflectionCoder | CL-7B | 75.0 | 68.9 | 72.2 | 61.4 | published, table 1 |" in lines
-    assert lines[-1] == f"| {tmp_path / 'mine'} |  | 75.0 [67.8, 80.9] |  |  | not run | measured |"
-    with pytest.raises(UserError, match=r"no score\.json"):
-        paper_table([str(tmp_path)])
 
 
 def test_completions_come_back_in_the_order_of_the_task(tmp_path):

@@ -73,3 +73,5 @@ def test_errors_that_no_file_can_hold_in_ds1000(tmp_path, monkeypatch):
     answers = [("0", {"completion": answer}) for answer in (RAISES, "result = a * 2", "print(chr(55296))")]
     found = scored(tmp_path, "ds1000", answers, data=options.data)
     assert [result.passed for result in found] == [False, True, False]
+    (part,) = json.loads((tmp_path / "out/score.json").read_text())["parts"].items()
+    assert part[0] == "Numpy" and part[1]["pass_at_1"] == pytest.approx(1 / 3)

@@ -8,8 +8,9 @@ import pytest
 from polyglot import CASES, SOLUTIONS, write
 
 from reflectioncoder import languages
+from reflectioncoder.config import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import check_all, read_completions, summarize
+from reflectioncoder.evaluate import check_all, evaluate, read_completions, summarize
 from reflectioncoder.generate import Completion
 from reflectioncoder.interpreter import Limits
 from reflectioncoder.prepared import ready_folder
@@ -114,6 +115,12 @@ def test_a_language_without_its_toolchain_is_not_run_and_never_zero(monkeypatch,
     assert results[0].outcome == "not_run" and "nodejs" in results[0].error
     score = summarize(one.name, results)
     assert (score.pass_at_1, score.n, score.not_run) == (None, 0, 1)
+    write(tmp_path, "js", {"evens": CASES["js"], "other": CASES["js"]})
+    file = tmp_path / "c.jsonl"
+    file.write_text(json.dumps({"task_id": "evens", "completion": "}"}) + "\n")
+    asked = GenerateConfig(task="multipl_e_js", data=str(folder))
+    score = evaluate(EvaluateConfig(asked, str(file), str(tmp_path / "out"), partial=True))
+    assert (score.pass_at_1, score.n, score.not_run) == (None, 0, 2)
 
 
 def test_a_toolchain_that_does_not_work_here_is_not_run(monkeypatch, tmp_path):

@@ -54,6 +54,17 @@ def test_wrong_answers_fail_with_their_outcome(code, outcome, interpreter):
         "class Any:\n    def __eq__(self, other):\n        return True\ndef double(x):\n    return Any()\n",
         "class Any(int):\n    def __eq__(self, other):\n        return True\n"
         "def double(x):\n    return Any() if x == 2 else [Any()] * 2\n",
+        "class Any:\n    __module__ = 'builtins'\n    def __eq__(self, other):\n        return True\n"
+        "def double(x):\n    return Any()\n",
+        "class Any(list):\n    def __eq__(self, other):\n        return True\ndef double(x):\n    return Any()\n",
+        "class Any:\n    def __eq__(self, other):\n        return isinstance(other, (int, list))\n"
+        "def double(x):\n    return Any()\n",
+        "class Same(type):\n    def __eq__(self, other):\n        return True\n    __hash__ = type.__hash__\n"
+        "class Any(metaclass=Same):\n    def __eq__(self, other):\n        return True\n"
+        "def double(x):\n    return Any()\n",
+        "class Any(int):\n    def __eq__(self, other):\n        return True\n"
+        "class Hiding(list):\n    def __iter__(self):\n        return iter(())\n"
+        "def double(x):\n    return 4 if x == 2 else Hiding([Any(), Any()])\n",
         "import builtins\nbuiltins.AssertionError = SystemExit\ndef double(x):\n    return 0\n",
         "import unittest.mock\ndef double(x):\n    return unittest.mock.ANY\n",
     ],
@@ -73,6 +84,22 @@ def test_classes_of_the_answer_may_compare_as_they_like(interpreter):
         "    def __eq__(self, other):\n        return isinstance(other, P) and self.x == other.x\n"
     )
     assert run_tests([code], "assert P(1) == P(1)\nassert not P(1) == P(2)", interpreter, LIMITS).passed
+
+
+def test_classes_that_compare_with_their_own_kind_only_and_those_of_libraries_pass(interpreter):
+    code = (
+        "import collections, fractions\nP = collections.namedtuple('P', 'a b')\n"
+        "class Q:\n    def __init__(self, x):\n        self.x = x\n"
+        "    def __eq__(self, other):\n        return self.x == other.x\n"
+    )
+    tests = (
+        "assert Q(1) == Q(1)\nassert P(1, 2) == (1, 2)\nassert collections.Counter('aab') == {'a': 2, 'b': 1}\n"
+        "assert fractions.Fraction(1, 2) == 0.5\nassert [Q(1), {2: Q(3)}] == [Q(1), {2: Q(3)}]\n"
+        "assert {'a': 1}.keys() == {'a'}\nassert collections.deque([1]) == collections.deque([1])"
+    )
+    verdict = run_tests([code], tests, interpreter, LIMITS)
+    assert verdict.passed, verdict
+    assert not run_tests([code], "assert [Q(1)] == [Q(2)]", interpreter, LIMITS).passed
 
 
 def test_tests_that_are_not_python_are_named(interpreter):

@@ -7,7 +7,8 @@ as a line of JSON: a number, text, truth value or None as itself, else a list th
 - ["l", items] and ["t", items]: a list, a tuple of such plain values
 - ["v", type, text]: another value, as `values.encode` writes it, and the name of its type. Subclasses of plain types
   (Counter, namedtuple, numpy's float) leave as what they hold, dictionaries' keys as a set
-- ["#", type, digest]: a large value, by its digest, which equal values share (1, 1.0 and True are equal)
+- ["#", type, digest]: a large value, by its digest, which equal values share (1, 1.0 and True are equal). One with
+  broken numbers in it leaves as it is, so that they can be compared with a tolerance, unless it is larger still
 - ["s", record, record]: the set of its items, and the value itself, where a set is asked for
 - ["+"]: something that is neither None nor a truth value, where only that is asked for
 - ["!", type, message]: an exception, after which nothing more is called; ["late"]: the call ran out of its time
@@ -29,6 +30,7 @@ from reflectioncoder.sandbox import values
 
 LARGE = 16_000  # bytes of a value from which its digest is enough
 CHUNK = 4096  # items of a long list that are digested together
+MANY = 200_000  # items in a value's inner containers from which broken numbers, too, are compared by digest
 FLUSH_SECONDS = 0.05
 
 
@@ -124,6 +126,8 @@ def record_of(value: Any) -> Any:
     module = getattr(kind, "__module__", "")  # classes made outside of any module have none
     name = kind.__name__ if module == "builtins" else f"{module}.{kind.__qualname__}"[:200]
     digest = _digest(value)
+    if digest is None and kind in (list, tuple, dict) and _many(value):
+        digest = _digest(value, broken=True)
     if digest is not None:
         return ["#", name, digest]
     return ["v", name, values.encode(_bare(value, values.DEEPEST))]
@@ -136,27 +140,38 @@ def _plain(value: Any) -> bool:
     return kind is float or kind is bool or value is None or (kind is str and len(value) <= 4096)
 
 
-def _digest(value: Any) -> str | None:
+def _many(value: Any) -> bool:
+    """Whether the containers in a container hold more than `MANY` items: its text would be of a hundred megabytes."""
+    count, waiting = 0, [value]
+    while waiting and count <= MANY:
+        inner = waiting.pop()
+        items = list(inner.values()) if type(inner) is dict else inner
+        waiting += [item for item in items if type(item) in (list, tuple, set, frozenset, dict)]
+        count += len(inner) if inner is not value else 0
+    return count > MANY
+
+
+def _digest(value: Any, broken: bool = False) -> str | None:
     """Of a large value of plain exact types; None for small ones, others, and those with broken numbers in them.
 
-    These have to be compared with a tolerance, and so as they are.
+    These have to be compared with a tolerance, and so as they are, unless `broken` says otherwise.
     """
     if type(value) in (list, tuple) and len(value) > CHUNK:
         digest = hashlib.sha256(f"{type(value).__name__} {len(value)}".encode())
         for start in range(0, len(value), CHUNK):
             try:
-                digest.update(marshal.dumps(_canonical(list(value[start : start + CHUNK])), 2))
+                digest.update(marshal.dumps(_canonical(list(value[start : start + CHUNK]), broken), 2))
             except ValueError:
                 return None
         return digest.hexdigest()
     try:
-        data = marshal.dumps(_canonical(value), 2)
+        data = marshal.dumps(_canonical(value, broken), 2)
     except (ValueError, RecursionError):
         return None
     return hashlib.sha256(data).hexdigest() if len(data) > LARGE else None
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: Any, broken: bool) -> Any:
     """The same for values that are equal. Raises ValueError for what cannot be digested."""
     kind = type(value)
     if kind is int or kind is str or value is None or kind is bytes:
@@ -164,17 +179,22 @@ def _canonical(value: Any) -> Any:
     if kind is bool:
         return int(value)
     if kind is float:
-        if not value.is_integer():
+        if value.is_integer():
+            return int(value)
+        if not broken or value != value:
             raise ValueError("not a whole number")
-        return int(value)
+        return value
     if kind is list or kind is tuple:
         if set(map(type, value)) <= {int, str}:
             return value
-        return kind(map(_canonical, value))
+        return kind(_canonical(item, broken) for item in value)
     if kind is dict:
-        return ("dict", sorted(marshal.dumps((_canonical(k), _canonical(v)), 2) for k, v in value.items()))
+        return (
+            "dict",
+            sorted(marshal.dumps((_canonical(k, broken), _canonical(v, broken)), 2) for k, v in value.items()),
+        )
     if kind is set or kind is frozenset:
-        return ("set", sorted(marshal.dumps(_canonical(item), 2) for item in value))
+        return ("set", sorted(marshal.dumps(_canonical(item, broken), 2) for item in value))
     raise ValueError("not of a plain type")
 
 

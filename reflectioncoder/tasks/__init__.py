@@ -111,6 +111,10 @@ class Task(ABC):
         """Seconds that a right answer to a problem takes, as far as known; the longest are checked first."""
         return 0.0
 
+    def part(self, task_id: str) -> str:
+        """The part of the benchmark that a problem belongs to, scored by itself as well; empty where there are none."""
+        return ""
+
     def rows(self, row: Any) -> list[Any]:
         """The samples that a line of a file of completions stands for; a benchmark may have a format of its own."""
         return [row]
@@ -167,14 +171,21 @@ def get_task(name: str, options: TaskOptions | None = None) -> Task:
 
 def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     """Every task by its name; making one reads its problems."""
-    from reflectioncoder.tasks import ds1000, evalplus, heldout, humaneval, multipl_e  # a task imports the types above
+    from reflectioncoder.tasks import (
+        ds1000,
+        evalplus,
+        heldout,
+        humaneval,
+        mbpp,
+        multipl_e,
+    )  # they import the types above
 
     return {
         "heldout": heldout.procedural_task,
         "handwritten": heldout.handwritten_task,
         "humaneval": humaneval.humaneval_task,
         "humaneval_plus": evalplus.HumanEvalPlus,
-        "mbpp": evalplus.MbppBase,
+        "mbpp": mbpp.mbpp_task,
         "mbpp_plus": evalplus.MbppPlus,
         "ds1000": ds1000.DS1000,
         "ds1000_insertion": partial(ds1000.DS1000, insertion=True),
@@ -182,18 +193,30 @@ def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     }
 
 
-# A value that claims to equal an object it has never seen is not an answer; containers are searched because
-# comparing a list compares its items.
+# A value that claims to equal what it has never seen is not an answer, unless its very type is one of Python's own, as
+# no class can pretend to be; containers are searched because comparing a list compares its items. Kinds are compared
+# by identity, and containers read by their own methods, as a class may redefine both.
 _SAME = """\
 def {same}(left, right):
+    plain = (int, float, complex, bool, str, bytes, bytearray, range, type(None))
+    holds = (list, tuple, set, frozenset)
+    number, text = {number}, "{number}"
+    strange = (object(), float("nan"), number, text, [number], (number,), {{number}}, {{number: number}})
+    def equals(value, other):
+        try:
+            return bool(value == other)
+        except Exception:
+            return False
     def honest(value, depth=0):
-        if depth > 20:
+        kind = type(value)
+        if depth > 20 or any(kind is one for one in plain):
             return True
-        if isinstance(value, dict):
-            return all(honest(k, depth + 1) and honest(v, depth + 1) for k, v in value.items())
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return all(honest(item, depth + 1) for item in value)
-        return type(value).__module__ == "builtins" or not bool(value == object())
+        own = next((one for one in (*holds, dict) if issubclass(kind, one)), None)
+        if kind is not own and any(equals(value, other) for other in strange):
+            return False
+        if own is dict:
+            return all(honest(k, depth + 1) and honest(v, depth + 1) for k, v in dict.items(value))
+        return own is None or all(honest(item, depth + 1) for item in own.__iter__(value))
     return left == right and honest(left) and honest(right)
 """
 
@@ -231,7 +254,7 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
         raise UserError(f"tests are not Python ({error.msg}, line {error.lineno}); correct the problem") from None
     cells = [cell for cell in candidate if cell.strip()]
     with interpreter.session(limits, module=True) as session:
-        result = session.run_together([*cells, f"{_SAME.format(same=same)}\n{guarded}"])
+        result = session.run_together([*cells, f"{_SAME.format(same=same, number=secrets.randbits(64))}\n{guarded}"])
     message = (result.message or "").strip().splitlines()
     error_text = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
     return Verdict(result.ok, result.outcome, error_text[:300], result.seconds)

@@ -83,6 +83,10 @@ class DS1000(Task):
             made.append(Prompt(task_id, text, continuation, STOPS))
         return made
 
+    def part(self, task_id: str) -> str:
+        """The problem's library."""
+        return str(self.problems[task_id]["metadata"].get("library", ""))
+
     def rows(self, row: Any) -> list[Any]:
         """DS-1000's own answers have an "id" and a "code", or a list of them."""
         if not isinstance(row, dict) or "code" not in row or "task_id" in row:
@@ -128,7 +132,10 @@ class DS1000(Task):
             return verdict
         if task_id not in self._reference_seconds:
             generous = dataclasses.replace(limits, seconds=10 * limits.seconds)
-            self._reference_seconds[task_id] = _run(row, row["reference_code"], interpreter, generous).seconds
+            reference = _run(row, row["reference_code"], interpreter, generous)
+            if reference.outcome == "infrastructure":
+                return reference
+            self._reference_seconds[task_id] = reference.seconds
         seconds = REFERENCE_FACTOR * self._reference_seconds[task_id]
         if seconds <= limits.seconds:
             return verdict

@@ -93,6 +93,8 @@ class EvalPlusTask(Task):
             self._packed[key] = caller.pack(inputs)
         packed, mode = self._packed[key], mode_of(self.dataset, name)
         known = self._expected.get(key, Program(problem.reference, name, packed, len(inputs), mode), interpreter)
+        if isinstance(known, str):
+            return Verdict(False, "infrastructure", known)
         seconds = [max(LEAST_SECONDS, REFERENCE_FACTOR * taken) for taken in known.seconds]
         limits = calls.with_time(limits, min(MOST_SECONDS, sum(seconds)) + SPARE_SECONDS, known.chars)
         with interpreter.session(limits, module=True) as session:

@@ -19,7 +19,7 @@ from reflectioncoder.calls import Mode, Record, call_all, with_time
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import Interpreter, Limits
 
-FORMAT = 1  # changes with what a record is
+FORMAT = 2  # changes with what a record is
 CALL_SECONDS, ALL_SECONDS = 120.0, 900.0
 MEMORY_MB = 4096
 
@@ -87,13 +87,16 @@ class Expected:
                 self._groups[key] = found
         return self._groups.get(key)
 
-    def get(self, key: str, program: Program, interpreter: Interpreter) -> Group:
+    def get(self, key: str, program: Program, interpreter: Interpreter) -> Group | str:
         """A group of tests, computed where it is not kept yet.
 
         Args:
             key: problem and group.
             program: the canonical solution and its calls.
             interpreter: where to compute.
+
+        Returns:
+            the group; or why the interpreter itself failed, which says nothing about the reference.
 
         Raises:
             UserError: the reference does not run.
@@ -108,6 +111,8 @@ class Expected:
             made = call_all(
                 session, program.source, program.entry_point, program.packed, seconds, limits, program.mode, timed=True
             )
+        if made.outcome == "infrastructure":
+            return made.error or "the session was lost"
         if made.outcome != "ok":
             what = f"{made.outcome}: {made.error}" if made.error else made.outcome
             raise UserError(f"{key}: its canonical solution does not run here ({what})")

@@ -110,6 +110,8 @@ class MultiPLE(Task):
         if toolchain.missing:
             return not_run(f"{self.language.name}: {toolchain.reason}")
         trial = self._measure(toolchain, interpreter, limits)
+        if isinstance(trial, Verdict):
+            return trial
         if isinstance(trial, str):
             return not_run(f"{self.language.name}: the toolchain does not work here: {trial}")
         compile_limit, run_limit = (
@@ -120,14 +122,19 @@ class MultiPLE(Task):
         code = start + cut(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
         return _build_and_run(toolchain, code, row["tests"], interpreter, compile_limit, run_limit)[0]
 
-    def _measure(self, toolchain: Toolchain, interpreter: Interpreter, limits: Limits) -> tuple[float, float] | str:
-        """Seconds that an empty program takes to compile and to run, or why it cannot; measured once."""
+    def _measure(
+        self, toolchain: Toolchain, interpreter: Interpreter, limits: Limits
+    ) -> tuple[float, float] | str | Verdict:
+        """Seconds that an empty program takes to compile and to run, or why it cannot; measured once.
+
+        A verdict says that the interpreter failed, so that nothing is known.
+        """
         with self._lock:
             if self._trial is None:
                 generous = dataclasses.replace(limits, seconds=max(120.0, limits.seconds))
                 verdict, times = _build_and_run(toolchain, "", self.language.trial, interpreter, generous, generous)
                 if verdict.outcome == "infrastructure":
-                    return verdict.error
+                    return verdict
                 self._trial = times if verdict.passed else verdict.error
             return self._trial
 

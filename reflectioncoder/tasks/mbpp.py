@@ -1,0 +1,83 @@
+"""MBPP (Austin et al., 2021) as it was published, 500 test problems, for where evalplus's data is not at hand.
+
+Its tests are asserts, which run in the candidate's process; `evalplus.py` compares values outside, and has 378 problems
+that were looked through. The paper's figures are of those, so a score of this task stands for itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, run_tests
+from reflectioncoder.tasks.evalplus import WHOLE_STOPS, MbppBase
+from reflectioncoder.tasks.evalplus_data import MBPP, find_file, find_plus, read_rows
+
+if TYPE_CHECKING:
+    from reflectioncoder.interpreter import Interpreter, Limits
+
+TEST_SPLIT = range(11, 511)
+
+
+def mbpp_task(options: TaskOptions) -> Task:
+    """MBPP by values, unless a data folder has the published file only; `tests` says which."""
+    if options.data and find_plus(MBPP, options.data, download=False) is None:
+        path = find_file(["mbpp"], ["mbpp.jsonl", "mbpp.jsonl.gz"], options.data)
+        if path is not None:
+            return Mbpp(path, options)
+    return MbppBase(options)
+
+
+class Mbpp(Task):
+    """Functions to write from a sentence and one assert; all of a problem's asserts decide."""
+
+    name = "mbpp"
+    max_new_tokens = 512
+
+    def __init__(self, path: Path, options: TaskOptions | None = None) -> None:
+        """Read the problems.
+
+        Args:
+            path: `mbpp.jsonl` as Google published it ("text"), or as the sanitized edition has it ("prompt").
+            options: its `limit` counts.
+
+        Raises:
+            UserError: a file that is not this.
+        """
+        rows, digest = read_rows(path)
+        self.tests = f"{path.name} {digest[:16]}, asserts of the test split"
+        self.problems: dict[str, tuple[str, list[str], str]] = {}
+        for number, row in enumerate(rows, 1):
+            text, tests = row.get("text", row.get("prompt")), row.get("test_list")
+            if not isinstance(text, str) or not isinstance(tests, list) or not tests or not all(map(_is_text, tests)):
+                raise UserError(f"data file {path}, line {number}: not MBPP's, which has a text and a test_list")
+            if row["task_id"] in TEST_SPLIT:
+                before = [*row.get("test_imports", ()), row.get("test_setup_code", "")]
+                self.problems[f"Mbpp/{row['task_id']}"] = text, tests, "\n".join(map(str, before))
+        if not self.problems:
+            raise UserError(f"data file {path}: none of MBPP's test split in it, whose ids are 11 to 510")
+        limit = options.limit if options else 0
+        self.problems = dict(list(self.problems.items())[: limit or None])
+
+    def prompts(self) -> list[Prompt]:
+        """The problems in order, with the one test that evalplus's prompts show (appendix D)."""
+        made = []
+        for task_id, (text, tests, _) in self.problems.items():
+            shown = f"Your code should satisfy the following assertion:\n```python\n{tests[0].strip()}\n```"
+            continuation = f'"""\n{text.strip()}\n{tests[0].strip()}\n"""\n'
+            made.append(Prompt(task_id, f"{text.strip()}\n{shown}", continuation, WHOLE_STOPS))
+        return made
+
+    def check(
+        self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
+    ) -> Verdict:
+        """Run the problem's asserts behind a completion, which is a whole program; see `Task.check`."""
+        if task_id not in self.problems:
+            raise UserError(f"task mbpp: no problem '{task_id}' in it; ids go from Mbpp/11 to Mbpp/510")
+        _, tests, before = self.problems[task_id]
+        return run_tests([completion], "\n".join([before, *tests]), interpreter, limits)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
