@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from reflectioncoder.completions import Completion
+from reflectioncoder.completions import Completion, read_completion
 from reflectioncoder.config import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate import Result, check_all, compare, evaluate, read_completions, read_results, summarize
@@ -76,6 +76,22 @@ def test_a_file_of_completions_is_scored_and_written(problems, tmp_path):
     written = json.loads((tmp_path / "out/score.json").read_text())
     assert written["pass_at_1"] == score.pass_at_1 and written["task"] == problems and written["k"]["2"] == score.k[2]
     assert (tmp_path / "out/config.toml").is_file() and (tmp_path / "out/config.versions.json").is_file()
+
+
+def test_a_line_with_both_keys_is_a_whole_program_as_in_evalplus():
+    found = read_completion({"task_id": "a", "completion": "    return 1", "solution": "def f(): return 1"}, "line 1")
+    assert (found.completion, found.whole, found.finish) == ("def f(): return 1", True, "")
+
+
+def test_answers_that_ran_out_of_tokens_are_counted(problems, tmp_path):
+    body = "def {0}(x):\n    return {1}\n"
+    ended = {"zero": ("length", ""), "one": ("length", "```\nThis is"), "two": ("end", "")}  # prose may be cut off
+    lines = [
+        {"task_id": name, "completion": body.format(name, 0), "raw": body.format(name, 0) + more, "finish": finish}
+        for name, (finish, more) in ended.items()
+    ]
+    score = evaluate(config(problems, write(tmp_path / "c.jsonl", lines), tmp_path / "out"))
+    assert score.truncated == 1 == json.loads((tmp_path / "out/score.json").read_text())["truncated"]
 
 
 def test_two_runs_are_compared_problem_by_problem(problems, tmp_path):
