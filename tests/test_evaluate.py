@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from reflectioncoder.cli import main
 from reflectioncoder.completions import Completion, read_completion
 from reflectioncoder.config import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
@@ -81,6 +82,20 @@ def test_a_file_of_completions_is_scored_and_written(problems, tmp_path):
 def test_a_line_with_both_keys_is_a_whole_program_as_in_evalplus():
     found = read_completion({"task_id": "a", "completion": "    return 1", "solution": "def f(): return 1"}, "line 1")
     assert (found.completion, found.whole, found.finish) == ("def f(): return 1", True, "")
+
+
+def test_every_k_that_is_asked_for_is_printed_and_truncated_answers_are_named(problems, tmp_path, capsys):
+    lines = [
+        {"task_id": name, "completion": f"def {name}(x): return {answer}", "finish": "length" if answer else "end"}
+        for name in ("zero", "one", "two")
+        for answer in (0, 1, 2)
+    ]
+    path = write(tmp_path / "c.jsonl", lines)
+    words = ["--completions", path, "--output", str(tmp_path / "out"), "--k", "1,2,3", "--seconds", "2"]
+    assert main(["evaluate", problems, *words]) == 0
+    printed = capsys.readouterr()
+    assert "pass@1 33.3% [" in printed.out and "], pass@2 66.7%, pass@3 100.0%, n = 3" in printed.out  # 1 of 3 each
+    assert printed.err == "6 answers ran out of tokens before their code ended; raise max_new_tokens\n"
 
 
 def test_answers_that_ran_out_of_tokens_are_counted(problems, tmp_path):
