@@ -32,6 +32,7 @@ MALLOC_TUNABLES = {
 SECONDS_FOR_THE_FIRST_RANK = 10.0
 # Settings that mean true where no value follows.
 BARE = ("resume", "overwrite", "partial", "gradient_checkpointing", "selective_checkpointing")
+PROGRESS_SECONDS = 3.0
 
 USAGE = """\
 usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-config] [--dry-run]
@@ -181,14 +182,18 @@ def _train(config: TrainConfig, dry_run: bool, _: bool) -> int:
 def _generate(config: GenerateConfig, dry_run: bool, _: bool) -> int:
     if config.backend == "transformers":
         _keep_memory()
-    from reflectioncoder.generate import generate
+    from reflectioncoder.generate import generate, output_of
     from reflectioncoder.tasks import get_task, task_options
 
     if dry_run:
         task = get_task(config.task, task_options(config))
-        print(f"would write {len(task.prompts())} x {config.samples} completions to {config.output}")
+        print(f"would write {len(task.prompts())} x {config.samples} completions to {output_of(config)}")
         return 0
-    without = [completion for completion in generate(config).completions if completion.error]
+    made = generate(config, _decoding_progress())
+    speed = f", {made.tokens_per_second:.1f} tokens a second" if made.new else ""
+    print(f"{len(made.completions)} completions, {made.new} of them new{speed}: {made.path}", file=sys.stderr)
+    _say_truncated(sum(completion.truncated for completion in made.completions), len(made.completions))
+    without = [completion for completion in made.completions if completion.error]
     if without:
         first = f"the first is '{without[0].task_id}' ({without[0].error})"
         print(f"{len(without)} completions are empty, as the server gave no answer; {first}", file=sys.stderr)
@@ -205,7 +210,8 @@ def _evaluate(config: EvaluateConfig, dry_run: bool, as_json: bool) -> int:
         model = f"{how.chat.model} at {how.chat.base_url}" if how.backend == "server" else how.model
         print(f"would score {config.completions or model} on {config.generate.task} in {config.output}")
         return 0
-    score = evaluate(config, progress=_show_progress if sys.stderr.isatty() else None)
+    score = evaluate(config, _decoding_progress(), _show_progress if sys.stderr.isatty() else None)
+    _say_truncated(score.truncated)
     if as_json:
         keys = ("task", "pass_at_1", "n", "low", "high", "not_run", "seconds")
         print(json.dumps({key: getattr(score, key) for key in keys}))
@@ -213,12 +219,35 @@ def _evaluate(config: EvaluateConfig, dry_run: bool, as_json: bool) -> int:
         print(f"{score.task}: not run on this machine ({score.not_run} problems)")
     else:
         rest = f", {score.not_run} not run" if score.not_run else ""
-        print(f"{score.task}: pass@1 {score.pass_at_1:.1%} [{score.low:.1%}, {score.high:.1%}], n = {score.n}{rest}")
+        at_k = "".join(f", pass@{k} {share:.1%}" for k, share in score.k.items() if k != 1)
+        one = f"pass@1 {score.pass_at_1:.1%} [{score.low:.1%}, {score.high:.1%}]"
+        print(f"{score.task}: {one}{at_k}, n = {score.n}{rest}")
     return 0
 
 
 def _show_progress(done: int, of: int) -> None:
     print(f"\r{done}/{of} checked", end="\n" if done == of else "", file=sys.stderr, flush=True)
+
+
+def _decoding_progress() -> Callable[[int, int, float], None] | None:
+    """What shows every few seconds how far decoding is; nothing where nobody looks."""
+    if not sys.stderr.isatty():
+        return None
+    shown = time.monotonic()
+
+    def show(done: int, of: int, speed: float) -> None:
+        nonlocal shown
+        if done == of or time.monotonic() >= shown + PROGRESS_SECONDS:
+            shown = time.monotonic()
+            print(f"{done}/{of} completed, {speed:.1f} tokens a second", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _say_truncated(count: int, of: int = 0) -> None:
+    if count:
+        what = f"{count} of {of} answers" if of else f"{count} answers"
+        print(f"{what} ran out of tokens before their code ended; raise max_new_tokens", file=sys.stderr)
 
 
 def _demo(config: DemoConfig, dry_run: bool, _: bool) -> int:

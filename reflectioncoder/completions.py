@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.answers import PYTHON, without_thoughts
-from reflectioncoder.dialogue import iter_jsonl
+from reflectioncoder.dialogue import iter_jsonl, unzipped
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks import FENCE_STOP
 
@@ -31,6 +30,8 @@ class Completion:
         prompt: hash of the prompt; empty for files made elsewhere.
         whole: the code is a whole program, not to be put behind the prompt.
         error: why there is no answer, in the server's words; such a completion is empty.
+        finish: why the answer ended: "end" (the model said so), "stop" (a text of the task), "length" (no tokens left),
+            or a server's word; empty where that is not known.
     """
 
     task_id: str
@@ -40,6 +41,12 @@ class Completion:
     prompt: str = ""
     whole: bool = False
     error: str = ""
+    finish: str = ""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer ran out of tokens before its code ended; prose that is cut off costs nothing."""
+        return self.finish == "length" and self.raw.replace("\r\n", "\n").rstrip().endswith(self.completion.rstrip())
 
 
 def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
@@ -51,7 +58,7 @@ def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
     """
     text = raw.replace("\r\n", "\n")
     first, newline, rest = text.lstrip("\n").partition("\n")
-    if first.startswith("```") and first[3:].strip().isidentifier() and newline:
+    if newline and re.fullmatch(r"```[\w+#-]+\s*", first):
         text = rest
     text = "\n" + text  # a stop that begins with a newline may come first
     end = min((place for place in (text.find(stop) for stop in stops) if place >= 0), default=len(text))
@@ -59,7 +66,8 @@ def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
     return code + "\n" if code else ""
 
 
-_FENCE = re.compile(r"^```([\w+#.-]*)[^\S\n]*$\n?", re.MULTILINE)
+_ITEM = r"[^\S\n]*(?:\d+[.)]|[-*+])[^\S\n]+"  # what begins an item of a list
+_FENCE = re.compile(rf"^(?P<indent>{_ITEM}|[^\S\n]*)```(?P<name>[\w+#.-]*)[^\S\n]*$\n?", re.MULTILINE)
 
 
 def clean_answer(raw: str, language: str = "python") -> str:
@@ -67,6 +75,7 @@ def clean_answer(raw: str, language: str = "python") -> str:
 
     It is what stands in the first block of the language; without one, in the block that begins the answer, the first
     that names any language, or the first at all. An answer without an opening fence is code from its beginning.
+    Fences are indented in the items of a list only (elsewhere they belong to the code), and their code with them.
     What a reasoning model thinks aloud is left out.
 
     Args:
@@ -75,16 +84,22 @@ def clean_answer(raw: str, language: str = "python") -> str:
     """
     text = without_thoughts(raw.replace("\r\n", "\n"))
     names = PYTHON if language in PYTHON else (language,)
-    fences = list(_FENCE.finditer(text))
-    wanted = [fence for fence in fences if fence[1].lower() in names]
+    item = re.search(rf"^{_ITEM}\S", text, re.MULTILINE)
+    fences = [f for f in _FENCE.finditer(text) if not f["indent"] or (item and item.start() <= f.start())]
+    wanted = [fence for fence in fences if fence["name"].lower() in names]
     if not wanted and fences:
-        closes = len(fences) == 1 and not fences[0][1] and not text[fences[0].end() :].strip()
-        named = [fence for fence in fences if fence[1]]
+        closes = len(fences) == 1 and not fences[0]["name"] and not text[fences[0].end() :].strip()
+        named = [fence for fence in fences if fence["name"]]
         if not text[: fences[0].start()].strip():
             wanted = fences
         elif not closes:
             wanted = named or fences
-    return clean_completion(text[wanted[0].end() :] if wanted else text)
+    if not wanted:
+        return clean_completion(text)
+    code = text[wanted[0].end() :]
+    if width := len(wanted[0]["indent"]):
+        code = re.sub(rf"^[^\S\n]{{1,{width}}}", "", code, flags=re.MULTILINE)
+    return clean_completion(code)
 
 
 def iter_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
@@ -106,8 +121,7 @@ def iter_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
         raise UserError(f"folder {folder}: holds no .json or .json.gz files of completions")
     for file in files:
         try:
-            data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-            yield f"file {file}", json.loads(data.decode("utf-8"))
+            yield f"file {file}", json.loads(unzipped(file.read_bytes()).decode("utf-8"))
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise UserError(f"file {file}: not JSON of a problem's completions ({error})") from None
 
@@ -115,21 +129,26 @@ def iter_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
 def line_of(completion: Completion) -> str:
     """A completion as a line of a file."""
     row = dataclasses.asdict(completion)
-    if not completion.error:
-        del row["error"]
+    for name in ("error", "finish"):
+        if not row[name]:
+            del row[name]
     if row.pop("whole"):
         row["solution"] = row.pop("completion")
     return json.dumps(row, ensure_ascii=False)
 
 
 def read_completion(row: Any, where: str) -> Completion:
-    """A completion from a line: "completion", or evalplus's "solution", which is whole. Raises UserError."""
+    """A completion from a line: "completion", or "solution", which is whole and goes first, as in evalplus.
+
+    Raises:
+        UserError: the line holds neither.
+    """
     if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
         raise UserError(f"{where}: expected an object with 'task_id' and 'completion' or 'solution'")
-    whole = "completion" not in row
-    code = row.get("completion", row.get("solution"))
+    whole = "solution" in row
+    code = row.get("solution", row.get("completion"))
     sample = row.get("sample", 0)
     if not isinstance(code, str) or not isinstance(sample, int):
         raise UserError(f"{where}: 'completion' (or 'solution') must be text, and 'sample' a number")
-    raw, prompt, error = str(row.get("raw", code)), str(row.get("prompt", "")), str(row.get("error", ""))
-    return Completion(str(row["task_id"]), sample, code, raw, prompt, whole, error)
+    prompt, error, finish = (str(row.get(name, "")) for name in ("prompt", "error", "finish"))
+    return Completion(str(row["task_id"]), sample, code, str(row.get("raw", code)), prompt, whole, error, finish)

@@ -310,7 +310,7 @@ class GenerateConfig:
         model: directory or hub name, or the embedded model's name.
         task: "heldout", "handwritten", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", or a JSONL file of problems
             with tests.
-        output: JSONL file of completions.
+        output: JSONL file of completions; empty for runs/completions/TASK-MODEL.jsonl.
         prompt_style: `native` is the format of appendix C and D (trained models), `chat` the model's own chat
             template, `plain` the bare prompt; `auto` is native where the tokenizer knows the special tokens.
         samples: completions of each problem; more than one needs a temperature.
@@ -333,7 +333,7 @@ class GenerateConfig:
 
     model: str = EMBEDDED_MODEL
     task: str = "heldout"
-    output: str = "runs/completions.jsonl"
+    output: str = ""
     prompt_style: Literal["auto", "native", "chat", "plain"] = "auto"
     samples: int = 1
     temperature: float = 0.0

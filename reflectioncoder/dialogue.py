@@ -8,6 +8,7 @@ It does not check that code runs or that a sequence is worth training on: that i
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -181,6 +182,11 @@ def instruction_dialogue(instruction: str, answer: str, **extra: Any) -> Dialogu
     """One round of plain instruction tuning; `answer` is the whole text of the reply."""
     user, assistant = Message("user", (Block("text", instruction),)), Message("assistant", (Block("text", answer),))
     return Dialogue((user, assistant), INSTRUCTION, extra)
+
+
+def unzipped(data: bytes) -> bytes:
+    """What a file holds that may be gzipped, whatever its name. Raises OSError, EOFError or zlib.error if damaged."""
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
 def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:

@@ -70,6 +70,7 @@ class Score:
         k: pass@k for each k asked for.
         seconds: of decoding and checking.
         tokens_per_second: of decoding; 0 where completions were read.
+        truncated: completions that ran out of tokens before their code ended.
     """
 
     task: str
@@ -81,6 +82,7 @@ class Score:
     k: dict[int, float]
     seconds: float
     tokens_per_second: float = 0.0
+    truncated: int = 0
 
 
 def evaluate(
@@ -131,6 +133,7 @@ def evaluate(
         absent = [dataclasses.replace(result, outcome="not_run") for result in absent]
     results += absent
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
+    score = dataclasses.replace(score, truncated=sum(completion.truncated for completion in completions))
     settings.save(config, folder)
     lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)  # never lost for a text
     write_lines(folder / "results.jsonl", lines)

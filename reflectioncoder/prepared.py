@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from reflectioncoder.cache import cache_folder
 from reflectioncoder.errors import UserError
 from reflectioncoder.languages import Toolchain
 
@@ -51,19 +52,14 @@ def ready_folder(toolchain: Toolchain) -> str:
     Raises:
         UserError: it cannot be made here.
     """
-    from reflectioncoder.models import cache_directory
-
     recipe = _RECIPES.get(toolchain.language.fence)
     if recipe is None:
         return ""
     compiler = Path(toolchain.paths[toolchain.language.tools[-1 if recipe is _typescript else 0].name]).resolve()
     made_by = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__), _TYPESCRIPT_FRAME))
     text = f"{toolchain.version} {compiler} {compiler.stat().st_mtime_ns} {made_by}"
-    target = (
-        cache_directory()
-        / "toolchains"
-        / f"{toolchain.language.fence}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    )
+    name = f"{toolchain.language.fence}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    target = cache_folder() / "toolchains" / name
     if target.is_dir():
         return str(target)
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import gzip
 import json
 import re
 import zlib
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.asserts import split_tests
-from reflectioncoder.dialogue import iter_jsonl
+from reflectioncoder.dialogue import iter_jsonl, unzipped
 from reflectioncoder.errors import UserError
 from reflectioncoder.trees import names_in, parse
 
@@ -241,7 +240,7 @@ def _json_rows(path: Path, lines: bool) -> Iterator[tuple[str, Any]]:
     where = f"file {path}"
     try:
         raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+        text = unzipped(raw).decode("utf-8")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{where}: {getattr(error, 'strerror', None) or error}") from None
     except UnicodeDecodeError as error:

@@ -181,6 +181,55 @@ CASES = {
     ),
 }
 
+# What chat models say: the function again, with what it needs above it, and in their own way of indenting.
+SERVED = {
+    "rs": [
+        "use std::collections::HashMap;\n\nconst TWO: isize = 2;\n\n/// How many items are even\nfn evens(l: Vec<isize>) -> isize {\n"
+        "    let mut seen: HashMap<bool, isize> = HashMap::new();\n    for x in &l {\n        *seen.entry(x % TWO == 0).or_insert(0) += 1;\n    }\n"
+        "    *seen.get(&true).unwrap_or(&0)\n}\n",
+        'fn is_even(x: &isize) -> bool {\n    x % 2 == 0 // as in "{"\n}\n\nfn evens( l: Vec<isize> ) -> isize {\n'
+        '    l.iter().filter(|x| is_even(x)).count() as isize\n}\n\nfn main() {\n    println!("{}", evens(vec![2]));\n}\n',
+    ],
+    "java": [
+        "import java.util.function.Predicate;\n\nclass Half {\n    static final Predicate<Long> EVEN = x -> x % 2 == 0;\n}\n\n"
+        "public class Problem {\n    private static long count(ArrayList<Long> l, Predicate<Long> what) {\n"
+        "        return l.stream().filter(what).count();\n    }\n\n    // How many items are even, and how many are not\n"
+        "    public static Pair<Long, Long> evens(ArrayList<Long> l) {\n        long even = count(l, Half.EVEN);\n"
+        "        return Pair.with(even, l.size() - even);\n    }\n}\n",
+        "import java.util.*;\nimport java.util.concurrent.atomic.AtomicLong;\n\npublic static Pair<Long, Long> evens(ArrayList<Long> l) {\n"
+        "    AtomicLong even = new AtomicLong();\n    for (long x : l) {\n        if (x % 2 == 0) even.incrementAndGet();\n    }\n"
+        "    return Pair.with(even.get(), l.size() - even.get());\n}\n",
+    ],
+    "js": [
+        "const half = (x) => x / 2;\n\nfunction isEven(x) {\n  return Number.isInteger(half(x));\n}\n\nfunction evens(l) {\n"
+        "  return l.filter(isEven).length;\n}\n\nconsole.log(evens([1, 2]));\n",
+    ],
+    "ts": [
+        "type Items = number[];\n\nfunction isEven(x: number): boolean {\n  return x % 2 === 0;\n}\n\n"
+        "function evens(l: number[]): number {\n  const all: Items = l;\n  return all.filter(isEven).length;\n}\n",
+    ],
+    "cpp": [
+        "#include <bits/stdc++.h>\n#include <numeric>\nusing namespace std;\n\nstruct Even {\n"
+        "    bool operator()(long x) const { return x % 2 == 0; }\n};\n\nlong evens(std::vector<long> l)\n{\n    Even even;\n"
+        "    return accumulate(l.begin(), l.end(), 0L, [&](long n, long x) {\n        return n + even(x);\n    });\n}\n",
+    ],
+    "cs": [
+        "using System;\nusing System.Text;\nusing System.Collections.Generic;\n\nnamespace Answers\n{\n    public class Solution\n    {\n"
+        "        static bool IsEven(long x)\n        {\n            return x % 2 == 0;\n        }\n\n"
+        "        public static List<long> Evens(List<long> l)\n        {\n            var found = new List<long>();\n"
+        "            foreach (var x in l)\n            {\n                if (IsEven(x)) found.Add(x);\n            }\n"
+        "            return found;\n        }\n    }\n}\n",
+    ],
+    "php": [
+        "<?php\n\nfunction is_even($x) {\n    return $x % 2 == 0;\n}\n\nfunction evens($l) {\n"
+        "    return count(array_filter($l, 'is_even'));\n}\n",
+    ],
+    "sh": [
+        "#!/bin/bash\n\nis_even() {\n    (( $1 % 2 == 0 ))\n}\n\nevens() {\n    local n=0 x\n    for x in $1; do\n"
+        '        if is_even "${x}"; then n=$((n + 1)); fi\n    done\n    echo $n\n}\n\nevens "1 2"\n',
+    ],
+}
+
 SOLUTIONS = {
     "cpp": {
         "HumanEval_53_add": "    return x + y;",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -30,7 +32,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def saying(ids: list[int], size: int) -> LlamaForCausalLM:
-    """A model whose next token follows from the last one alone: each of `ids`, all different, is followed by the next."""
+    """A model whose next token follows from the last alone: each of `ids`, all different, is followed by the next."""
     config = LlamaConfig(
         vocab_size=size, hidden_size=size, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
         head_dim=8, max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
@@ -42,6 +44,6 @@ def saying(ids: list[int], size: int) -> LlamaForCausalLM:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         model.lm_head.weight.zero_()
-        for token, following in zip(ids, ids[1:], strict=False):
+        for token, following in pairwise(ids):
             model.lm_head.weight[following, token] = 1.0
     return model

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from reflectioncoder import cli
 from reflectioncoder.cli import main, parse_flags
 from reflectioncoder.errors import UserError
 
@@ -54,6 +55,20 @@ def test_every_verb_has_help(capsys):
 def test_help_does_not_load_torch():
     code = "import sys, reflectioncoder.cli as c; c.main(['train', '--help']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_decoding_is_reported_every_few_seconds_where_somebody_looks(monkeypatch, capsys):
+    assert cli._decoding_progress() is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show = cli._decoding_progress()
+    show(1, 3, 10.0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(cli, "PROGRESS_SECONDS", 0.0)
+    show(2, 3, 10.5)
+    monkeypatch.setattr(cli, "PROGRESS_SECONDS", 1e9)
+    show(2, 3, 11.0)
+    show(3, 3, 12.0)  # the last one always
+    assert capsys.readouterr().err == "2/3 completed, 10.5 tokens a second\n3/3 completed, 12.0 tokens a second\n"
 
 
 def test_inspect_shows_blocks(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """DS-1000: formats, cutting and verdicts with problems of our own in its format; its references where data is there."""
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -269,6 +270,22 @@ def test_references_pass_in_their_environment(data):
     assert missing == torch | (others & set(chosen))
     assert [name for name, verdict in verdicts.items() if not verdict.passed and name not in missing] == []
     assert sum(wrong) <= 1  # the tests of some plots accept an empty answer
+
+
+def test_a_gzipped_file_of_problems_is_read_and_a_damaged_one_named(task, tmp_path):
+    folder = Path(write(tmp_path, list(task.problems.values())).data)
+    data = gzip.compress((folder / "ds1000.jsonl").read_bytes())
+    (folder / "ds1000.jsonl").unlink()
+    (folder / "ds1000.jsonl.gz").write_bytes(data)
+    assert DS1000(TaskOptions(data=str(folder))).problems == task.problems
+    (folder / "ds1000.jsonl.gz").write_bytes(data[:-9])
+    with pytest.raises(UserError, match=r"ds1000\.jsonl\.gz: cannot be read"):
+        DS1000(TaskOptions(data=str(folder)))
+
+
+def test_a_body_before_a_later_fence_is_the_answer():
+    assert ds1000.cut("    return a\n```\nUsage:\n```python\nf(1)\n```") == "    return a"
+    assert ds1000.cut("Here:\n```python\nresult = a\n```\nor\n```python\nb\n```") == "result = a"
 
 
 def test_a_file_of_answers_in_the_sets_own_format_is_scored(task, interpreter, tmp_path):

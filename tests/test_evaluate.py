@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 import pytest
 
-from reflectioncoder.completions import Completion
+from reflectioncoder.cli import main
+from reflectioncoder.completions import Completion, read_completion
 from reflectioncoder.config import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate import Result, check_all, compare, evaluate, read_completions, read_results, summarize
@@ -77,6 +78,36 @@ def test_a_file_of_completions_is_scored_and_written(problems, tmp_path):
     written = json.loads((tmp_path / "out/score.json").read_text())
     assert written["pass_at_1"] == score.pass_at_1 and written["task"] == problems and written["k"]["2"] == score.k[2]
     assert (tmp_path / "out/config.toml").is_file() and (tmp_path / "out/config.versions.json").is_file()
+
+
+def test_a_line_with_both_keys_is_a_whole_program_as_in_evalplus():
+    found = read_completion({"task_id": "a", "completion": "    return 1", "solution": "def f(): return 1"}, "line 1")
+    assert (found.completion, found.whole, found.finish) == ("def f(): return 1", True, "")
+
+
+def test_every_k_that_is_asked_for_is_printed_and_truncated_answers_are_named(problems, tmp_path, capsys):
+    lines = [
+        {"task_id": name, "completion": f"def {name}(x): return {answer}", "finish": "length" if answer else "end"}
+        for name in ("zero", "one", "two")
+        for answer in (0, 1, 2)
+    ]
+    path = write(tmp_path / "c.jsonl", lines)
+    words = ["--completions", path, "--output", str(tmp_path / "out"), "--k", "1,2,3", "--seconds", "2"]
+    assert main(["evaluate", problems, *words]) == 0
+    printed = capsys.readouterr()
+    assert "pass@1 33.3% [" in printed.out and "], pass@2 66.7%, pass@3 100.0%, n = 3" in printed.out  # 1 of 3 each
+    assert printed.err == "6 answers ran out of tokens before their code ended; raise max_new_tokens\n"
+
+
+def test_answers_that_ran_out_of_tokens_are_counted(problems, tmp_path):
+    body = "def {0}(x):\n    return {1}\n"
+    ended = {"zero": ("length", ""), "one": ("length", "```\nThis is"), "two": ("end", "")}  # prose may be cut off
+    lines = [
+        {"task_id": name, "completion": body.format(name, 0), "raw": body.format(name, 0) + more, "finish": finish}
+        for name, (finish, more) in ended.items()
+    ]
+    score = evaluate(config(problems, write(tmp_path / "c.jsonl", lines), tmp_path / "out"))
+    assert score.truncated == 1 == json.loads((tmp_path / "out/score.json").read_text())["truncated"]
 
 
 def test_two_runs_are_compared_problem_by_problem(problems, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import spm
@@ -9,10 +10,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reflectioncoder.config import GenerateConfig
+from reflectioncoder.cli import main
+from reflectioncoder.config import ChatConfig, GenerateConfig
 from reflectioncoder.decode import Request, anchor, decode, nucleus, text_behind
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate import clean_completion, generate, make_requests, resolve_style
+from reflectioncoder.generate import clean_completion, generate, make_requests, output_of, resolve_style
 from reflectioncoder.problems import Problem
 from reflectioncoder.tasks import TaskOptions
 from reflectioncoder.tasks.heldout import ProblemTask
@@ -174,6 +176,7 @@ def test_nucleus_looks_at_the_whole_vocabulary_where_it_must():
         ("def f():\n    return 1\n```", "def f():\n    return 1\n"),
         ("def f():\n    return 1\n```\nThis function returns 1.\n```python\nf()\n```", "def f():\n    return 1\n"),
         ("```python\ndef f():\n    return 1\n```", "def f():\n    return 1\n"),
+        ("```c++\n    return 1;\n```", "    return 1;\n"),
         ("    return 1\n\n", "    return 1\n"),
         ("\n\ndef f():\r\n    return 1\n", "def f():\n    return 1\n"),
         (
@@ -239,7 +242,7 @@ def test_a_killed_run_generates_only_what_is_missing(config, tmp_path):
     assert whole.new == 8 and whole.tokens > 0
     lines = whole.path.read_text().splitlines(keepends=True)
     assert [json.loads(line)["task_id"] for line in lines] == [f"q{i}" for i in range(1, 9)]
-    assert set(json.loads(lines[0])) == {"task_id", "sample", "completion", "raw", "prompt"}
+    assert set(json.loads(lines[0])) == {"task_id", "sample", "completion", "raw", "prompt", "finish"}
     whole.path.write_text("".join([lines[4], lines[1], lines[6][:20]]))  # killed while writing the third
     seen = []
     again = generate(config, lambda done, total, speed: seen.append((done, total)))
@@ -247,6 +250,43 @@ def test_a_killed_run_generates_only_what_is_missing(config, tmp_path):
     assert again.completions == whole.completions
     assert whole.path.read_text() == "".join(lines)
     assert generate(config).new == 0
+
+
+def test_why_an_answer_ended_is_kept_and_files_without_it_go_on(config):
+    made = generate(config)
+    finished = {c.task_id: c.finish for c in made.completions}
+    assert set(finished.values()) <= {"end", "stop", "length"}
+    assert sum(c.truncated for c in made.completions) == list(finished.values()).count("length") > 0
+    rows = [json.loads(line) for line in made.path.read_text().splitlines()]
+    for row in rows:
+        del row["finish"]
+    made.path.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    again = generate(config)
+    assert again.new == 5 and [c.finish for c in again.completions[:3]] == ["", "", ""]
+    assert [c.finish for c in again.completions[3:]] == list(finished.values())[3:]
+
+
+def test_without_an_output_each_task_and_model_has_a_file_of_its_own(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for task in ("task.jsonl", "other.jsonl"):
+        (tmp_path / task).write_text((tmp_path / "task.jsonl").read_text())
+        for model in ("model", str(tmp_path / "model")):
+            made = generate(changed(config, task=task, model=model, output=""))
+            assert made.new == 8 and made.path.parent == Path("runs/completions")
+    assert len(list(Path("runs/completions").glob("*.jsonl"))) == 4
+    served = changed(config, task="heldout", backend="server", output="", chat=ChatConfig(model="org/Name-7B:free"))
+    assert output_of(served) == "runs/completions/heldout-org-Name-7B-free.jsonl"
+    words = ["--task", "task.jsonl", "--model", "model", "--max_new_tokens", "12", "--precision", "float32"]
+    assert main(["generate", *words]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "8 completions, 0 of them new: runs/completions/task-model.jsonl" and len(said) <= 2
+    assert main(["generate", *words, "--temperature", "1"]) == 2
+    assert "choose another file with --output (--generate.output of evaluate)" in capsys.readouterr().err
+
+
+def test_data_may_lie_elsewhere(config):
+    generate(config)
+    assert generate(changed(config, data="elsewhere")).new == 0
 
 
 def test_a_smaller_limit_keeps_what_is_there_and_more_samples_add_to_it(config):

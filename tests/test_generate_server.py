@@ -91,7 +91,7 @@ def test_chat_asks_once_per_problem_and_keeps_what_was_said_and_its_code(tmp_pat
     }  # fmt: skip
     said = {f"p{number(request)}": right(0, request) for request in server.requests}
     for n, row in enumerate(rows(config), 1):
-        assert set(row) == {"task_id", "sample", "completion", "raw", "prompt"}
+        assert set(row) == {"task_id", "sample", "completion", "raw", "prompt", "finish"}
         assert (row["task_id"], row["completion"], row["raw"]) == (f"p{n}", solution(n), said[f"p{n}"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY in path.read_text()]
 
@@ -111,6 +111,8 @@ def test_plain_asks_the_completions_endpoint_with_the_prompt_and_its_stops(tmp_p
     assert {request["prompt"] for request in server.requests} == {
         f"Write plus{n}(x), x plus {n}.\n\n```python\n" for n in range(1, COUNT + 1)
     }
+    assert {row["finish"] for row in rows(config)} == {"stop", "length"}
+    assert not any(c.truncated for c in generate(config).completions)  # what was cut off is prose
     wanted = ["" if n == 3 else f"{solution(n)}# ***\n" for n in range(1, COUNT + 1)]
     assert [row["completion"] for row in rows(config)] == wanted
     assert rows(config)[0]["raw"] == f"{solution(1)}# ***\n```\nprose"
@@ -319,6 +321,10 @@ def test_a_model_that_refuses_a_temperature_is_asked_without(tmp_path: Path) -> 
         ("<think>\n```python\nwrong\n```\n</think>\n```python\nx = 1\n```", "x = 1\n"),
         ("<think>\n```python\nwrong\n```\n and so on", ""),
         ("    return 1\n", "    return 1\n"),
+        ("1. So:\n\n   ```python\n   if x:\n       y\n   ```\n2. Use it:\n```\nf()\n```", "if x:\n    y\n"),
+        ("- ```py\n  if x:\n\n      y\n  ```\n", "if x:\n\n    y\n"),
+        ("* this\n    ```\n    x = 1\n    ```\nbye", "x = 1\n"),
+        ('"""\n    ```python\n    f()\n    ```\n"""\nx = 1\n', '"""\n    ```python\n    f()\n    ```\n"""\nx = 1\n'),
         ("", ""),
     ],
 )

@@ -3,9 +3,10 @@
 import gzip
 import json
 import subprocess
+import sys
 
 import pytest
-from polyglot import CASES, SOLUTIONS, write
+from polyglot import CASES, SERVED, SOLUTIONS, write
 
 from reflectioncoder import languages
 from reflectioncoder.config import EvaluateConfig, GenerateConfig
@@ -15,7 +16,8 @@ from reflectioncoder.generate import Completion
 from reflectioncoder.interpreter import Limits
 from reflectioncoder.prepared import ready_folder
 from reflectioncoder.tasks import TaskOptions, get_task
-from reflectioncoder.tasks.multipl_e import MultiPLE, cut
+from reflectioncoder.tasks.multipl_e import MultiPLE
+from reflectioncoder.tasks.multipl_e_answers import assemble, cut
 
 LIMITS = Limits(2.0, 1024, 1_000_000)
 WRONG = [(key, how) for key, case in CASES.items() for how in case.wrong]
@@ -55,6 +57,17 @@ def test_right_answers_pass_whatever_form_they_have(key, task):
     assert one.check("evens", whole, interpreter, LIMITS, whole=True).passed
     said_again = f"```{one.language.fence}\n{whole}\n```\nIt counts."
     assert one.check("evens", said_again, interpreter, LIMITS).passed
+
+
+@pytest.mark.parametrize(("key", "answer"), [(key, answer) for key, answers in SERVED.items() for answer in answers])
+def test_a_function_said_again_keeps_what_it_needs_above_it(key, answer, task):
+    one, interpreter = task(key)
+    verdict = one.check("evens", answer, interpreter, LIMITS)
+    assert (verdict.passed, verdict.error) == (True, "")
+    fenced = f"The code:\n```{one.language.fence}\n{answer}```\nUse it:\n```{one.language.fence}\n// no\n```\n"
+    prompt, stops = CASES[key].prompt, list(CASES[key].stops)
+    assert assemble(fenced, prompt, stops).split() == assemble(answer, prompt, stops).split()
+    assert assemble(f"Here is the function.\nIt counts:\n\n{answer}", prompt, stops) == assemble(answer, prompt, stops)
 
 
 @pytest.mark.parametrize(("key", "how"), WRONG)
@@ -208,6 +221,25 @@ def test_an_answer_is_cut_to_the_body_before_the_tests(answer, body):
     assert cut(found, JAVA.prompt, list(JAVA.stops)) == found
 
 
+def test_what_follows_a_body_is_no_answer():
+    """A later fence, or a later head, shows how the function is used."""
+    body, prompt, stops = "        return x;", JAVA.prompt, list(JAVA.stops)
+    for more in (
+        "```\nUsage:\n```java\nevens(null);\n```\n",
+        f"    // again\n{prompt}        return null;\n    }}\n}}\n",
+    ):
+        assert cut(f"{body}\n    }}\n{more}", prompt, stops).rstrip() == body
+        assert assemble(f"{body}\n    }}\n}}\n{more}", prompt, stops).rstrip() == prompt + body
+
+
+def test_the_prompt_s_own_lines_are_not_said_twice(data):
+    for key in languages.LANGUAGES:
+        for row in MultiPLE(key, TaskOptions(data=str(data))).problems.values():
+            prompt, stops = row["prompt"], row["stop_tokens"]
+            assert assemble(f"{prompt}    body;\n{stops[0]}\n}}", prompt, stops).rstrip() == f"{prompt}    body;"
+            assert assemble("    body;", prompt, stops) == f"{prompt}    body;"
+
+
 def test_a_whole_program_keeps_what_stands_before_the_function():
     program = "import java.util.*;\nclass Problem {\n    static int help() {\n        return 1;\n    }\n" + JAVA.prompt
     found = cut(program + "        return x;\n    }\n}\n", JAVA.prompt, list(JAVA.stops), whole=True)
@@ -257,6 +289,21 @@ def test_a_file_of_completions_is_scored(task, tmp_path):
     assert [(result.sample, result.passed) for result in results] == [(0, True), (1, False)]
     with pytest.raises(UserError, match="no problem 'other'"):
         one.check("other", "", interpreter, LIMITS)
+
+
+def test_scoring_needs_no_torch(tmp_path):
+    folder = write(tmp_path, "js", {"evens": CASES["js"]})
+    (tmp_path / "c.jsonl").write_text(json.dumps({"task_id": "evens", "completion": CASES["js"].right}))
+    words = ["evaluate", "multipl_e_js", "--completions", "c.jsonl", "--data", str(folder), "--output", "out"]
+    code = (
+        "import sys; from reflectioncoder.cli import main; from reflectioncoder.prepared import ready_folder; "
+        "from reflectioncoder.languages import find; status = main(sys.argv[1:]); "
+        "find('cpp').missing or ready_folder(find('cpp')); "
+        'sys.exit(f\'{status} {sys.modules.keys() & {"torch", "transformers"}}\')'
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "0 set()", done.stderr
+    assert "pass@1 100.0%" in done.stdout
 
 
 def test_a_folder_of_completions_as_multipl_e_leaves_it_is_read(task, tmp_path):

@@ -268,10 +268,13 @@ def file_and_digest(path: Path) -> str:
 def opened(answer: str) -> str:
     """What follows the fence that opens an answer's code: one with a language behind it, or one that begins the answer.
 
-    An answer without one is code from its beginning, because its fence stood in the prompt.
+    An answer without one is code from its beginning, because its fence stood in the prompt; so is one that closes a
+    fence before it opens another, whose code has ended there.
     """
-    found = re.search(r"\A\s*```[\w+#-]*[^\S\n]*\n|^```[\w+#-]+[^\S\n]*\n", answer, re.MULTILINE)
-    return answer[found.end() :] if found else answer
+    first = re.search(r"(?:\A\s*|^)```([\w+#-]*)[^\S\n]*$\n?", answer, re.MULTILINE)
+    if first is None or not (first[1] or not answer[: first.start()].strip()):
+        return answer
+    return answer[first.end() :]
 
 
 def defines(code: str, name: str) -> bool:

@@ -21,9 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run, opened
+from reflectioncoder.tasks.evalplus_data import read_values
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter import Interpreter, Isolation, Limits
@@ -236,7 +236,7 @@ def _data_file(folder: str) -> Path:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     problems: dict[str, dict[str, Any]] = {}
-    for where, row in iter_jsonl(path):
+    for where, row in read_values(path)[0]:
         texts = ("prompt", "reference_code", "code_context")
         if not isinstance(row, dict) or any(not isinstance(row.get(name), str) for name in texts):
             raise UserError(f"{where}: not a problem of DS-1000; it needs {', '.join(texts)} and metadata")

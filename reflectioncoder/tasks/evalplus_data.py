@@ -8,7 +8,6 @@ problems have to be made into what their function takes.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reflectioncoder.dialogue import unzipped
 from reflectioncoder.errors import UserError
 
 Arguments = list[Any]
@@ -105,31 +105,37 @@ def find_plus(source: Source, data: str, download: bool = True) -> Path | None:
     raise UserError(f"{names[0]} is not here and {reason}; give the folder it is in with --data DIR")
 
 
-def read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The objects of a JSON-lines file, gzipped or not, and its digest.
+def read_values(path: Path) -> tuple[list[tuple[str, Any]], str]:
+    """The values of a JSON-lines file, gzipped or not, each with the name of its place, and the file's digest.
 
     Raises:
         UserError: a file that cannot be read or is damaged, saying where.
     """
     try:
         data = path.read_bytes()
-        text = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        lines = text.decode("utf-8").split("\n")
+        lines = unzipped(data).decode("utf-8").split("\n")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"data file {path}: cannot be read ({error}); fetch it again") from None
     except UnicodeDecodeError as error:
         raise UserError(f"data file {path}: not UTF-8 at byte {error.start}; fetch it again") from None
-    rows = []
+    values = []
     for number, line in enumerate(lines, 1):
         if line.strip():
+            where = f"data file {path}, line {number}"
             try:
-                row = json.loads(line)
+                values.append((where, json.loads(line)))
             except (ValueError, RecursionError) as error:
-                raise UserError(f"data file {path}, line {number}: not JSON ({error}); fetch it again") from None
-            if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
-                raise UserError(f"data file {path}, line {number}: not a problem with a 'task_id'")
-            rows.append(row)
-    return rows, hashlib.sha256(data).hexdigest()
+                raise UserError(f"{where}: not JSON ({error}); fetch it again") from None
+    return values, hashlib.sha256(data).hexdigest()
+
+
+def read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The problems of a JSON-lines file and its digest. Raises UserError as `read_values`, or for other objects."""
+    values, digest = read_values(path)
+    for where, row in values:
+        if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
+            raise UserError(f"{where}: not a problem with a 'task_id'")
+    return [row for _, row in values], digest
 
 
 def read_plus(source: Source, path: Path) -> tuple[list[PlusProblem], str]:

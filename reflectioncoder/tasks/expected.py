@@ -7,14 +7,13 @@ were taken. It is filled problem by problem, when one is first scored. Set REFLE
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
+from reflectioncoder.cache import cache_folder
 from reflectioncoder.calls import Mode, Record, call_all, with_time
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import Interpreter, Limits
@@ -42,14 +41,6 @@ class Program:
     packed: str
     count: int
     mode: Mode
-
-
-def cache_folder() -> Path:
-    """Where computed things are kept."""
-    given = os.environ.get("REFLECTIONCODER_CACHE")
-    return (
-        Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reflectioncoder"
-    )
 
 
 class Expected:

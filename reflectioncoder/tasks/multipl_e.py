@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from reflectioncoder.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.languages import LANGUAGES, Toolchain, find
-from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run, opened
+from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
+from reflectioncoder.tasks.multipl_e_answers import assemble
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter import Interpreter, Isolation, Limits
@@ -118,8 +119,7 @@ class MultiPLE(Task):
             dataclasses.replace(limits, seconds=seconds + TRIAL_FACTOR * empty)
             for seconds, empty in zip((COMPILE_SECONDS, limits.seconds), trial, strict=True)
         )
-        start = "" if whole else row["prompt"]
-        code = start + cut(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
+        code = assemble(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
         return _build_and_run(toolchain, code, row["tests"], interpreter, compile_limit, run_limit)[0]
 
     def _measure(
@@ -142,28 +142,6 @@ class MultiPLE(Task):
 def tasks() -> dict[str, Callable[[TaskOptions], Task]]:
     """The task of each language by its name."""
     return {f"multipl_e_{key}": partial(MultiPLE, key) for key in LANGUAGES}
-
-
-def cut(completion: str, prompt: str, stops: list[str], whole: bool = False) -> str:
-    """What of an answer belongs before the tests: the function's body, up to MultiPL-E's first stop text.
-
-    An answer that says the function's head again goes on behind it, and of an answer in a fence the fence is left out;
-    a whole program keeps what stands before the function. Cutting what is cut already changes nothing.
-
-    Args:
-        completion: the answer, or a whole program.
-        prompt: of the problem; its last line is the head of the function.
-        stops: where the body ends; that text itself belongs to the tests.
-        whole: keep what stands before the body.
-    """
-    text = completion.replace("\r\n", "\n")
-    text = f"\n{opened(text)}".partition("\n```")[0][1:]
-    head = prompt.rstrip().splitlines()[-1].strip()
-    spaces = r"\s*".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", head))
-    said = re.search(rf"{spaces}[^\S\n]*\n?", text)
-    before, body = (text[: said.end()], text[said.end() :]) if said else ("", text)
-    ends = [place for stop in stops if (place := f"{body}\n".find(stop)) >= 0]
-    return (before if whole else "") + body[: min(ends, default=len(body))]
 
 
 def _build_and_run(
