@@ -27,6 +27,7 @@ from reflectioncoder.config import TrainConfig
 from reflectioncoder.distributed import lost_contact
 from reflectioncoder.errors import RankError, UserError
 from reflectioncoder.loss import LossTerms, micro_batch_loss, through
+from reflectioncoder.lora import set_precision
 from reflectioncoder.optimizer import MasterAdamW, with_masters
 from reflectioncoder.sharding import Engine, attach
 from reflectioncoder.steps import Step, Steps
@@ -201,6 +202,11 @@ class ReflectionTrainer(Trainer):
             more = {"tokens_per_second": speed} | ({} if share is None else {"mfu": share})
             logs = {**logs, **self.terms, **self.curves, **more, "tokens": self.tokens, "seconds": seconds}
         super().log(logs, start_time)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.config.lora.r:
+            set_precision(self.network, self.config)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"

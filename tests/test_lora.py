@@ -11,13 +11,16 @@ import tiny
 import torch
 from test_distributed import config, log, quiet, same_losses
 from test_train import At, interrupt
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
-from reflectioncoder.config import LoraConfig, TrainConfig
+from reflectioncoder import lora, loss
+from reflectioncoder.attention import use_varlen_attention
+from reflectioncoder.batching import build_rows, loss_weights, pack
+from reflectioncoder.config import LoraConfig, LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.models import load_model_and_tokenizer
-from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens
+from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens, encode
 from reflectioncoder.train import train
 
 pytest.importorskip("peft")
@@ -62,12 +65,69 @@ def test_merged_and_adapter_are_the_same_model_with_new_special_rows(base: Path,
     assert not torch.equal(before, after)
 
 
-def test_an_interrupted_adapter_run_goes_on_exactly(base: Path, tmp_path: Path) -> None:
-    train(lora_config(base, tmp_path / "whole"), quiet)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_of_few_trained_rows_gives_what_the_merged_table_gives(base: Path, tmp_path: Path, tied: bool) -> None:
+    words = tiny.tokenizer()
+    network = tiny.llama(258, tied)
+    add_special_tokens(network, words)
+    use_varlen_attention(network)
+    model = lora.add(network, words, dataclasses.replace(lora_config(base, tmp_path), precision="float32")).double()
+    samples = [encode(dialogue, words, str(i)) for i, dialogue in enumerate(tiny.dialogues(4))]
+    rows = [build_rows(sample, MaskingConfig(), "keep", 5, 10, 0) for sample in samples]
+    batch = pack(list(zip(rows, loss_weights(rows, LossConfig()), strict=True)))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    found = []
+    for head_of in (loss.head_of, merged_head):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loss, "head_of", head_of)
+            terms = loss.micro_batch_loss(network, batch, chunk=50)
+        found.append((terms, torch.autograd.grad(terms.loss, trained)))
+    (few, left), (merged, right) = found
+    assert torch.allclose(torch.stack(list(few)), torch.stack(list(merged)), rtol=1e-12)
+    for one, other in zip(left, right, strict=True):
+        assert (one - other).abs().max() < 1e-11 and other.abs().max() > 1e-6
+
+
+def merged_head(model: Any) -> loss.Head:
+    """The whole table with the trained rows in it, as PEFT's own forward makes it."""
+    rows = model.get_output_embeddings().token_adapter
+    return loss.Head(rows.get_merged_weights(rows.active_adapters))
+
+
+class Precisions(TrainerCallback):
+    """Collects the number types of what is trained and of what adapters read."""
+
+    def __init__(self) -> None:
+        self.trained: set[torch.dtype] = set()
+        self.read: set[torch.dtype] = set()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+        for name, module in model.named_modules():
+            if name.endswith("lora_A.default"):
+                module.register_forward_pre_hook(lambda _, inputs: self.read.add(inputs[0].dtype))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_interrupted_adapter_run_goes_on_exactly(base: Path, tmp_path: Path, precision: Any) -> None:
+    seen = Precisions()
+    train(lora_config(base, tmp_path / "whole", precision=precision), quiet, [seen])
+    assert seen.trained == seen.read == {getattr(torch, precision)}
     with pytest.raises(UserError, match="go on from checkpoint-2"):
-        train(lora_config(base, tmp_path / "cut"), quiet, [At(3, interrupt)])
-    train(lora_config(base, tmp_path / "cut", resume=True), quiet)
+        train(lora_config(base, tmp_path / "cut", precision=precision), quiet, [At(3, interrupt)])
+    train(lora_config(base, tmp_path / "cut", precision=precision, resume=True), quiet)
     same_losses(tmp_path / "whole", tmp_path / "cut", 0.0)
+
+
+def test_what_the_environment_says_of_sharding_counts(base: Path, tmp_path: Path) -> None:
+    settings = lora_config(base, tmp_path, sharding="configs/accelerate/ddp.yaml")
+    lora.check(settings, torch.device("cpu"), "none")
+    for engine in ("fsdp2", "deepspeed"):  # as `accelerate launch` leaves it
+        with pytest.raises(UserError, match=f"lora.r with sharding by {engine}"):
+            lora.check(lora_config(base, tmp_path), torch.device("cpu"), engine)
 
 
 @pytest.mark.parametrize(
