@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.loss import on_device
 from reflectioncoder.sharding import Engine
 from reflectioncoder.template import SPECIAL_TOKENS
 
@@ -102,10 +106,29 @@ def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Trai
     except ValueError as error:
         raise UserError(f"lora.targets = {', '.join(targets)}: {str(error).splitlines()[0]}") from None
     set_precision(found, config)
+    layer = model.get_input_embeddings().token_adapter
+    if type(layer.base_layer) is nn.Embedding:  # others may do more than look up
+        layer.forward = partial(embed, layer)
     return found
 
 
-def set_precision(model: torch.nn.Module, config: TrainConfig) -> None:
+def embed(layer: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Rows of a frozen embedding, and of the trained ones beside it.
+
+    PEFT's own forward copies the whole table and makes gradients for all of it.
+
+    Args:
+        layer: PEFT's trainable tokens around an embedding.
+        ids: of tokens, of any shape.
+    """
+    (adapter,) = layer.active_adapters
+    hits = ids[..., None] == on_device(tuple(layer.token_indices[adapter]), ids.device)
+    own = F.embedding(hits.int().argmax(-1), layer.trainable_tokens_delta[adapter])
+    found: torch.Tensor = torch.where(hits.any(-1, keepdim=True), own, layer.base_layer(ids))
+    return found
+
+
+def set_precision(model: nn.Module, config: TrainConfig) -> None:
     """Give what is trained the precision of the run: beside weights of four bits, and once loaded, it is float32."""
     for parameter in model.parameters():
         if parameter.requires_grad:

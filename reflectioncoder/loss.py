@@ -75,14 +75,14 @@ def head_of(model: PreTrainedModel) -> Head:
     if rows is not None:
         (adapter,) = rows.active_adapters
         own = rows.trainable_tokens_delta[adapter]
-        places = _on_device(tuple(rows.token_indices[adapter]), own.device)
+        places = on_device(tuple(rows.token_indices[adapter]), own.device)
     softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
     return Head(linear.weight, linear.bias, scale, softcap, own, places)
 
 
 @cache
-def _on_device(places: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Copied once, as each copy would make the processor wait for a GPU."""
+def on_device(places: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """A tensor of rows' numbers, copied once, as each copy would make the processor wait for a GPU."""
     return torch.tensor(places, device=device)
 
 

@@ -6,6 +6,7 @@ A step is a function of samples, configuration and its number alone, so ranks, r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from torch.utils.data import Dataset
@@ -13,20 +14,21 @@ from transformers import PreTrainedTokenizerBase
 
 from reflectioncoder.batching import (
     MicroBatch,
-    build_rows,
     cost,
+    count_targets,
     deal,
     last_round,
-    loss_weights,
     pack,
     plan_steps,
+    rows_of,
     split_by_cost,
+    weights_of,
 )
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.distributed import World
 from reflectioncoder.errors import UserError
-from reflectioncoder.masking import mask_rate
+from reflectioncoder.masking import mask_rate, visible_ranges
 from reflectioncoder.template import Encoded, encode
 from reflectioncoder.trackers import visible_shares
 
@@ -39,12 +41,16 @@ class Step:
         micro_batches: of this rank; their losses, summed over all ranks, are the loss of the batch.
         mask_rate: it was made with.
         tokens: through the model, on all ranks.
+        scored: places that have a target, on all ranks.
+        squares: of the rows' lengths, added up on all ranks.
         visible: shares of the blocks that students see, of `trackers.visible_shares`.
     """
 
     micro_batches: list[MicroBatch]
     mask_rate: float
     tokens: int
+    scored: int
+    squares: int
     visible: dict[str, float]
 
 
@@ -82,18 +88,55 @@ class Steps(Dataset[Step]):
         return len(self.plan)
 
     def __getitem__(self, step: int) -> Step:
-        config, max_steps = self.config, len(self.plan)
-        rows = [
-            build_rows(self.samples[i], config.masking, config.positions, step, max_steps, config.seed)
-            for i in self.plan[step]
+        config, max_steps, semantics = self.config, len(self.plan), self.config.masking.semantics
+        samples = [self.samples[i] for i in self.plan[step]]
+        ranges = [
+            visible_ranges(sample, config.masking, step, max_steps, config.seed) if sample.is_reflection else []
+            for sample in samples
         ]
-        weights = loss_weights(rows, config.loss)
-        costs = [sample.tokens for sample in rows]
+        # Weights and costs depend on all samples, and come of their counts; rows are built of those of this rank only.
+        counts = [count_targets(sample, semantics) for sample in samples]
+        weights = weights_of(counts, config.loss)
+        lengths = [(len(sample), sum(b - a for a, b in seen)) for sample, seen in zip(samples, ranges, strict=True)]
+        costs = [sum(pair) for pair in lengths]
         groups = split_by_cost(costs, config.micro_tokens, self.world.size)
         own = deal(groups, costs, self.world.size, self.world.rank)
-        batches = [pack([(rows[i], weights[i]) for i in group]) for group in own]
-        visible = visible_shares([self.samples[i] for i in self.plan[step]], config, step, max_steps)
-        return Step(batches, mask_rate(step, max_steps, config.masking.semantics), sum(costs), visible)
+        return Step(
+            micro_batches=[
+                pack([(rows_of(samples[i], ranges[i], semantics, config.positions), weights[i]) for i in group])
+                for group in own
+            ],
+            mask_rate=mask_rate(step, max_steps, semantics),
+            tokens=sum(costs),
+            scored=sum(teacher + student for teacher, student, _ in counts),
+            squares=sum(teacher**2 + student**2 for teacher, student in lengths),
+            visible=visible_shares(samples, ranges),
+        )
+
+
+class Ahead(Dataset[Step]):
+    """Steps, the next of which is made in a thread while the present one runs.
+
+    A thread and no process: nothing has to be sent, and nothing forked beside a GPU.
+
+    Args:
+        steps: of the run.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.pool = ThreadPoolExecutor(1, "next step")
+        self.pending: dict[int, Future[Step]] = {}
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> Step:
+        pending = self.pending.pop(step, None)
+        found = pending.result() if pending else self.steps[step]
+        following = step + 1
+        self.pending = {following: self.pool.submit(self.steps.__getitem__, following)} if following < len(self) else {}
+        return found
 
 
 def prepare(

@@ -66,7 +66,9 @@ def test_merged_and_adapter_are_the_same_model_with_new_special_rows(base: Path,
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_head_of_few_trained_rows_gives_what_the_merged_table_gives(base: Path, tmp_path: Path, tied: bool) -> None:
+def test_few_trained_rows_beside_frozen_tables_give_what_merged_tables_give(
+    base: Path, tmp_path: Path, tied: bool
+) -> None:
     words = tiny.tokenizer()
     network = tiny.llama(258, tied)
     add_special_tokens(network, words)
@@ -80,9 +82,11 @@ def test_a_head_of_few_trained_rows_gives_what_the_merged_table_gives(base: Path
         for parameter in trained:
             parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     found = []
-    for head_of in (loss.head_of, merged_head):
+    for merged_tables in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loss, "head_of", head_of)
+            if merged_tables:
+                patch.setattr(loss, "head_of", merged_head)
+                del network.get_input_embeddings().token_adapter.forward  # what is left is PEFT's own
             terms = loss.micro_batch_loss(network, batch, chunk=50)
         found.append((terms, torch.autograd.grad(terms.loss, trained)))
     (few, left), (merged, right) = found
