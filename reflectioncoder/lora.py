@@ -106,7 +106,8 @@ def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Trai
     except ValueError as error:
         raise UserError(f"lora.targets = {', '.join(targets)}: {str(error).splitlines()[0]}") from None
     set_precision(found, config)
-    layer = model.get_input_embeddings().token_adapter
+    table: Any = model.get_input_embeddings()
+    layer = table.token_adapter
     if type(layer.base_layer) is nn.Embedding:  # others may do more than look up
         layer.forward = partial(embed, layer)
     return found

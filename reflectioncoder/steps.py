@@ -5,9 +5,11 @@ A step is a function of samples, configuration and its number alone, so ranks, r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Event
 
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -28,9 +30,12 @@ from reflectioncoder.config import TrainConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.distributed import World
 from reflectioncoder.errors import UserError
-from reflectioncoder.masking import mask_rate, visible_ranges
+from reflectioncoder.masking import Range, mask_rate, visible_ranges
 from reflectioncoder.template import Encoded, encode
 from reflectioncoder.trackers import visible_shares
+
+SAMPLES_BETWEEN_PAUSES = 16
+PAUSE = 0.01  # seconds
 
 
 @dataclass(frozen=True)
@@ -88,24 +93,32 @@ class Steps(Dataset[Step]):
         return len(self.plan)
 
     def __getitem__(self, step: int) -> Step:
+        return self.make(step, lambda: None)
+
+    def make(self, step: int, pause: Callable[[], object]) -> Step:
+        """A step; `pause` is called after every few milliseconds of work."""
         config, max_steps, semantics = self.config, len(self.plan), self.config.masking.semantics
         samples = [self.samples[i] for i in self.plan[step]]
-        ranges = [
-            visible_ranges(sample, config.masking, step, max_steps, config.seed) if sample.is_reflection else []
-            for sample in samples
-        ]
         # Weights and costs depend on all samples, and come of their counts; rows are built of those of this rank only.
-        counts = [count_targets(sample, semantics) for sample in samples]
+        ranges: list[list[Range]] = []
+        counts: list[tuple[int, int, int]] = []
+        for number, sample in enumerate(samples):
+            seen = sample.is_reflection and visible_ranges(sample, config.masking, step, max_steps, config.seed)
+            ranges.append(seen or [])
+            counts.append(count_targets(sample, semantics))
+            if number % SAMPLES_BETWEEN_PAUSES == 0:
+                pause()
         weights = weights_of(counts, config.loss)
         lengths = [(len(sample), sum(b - a for a, b in seen)) for sample, seen in zip(samples, ranges, strict=True)]
         costs = [sum(pair) for pair in lengths]
         groups = split_by_cost(costs, config.micro_tokens, self.world.size)
-        own = deal(groups, costs, self.world.size, self.world.rank)
+        batches: list[MicroBatch] = []
+        for group in deal(groups, costs, self.world.size, self.world.rank):
+            rows = [rows_of(samples[i], ranges[i], semantics, config.positions) for i in group]
+            batches.append(pack([(one, weights[i]) for one, i in zip(rows, group, strict=True)]))
+            pause()
         return Step(
-            micro_batches=[
-                pack([(rows_of(samples[i], ranges[i], semantics, config.positions), weights[i]) for i in group])
-                for group in own
-            ],
+            micro_batches=batches,
             mask_rate=mask_rate(step, max_steps, semantics),
             tokens=sum(costs),
             scored=sum(teacher + student for teacher, student, _ in counts),
@@ -117,7 +130,9 @@ class Steps(Dataset[Step]):
 class Ahead(Dataset[Step]):
     """Steps, the next of which is made in a thread while the present one runs.
 
-    A thread and no process: nothing has to be sent, and nothing forked beside a GPU.
+    A thread and no process: nothing has to be sent, and nothing forked beside a GPU. Threads share one interpreter, and
+    one that works without a break would hold up the other, which gives work to the GPU, at each of its operations; so
+    this one pauses as long as nobody waits for it.
 
     Args:
         steps: of the run.
@@ -127,15 +142,19 @@ class Ahead(Dataset[Step]):
         self.steps = steps
         self.pool = ThreadPoolExecutor(1, "next step")
         self.pending: dict[int, Future[Step]] = {}
+        self.wanted = Event()
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, step: int) -> Step:
+        self.wanted.set()
         pending = self.pending.pop(step, None)
         found = pending.result() if pending else self.steps[step]
+        self.wanted.clear()
         following = step + 1
-        self.pending = {following: self.pool.submit(self.steps.__getitem__, following)} if following < len(self) else {}
+        if following < len(self):
+            self.pending = {following: self.pool.submit(self.steps.make, following, partial(self.wanted.wait, PAUSE))}
         return found
 
 

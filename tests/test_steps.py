@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,13 +65,14 @@ def test_the_next_step_is_made_in_a_thread_and_is_the_same() -> None:
     made: list[tuple[int, bool]] = []
 
     class Watched(Steps):
-        def __getitem__(self, step: int) -> Step:
+        def make(self, step: int, pause: Callable[[], object]) -> Step:
             made.append((step, threading.current_thread() is threading.main_thread()))
-            return super().__getitem__(step)
+            return super().make(step, pause)
 
     steps = Watched(SAMPLES, [1] * 12, run())
     ahead = Ahead(steps)
     taken = [ahead[number] for number in (0, 1, 2, 6, 7)]  # as with a jump forward, and to the end
+    ahead.pool.shutdown()
     assert sorted(made) == [(0, True), (1, False), (2, False), (3, False), (6, True), (7, False)]
     for number, step in zip((0, 1, 2, 6, 7), taken, strict=True):
         same(step, steps[number])
@@ -78,10 +80,10 @@ def test_the_next_step_is_made_in_a_thread_and_is_the_same() -> None:
 
 def test_what_goes_wrong_ahead_is_raised_where_it_is_needed() -> None:
     class Broken(Steps):
-        def __getitem__(self, step: int) -> Step:
+        def make(self, step: int, pause: Callable[[], object]) -> Step:
             if step == 1:
                 raise MemoryError("no memory for step 1")
-            return super().__getitem__(step)
+            return super().make(step, pause)
 
     ahead = Ahead(Broken(SAMPLES, [1] * 12, run()))
     ahead[0]
