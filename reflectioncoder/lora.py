@@ -102,10 +102,12 @@ def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Trai
     settings.base_model_name_or_path = config.model
     torch.manual_seed(config.seed)  # ranks and resumed runs begin with the same adapters
     try:
-        found = get_peft_model(model, settings, autocast_adapter_dtype=False)
+        found: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"lora.targets = {', '.join(targets)}: {str(error).splitlines()[0]}") from None
     set_precision(found, config)
+    # Checkpoints too: the trained rows are in the adapter, and the rest of the tables is made again as it was.
+    found.save_pretrained = partial(found.save_pretrained, save_embedding_layers=False)
     table: Any = model.get_input_embeddings()
     layer = table.token_adapter
     if type(layer.base_layer) is nn.Embedding:  # others may do more than look up
