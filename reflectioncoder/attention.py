@@ -82,6 +82,12 @@ def _torch_varlen() -> Any:
 
 
 @cache
+def _varlen_options() -> frozenset[str]:
+    """What arguments PyTorch's variable-length attention knows, which differs between releases."""
+    return frozenset(inspect.signature(_torch_varlen()).parameters)
+
+
+@cache
 def _flash_varlen() -> Any:
     """flash-attn's variable-length attention, None where it is not installed."""
     try:
@@ -110,7 +116,7 @@ def _kernel(
         return flash(q, k, v, *where, softmax_scale=scale, causal=True, window_size=sides)[None]
     if varlen is None or torch.cuda.get_device_capability(query.device) < (8, 0):
         return None
-    known = inspect.signature(varlen).parameters
+    known = _varlen_options()
     options: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
     if "scale" in known:
         options["scale"] = scale

@@ -11,13 +11,15 @@ import heapq
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice, pairwise
+from itertools import accumulate, chain, compress, islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from reflectioncoder.config import LossConfig, MaskingConfig
-from reflectioncoder.masking import visible_ranges
+from reflectioncoder.masking import Range, visible_ranges
 from reflectioncoder.template import Encoded
 
 
@@ -71,11 +73,25 @@ def teacher_targets(encoded: Encoded, semantics: str) -> tuple[int, ...]:
 
     `paper`: the labels of appendix C. `release`: with the `<|assistant|>` tokens and EOS.
     """
-    targets = {t for t, is_label in enumerate(encoded.is_label) if is_label}
+    targets = tuple(compress(range(len(encoded)), encoded.is_label))
     if semantics == "release":
-        targets.update(start for start, _ in encoded.message_bounds[1::2])
-        targets.add(len(encoded.ids) - 1)
-    return tuple(sorted(targets))
+        targets = tuple(sorted({*targets, *(start for start, _ in encoded.message_bounds[1::2]), len(encoded) - 1}))
+    return targets
+
+
+def _asked(encoded: Encoded, semantics: str) -> range:
+    """Places of the tokens of the final answer that the student's cross-entropy asks for.
+
+    Paper: everything after `<|assistant|>` up to and including `<|endofmessage|>`. Release: also `<|assistant|>`.
+    """
+    answer, end = encoded.message_bounds[-1]
+    return range(answer if semantics == "release" else answer + 1, end)
+
+
+def count_targets(encoded: Encoded, semantics: str) -> tuple[int, int, int]:
+    """Targets of the teacher's and the student's cross-entropy, and places of KL, which are as many as the latter."""
+    asked = len(_asked(encoded, semantics)) if encoded.is_reflection else 0
+    return len(teacher_targets(encoded, semantics)), asked, asked
 
 
 def build_rows(encoded: Encoded, masking: MaskingConfig, positions: str, step: int, max_steps: int, seed: int) -> Rows:
@@ -89,23 +105,26 @@ def build_rows(encoded: Encoded, masking: MaskingConfig, positions: str, step: i
         max_steps: optimizer steps of the whole run.
         seed: of the random choices.
     """
+    ranges = visible_ranges(encoded, masking, step, max_steps, seed) if encoded.is_reflection else []
+    return rows_of(encoded, ranges, masking.semantics, positions)
+
+
+def rows_of(encoded: Encoded, ranges: Sequence[Range], semantics: str, positions: str) -> Rows:
+    """Teacher and student rows of a sample of which the student sees some token ranges; see `build_rows`."""
     length = len(encoded.ids)
-    targets = teacher_targets(encoded, masking.semantics)
+    targets = teacher_targets(encoded, semantics)
     if not encoded.is_reflection:
         return Rows(Row(encoded.ids, tuple(range(length)), targets))
-    answer, answer_end = encoded.message_bounds[-1]
-    # Paper: what is predicted is everything after `<|assistant|>` up to and including `<|endofmessage|>`.
-    # Release: cross-entropy also asks for `<|assistant|>`; KL takes the places of those same tokens, unshifted.
-    release = masking.semantics == "release"
-    asked = range(answer if release else answer + 1, answer_end)
-    distill = asked if release else range(answer, answer_end - 1)
-    places = [t for a, b in visible_ranges(encoded, masking, step, max_steps, seed) for t in range(a, b)]
+    asked = _asked(encoded, semantics)
+    # Release: KL takes the places of the tokens that cross-entropy asks for, unshifted.
+    distill = asked if semantics == "release" else range(asked.start - 1, asked.stop - 1)
+    places = tuple(chain.from_iterable(range(a, b) for a, b in ranges))
     shift = length - len(places)  # the second round is intact, so it only moves to the left
     student = Row(
-        ids=tuple(encoded.ids[t] for t in places),
-        positions=tuple(places) if positions == "keep" else tuple(range(len(places))),
-        targets=tuple(t - shift for t in asked),
-        distill=tuple(t - shift for t in distill),
+        ids=tuple(chain.from_iterable(encoded.ids[a:b] for a, b in ranges)),
+        positions=places if positions == "keep" else tuple(range(len(places))),
+        targets=tuple(range(asked.start - shift, asked.stop - shift)),
+        distill=tuple(range(distill.start - shift, distill.stop - shift)),
     )
     return Rows(Row(encoded.ids, tuple(range(length)), targets, tuple(distill)), student)
 
@@ -131,9 +150,7 @@ class Weights:
 
 
 def loss_weights(batch: Sequence[Rows], config: LossConfig) -> list[Weights]:
-    """Weights that make the sum over all tokens of a global batch its loss (section 3.2, last paragraph).
-
-    As they depend on the whole batch, the value is the same however it is cut into micro-batches.
+    """Weights that make the sum over all tokens of a global batch its loss (section 3.2, last paragraph), however cut.
 
     Args:
         batch: all samples of the global batch.
@@ -143,12 +160,14 @@ def loss_weights(batch: Sequence[Rows], config: LossConfig) -> list[Weights]:
         One `Weights` a sample.
     """
     counts = [
-        (
-            len(rows.teacher.targets),
-            *((len(rows.student.targets), len(rows.student.distill)) if rows.student else (0, 0)),
-        )
-        for rows in batch
+        (len(one.teacher.targets), *((len(one.student.targets), len(one.student.distill)) if one.student else (0, 0)))
+        for one in batch
     ]
+    return weights_of(counts, config)
+
+
+def weights_of(counts: Sequence[tuple[int, int, int]], config: LossConfig) -> list[Weights]:
+    """The same, of what `count_targets` gives for each sample of the global batch."""
     totals = [sum(column) for column in zip(*counts, strict=True)]
     with_student = sum(1 for _, student, _ in counts if student)
     weights = []
@@ -159,9 +178,9 @@ def loss_weights(batch: Sequence[Rows], config: LossConfig) -> list[Weights]:
             terms = means
         else:
             own = [1 / count if count else 0.0 for count in (teacher, student, kl)]
-            means = [own[0] / len(batch), *(value / max(with_student, 1) for value in own[1:])]
-            pooled = 1 / (teacher + student) / len(batch)
-            terms = [value / len(batch) for value in own]
+            means = [own[0] / len(counts), *(value / max(with_student, 1) for value in own[1:])]
+            pooled = 1 / (teacher + student) / len(counts)
+            terms = [value / len(counts) for value in own]
         ce = (pooled, pooled) if config.cross_entropy == "pooled" else (terms[0], terms[1])
         weights.append(Weights(*ce, config.distillation * terms[2], *means))
     return weights
@@ -205,21 +224,27 @@ class MicroBatch:
         return self.input_ids.shape[1]
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same on another device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return MicroBatch(**{**values, **moved})
+        """The same on another device; copies to a GPU are only begun, so that nothing waits for it."""
+
+        def move(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            if torch.device(device).type == "cuda":
+                return value.pin_memory().to(device, non_blocking=True)
+            return value.to(device)
+
+        return MicroBatch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """A scored place before packing: where, which token, and what it counts."""
+def _repeated(values: Sequence[float], times: Sequence[int], kind: Any) -> NDArray[Any]:
+    return np.repeat(np.array(values, dtype=kind), np.array(times, dtype=np.int64))
 
-    place: int
-    target: int
-    ce: float = 0.0
-    teacher_mean: float = 0.0
-    student_mean: float = 0.0
+
+def _joined(parts: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> NDArray[np.int64]:
+    """Numbers of several sequences one after another, each counted from its start where those are given."""
+    lengths = [len(part) for part in parts]
+    found = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=sum(lengths))
+    return found if starts is None else found + _repeated(starts, lengths, np.int64)
 
 
 def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
@@ -229,49 +254,46 @@ def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
     passes, and one that has fewer samples than passes makes up the difference with those.
     """
     samples = samples or [(Rows(Row((0, 0), (0, 1), (1,))), Weights(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))]
-    ids: list[int] = []
-    positions: list[int] = []
-    bounds = [0]
-    paired: tuple[list[_Scored], list[_Scored]] = ([], [])
-    single: list[_Scored] = []
-    kl_weight: list[float] = []
-    kl_mean: list[float] = []
-    for rows, weights in samples:
-        for side, row in enumerate(row for row in (rows.teacher, rows.student) if row is not None):
-            start = len(ids)
-            ids.extend(row.ids)
-            positions.extend(row.positions)
-            bounds.append(len(ids))
-            scored = {}
-            for t in row.targets:
-                if side == 0:
-                    item = _Scored(start + t - 1, row.ids[t], weights.teacher, weights.teacher_mean)
-                else:
-                    item = _Scored(start + t - 1, row.ids[t], weights.student, 0.0, weights.student_mean)
-                scored[t - 1] = item
-            for place in row.distill:
-                paired[side].append(scored.pop(place, _Scored(start + place, 0)))
-            single.extend(scored.values())
-        if rows.student is not None:
-            kl_weight.extend([weights.kl] * len(rows.student.distill))
-            kl_mean.extend([weights.kl_mean] * len(rows.student.distill))
-    everything = [*paired[0], *paired[1], *single]
-
-    def floats(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64)
-
+    rows: list[Row] = []
+    worth: list[tuple[float, float, float]] = []  # of a row's targets: in the loss, in the means of its two terms
+    pairs: list[tuple[int, Weights]] = []  # numbers of the students' rows; the teachers' are before them
+    for both, weights in samples:
+        rows.append(both.teacher)
+        worth.append((weights.teacher, weights.teacher_mean, 0.0))
+        if both.student is not None:
+            pairs.append((len(rows), weights))
+            rows.append(both.student)
+            worth.append((weights.student, 0.0, weights.student_mean))
+    bounds = [0, *accumulate(len(row.ids) for row in rows)]
+    ids = _joined([row.ids for row in rows])
+    # Of every place: the token it should predict, and what that counts; zeros where nothing is asked.
+    asking = _joined([row.targets for row in rows], bounds[:-1]) - 1
+    target = np.zeros(len(ids), dtype=np.int64)
+    target[asking] = ids[asking + 1]
+    counts = np.zeros((3, len(ids)))
+    counts[:, asking] = np.repeat(np.array(worth).T, [len(row.targets) for row in rows], axis=1)
+    distill = [
+        _joined([rows[number - back].distill for number, _ in pairs], [bounds[number - back] for number, _ in pairs])
+        for back in (1, 0)
+    ]
+    paired = np.zeros(len(ids), dtype=bool)
+    for places in distill:
+        paired[places] = True
+    index = np.concatenate([*distill, asking[~paired[asking]]])
+    each = [len(rows[number].distill) for number, _ in pairs]
+    ce_weight, teacher_mean, student_mean = (torch.from_numpy(part[index]) for part in counts)
     return MicroBatch(
-        input_ids=torch.tensor([ids]),
-        position_ids=torch.tensor([positions]),
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.from_numpy(_joined([row.positions for row in rows]))[None],
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
-        max_length=max(b - a for a, b in pairwise(bounds)),
-        index=torch.tensor([item.place for item in everything]),
-        target=torch.tensor([item.target for item in everything]),
-        ce_weight=floats([item.ce for item in everything]),
-        kl_weight=floats(kl_weight),
-        teacher_mean=floats([item.teacher_mean for item in everything]),
-        student_mean=floats([item.student_mean for item in everything]),
-        kl_mean=floats(kl_mean),
+        max_length=max(len(row.ids) for row in rows),
+        index=torch.from_numpy(index),
+        target=torch.from_numpy(target[index]),
+        ce_weight=ce_weight,
+        kl_weight=torch.from_numpy(_repeated([weights.kl for _, weights in pairs], each, np.float64)),
+        teacher_mean=teacher_mean,
+        student_mean=student_mean,
+        kl_mean=torch.from_numpy(_repeated([weights.kl_mean for _, weights in pairs], each, np.float64)),
     )
 
 

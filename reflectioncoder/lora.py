@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.loss import on_device
+from reflectioncoder.sharding import Engine
 from reflectioncoder.template import SPECIAL_TOKENS
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def check(config: TrainConfig, device: torch.device) -> None:
-    """Whether the settings of LoRA can be followed here. Raises UserError."""
+def check(config: TrainConfig, device: torch.device, engine: Engine) -> None:
+    """Whether the settings of LoRA can be followed here, with the engine that shards. Raises UserError."""
     lora = config.lora
     if lora.r < 0:
         raise UserError(f"lora.r = {lora.r}: must be positive, or 0 to train all weights")
@@ -32,9 +37,10 @@ def check(config: TrainConfig, device: torch.device) -> None:
             raise UserError(f"lora.quantize = '{lora.quantize}': quantised weights cannot be trained; set lora.r")
         return
     _need("peft", "LoRA", "peft")
-    if config.sharding:
+    if engine != "none":
         raise UserError(
-            "lora.r with sharding: not supported together; without sharding every rank holds the whole model"
+            f"lora.r with sharding by {engine}: not supported together; without sharding every rank holds the whole "
+            "model (launch with torchrun, or with configs/accelerate/ddp.yaml)"
         )
     if lora.quantize == "4bit":
         _need("bitsandbytes", "QLoRA", "peft,qlora")
@@ -65,6 +71,9 @@ def quantisation(config: TrainConfig) -> dict[str, Any]:
 def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> Any:
     """A PEFT model around `model`, which gets the adapters in place.
 
+    What is trained has the precision that the model computes in, or PEFT would cast what every layer reads to float32;
+    the optimizer keeps float32 copies (`optimizer.Masters`).
+
     Args:
         model: with its special tokens added.
         tokenizer: which knows their ids.
@@ -93,9 +102,40 @@ def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Trai
     settings.base_model_name_or_path = config.model
     torch.manual_seed(config.seed)  # ranks and resumed runs begin with the same adapters
     try:
-        return get_peft_model(model, settings)
+        found: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"lora.targets = {', '.join(targets)}: {str(error).splitlines()[0]}") from None
+    set_precision(found, config)
+    # Checkpoints too: the trained rows are in the adapter, and the rest of the tables is made again as it was.
+    found.save_pretrained = partial(found.save_pretrained, save_embedding_layers=False)
+    table: Any = model.get_input_embeddings()
+    layer = table.token_adapter
+    if type(layer.base_layer) is nn.Embedding:  # others may do more than look up
+        layer.forward = partial(embed, layer)
+    return found
+
+
+def embed(layer: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Rows of a frozen embedding, and of the trained ones beside it.
+
+    PEFT's own forward copies the whole table and makes gradients for all of it.
+
+    Args:
+        layer: PEFT's trainable tokens around an embedding.
+        ids: of tokens, of any shape.
+    """
+    (adapter,) = layer.active_adapters
+    hits = ids[..., None] == on_device(tuple(layer.token_indices[adapter]), ids.device)
+    own = F.embedding(hits.int().argmax(-1), layer.trainable_tokens_delta[adapter])
+    found: torch.Tensor = torch.where(hits.any(-1, keepdim=True), own, layer.base_layer(ids))
+    return found
+
+
+def set_precision(model: nn.Module, config: TrainConfig) -> None:
+    """Give what is trained the precision of the run: beside weights of four bits, and once loaded, it is float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(getattr(torch, config.precision))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

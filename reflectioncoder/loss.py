@@ -6,8 +6,9 @@ so full-vocabulary logits never outlive a chunk and are never computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -33,16 +34,22 @@ class Head:
         bias: [V] or None.
         scale: factor on the logits.
         softcap: logits become softcap * tanh(logits / softcap); 0 leaves them.
+        own: [k, H] rows that are trained beside a frozen `weight` and stand in for its rows `places`; None is none.
+        places: [k], int64.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float = 0.0
+    own: torch.Tensor | None = None
+    places: torch.Tensor | None = None
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[n, H] -> [n, V]."""
         found = hidden @ self.weight.T.to(hidden.dtype)
+        if self.own is not None and self.places is not None:
+            found = found.index_copy(1, self.places, hidden @ self.own.T.to(hidden.dtype))
         if self.bias is not None:
             found = found + self.bias
         found = found * self.scale
@@ -61,18 +68,58 @@ def head_of(model: PreTrainedModel) -> Head:
     # Engines make classes of their own from nn.Linear; heads with other arithmetic have their own forward.
     if getattr(type(linear), "forward", None) is not nn.Linear.forward:
         raise UserError(f"{type(model).__name__}: its output head is not a linear layer, which training needs")
-    weight = linear.weight if rows is None else rows.get_merged_weights(rows.active_adapters)
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
-    return Head(weight, linear.bias, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0))
+    own = places = None
+    if rows is not None:
+        (adapter,) = rows.active_adapters
+        own = rows.trainable_tokens_delta[adapter]
+        places = on_device(tuple(rows.token_indices[adapter]), own.device)
+    softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+    return Head(linear.weight, linear.bias, scale, softcap, own, places)
+
+
+@cache
+def on_device(places: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """A tensor of rows' numbers, copied once, as each copy would make the processor wait for a GPU."""
+    return torch.tensor(places, device=device)
+
+
+def _pieces(n: int, pairs: int, chunk: int) -> Iterator[tuple[slice, ...]]:
+    """Places to score together: those of teachers with their students' behind them, then one run of the others."""
+    half = max(1, chunk // 2)
+    for a in range(0, pairs, half):
+        b = min(a + half, pairs)
+        yield slice(a, b), slice(pairs + a, pairs + b)
+    for a in range(2 * pairs, n, chunk):
+        yield (slice(a, min(a + chunk, n)),)
+
+
+def _take(values: torch.Tensor, piece: tuple[slice, ...]) -> torch.Tensor:
+    return values[piece[0]] if len(piece) == 1 else torch.cat([values[part] for part in piece])
+
+
+def _put(values: torch.Tensor, piece: tuple[slice, ...], found: torch.Tensor) -> None:
+    for part in piece:
+        size = part.stop - part.start
+        values[part] = found[:size]
+        found = found[size:]
+
+
+def _add_product(total: torch.Tensor, grad: torch.Tensor, states: torch.Tensor) -> None:
+    """Add [n, V] transposed times [n, H], summed over n in float32 or better."""
+    if grad.dtype == total.dtype:
+        total.addmm_(grad.T, states)
+    else:
+        total += grad.T @ states
 
 
 class ChunkedLoss(torch.autograd.Function):
     """Sum of weighted cross-entropies and KL terms of scored places, chunk by chunk.
 
-    Inputs as in `scored_loss`; outputs are the loss, the n cross-entropies and the K divergences, of which only the
-    loss has a gradient.
+    Inputs as in `scored_loss`, with the fields of its head and whether gradients are wanted; outputs are the loss, the
+    n cross-entropies and the K divergences, of which only the loss has a gradient.
     """
 
     @staticmethod
@@ -81,31 +128,34 @@ class ChunkedLoss(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
+        own: torch.Tensor | None,
+        places: torch.Tensor | None,
         target: torch.Tensor,
         ce_weight: torch.Tensor,
         kl_weight: torch.Tensor,
         scale: float,
         softcap: float,
         chunk: int,
+        wanted: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         table = weight.to(hidden.dtype)
+        own_table = None if own is None else own.to(hidden.dtype)
         n, pairs = len(target), len(kl_weight)
         ce, kl = hidden.new_zeros(n, dtype=exact), hidden.new_zeros(pairs, dtype=exact)
         ce_weight, kl_weight = ce_weight.to(exact), kl_weight.to(exact)
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
-        half = max(1, chunk // 2)
-        pieces = [
-            torch.cat([torch.arange(a, min(a + half, pairs)), torch.arange(a + pairs, min(a + half, pairs) + pairs)])
-            for a in range(0, pairs, half)
-        ]
-        pieces += [torch.arange(a, min(a + chunk, n)) for a in range(2 * pairs, n, chunk)]
-        for number, piece in enumerate(pieces):
-            rows = piece.to(hidden.device)
-            states = hidden[rows]
+
+        def sums(of: torch.Tensor | None, at: int) -> torch.Tensor | None:
+            asked = wanted and of is not None and ctx.needs_input_grad[at]
+            return torch.zeros_like(of, dtype=exact) if asked and of is not None else None
+
+        grad_hidden = torch.empty_like(hidden) if wanted else None
+        grad_weight, grad_bias, grad_own = sums(weight, 1), sums(bias, 2), sums(own, 3)
+        for piece in _pieces(n, pairs, chunk):
+            states = _take(hidden, piece)
             logits = (states @ table.T).to(exact)
+            if own_table is not None:
+                logits[:, places] = (states @ own_table.T).to(exact)
             if bias is not None:
                 logits += bias
             if scale != 1.0:
@@ -113,26 +163,30 @@ class ChunkedLoss(torch.autograd.Function):
             slope = None
             if softcap:
                 logits = logits.div_(softcap).tanh_()
-                slope = 1 - logits.square()
+                slope = 1 - logits.square() if wanted else None
                 logits *= softcap
             log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
-            wanted = target[rows, None]
-            ce[rows] = -log_p.gather(1, wanted)[:, 0]
+            asked = _take(target, piece)[:, None]
+            _put(ce, piece, -log_p.gather(1, asked)[:, 0])
+            paired = len(piece) == 2
+            m = len(log_p) // 2
+            if grad_hidden is None:
+                if paired:
+                    kl[piece[0]] = (log_p[:m].exp() * (log_p[:m] - log_p[m:])).sum(-1)
+                continue
             grad = log_p.exp()
-            factor = ce_weight[rows, None]
-            if number * half < pairs:
-                m = len(rows) // 2
+            factor = _take(ce_weight, piece)[:, None]
+            if paired:
                 teacher, student = grad[:m], grad[m:]
-                two = rows[:m]
-                kl[two] = (teacher * (log_p[:m] - log_p[m:])).sum(-1)
+                kl[piece[0]] = (teacher * (log_p[:m] - log_p[m:])).sum(-1)
                 # d(ce + kl)/d(student logits) = (w + v) q - w onehot - v p, with the teacher's p a constant.
-                pull = kl_weight[two, None]
+                pull = kl_weight[piece[0], None]
                 student *= factor[m:] + pull
                 student.addcmul_(teacher, pull, value=-1)
                 teacher *= factor[:m]
             else:
                 grad *= factor
-            grad.scatter_add_(1, wanted, -factor)
+            grad.scatter_add_(1, asked, -factor)
             if slope is not None:
                 grad *= slope
             if scale != 1.0:
@@ -140,26 +194,28 @@ class ChunkedLoss(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
             low = grad.to(hidden.dtype)
-            grad_hidden[rows] = low @ table
+            found = None
+            if own_table is not None:
+                own_low = low[:, places]
+                low[:, places] = 0  # the frozen rows in their place were not used
+                found = own_low @ own_table
+                if grad_own is not None:
+                    _add_product(grad_own, own_low, states)
+            _put(grad_hidden, piece, low @ table if found is None else found.addmm_(low, table))
             if grad_weight is not None:
-                if low.dtype == exact:
-                    grad_weight.addmm_(low.T, states)
-                else:
-                    grad_weight += low.T @ states
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ctx.weight_dtype = weight.dtype
+                _add_product(grad_weight, low, states)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, grad_own)
+        ctx.dtypes = [None if of is None else of.dtype for of in (weight, bias, own)]
         ctx.mark_non_differentiable(ce, kl)
         return ce @ ce_weight + kl @ kl_weight, ce, kl
 
     @staticmethod
     def backward(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        grad_hidden = grad_hidden * grad_loss.to(grad_hidden.dtype)
-        if grad_weight is not None:
-            grad_weight = grad_weight.mul_(grad_loss).to(ctx.weight_dtype)
-        if grad_bias is not None:
-            grad_bias = grad_bias.mul_(grad_loss).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None, None
+        of_hidden, *rest = ctx.saved_tensors
+        # Sums of many terms are scaled before they are rounded.
+        sums = zip(rest, ctx.dtypes, strict=True)
+        scaled = [None if of is None else of.mul_(grad_loss).to(dtype) for of, dtype in sums]
+        return of_hidden * grad_loss.to(of_hidden.dtype), *scaled, *[None] * 8
 
 
 def scored_loss(
@@ -184,8 +240,11 @@ def scored_loss(
         The loss; n cross-entropies and K divergences in natural units, without gradient.
     """
     chunk = chunk or max(2, _chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
+    of_head = head.weight, head.bias, head.own, head.places
+    # Inside the function autograd is off whatever the caller wants, so what it wants is told.
+    wanted = torch.is_grad_enabled()
     return ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, target, ce_weight, kl_weight, head.scale, head.softcap, chunk
+        hidden, *of_head, target, ce_weight, kl_weight, head.scale, head.softcap, chunk, wanted
     )
 
 

@@ -7,30 +7,37 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Event
 
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from reflectioncoder.batching import (
     MicroBatch,
-    build_rows,
     cost,
+    count_targets,
     deal,
     last_round,
-    loss_weights,
     pack,
     plan_steps,
+    rows_of,
     split_by_cost,
+    weights_of,
 )
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.dialogue import Dialogue
 from reflectioncoder.distributed import World
 from reflectioncoder.errors import UserError
-from reflectioncoder.masking import mask_rate
+from reflectioncoder.masking import Range, mask_rate, visible_ranges
 from reflectioncoder.template import Encoded, encode
 from reflectioncoder.trackers import visible_shares
+
+SAMPLES_BETWEEN_PAUSES = 16
+PAUSE = 0.01  # seconds
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,16 @@ class Step:
         micro_batches: of this rank; their losses, summed over all ranks, are the loss of the batch.
         mask_rate: it was made with.
         tokens: through the model, on all ranks.
+        scored: places that have a target, on all ranks.
+        squares: of the rows' lengths, added up on all ranks.
         visible: shares of the blocks that students see, of `trackers.visible_shares`.
     """
 
     micro_batches: list[MicroBatch]
     mask_rate: float
     tokens: int
+    scored: int
+    squares: int
     visible: dict[str, float]
 
 
@@ -84,18 +95,69 @@ class Steps(Dataset[Step]):
         return len(self.plan)
 
     def __getitem__(self, step: int) -> Step:
-        config, max_steps = self.config, len(self.plan)
-        rows = [
-            build_rows(self.samples[i], config.masking, config.positions, step, max_steps, config.seed)
-            for i in self.plan[step]
-        ]
-        weights = loss_weights(rows, config.loss)
-        costs = [sample.tokens for sample in rows]
+        return self.make(step, lambda: None)
+
+    def make(self, step: int, pause: Callable[[], object]) -> Step:
+        """A step; `pause` is called after every few milliseconds of work."""
+        config, max_steps, semantics = self.config, len(self.plan), self.config.masking.semantics
+        samples = [self.samples[i] for i in self.plan[step]]
+        # Weights and costs depend on all samples, and come of their counts; rows are built of those of this rank only.
+        ranges: list[list[Range]] = []
+        counts: list[tuple[int, int, int]] = []
+        for number, sample in enumerate(samples):
+            seen = sample.is_reflection and visible_ranges(sample, config.masking, step, max_steps, config.seed)
+            ranges.append(seen or [])
+            counts.append(count_targets(sample, semantics))
+            if number % SAMPLES_BETWEEN_PAUSES == 0:
+                pause()
+        weights = weights_of(counts, config.loss)
+        lengths = [(len(sample), sum(b - a for a, b in seen)) for sample, seen in zip(samples, ranges, strict=True)]
+        costs = [sum(pair) for pair in lengths]
         groups = split_by_cost(costs, config.micro_tokens, self.world.size)
-        own = deal(groups, costs, self.world.size, self.world.rank)
-        batches = [pack([(rows[i], weights[i]) for i in group]) for group in own]
-        visible = visible_shares([self.samples[i] for i in self.plan[step]], config, step, max_steps)
-        return Step(batches, mask_rate(step, max_steps, config.masking.semantics), sum(costs), visible)
+        batches: list[MicroBatch] = []
+        for group in deal(groups, costs, self.world.size, self.world.rank):
+            rows = [rows_of(samples[i], ranges[i], semantics, config.positions) for i in group]
+            batches.append(pack([(one, weights[i]) for one, i in zip(rows, group, strict=True)]))
+            pause()
+        return Step(
+            micro_batches=batches,
+            mask_rate=mask_rate(step, max_steps, semantics),
+            tokens=sum(costs),
+            scored=sum(teacher + student for teacher, student, _ in counts),
+            squares=sum(teacher**2 + student**2 for teacher, student in lengths),
+            visible=visible_shares(samples, ranges),
+        )
+
+
+class Ahead(Dataset[Step]):
+    """Steps, the next of which is made in a thread while the present one runs.
+
+    A thread and no process: nothing has to be sent, and nothing forked beside a GPU. Threads share one interpreter, and
+    one that works without a break would hold up the other, which gives work to the GPU, at each of its operations; so
+    this one pauses as long as nobody waits for it.
+
+    Args:
+        steps: of the run.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.pool = ThreadPoolExecutor(1, "next step")
+        self.pending: dict[int, Future[Step]] = {}
+        self.wanted = Event()
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> Step:
+        self.wanted.set()
+        pending = self.pending.pop(step, None)
+        found = pending.result() if pending else self.steps[step]
+        self.wanted.clear()
+        following = step + 1
+        if following < len(self):
+            self.pending = {following: self.pool.submit(self.steps.make, following, partial(self.wanted.wait, PAUSE))}
+        return found
 
 
 def prepare(

@@ -122,7 +122,7 @@ def train(
     arguments = _arguments(config, engine)
     # FSDP2 keeps float32 shards and puts them on their devices itself.
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
-    lora.check(config, arguments.device)
+    lora.check(config, arguments.device, engine)
     if "8bit" in config.optimizer and arguments.device.type != "cuda":
         raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; take adamw or adafactor")
     world = world.meet()

@@ -26,11 +26,13 @@ from reflectioncoder.checkpoints import EVALUATIONS, Progress, append_line, how_
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.distributed import lost_contact
 from reflectioncoder.errors import RankError, UserError
+from reflectioncoder.lora import set_precision
 from reflectioncoder.loss import LossTerms, micro_batch_loss, through
 from reflectioncoder.optimizer import MasterAdamW, with_masters
 from reflectioncoder.sharding import Engine, attach
-from reflectioncoder.steps import Step, Steps
-from reflectioncoder.trackers import stage, utilisation
+from reflectioncoder.steps import Ahead, Step, Steps
+from reflectioncoder.trackers import stage
+from reflectioncoder.utilisation import Needed, peak_flops
 from reflectioncoder.validation import metrics
 
 
@@ -72,8 +74,9 @@ class ReflectionTrainer(Trainer):
         self.started = time.monotonic()
         self.terms: dict[str, float] = {}
         self.curves: dict[str, float] = {}
-        self.logged = (first.tokens, first.seconds)
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.needed = Needed(self.network)
+        self.operations = 0  # that the steps of this process needed, on all ranks
+        self.logged = (first.tokens, self.operations, first.seconds)
         self.held_out: list[MicroBatch] = []
         self.passing = 0  # tokens of the newest pass
         if engine == "none":
@@ -93,7 +96,7 @@ class ReflectionTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Steps in order, one an item; a resumed run skips those already taken without making them."""
-        return DataLoader(self.steps, batch_size=1, shuffle=False, collate_fn=_only_item)
+        return DataLoader(Ahead(self.steps), batch_size=1, shuffle=False, collate_fn=_only_item)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer with float32 master weights, which an engine keeps itself; weight decay on matrices only."""
@@ -112,8 +115,7 @@ class ReflectionTrainer(Trainer):
             kind = MasterAdamW if self.engine == "none" else torch.optim.AdamW
             return kind, {"lr": self.config.learning_rate, "fused": True}
         found, options = Trainer.get_optimizer_cls_and_kwargs(self.args, self.network)
-        # Those with 8 bits of state keep their own counsel about parameters of lower precision.
-        return found if self.engine != "none" or "8bit" in self.config.optimizer else with_masters(found), options
+        return found if self.engine != "none" else with_masters(found), options
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """The steps that are left; none where the checkpoint was written by the evaluation that ended the run."""
@@ -145,6 +147,7 @@ class ReflectionTrainer(Trainer):
                     f"float32; {how_to_go_on(Path(self.config.output))}"
                 )
         self.tokens += step.tokens
+        self.operations += self.needed(step.tokens, step.scored, step.squares)
         self.curves = {**step.visible, f"kl_stage_{stage(step.mask_rate)}": kl} if step.visible else {}
         self.terms = {
             "loss": loss,
@@ -207,10 +210,12 @@ class ReflectionTrainer(Trainer):
         """Add the loss terms to what every logger gets."""
         if "loss" in logs:
             seconds = self.seconds
-            speed = (self.tokens - self.logged[0]) / max(seconds - self.logged[1], 1e-9)
-            self.logged = (self.tokens, seconds)
-            share = utilisation(speed, self.parameters, self.args.device, self.world.size)
-            more = {"tokens_per_second": speed} | ({} if share is None else {"mfu": share})
+            passed = max(seconds - self.logged[2], 1e-9)
+            more = {"tokens_per_second": (self.tokens - self.logged[0]) / passed}
+            peak = peak_flops(self.args.device)
+            if peak is not None:
+                more["mfu"] = (self.operations - self.logged[1]) / passed / (peak * self.world.size)
+            self.logged = (self.tokens, self.operations, seconds)
             logs = {**logs, **self.terms, **self.curves, **more, "tokens": self.tokens, "seconds": seconds}
         super().log(logs, start_time)
 
@@ -218,6 +223,11 @@ class ReflectionTrainer(Trainer):
         """Write the weights; ranks that do not write wait in their own room, whose time limit is long."""
         super().save_model(output_dir, _internal_call)
         self.world.wait()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.config.lora.r:
+            set_precision(self.network, self.config)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"

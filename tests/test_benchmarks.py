@@ -116,3 +116,11 @@ def test_absolute_positions_kept_and_rebased() -> None:
         ("llama", "keep"),
         ("llama", "rebase"),
     ]
+
+
+def test_lora_beside_merged_tables() -> None:
+    pytest.importorskip("peft")
+    found = figures("lora_step.py", "--smoke", "--repeats", "1", "--precision", "float32")
+    assert isinstance(found, dict)
+    assert found["ours"]["loss"] == pytest.approx(found["merged"]["loss"], rel=1e-5)
+    assert all(found[way]["seconds"] > 0 for way in ("ours", "merged", "float32"))

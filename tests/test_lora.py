@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from test_distributed import config, log, quiet, same_losses
 from test_train import At, interrupt
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
-from reflectioncoder.config import LoraConfig, MaskingConfig, TrainConfig
+from reflectioncoder import lora, loss
+from reflectioncoder.attention import use_varlen_attention
+from reflectioncoder.batching import build_rows, loss_weights, pack
+from reflectioncoder.config import LoraConfig, LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.consolidate import consolidate
 from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.models import load_model_and_tokenizer
-from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens
+from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens, encode
 from reflectioncoder.train import train
 
 pytest.importorskip("peft")
@@ -63,11 +67,66 @@ def test_merged_and_adapter_are_the_same_model_with_new_special_rows(base: Path,
     assert not torch.equal(before, after)
 
 
-def test_an_interrupted_adapter_run_goes_on_exactly(base: Path, tmp_path: Path) -> None:
-    train(lora_config(base, tmp_path / "whole"), quiet)
+@pytest.mark.parametrize("tied", [True, False])
+def test_few_trained_rows_beside_frozen_tables_give_what_merged_tables_give(
+    base: Path, tmp_path: Path, tied: bool
+) -> None:
+    words = tiny.tokenizer()
+    network = tiny.llama(258, tied)
+    add_special_tokens(network, words)
+    use_varlen_attention(network)
+    model = lora.add(network, words, dataclasses.replace(lora_config(base, tmp_path), precision="float32")).double()
+    samples = [encode(dialogue, words, str(i)) for i, dialogue in enumerate(tiny.dialogues(4))]
+    rows = [build_rows(sample, MaskingConfig(), "keep", 5, 10, 0) for sample in samples]
+    batch = pack(list(zip(rows, loss_weights(rows, LossConfig()), strict=True)))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    found = []
+    for merged_tables in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if merged_tables:
+                patch.setattr(loss, "head_of", merged_head)
+                del network.get_input_embeddings().token_adapter.forward  # what is left is PEFT's own
+            terms = loss.micro_batch_loss(network, batch, chunk=50)
+        found.append((terms, torch.autograd.grad(terms.loss, trained)))
+    (few, left), (merged, right) = found
+    assert torch.allclose(torch.stack(list(few)), torch.stack(list(merged)), rtol=1e-12)
+    for one, other in zip(left, right, strict=True):
+        assert (one - other).abs().max() < 1e-11 and other.abs().max() > 1e-6
+
+
+def merged_head(model: Any) -> loss.Head:
+    """The whole table with the trained rows in it, as PEFT's own forward makes it."""
+    rows = model.get_output_embeddings().token_adapter
+    return loss.Head(rows.get_merged_weights(rows.active_adapters))
+
+
+class Precisions(TrainerCallback):
+    """Collects the number types of what is trained and of what adapters read."""
+
+    def __init__(self) -> None:
+        self.trained: set[torch.dtype] = set()
+        self.read: set[torch.dtype] = set()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+        for name, module in model.named_modules():
+            if name.endswith("lora_A.default"):
+                module.register_forward_pre_hook(lambda _, inputs: self.read.add(inputs[0].dtype))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_interrupted_adapter_run_goes_on_exactly(base: Path, tmp_path: Path, precision: Any) -> None:
+    seen = Precisions()
+    train(lora_config(base, tmp_path / "whole", precision=precision), quiet, [seen])
+    assert seen.trained == seen.read == {getattr(torch, precision)}
     with pytest.raises(UserError, match="go on from checkpoint-2"):
-        train(lora_config(base, tmp_path / "cut"), quiet, [At(3, interrupt)])
-    train(lora_config(base, tmp_path / "cut", resume=True), quiet)
+        train(lora_config(base, tmp_path / "cut", precision=precision), quiet, [At(3, interrupt)])
+    kept = load_file(tmp_path / "cut" / "checkpoint-2" / "adapter_model.safetensors")
+    assert kept and all(min(value.shape) <= 7 for value in kept.values())  # ranks and rows, no tables
+    train(lora_config(base, tmp_path / "cut", precision=precision, resume=True), quiet)
     same_losses(tmp_path / "whole", tmp_path / "cut", 0.0)
 
 
@@ -96,6 +155,14 @@ def test_a_plain_model_in_an_adapters_place_is_loaded_as_such(base: Path, tmp_pa
     loaded, _ = load_model_and_tokenizer(str(tmp_path), device="cpu")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(loaded.model.layers[0].mlp.up_proj.weight, plain.model.layers[0].mlp.up_proj.weight)
+
+
+def test_what_the_environment_says_of_sharding_counts(base: Path, tmp_path: Path) -> None:
+    settings = lora_config(base, tmp_path, sharding="configs/accelerate/ddp.yaml")
+    lora.check(settings, torch.device("cpu"), "none")
+    for engine in ("fsdp2", "deepspeed"):  # as `accelerate launch` leaves it
+        with pytest.raises(UserError, match=f"lora.r with sharding by {engine}"):
+            lora.check(lora_config(base, tmp_path), torch.device("cpu"), engine)
 
 
 @pytest.mark.parametrize(

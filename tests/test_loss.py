@@ -199,6 +199,41 @@ def test_two_tokens_by_hand() -> None:
     assert hidden.grad[1].tolist() == pytest.approx([-0.125 + 0.5, 0.125 - 0.5])
 
 
+@pytest.mark.parametrize(("scale", "softcap", "bias"), [(1.0, 0.0, False), (2.0, 4.0, True)])
+def test_rows_beside_a_frozen_table_equal_the_merged_table(scale: float, softcap: float, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(9, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 5, generator=generator, dtype=torch.float64)
+    own = torch.randn(3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    shift = torch.randn(11, generator=generator, dtype=torch.float64) if bias else None
+    places = torch.tensor([10, 0, 4])
+    rest = torch.randint(11, (9,), generator=generator), torch.rand(9, generator=generator).double(), torch.ones(3)
+    merged = Head(weight.index_copy(0, places, own), shift, scale, softcap)
+    apart = Head(weight, shift, scale, softcap, own, places)
+    torch.testing.assert_close(apart.logits(hidden), merged.logits(hidden))
+    found = [scored_loss(hidden, head, *rest, chunk=4)[0] for head in (apart, merged)]
+    assert found[0].item() == pytest.approx(found[1].item(), abs=1e-12)
+    for left, right in zip(*(torch.autograd.grad(loss, (hidden, own)) for loss in found), strict=True):
+        assert (left - right).abs().max() < 1e-12
+        assert right.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
+def test_without_gradients_nothing_but_the_loss_is_computed(softcap: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 5, generator=generator).double().requires_grad_() for n in (9, 11))
+    rest = torch.randint(11, (9,), generator=generator), torch.rand(9, generator=generator).double(), torch.ones(3)
+    head = Head(weight, softcap=softcap)
+    wanted = scored_loss(hidden, head, *rest, chunk=4)
+    # Products of [n, V] are counted: one a chunk gives the logits, two more would be gradients.
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        found = scored_loss(hidden, head, *rest, chunk=4)
+    assert counted.get_total_flops() == 2 * 9 * 11 * 5
+    for left, right in zip(found, wanted, strict=True):
+        assert torch.equal(left, right.detach())
+        assert not left.requires_grad
+
+
 @pytest.mark.parametrize(("scale", "softcap", "bias"), [(0.5, 0.0, False), (1.0, 3.0, True), (2.0, 4.0, True)])
 def test_scaled_capped_and_biased_heads_match_autograd(scale: float, softcap: float, bias: bool) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -22,9 +23,10 @@ from reflectioncoder.distributed import World, lost_contact, out_of_memory
 from reflectioncoder.errors import UserError
 from reflectioncoder.instruct import read_training
 from reflectioncoder.loss import micro_batch_loss
+from reflectioncoder.masking import visible_ranges
 from reflectioncoder.models import load_model_and_tokenizer
 from reflectioncoder.optimizer import with_masters
-from reflectioncoder.template import add_special_tokens, encode
+from reflectioncoder.template import Encoded, add_special_tokens, encode
 from reflectioncoder.train import train
 
 
@@ -180,21 +182,26 @@ def test_tensorboard_is_the_default_where_it_is_installed(monkeypatch: pytest.Mo
     assert trackers.choose(("wandb", "tensorboard")) == ["wandb", "tensorboard"]
 
 
+def shares(samples: list[Encoded], run: TrainConfig, step: int, steps: int) -> dict[str, float]:
+    ranges = [visible_ranges(one, run.masking, step, steps, run.seed) if one.is_reflection else [] for one in samples]
+    return trackers.visible_shares(samples, ranges)
+
+
 def test_visible_shares_count_the_tokens_of_each_type() -> None:
     # Blocks of 4, 6 and 2 tokens with their two markers; in the first third only execution blocks are hidden.
     sample = tiny.encoded([("text", 4), ("code", 6), ("execution", 2)])
     plain = tiny.encoded([], reflection=False)
     run = TrainConfig(masking=MaskingConfig("block"))
-    assert trackers.visible_shares([sample, plain], run, 0, 12) == {
+    assert shares([sample, plain], run, 0, 12) == {
         "visible_code": 1.0, "visible_execution": 1.0, "visible_text": 1.0
     }  # fmt: skip
-    assert trackers.visible_shares([sample], run, 1, 12)["visible_execution"] == 0
+    assert shares([sample], run, 1, 12)["visible_execution"] == 0
     by_token = TrainConfig(masking=MaskingConfig("sequential_token"))
     # Half of 8 + 4 + 6 tokens are hidden from the left: the text with its markers, and three of the code's eight.
-    assert trackers.visible_shares([sample], by_token, 6, 12) == pytest.approx(
+    assert shares([sample], by_token, 6, 12) == pytest.approx(
         {"visible_code": 5 / 8, "visible_execution": 1.0, "visible_text": 0.0}
     )
-    assert trackers.visible_shares([plain], run, 1, 12) == {}
+    assert shares([plain], run, 1, 12) == {}
 
 
 def test_the_stage_of_the_schedule_is_the_papers() -> None:
@@ -227,6 +234,34 @@ def test_masters_keep_what_bfloat16_would_lose_with_any_optimizer() -> None:
         parameter.float().sum().backward()
         optimizer.step()
     assert optimizer.parameters()[0][0].item() == pytest.approx(1 - 8e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["AdamW8bit", "PagedAdamW8bit", "Lion8bit"])
+@pytest.mark.filterwarnings("ignore:Paged optimizers")
+def test_optimizers_of_eight_bits_keep_float32_weights_and_go_on_exactly(kind: str) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+
+    def start() -> tuple[torch.nn.Parameter, Any]:
+        parameter = torch.nn.Parameter(torch.ones(64, 128, dtype=torch.bfloat16))
+        return parameter, with_masters(getattr(bitsandbytes.optim, kind))([{"params": [parameter]}], lr=1e-4)
+
+    def go(parameter: torch.nn.Parameter, optimizer: Any, steps: range) -> torch.Tensor:
+        for step in steps:
+            (parameter.float() * (1 + step % 3)).sum().backward()
+            optimizer.step()
+        return optimizer.parameters()[0].detach().clone()
+
+    parameter, optimizer = start()
+    whole = go(parameter, optimizer, range(8))
+    assert {state["state1"].dtype for state in optimizer.state.values()} == {torch.uint8}
+    # bfloat16 would still be at 1: what is left of 1e-4 taken from it is rounded away.
+    assert ((whole - (1 - 8e-4)).abs() < 2e-4).all()
+    assert torch.equal(parameter.detach(), whole.bfloat16())
+    one = start()
+    go(*one, range(4))
+    other = start()
+    other[1].load_state_dict(copy.deepcopy(one[1].state_dict()))
+    assert torch.equal(go(*other, range(4, 8)), whole)
 
 
 @pytest.mark.parametrize(

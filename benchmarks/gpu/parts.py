@@ -24,6 +24,7 @@ from reflectioncoder.config import LossConfig, MaskingConfig
 from reflectioncoder.loss import Head, micro_batch_loss, scored_loss
 from reflectioncoder.optimizer import MasterAdamW
 from reflectioncoder.template import Encoded
+from reflectioncoder.utilisation import Needed, peak_flops
 
 RATES = 5  # mask rates 0, 0.25, 0.5, 0.75, 1
 Options = argparse.Namespace
@@ -46,8 +47,6 @@ SHAPES = {
     "135m": _shape(49216, 576, 1536, 30, (9, 3)),
     "1b": _shape(128320, 2048, 8192, 16, (32, 8)),
 }
-# Dense bfloat16, from the vendors' data sheets.
-PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
 
 
 def model_of(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -59,28 +58,9 @@ def model_of(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
         return LlamaForCausalLM(config).to(dtype).train()
 
 
-def flops(model: PreTrainedModel, lengths: list[int], scored: int) -> float:
-    """Floating-point operations that one forward and backward pass needs, whatever is done beyond that.
-
-    Args:
-        model: a Llama with tied embeddings.
-        lengths: tokens of each row.
-        scored: places that need logits.
-    """
-    config = model.config
-    table = config.vocab_size * config.hidden_size
-    matrices = sum(parameter.numel() for parameter in model.parameters()) - table
-    # Scores and mixing take 2 n^2 d each over both triangles, and half of that under the causal mask.
-    mixing = sum(2 * n * n * config.hidden_size * config.num_hidden_layers for n in lengths)
-    return 3 * (2 * matrices * sum(lengths) + 2 * table * scored + mixing)
-
-
-def peak_flops(options: Options) -> float:
-    """Of the device, 0 where it is not known."""
-    if options.peak_tflops:
-        return options.peak_tflops * 1e12
-    name = torch.cuda.get_device_name() if options.device == "cuda" else ""
-    return 1e12 * next((value for key, value in PEAK_TFLOPS.items() if key in name), 0.0)
+def peak_of(options: Options) -> float:
+    """Operations a second that the device can do, 0 where that is not known."""
+    return options.peak_tflops * 1e12 or peak_flops(torch.device(options.device)) or 0.0
 
 
 def samples_of(shape: str, options: Options, count: int, long: bool = False, first: int = 0) -> list[Encoded]:
@@ -261,8 +241,9 @@ def speed(shape: str, long: bool, options: Options, end: float) -> dict[str, Any
                 times[str(rate)].append(seconds)
                 batches = micro_batches(samples, rate, budget)
                 tokens[rate] += sum(batch.tokens for batch in batches) / seconds
-                lengths = [int(n) for batch in batches for n in batch.cu_seqlens.diff()]
-                needed[rate] += flops(model, lengths, sum(len(batch.index) for batch in batches)) / seconds
+                squares = sum(int(n) ** 2 for batch in batches for n in batch.cu_seqlens.diff())
+                work = sum(batch.tokens for batch in batches), sum(len(batch.index) for batch in batches), squares
+                needed[rate] += Needed(model)(*work) / seconds
         seconds = timed(partial(plain, model, samples, repeat % RATES, at_once), device)[0]
         update = timed(optimizer.step, device)[0]
         optimizer.zero_grad()
@@ -272,7 +253,7 @@ def speed(shape: str, long: bool, options: Options, end: float) -> dict[str, Any
     repeats = len(times["plain"])
     middle = {name: statistics.median(values) for name, values in times.items()}
     mean = statistics.mean(middle[str(rate)] for rate in range(RATES))
-    limit = peak_flops(options)
+    limit = peak_of(options)
     achieved = statistics.mean(needed) / repeats
     found = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

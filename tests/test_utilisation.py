@@ -1,0 +1,58 @@
+"""The operations that a step needs are the matrix products that a step does, trained as a whole or with adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from reflectioncoder import lora
+from reflectioncoder.attention import use_varlen_attention
+from reflectioncoder.batching import build_rows, loss_weights, pack
+from reflectioncoder.config import LoraConfig, LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.loss import micro_batch_loss
+from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens, encode
+from reflectioncoder.utilisation import Needed, peak_flops
+
+
+def products(model: Any, batch: Any) -> int:
+    """Operations of the matrix products of a step, attention apart, which is one operation on the processor."""
+
+    def in_place(total: Any, left: Any, right: Any, **_: Any) -> int:
+        return int(2 * left[0] * left[1] * right[1])
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counted:
+        micro_batch_loss(model, batch).loss.backward()
+    found = {str(operation): count for operation, count in counted.get_flop_counts()["Global"].items()}
+    return sum(count for name, count in found.items() if name in ("aten.mm", "aten.addmm", "aten.addmm_"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("adapters", [False, True])
+def test_what_is_needed_is_what_is_multiplied(tmp_path: Path, adapters: bool, tied: bool) -> None:
+    words, model = tiny.tokenizer(), tiny.llama(258, tied, dtype=torch.float32)
+    add_special_tokens(model, words)
+    use_varlen_attention(model)
+    own_rows = 0
+    if adapters:
+        pytest.importorskip("peft")
+        lora.add(model, words, TrainConfig(precision="float32", lora=LoraConfig(r=4)))
+        own_rows = len(SPECIAL_TOKENS)
+    samples = [encode(dialogue, words, str(i)) for i, dialogue in enumerate(tiny.dialogues(4))]
+    rows = [build_rows(sample, MaskingConfig(), "keep", 5, 10, 0) for sample in samples]
+    batch = pack(list(zip(rows, loss_weights(rows, LossConfig()), strict=True)))
+    scored = len(batch.index)
+    found = Needed(model)(batch.tokens, scored, 0)
+    assert found + 6 * scored * own_rows * 32 == products(model, batch)
+    assert Needed(model)(0, 0, 10) == 10 * 3 * 2 * 2 * 32  # two layers, 32 wide
+
+
+def test_only_known_gpus_have_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert peak_flops(torch.device("cpu")) is None
+    for name, peak in (("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 80GB HBM3", 989e12), ("Unheard of", None)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_, name=name: name)
+        assert peak_flops(torch.device("cuda")) == peak
