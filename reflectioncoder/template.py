@@ -264,7 +264,8 @@ def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
         embedding: Any = model.get_input_embeddings()
         # Many models have spare rows; the table only ever grows.
-        model.resize_token_embeddings(max(len(tokenizer), embedding.weight.shape[0]), mean_resizing=False)
+        rows = getattr(embedding.weight, "ds_shape", embedding.weight.shape)[0]  # of the whole, where ZeRO-3 has parts
+        model.resize_token_embeddings(max(len(tokenizer), rows), mean_resizing=False)
         embedding = model.get_input_embeddings()
         head: Any = model.get_output_embeddings()
         tables = [embedding.weight]
