@@ -64,7 +64,7 @@ OPTIMIZERS = {
     "lion_8bit": "lion_8bit",
 }
 # What helps where there is no memory for the model in one piece.
-ROOM = "start again with --resume, or consolidate the newest checkpoint, on a machine with more memory of its own"
+ROOM = "that needs more of the machine's own memory (consolidate does the same to a checkpoint, on any machine)"
 
 
 @dataclass(frozen=True)

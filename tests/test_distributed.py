@@ -27,7 +27,7 @@ from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.distributed import World
 from reflectioncoder.errors import UserError
 from reflectioncoder.settings import save
-from reflectioncoder.sharding import choose, variables
+from reflectioncoder.sharding import choose, loads_once, variables
 from reflectioncoder.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
@@ -227,10 +227,12 @@ def test_deepspeed_gives_what_one_process_gives(base: Path, tmp_path: Path, stag
     engine_run(base, tmp_path, str(CONFIGS / f"zero{stage}.yaml"))
 
 
-def test_an_accelerate_file_means_what_its_launcher_makes_of_it() -> None:
+def test_an_accelerate_file_means_what_its_launcher_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = variables(str(CONFIGS / "fsdp2.yaml"))
     assert found["ACCELERATE_USE_FSDP"] == "true" and found["FSDP_VERSION"] == "2"
     assert found["FSDP_STATE_DICT_TYPE"] == "SHARDED_STATE_DICT" and found["FSDP_RESHARD_AFTER_FORWARD"] == "true"
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", found["FSDP_CPU_RAM_EFFICIENT_LOADING"])
+    assert loads_once("fsdp2") and not loads_once("deepspeed") and not loads_once("none")
     found = variables(str(CONFIGS / "zero3.yaml"))
     assert found["ACCELERATE_USE_DEEPSPEED"] == "true" and found["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
     assert variables(str(CONFIGS / "ddp.yaml")) == {}
