@@ -256,7 +256,9 @@ class TrainConfig:
         sharding: accelerate configuration file (configs/accelerate/) of FSDP2 or DeepSpeed; empty takes what
             `accelerate launch` set, else every rank holds the whole model.
         tokens_per_second: for the expected time of `--dry-run`; 0 guesses it from a short measurement.
-        rank_timeout: seconds after which a rank gives up waiting for the others; a rank that died is noticed at once.
+        rank_timeout: seconds after which a rank gives up a computation that the others do not join; on processors
+            (gloo) with one line, and a rank that died is noticed at once; on GPUs NCCL's watchdog then aborts the
+            process. Waits for the rank that loads or writes are not bounded by it.
     """
 
     model: str = EMBEDDED_MODEL

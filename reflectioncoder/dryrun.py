@@ -6,6 +6,7 @@ top is not known beforehand.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from reflectioncoder.config import TrainConfig
 from reflectioncoder.distributed import World
 from reflectioncoder.errors import UserError
 from reflectioncoder.instruct import read_training
-from reflectioncoder.loss import CHUNK_BYTES
+from reflectioncoder.loss import chunk_bytes
 from reflectioncoder.models import choose_device, load_tokenizer, resolve
+from reflectioncoder.sharding import variables
 from reflectioncoder.steps import Steps, prepare, summary
 from reflectioncoder.template import SPECIAL_TOKENS
 from reflectioncoder.validation import split
@@ -30,6 +32,7 @@ GIB = 2**30
 THIRDS = 3
 # Share of the speed of a plain matrix product that training reaches, for the estimate of time.
 SHARE_OF_PRODUCT = 0.5
+WIDTHS = (10, 11, 11, 13, 8, 8, 9)
 DEFAULT_RANKS = 8  # for the sharded columns, where the run itself has one
 
 
@@ -41,8 +44,8 @@ class Memory:
         weights: as they lie, with the copy that an engine gathers for a layer.
         gradients: summed in float32.
         optimizer: float32 copies and the two moments of AdamW.
-        activations: of one micro-batch of `micro_tokens` tokens, kept for the backward pass.
-        logits: of one chunk of scored places.
+        activations: of the largest pass, kept for the backward pass.
+        logits: of one chunk of scored places, and the float32 gradient of the output head.
     """
 
     weights: float
@@ -68,7 +71,7 @@ def shape_of(config: TrainConfig) -> tuple[int, PreTrainedConfig]:
     return sum(parameter.numel() for parameter in model.parameters()), found
 
 
-def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks: int) -> Memory:
+def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks: int, largest: int = 0) -> Memory:
     """An estimate for one device.
 
     Args:
@@ -77,7 +80,9 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
         shape: the model's configuration.
         engine: `none`, `zero1`, `zero2`, `zero3` or `fsdp2`.
         ranks: over which an engine shards.
+        largest: tokens of the largest sample's rows, which stay in one pass even where that is over `micro_tokens`.
     """
+    tokens = max(config.micro_tokens, largest)
     low = 2 if config.precision == "bfloat16" else 4
     shape = shape.get_text_config()
     hidden, layers = shape.hidden_size, shape.num_hidden_layers
@@ -92,11 +97,12 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
         kept = layers * low * hidden + of_layer
     elif config.selective_checkpointing:  # a layer's input, queries, two of attention, keys and values, gate and up
         kept = layers * low * (4 * hidden + 2 * keys + 2 * inner) + of_layer
+    logits = 3.0 * chunk_bytes(choose_device(config.device)) + 4 * shape.vocab_size * hidden
     trained = parameters
     if config.lora.r:
         trained = layers * config.lora.r * (7 * hidden + 3 * inner + 2 * keys) + len(SPECIAL_TOKENS) * hidden
         weights = parameters * (0.55 if config.lora.quantize == "4bit" else low)
-        return Memory(weights, 4 * trained, 8 * trained, kept * config.micro_tokens, 3 * CHUNK_BYTES)
+        return Memory(weights, 4 * trained, 8 * trained, kept * tokens, logits)
     layer = parameters / (layers + 1) * low  # what is gathered at a time
     masters = 4 if low == 2 else 0
     weights = trained * low
@@ -109,7 +115,27 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
         weights = weights / ranks + 2 * layer
     if engine == "fsdp2":  # its shards are the float32 weights themselves
         weights, optimizer = 4.0 * trained / ranks + 2 * layer, 8.0 * trained / ranks
-    return Memory(weights, gradients, optimizer, kept * config.micro_tokens, 3 * CHUNK_BYTES)
+    return Memory(weights, gradients, optimizer, kept * tokens, logits)
+
+
+def host_memory(config: TrainConfig, parameters: int, engine: str, ranks: int) -> float:
+    """Bytes of a machine's own memory that its ranks take while they load the model.
+
+    Args:
+        config: of the run.
+        parameters: of the model.
+        engine: as in `memory`; `fsdp2` has float32 weights, of which rank 0 alone reads a copy where the file of
+            `sharding` says `fsdp_cpu_ram_efficient_loading: true`, as ours does.
+        ranks: of the machine.
+    """
+    if engine == "fsdp2":
+        return 4.0 * parameters * (1 if _hands_out(config.sharding) else ranks)
+    # Newer releases of transformers spare all but one of ZeRO-3's copies too.
+    return float((2 if config.precision == "bfloat16" else 4) * parameters * ranks)
+
+
+def _hands_out(path: str) -> bool:
+    return not path or variables(path).get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "true"
 
 
 def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
@@ -142,7 +168,7 @@ def describe_plan(config: TrainConfig) -> str:
     kept, _ = split(samples, config)
     world = World.from_environment()
     steps = Steps([samples[i] for i in kept], [repeats[i] for i in kept], config, world)
-    tokens, lines = _tokens(steps)
+    tokens, largest, lines = _tokens(steps)
     parameters, shape = shape_of(config)
     first = (
         f"would train {config.model} ({config.objective}) on {counted}: "
@@ -153,37 +179,50 @@ def describe_plan(config: TrainConfig) -> str:
             first,
             f"samples a step: {config.batch_size}, spread over {world.size} rank{'s' if world.size > 1 else ''}",
             *lines,
-            *_memory_lines(config, parameters, shape, world),
+            *_memory_lines(config, parameters, shape, world, largest),
             _time_line(config, parameters, tokens, world),
         ]
     )
 
 
-def _tokens(steps: Steps) -> tuple[int, list[str]]:
-    """Tokens of the whole run, and a line for each third of the mask schedule."""
-    total, lines = 0, []
+def _tokens(steps: Steps) -> tuple[int, int, list[str]]:
+    """Tokens of the whole run and of its largest sample, and a line for each third of the mask schedule."""
+    total, largest, lines = 0, 0, []
     bounds = [round(k * len(steps) / THIRDS) for k in range(THIRDS + 1)]
     for start, end in pairwise(bounds):
         meetings = [(step, i) for step in range(start, end) for i in steps.plan[step]]
         teacher = sum(len(steps.samples[i]) for _, i in meetings)
-        both = sum(steps.cost(i, step, len(steps)) for step, i in meetings)
-        total += both
+        costs = [steps.cost(i, step, len(steps)) for step, i in meetings]
+        both = sum(costs)
+        total, largest = total + both, max([largest, *costs])
         if meetings:
             lines.append(f"steps {start + 1} to {end}: {teacher:,} teacher tokens, {both - teacher:,} student tokens")
-    return total, lines
+    return total, largest, lines
 
 
-def _memory_lines(config: TrainConfig, parameters: int, shape: PreTrainedConfig, world: World) -> list[str]:
+def _memory_lines(
+    config: TrainConfig, parameters: int, shape: PreTrainedConfig, world: World, largest: int
+) -> list[str]:
     ranks = world.size if world.size > 1 else DEFAULT_RANKS
     engines: Sequence[str] = ("none",) if config.lora.r else ("none", "zero1", "zero2", "zero3", "fsdp2")
-    lines = [f"memory a device, estimated in GiB for {parameters:,} parameters; sharded over {ranks} ranks:"]
-    lines.append(f"{'':8}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'activations':>13}{'logits':>8}{'total':>8}")
-    for engine in engines:
-        need = memory(config, parameters, shape, engine, ranks)
+    on_machine = min(ranks, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
+    lines = [
+        f"memory a device, estimated in GiB for {parameters:,} parameters; sharded over {ranks} ranks (host: a "
+        f"machine's own memory while its {on_machine} ranks load the model):"
+    ]
+    if largest > config.micro_tokens:
         lines.append(
-            f"{engine:8}{need.weights / GIB:>10.2f}{need.gradients / GIB:>11.2f}{need.optimizer / GIB:>11.2f}"
-            f"{need.activations / GIB:>13.2f}{need.logits / GIB:>8.2f}{need.total / GIB:>8.2f}"
+            f"the largest sample has {largest:,} tokens in its two rows, more than micro_tokens = "
+            f"{config.micro_tokens:,}, and goes alone: activations are counted for it"
         )
+    heads = ("weights", "gradients", "optimizer", "activations", "logits", "total", "host")
+    lines.append(f"{'':8}" + "".join(f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)))
+    for engine in engines:
+        need = memory(config, parameters, shape, engine, ranks, largest)
+        host = host_memory(config, parameters, engine, on_machine if engine != "none" else min(world.size, on_machine))
+        values = (need.weights, need.gradients, need.optimizer, need.activations, need.logits, need.total, host)
+        cells = (f"{value / GIB:>{width}.2f}" for value, width in zip(values, WIDTHS, strict=True))
+        lines.append(f"{engine:8}" + "".join(cells))
     return lines
 
 

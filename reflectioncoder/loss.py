@@ -239,7 +239,7 @@ def scored_loss(
     Returns:
         The loss; n cross-entropies and K divergences in natural units, without gradient.
     """
-    chunk = chunk or max(2, _chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
+    chunk = chunk or max(2, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
     of_head = head.weight, head.bias, head.own, head.places
     # Inside the function autograd is off whatever the caller wants, so what it wants is told.
     wanted = torch.is_grad_enabled()
@@ -248,7 +248,8 @@ def scored_loss(
     )
 
 
-def _chunk_bytes(device: torch.device) -> int:
+def chunk_bytes(device: torch.device) -> int:
+    """Bytes of float32 logits that are made at a time on a device."""
     if device.type != "cuda":
         return CHUNK_BYTES
     return max(CHUNK_BYTES, min(CUDA_CHUNK_BYTES, torch.cuda.get_device_properties(device).total_memory // 64))

@@ -23,13 +23,14 @@ def check_model(model: PreTrainedModel) -> None:
     """Make sure that a model can be trained on packed rows.
 
     Args:
-        model: with `attention.use_varlen_attention` applied, its weights in memory.
+        model: with `attention.use_varlen_attention` applied; without weights to compute with, as on `meta` or in
+            ZeRO-3's partitions, it is not tried.
 
     Raises:
         UserError: tokens of one row change what another row reads, or the logits are not those of the output head.
     """
     device, name = model.device, type(model).__name__
-    if device.type == "meta":
+    if device.type == "meta" or any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         return
     training = model.training
     model.eval()

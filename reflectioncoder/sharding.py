@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel, Trainer
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 
+from reflectioncoder.distributed import World
 from reflectioncoder.errors import UserError
 
 Engine = Literal["none", "fsdp2", "deepspeed"]
@@ -116,6 +124,50 @@ def attach(trainer: Trainer, engine: Engine, precision: str) -> None:
     AcceleratorState._shared_state["fsdp_plugin"] = plugin
     trainer.accelerator.state.fsdp_plugin = plugin
     trainer.is_fsdp_enabled = True
+
+
+def loads_once(engine: Engine) -> bool:
+    """Whether rank 0 alone reads the weights, which FSDP2 then hands out shard by shard."""
+    return engine == "fsdp2" and os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true"
+
+
+def like_the_first(
+    load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]], world: World
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that rank 0 loads, and on other ranks one of its shape, whose weights are no values yet.
+
+    Storage that nobody writes to takes no memory, so a machine holds one copy of the weights at most.
+
+    Args:
+        load: what rank 0 calls.
+        world: of the run.
+
+    Raises:
+        UserError: as `load`; a model with buffers that are saved with it, which accelerate cannot hand out.
+    """
+    box: list[Any] = [None]
+    model: PreTrainedModel
+    if world.first:
+        model, tokenizer = load()
+        saved = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
+        if saved:
+            raise UserError(
+                f"{type(model).__name__}: has buffers ({min(saved)}) that rank 0 cannot hand out; set "
+                "fsdp_cpu_ram_efficient_loading: false in the file of sharding"
+            )
+        box = [(model.config, dict(model.named_buffers()), tokenizer)]
+    torch.distributed.broadcast_object_list(box, src=0, group=world.room)
+    if world.first:
+        return model, tokenizer
+    config, buffers, tokenizer = box[0]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+    model.to_empty(device="cpu")
+    for name, value in buffers.items():
+        owner, _, own = name.rpartition(".")
+        model.get_submodule(owner)._buffers[own] = value
+    model.tie_weights()
+    return model.eval(), tokenizer
 
 
 def whole_model(

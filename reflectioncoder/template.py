@@ -268,7 +268,8 @@ def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         added = [AddedToken(token, special=True, normalized=False) for token in new]
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
         embedding: Any = model.get_input_embeddings()
-        before = embedding.weight.shape[0]
+        # Of the whole table, where ZeRO-3 has it in parts.
+        before = getattr(embedding.weight, "ds_shape", embedding.weight.shape)[0]
         if len(tokenizer) > before:  # many models have spare rows already
             model.resize_token_embeddings(-(-len(tokenizer) // ROW_MULTIPLE) * ROW_MULTIPLE, mean_resizing=False)
             embedding = model.get_input_embeddings()

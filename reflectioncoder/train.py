@@ -50,7 +50,7 @@ from reflectioncoder.masking import check_order
 from reflectioncoder.models import choose_device, load_model_and_tokenizer
 from reflectioncoder.probe import check_model
 from reflectioncoder.recompute import checkpoint_layers
-from reflectioncoder.sharding import Engine, choose, whole_model
+from reflectioncoder.sharding import Engine, choose, like_the_first, loads_once, whole_model
 from reflectioncoder.steps import Steps, digest, prepare, summary
 from reflectioncoder.template import Encoded, add_special_tokens
 from reflectioncoder.trainer import ReflectionTrainer
@@ -65,7 +65,7 @@ OPTIMIZERS = {
     "lion_8bit": "lion_8bit",
 }
 # What helps where there is no memory for the model in one piece.
-ROOM = "start again with --resume, or consolidate the newest checkpoint, on a machine with more memory of its own"
+ROOM = "that needs more of the machine's own memory (consolidate does the same to a checkpoint, on any machine)"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,8 @@ def train(
         return one_line(world, lambda: f"while {what} {config.model}", lambda: SMALLER, advice)
 
     with fits("loading"):
-        model, tokenizer = load_model_and_tokenizer(config.model, precision, place, **lora.quantisation(config))
+        load = partial(load_model_and_tokenizer, config.model, precision, place, **lora.quantisation(config))
+        model, tokenizer = like_the_first(load, world) if loads_once(engine) else load()
         add_special_tokens(model, tokenizer)
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(summary(samples, dropped, config))
@@ -147,7 +148,8 @@ def train(
         )
     first = dataclasses.replace(first, data=data)
     with fits("preparing"):
-        _make_ready(model, config, max(map(len, [*samples, *held_out])))
+        loaded = world.first or not loads_once(engine)
+        _make_ready(model, config, max(map(len, [*samples, *held_out])), loaded)
         trained = lora.add(model, tokenizer, config) if config.lora.r else model
     steps = Steps(samples, repeats, config, world)
     arguments.max_steps = len(steps)
@@ -239,15 +241,20 @@ def _where(trainer: ReflectionTrainer) -> str:
     return f"after step {trainer.state.global_step} of {len(trainer.steps)}"
 
 
-def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int) -> None:
-    """Set a model up for rows of at most so many tokens. Raises UserError where it cannot do what training needs."""
+def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int, loaded: bool) -> None:
+    """Set a model up for rows of at most so many tokens; one whose weights are loaded is tried.
+
+    Raises:
+        UserError: it cannot do what training needs.
+    """
     if config.positions == "keep" and config.objective == "reflection" and not has_rotary_positions(model):
         raise UserError(
             f"model {config.model}: has no rotary positions, so student tokens cannot keep their places; "
             'set positions = "rebase"'
         )
     use_varlen_attention(model, longest)
-    check_model(model)
+    if loaded:
+        check_model(model)
     model.config.use_cache = False
     if config.gradient_checkpointing or config.selective_checkpointing:
         checkpoint_layers(model, selective=not config.gradient_checkpointing)

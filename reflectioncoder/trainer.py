@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from reflectioncoder.batching import MicroBatch
-from reflectioncoder.checkpoints import EVALUATIONS, Progress, append_line, how_to_go_on
+from reflectioncoder.checkpoints import EVALUATIONS, Progress, append_line, newest_checkpoint
 from reflectioncoder.config import TrainConfig
 from reflectioncoder.distributed import lost_contact
 from reflectioncoder.errors import RankError, UserError
@@ -142,9 +142,10 @@ class ReflectionTrainer(Trainer):
         loss, teacher_ce, student_ce, kl = totals.tolist()
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):  # weights are as the last step left them, but for DeepSpeed's
+                newest = newest_checkpoint(Path(self.config.output))
                 raise UserError(
-                    f"step {self.state.global_step}: the {name} is {value}; lower learning_rate or use precision "
-                    f"float32; {how_to_go_on(Path(self.config.output))}"
+                    f"step {self.state.global_step}: the {name} is {value}; start anew with a lower learning_rate or "
+                    "precision float32" + (f" ({newest.name} is intact)" if newest else "")
                 )
         self.tokens += step.tokens
         self.operations += self.needed(step.tokens, step.scored, step.squares)

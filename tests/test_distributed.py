@@ -27,7 +27,7 @@ from reflectioncoder.dialogue import write_jsonl
 from reflectioncoder.distributed import World
 from reflectioncoder.errors import UserError
 from reflectioncoder.settings import save
-from reflectioncoder.sharding import choose, variables
+from reflectioncoder.sharding import choose, loads_once, variables
 from reflectioncoder.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
@@ -38,7 +38,8 @@ TERMS = ("loss", "teacher_ce", "student_ce", "kl", "grad_norm")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    tiny.save(folder / "untied", tiny.llama(258, tied=False, dtype=torch.float32))
+    # With rows to spare, as Qwen has them.
+    tiny.save(folder / "untied", tiny.llama(280, tied=False, dtype=torch.float32))
     write_jsonl(folder / "data.jsonl", tiny.dialogues(7))
     return folder
 
@@ -204,7 +205,9 @@ def engine_run(base: Path, folder: Path, sharding: str) -> None:
         tolerance = 2e-2 if name == "bfloat16" else 1e-5
         same_losses(folder / "one" / name, folder / "two" / name, tolerance)
         same_weights(folder / "one" / name, folder / "two" / name, tolerance)
-        assert AutoConfig.from_pretrained(folder / "two" / name).dtype == getattr(torch, name)
+        saved = AutoConfig.from_pretrained(folder / "two" / name)
+        assert saved.dtype == getattr(torch, name)
+        assert saved.vocab_size == AutoConfig.from_pretrained(folder / "one" / name).vocab_size
     lines = [[[line[name] for name in TERMS] for line in log(folder / "two" / run)] for run in ("float32", "cut")]
     assert lines[0] == lines[1]
     same_weights(folder / "two" / "float32", folder / "two" / "cut", 0.0)
@@ -224,10 +227,12 @@ def test_deepspeed_gives_what_one_process_gives(base: Path, tmp_path: Path, stag
     engine_run(base, tmp_path, str(CONFIGS / f"zero{stage}.yaml"))
 
 
-def test_an_accelerate_file_means_what_its_launcher_makes_of_it() -> None:
+def test_an_accelerate_file_means_what_its_launcher_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = variables(str(CONFIGS / "fsdp2.yaml"))
     assert found["ACCELERATE_USE_FSDP"] == "true" and found["FSDP_VERSION"] == "2"
     assert found["FSDP_STATE_DICT_TYPE"] == "SHARDED_STATE_DICT" and found["FSDP_RESHARD_AFTER_FORWARD"] == "true"
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", found["FSDP_CPU_RAM_EFFICIENT_LOADING"])
+    assert loads_once("fsdp2") and not loads_once("deepspeed") and not loads_once("none")
     found = variables(str(CONFIGS / "zero3.yaml"))
     assert found["ACCELERATE_USE_DEEPSPEED"] == "true" and found["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
     assert variables(str(CONFIGS / "ddp.yaml")) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers import Qwen2Config
 
 from reflectioncoder.config import LoraConfig, TrainConfig
 from reflectioncoder.dialogue import write_jsonl
-from reflectioncoder.dryrun import Memory, memory, shape_of
+from reflectioncoder.dryrun import Memory, host_memory, memory, shape_of
 from reflectioncoder.settings import load
 from reflectioncoder.train import describe_plan, train
 
@@ -80,6 +81,30 @@ def test_memory_is_what_the_bytes_of_each_part_add_up_to() -> None:
     adapters = memory(TrainConfig(lora=LoraConfig(r=1)), 10**6, shape, "none", 1)
     assert adapters.weights == 2 * 10**6 and adapters.optimizer < 10**5
     assert Memory(1, 2, 3, 4, 5).total == 15
+    # The two rows of a sample go alone where they are over the budget; the head's gradient is float32.
+    assert memory(run, 1000, shape, "none", 4, largest=15).activations == 1.5 * whole.activations
+    assert memory(run, 1000, shape, "none", 4, largest=5) == whole
+    larger = Qwen2Config(**{**shape.to_dict(), "vocab_size": shape.vocab_size + 10})
+    assert memory(run, 1000, larger, "none", 4).logits == whole.logits + 4 * 10 * 8
+
+
+def test_host_memory_is_a_copy_for_every_rank_that_reads_the_weights(tmp_path: Path) -> None:
+    given = Path(__file__).parents[1] / "configs" / "accelerate" / "fsdp2.yaml"
+    run = TrainConfig(precision="bfloat16", sharding=str(given))
+    assert host_memory(run, 1000, "fsdp2", 8) == 4000
+    assert host_memory(run, 1000, "zero3", 8) == 2 * 8000
+    (tmp_path / "own.yaml").write_text(given.read_text().replace("loading: true", "loading: false"))
+    assert host_memory(TrainConfig(sharding=str(tmp_path / "own.yaml")), 1000, "fsdp2", 8) == 4 * 8000
+
+
+def test_the_dry_run_tells_of_samples_over_the_budget(base: Path, tmp_path: Path) -> None:
+    run = config(base, tmp_path / "out", tokens_per_second=100.0, micro_tokens=50, batch_size=1)
+    told = describe_plan(run)
+    train(run, quiet)
+    tokens = [0, *(int(line["tokens"]) for line in log(tmp_path / "out"))]
+    largest = max(b - a for a, b in pairwise(tokens))  # a step has one sample
+    assert f"the largest sample has {largest} tokens in its two rows, more than micro_tokens = 50" in told
+    assert "the largest sample" not in describe_plan(dataclasses.replace(run, micro_tokens=5000, output="elsewhere"))
 
 
 def test_the_number_of_parameters_comes_from_the_configuration(base: Path, tmp_path: Path) -> None:
