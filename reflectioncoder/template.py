@@ -8,6 +8,7 @@ spells one out stays text and cannot forge a block boundary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -243,6 +244,16 @@ def prompt_ids(instruction: str, tokenizer: PreTrainedTokenizerBase, answer_pref
     ]
 
 
+def _whole(tables: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
+    """Within it tables are whole, that DeepSpeed's ZeRO-3 has spread over the ranks."""
+    if not any(hasattr(table, "ds_id") for table in tables):
+        return nullcontext()
+    import deepspeed
+
+    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(tables), modifier_rank=0)
+    return gathered
+
+
 def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Add the special tokens that are missing, with rows that are the mean of the rows of their name's pieces.
 
@@ -279,7 +290,7 @@ def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
             tables.append(head.weight)
             if getattr(head, "bias", None) is not None:
                 tables.append(head.bias)
-        with torch.no_grad():
+        with torch.no_grad(), _whole(tables):
             for table in tables:
                 table[before:] = table[:before].mean(0, dtype=torch.float32).to(table.dtype)
             for token in new:
