@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
+
+from reflectioncoder.recompute import checkpoint_layers
+
+KEPT = ("everything", "selective", "inputs")  # for the backward pass
 
 
 def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[float, float, Any]:
@@ -18,6 +23,13 @@ def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[float, float, An
     result = run()
     _wait(device)
     return time.monotonic() - clock, time.process_time() - processor, result
+
+
+def keep(model: PreTrainedModel, what: str) -> None:
+    """Set a model up to keep one of `KEPT`."""
+    getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
+    if what != "everything":
+        checkpoint_layers(model, what == "selective")
 
 
 def peak_above(run: Callable[[], Any], device: str = "cpu") -> int:

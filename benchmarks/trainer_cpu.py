@@ -30,7 +30,7 @@ from typing import Any
 import random_samples
 import reference_trainer
 import torch
-from measuring import peak_above, timed
+from measuring import KEPT, keep, peak_above, timed
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from reflectioncoder.attention import use_varlen_attention
@@ -39,7 +39,6 @@ from reflectioncoder.config import EMBEDDED_MODEL, LossConfig, MaskingConfig
 from reflectioncoder.loss import micro_batch_loss
 from reflectioncoder.models import load_model_and_tokenizer
 from reflectioncoder.optimizer import MasterAdamW
-from reflectioncoder.recompute import checkpoint_layers
 from reflectioncoder.template import Encoded
 
 RATES = 5  # mask rates 0, 0.25, 0.5, 0.75, 1
@@ -80,14 +79,6 @@ def plain(model: PreTrainedModel, samples: list[Encoded], rate: int) -> float:
 
 
 PASSES = {"plain": plain, "ours": ours}
-KEPT = ("everything", "selective", "inputs")
-
-
-def keep(model: PreTrainedModel, what: str) -> None:
-    """Set a model up to keep one of `KEPT`."""
-    getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
-    if what != "everything":
-        checkpoint_layers(model, what == "selective")
 
 
 def compare(options: argparse.Namespace, precision: str) -> dict[str, Any]:

@@ -88,6 +88,13 @@ def test_cost_of_long_rows_on_the_processor() -> None:
     assert [row["mode"] for row in rows] == ["plain", "checkpointing"]  # type: ignore[attr-defined]
 
 
+def test_what_is_kept_for_the_backward_pass_changes_no_loss() -> None:
+    (row,) = figures(
+        "trainer_cpu.py", "--smoke", "--kept", "--precisions", "float32", "--repeats", "1", "--threads", "1"
+    )
+    assert row["same_losses"] and row["everything"]["time"] == 1.0  # type: ignore[call-overload,index]
+
+
 def test_where_the_time_of_a_step_goes() -> None:
     rows = figures("trainer_cpu.py", "--smoke", "--profile", "--precisions", "float32", "--threads", "1")
     assert 0.2 < sum(row["share"] for row in rows) <= 1  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from typing import Any
 import random_samples
 import reference_trainer
 import torch
-from measuring import peak_above, timed
+from measuring import KEPT, keep, peak_above, timed
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from reflectioncoder import attention
@@ -300,7 +300,7 @@ def head(options: Options, end: float) -> list[dict[str, Any]]:
 
 
 def long_rows(options: Options, end: float) -> list[dict[str, Any]]:
-    """One row of each length, without and with gradient checkpointing."""
+    """One row of each length, by what is kept for the backward pass."""
     shape = "tiny" if options.smoke else "1b"
     model = model_of(shape, options.device, torch.bfloat16)
     attention.use_varlen_attention(model)
@@ -312,12 +312,9 @@ def long_rows(options: Options, end: float) -> list[dict[str, Any]]:
         ids = tuple(rng.randrange(10, model.config.vocab_size) for _ in range(length))
         one = Rows(Row(ids, tuple(range(length)), tuple(range(1, length, 6))))
         batch = pack([(one, loss_weights([one], LossConfig())[0])])
-        for checkpointing in (False, True):
-            if checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
-            else:
-                model.gradient_checkpointing_disable()
-            row: dict[str, Any] = {"tokens": length, "checkpointing": checkpointing}
+        for kept in KEPT:
+            keep(model, kept)
+            row: dict[str, Any] = {"tokens": length, "kept": kept}
             run = partial(ours, model, [batch])
             if fits(run):
                 row["peak_mib"] = peak_above(run, options.device) >> 20
