@@ -1,7 +1,7 @@
 """Our training step beside the plain one on the processor: samples a second, memory, and cost against length.
 
     .venv/bin/python benchmarks/trainer_cpu.py [--precisions float32,bfloat16] [--repeats 5] [--batch 2] [--threads 0]
-    .venv/bin/python benchmarks/trainer_cpu.py --kept [--precisions bfloat16]
+    .venv/bin/python benchmarks/trainer_cpu.py --kept [--precisions bfloat16] [--compile]
     .venv/bin/python benchmarks/trainer_cpu.py --long 1024,2048,4096,8192
     .venv/bin/python benchmarks/trainer_cpu.py --profile [--precisions float32]
 
@@ -12,13 +12,15 @@ compared on the way. The optimizer's update is timed apart, for it is the same f
 repeats, by the clock and by processor time, which a busy machine disturbs less. Memory is the peak of resident memory
 in one step above what model, gradients and optimizer take, at mask rate 0, our worst case, in child processes. `--kept`
 compares ours with itself by what is kept for the backward pass: everything, the dear results (selective checkpointing),
-the layers' inputs (gradient checkpointing), at mask rate 0.5 and interleaved. `--long` gives one row of each length,
+the layers' inputs (gradient checkpointing), at mask rate 0.5 and interleaved; `--compile` adds a model whose
+feed-forward blocks are compiled. `--long` gives one row of each length,
 without and with it, `--profile` the operations that take most of our step at mask rate 0.5. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import statistics
@@ -40,6 +42,7 @@ from reflectioncoder.loss import micro_batch_loss
 from reflectioncoder.models import load_model_and_tokenizer
 from reflectioncoder.optimizer import MasterAdamW
 from reflectioncoder.template import Encoded
+from reflectioncoder.train import compile_feed_forward
 
 RATES = 5  # mask rates 0, 0.25, 0.5, 0.75, 1
 FIRST, SECOND = (300, 900), (80, 250)
@@ -157,22 +160,31 @@ def long_row(options: argparse.Namespace, length: int, checkpointing: bool) -> d
 def compare_kept(options: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Time and memory of our step by what it keeps."""
     model = load(options, precision)
-    times: dict[str, list[float]] = {what: [] for what in KEPT}
+    ways = (*KEPT, "compiled") if options.compile else KEPT
+    times: dict[str, list[float]] = {what: [] for what in ways}
     losses = set()
+    other = copy.deepcopy(model) if options.compile else model
+    if options.compile:
+        compile_feed_forward(other)
     for repeat in range(-1, options.repeats):
         samples = batch_of(options, model, repeat + 1)
-        for what in random.Random(repeat).sample(KEPT, len(KEPT)):
-            keep(model, what)
-            clock, _, loss = timed(partial(ours, model, samples, 2))
-            model.zero_grad(set_to_none=True)
+        for what in random.Random(repeat).sample(ways, len(ways)):
+            used = other if what == "compiled" else model
+            keep(used, "everything" if what == "compiled" else what)
+            clock, _, loss = timed(partial(ours, used, samples, 2))
+            used.zero_grad(set_to_none=True)
             if repeat >= 0:
                 times[what].append(clock)
-            losses.add((repeat, loss))
+            if what != "compiled":
+                losses.add((repeat, loss))
     found: dict[str, Any] = {"precision": precision, "same_losses": len(losses) == options.repeats + 1}
     for what in KEPT:
         share = statistics.median(t / e for t, e in zip(times[what], times["everything"], strict=True))
         peak = child(options, f"memory:{precision}:{what}")["bytes"]
         found[what] = {"time": round(share, 3), "seconds": statistics.median(times[what]), "mib": peak >> 20}
+    if options.compile:
+        share = statistics.median(t / e for t, e in zip(times["compiled"], times["everything"], strict=True))
+        found["compiled"] = {"time": round(share, 3), "seconds": statistics.median(times["compiled"])}
     return found
 
 
@@ -206,6 +218,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="samples of a global batch")
     parser.add_argument("--threads", type=int, default=0, help="0 takes all cores")
     parser.add_argument("--kept", action="store_true", help="by what is kept, instead of the comparison")
+    parser.add_argument("--compile", action="store_true", help="with --kept, beside compiled feed-forward blocks")
     parser.add_argument("--long", default="", help="lengths of single rows, instead of the comparison")
     parser.add_argument("--profile", action="store_true", help="where our time goes, instead of the comparison")
     parser.add_argument("--smoke", action="store_true", help="a tiny model and short samples")

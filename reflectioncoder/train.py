@@ -259,9 +259,14 @@ def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int, loade
     if config.gradient_checkpointing or config.selective_checkpointing:
         checkpoint_layers(model, selective=not config.gradient_checkpointing)
     if config.torch_compile:
-        for name, module in model.named_modules():
-            if name.endswith(".mlp"):
-                module.compile(dynamic=True)
+        compile_feed_forward(model)
+
+
+def compile_feed_forward(model: PreTrainedModel) -> None:
+    """Have torch compile the feed-forward blocks, for rows of any length."""
+    for name, module in model.named_modules():
+        if name.endswith(".mlp"):
+            module.compile(dynamic=True)
 
 
 def describe_plan(config: TrainConfig) -> str:

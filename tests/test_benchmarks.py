@@ -89,10 +89,9 @@ def test_cost_of_long_rows_on_the_processor() -> None:
 
 
 def test_what_is_kept_for_the_backward_pass_changes_no_loss() -> None:
-    (row,) = figures(
-        "trainer_cpu.py", "--smoke", "--kept", "--precisions", "float32", "--repeats", "1", "--threads", "1"
-    )
-    assert row["same_losses"] and row["everything"]["time"] == 1.0  # type: ignore[call-overload,index]
+    flags = ("--smoke", "--kept", "--precisions", "float32", "--repeats", "1", "--threads", "1")
+    (row,) = figures("trainer_cpu.py", *flags)  # type: ignore[misc]
+    assert row["same_losses"] and row["everything"]["time"] == 1.0
 
 
 def test_where_the_time_of_a_step_goes() -> None:
