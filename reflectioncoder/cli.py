@@ -52,7 +52,7 @@ usage: reflectioncoder VERB [--config FILE.toml] [--KEY VALUE ...] [--print-conf
   report     one HTML page from a run's files: reflectioncoder report DIR
   doctor     what this machine offers: isolation, devices, versions
 
-reflectioncoder VERB --help lists the keys of a verb with their defaults.
+reflectioncoder VERB --help lists the keys of a configured verb with their defaults.
 """
 
 
@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if verb in CONFIGURED:
             return _configured(verb, rest)
+        if verb in PLAIN and rest in (["-h"], ["--help"]):
+            print(next(line.strip() for line in USAGE.splitlines() if line.strip().startswith(f"{verb} ")))
+            return 0
         if verb in PLAIN:
             return PLAIN[verb](rest)
         raise UserError(f"unknown verb '{verb}'; one of {', '.join(sorted([*CONFIGURED, *PLAIN]))}")
@@ -210,8 +213,13 @@ def _evaluate(config: EvaluateConfig, dry_run: bool, as_json: bool) -> int:
         model = f"{how.chat.model} at {how.chat.base_url}" if how.backend == "server" else how.model
         print(f"would score {config.completions or model} on {config.generate.task} in {config.output}")
         return 0
+    if not config.completions:
+        print(f"decoding and scoring {config.generate.task} (--completions FILE scores what is there)", file=sys.stderr)
     score = evaluate(config, _decoding_progress(), _show_progress if sys.stderr.isatty() else None)
     _say_truncated(score.truncated)
+    if score.missing:
+        print(f"{score.missing} problems have no completion and count as failed", file=sys.stderr)
+    print(f"verdicts are in {score.folder}", file=sys.stderr)
     if as_json:
         keys = ("task", "pass_at_1", "n", "low", "high", "not_run", "seconds")
         print(json.dumps({key: getattr(score, key) for key in keys}))

@@ -148,7 +148,9 @@ def read_completion(row: Any, where: str) -> Completion:
     whole = "solution" in row
     code = row.get("solution", row.get("completion"))
     sample = row.get("sample", 0)
-    if not isinstance(code, str) or not isinstance(sample, int):
-        raise UserError(f"{where}: 'completion' (or 'solution') must be text, and 'sample' a number")
+    if code is None:
+        raise UserError(f"{where}: has neither 'completion' nor 'solution'")
+    if not isinstance(code, str) or not isinstance(sample, int) or sample < 0:
+        raise UserError(f"{where}: 'completion' (or 'solution') must be text, and 'sample' a number of at least 0")
     prompt, error, finish = (str(row.get(name, "")) for name in ("prompt", "error", "finish"))
     return Completion(str(row["task_id"]), sample, code, str(row.get("raw", code)), prompt, whole, error, finish)

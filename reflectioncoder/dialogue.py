@@ -213,7 +213,9 @@ def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]
                     except UnicodeDecodeError as error:
                         raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
                     except json.JSONDecodeError as error:
-                        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+                        raise UserError(
+                            f"{where}: not JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
+                        ) from None
                 start += len(line)
     except OSError as error:
         raise UserError(f"file {path}: {error.strerror or error}") from None

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # scoring a file takes no model
     from reflectioncoder.decode import Report
 
 ATTEMPTS = 3  # for failures of the interpreter
+LEAST_MB = 64  # with less, what fails is the interpreter and not the program
 OUTPUT_CHARS = 1_000_000  # candidates may print what they like; the answer is what they return
 Progress = Callable[[int, int], None]
 
@@ -70,6 +71,8 @@ class Score:
         k: pass@k for each k asked for.
         seconds: of decoding and checking.
         tokens_per_second: of decoding; 0 where completions were read.
+        folder: where the verdicts are.
+        missing: problems without a completion, counted as failed.
         truncated: completions that ran out of tokens before their code ended.
     """
 
@@ -83,6 +86,8 @@ class Score:
     seconds: float
     tokens_per_second: float = 0.0
     truncated: int = 0
+    missing: int = 0
+    folder: str = ""
 
 
 def evaluate(
@@ -108,7 +113,11 @@ def evaluate(
     folder = Path(config.output or f"runs/evaluate/{Path(config.generate.task).stem}")
     samples = config.generate.samples
     if not config.k or min(config.k) < 1 or (not config.completions and max(config.k) > samples):
-        raise UserError(f"evaluate: k = {list(config.k)} wants 1 <= k <= generate.samples = {samples}")
+        raise UserError(f"k = {list(config.k)}: wants 1 <= k <= generate.samples = {samples}")
+    if config.workers < 0 or config.seconds <= 0 or config.memory_mb < LEAST_MB:
+        raise UserError(f"workers must be at least 0, seconds above 0 and memory_mb at least {LEAST_MB}")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --output is the folder of the verdicts")
     task = get_task(config.generate.task, task_options(config.generate))
     missing: list[str] = []
     if config.completions:
@@ -133,13 +142,21 @@ def evaluate(
         absent = [dataclasses.replace(result, outcome="not_run") for result in absent]
     results += absent
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
-    score = dataclasses.replace(score, truncated=sum(completion.truncated for completion in completions))
+    truncated = sum(completion.truncated for completion in completions)
+    score = dataclasses.replace(score, truncated=truncated, missing=len(missing), folder=str(folder))
     settings.save(config, folder)
     lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)  # never lost for a text
     write_lines(folder / "results.jsonl", lines)
     for name in config.formats:
         write_format(name, folder, results, completions, score)
-    facts = {**asdict(score), "parts": _by_part(task, results), "prompts": task.prompt_version, **facts}
+    limit = {"limit": config.generate.limit} if config.generate.limit else {}
+    facts = {
+        **{name: value for name, value in asdict(score).items() if name != "folder"},
+        **limit,
+        "parts": _by_part(task, results),
+        "prompts": task.prompt_version,
+        **facts,
+    }
     write_lines(folder / "score.json", [json.dumps(facts, indent=2)])
     (folder / UNFINISHED).unlink(missing_ok=True)
     return score
@@ -155,7 +172,7 @@ def _absent(completions: Sequence[Completion], missing: Sequence[str], ks: Seque
     few = [task_id for task_id, count in counts.items() if count < max(ks)]
     if few:
         what = f"{len(few)} problems have fewer samples, the first is '{few[0]}' with {counts[few[0]]}"
-        raise UserError(f"evaluate: k = {list(ks)}, but {what}; add samples or ask for a smaller k")
+        raise UserError(f"k = {list(ks)}, but {what}; add samples or ask for a smaller k")
     each = max([max(ks), *counts.values()])
     return [Result(name, sample, False, "missing", "no completion", 0.0) for name in missing for sample in range(each)]
 
@@ -319,7 +336,7 @@ def summarize(
         return Score(task, None, None, None, 0, len(known), {}, seconds, tokens_per_second)
     fewest = min(map(len, problems))
     if any(k > fewest for k in ks):
-        raise UserError(f"evaluate: k = {list(ks)}, but a problem has {fewest} samples")
+        raise UserError(f"k = {list(ks)}, but a problem has {fewest} samples")
     at_k = {k: sum(pass_at_k(len(p), sum(p), k) for p in problems) / len(problems) for k in (1, *ks)}
     low, high = wilson(at_k[1], len(problems))
     n, chosen = len(problems), {k: at_k[k] for k in ks}

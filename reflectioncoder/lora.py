@@ -30,8 +30,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 def check(config: TrainConfig, device: torch.device, engine: Engine) -> None:
     """Whether the settings of LoRA can be followed here, with the engine that shards. Raises UserError."""
     lora = config.lora
-    if lora.r < 0:
-        raise UserError(f"lora.r = {lora.r}: must be positive, or 0 to train all weights")
     if lora.r == 0:
         if lora.quantize != "none":
             raise UserError(f"lora.quantize = '{lora.quantize}': quantised weights cannot be trained; set lora.r")

@@ -116,11 +116,15 @@ def _percent(row: Mapping[str, Any], key: str) -> str:
 
 
 def _cell(score: Mapping[str, Any]) -> str:
-    """Pass@1 in percent with its interval, and how many problems were not run."""
+    """Pass@1 in percent with its interval, and how many problems were not run, or had no completion."""
     rate, low, high, not_run = (score.get(name) for name in ("pass_at_1", "low", "high", "not_run"))
     if rate is None or low is None or high is None:
         return "not run"
-    return f"{100 * rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]" + (f", {not_run} not run" if not_run else "")
+    found = f"{100 * rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    if score.get("limit"):
+        found += f", first {score['limit']} only"
+    missing = score.get("missing")
+    return found + (f", {missing} missing" if missing else "") + (f", {not_run} not run" if not_run else "")
 
 
 def _markdown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

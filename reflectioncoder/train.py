@@ -32,6 +32,7 @@ from reflectioncoder.attention import has_rotary_positions, use_varlen_attention
 from reflectioncoder.checkpoints import (
     LOG,
     MODEL,
+    NARRATION_SECONDS,
     PROGRESS,
     LogFile,
     Progress,
@@ -152,6 +153,10 @@ def train(
         _make_ready(model, config, max(map(len, [*samples, *held_out])), loaded)
         trained = lora.add(model, tokenizer, config) if config.lora.r else model
     steps = Steps(samples, repeats, config, world)
+    say(
+        f"{len(steps)} steps of {config.batch_size} samples; a line every {NARRATION_SECONDS:.0f} seconds, every "
+        f"step in {output / LOG}"
+    )
     arguments.max_steps = len(steps)
     arguments.warmup_steps = math.ceil(config.warmup_ratio * len(steps))
     with fits("loading"):
@@ -294,6 +299,8 @@ def _device(config: TrainConfig) -> torch.device:
 
 def _check(config: TrainConfig, output: Path) -> None:
     """Everything that can be told to be wrong before anything is loaded."""
+    if config.lora.r < 0:
+        raise UserError(f"lora.r = {config.lora.r}: must be positive, or 0 to train all weights")
     if not config.data:
         raise UserError("data: name at least one file of dialogues")
     check_order(config.masking.order)

@@ -1,5 +1,6 @@
 """Scoring: real programs in the real interpreter."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -96,7 +97,10 @@ def test_every_k_that_is_asked_for_is_printed_and_truncated_answers_are_named(pr
     assert main(["evaluate", problems, *words]) == 0
     printed = capsys.readouterr()
     assert "pass@1 33.3% [" in printed.out and "], pass@2 66.7%, pass@3 100.0%, n = 3" in printed.out  # 1 of 3 each
-    assert printed.err == "6 answers ran out of tokens before their code ended; raise max_new_tokens\n"
+    assert printed.err.splitlines() == [
+        "6 answers ran out of tokens before their code ended; raise max_new_tokens",
+        f"verdicts are in {tmp_path / 'out'}",
+    ]
 
 
 def test_answers_that_ran_out_of_tokens_are_counted(problems, tmp_path):
@@ -163,7 +167,9 @@ def test_runs_of_other_tasks_or_tests_are_not_compared(task, tests, message, tmp
     [
         ([{"task_id": "three", "completion": ""}], "line 1: task .* has no problem 'three'"),
         ([{"task_id": "one", "completion": ""}], "no completion for 2 problems, the first is 'zero'"),
-        ([{"task_id": "one"}], "line 1: 'completion' .* must be text"),
+        ([{"task_id": "one"}], "line 1: has neither 'completion' nor 'solution'"),
+        ([{"task_id": "one", "completion": 3}], "line 1: 'completion' .* must be text"),
+        ([{"task_id": "one", "completion": "", "sample": -1}], "'sample' a number of at least 0"),
         ([{"completion": "x"}], "line 1: expected an object with 'task_id'"),
         ([{"task_id": "one", "sample": 0, "completion": ""}] * 2, "line 2: sample 0 of problem 'one' occurs twice"),
     ],
@@ -358,3 +364,15 @@ def test_a_killed_evaluation_goes_on_with_the_verdicts_it_has(problems, tmp_path
     assert [r.passed for r in results] == [True] * 6
     assert {round(row["seconds"], 4) for row in before} <= {r.seconds for r in results}
     assert not kept.exists() and (out / "score.json").exists()
+
+
+@pytest.mark.parametrize("settings", [{"workers": -3}, {"memory_mb": 1}, {"seconds": 0.0}])
+def test_settings_that_would_only_fail_programs_are_refused(settings, problems, tmp_path):
+    one = EvaluateConfig(GenerateConfig(task=problems), "c.jsonl", str(tmp_path / "out"))
+    with pytest.raises(UserError, match="memory_mb at least 64"):
+        evaluate(dataclasses.replace(one, **settings))
+
+
+def test_an_output_that_is_a_file_is_named_as_such(problems, tmp_path):
+    with pytest.raises(UserError, match=r"problems\.jsonl: is a file"):
+        evaluate(EvaluateConfig(GenerateConfig(task=problems), "c.jsonl", problems))

@@ -68,7 +68,9 @@ def find_file(folders: Sequence[str], names: Sequence[str], data: str) -> Path |
     """
     root = Path(data)
     if not root.is_dir():
-        raise UserError(f"data folder {data}: no such folder; give the folder that holds {names[0]}, or its parent")
+        raise UserError(
+            f"data {data}: no such folder; give the folder that holds {names[0]}, or its parent, not a file"
+        )
     places = [root / folder / name for folder in folders for name in names] + [root / name for name in names]
     return next((place for place in places if place.is_file()), None)
 
