@@ -110,7 +110,8 @@ def test_the_parts_for_a_gpu_run_on_a_processor_at_a_tiny_size(tmp_path: Path) -
     exact = {(row["precision"], row["by"]): row for row in parts["exact"]}
     assert exact["float64", "ours"]["gradient_error"] < 1e-9 and exact["float32", "ours"]["gradient_error"] < 1e-4
     assert parts["speed-1b"]["samples_per_second"]["ours"] > 0
-    assert [row["tokens"] for row in parts["rows"]] == [64, 64, 128, 128]
+    kept = ("everything", "selective", "inputs")
+    assert [(row["tokens"], row["kept"]) for row in parts["rows"]] == [(n, what) for n in (64, 128) for what in kept]
 
 
 def test_absolute_positions_kept_and_rebased() -> None:
