@@ -27,7 +27,7 @@ demo: setup
 
 # a model trained on planted bugs writes reflection sequences by itself (docs/bootstrapping.md)
 bootstrap: setup
-	$(BIN)/python benchmarks/bootstrap.py
+	$(BIN)/python studies/bootstrap.py
 
 # Many small jobs share the cores here, and threads that spin while they wait slow each other tenfold.
 test: setup

@@ -32,8 +32,8 @@ import json, os, resource, sys, threading, time
 from pathlib import Path
 from rich.console import Console
 from reflectioncoder import ledger, pool
-from reflectioncoder.build import build
-from reflectioncoder.config import BuildConfig, ChatConfig
+from reflectioncoder.construct.build import build
+from reflectioncoder.config.build import BuildConfig, ChatConfig
 folder, count, workers, every = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 engine = sys.argv[5]
 began, client, finished = time.monotonic(), [0.0], [0]

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from reflectioncoder.interpreter import Interpreter, Limits
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
 PASSING = """\
 def total(numbers):

@@ -25,13 +25,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from reflectioncoder.evaluate import OUTPUT_CHARS
-from reflectioncoder.interpreter import Interpreter, Limits
-from reflectioncoder.languages import LANGUAGES, find
-from reflectioncoder.prepared import ready_folder
-from reflectioncoder.tasks import Task, TaskOptions, ds1000
+from reflectioncoder.evaluate.evaluate import OUTPUT_CHARS
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.tasks import ds1000
+from reflectioncoder.tasks.base import Task, TaskOptions
 from reflectioncoder.tasks.ds1000 import DS1000
-from reflectioncoder.tasks.multipl_e import MultiPLE
+from reflectioncoder.tasks.multipl_e.compilers import ready_folder
+from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, find
+from reflectioncoder.tasks.multipl_e.task import MultiPLE
 
 LIMITS = Limits(10.0, 1024, OUTPUT_CHARS)
 FAILS = {

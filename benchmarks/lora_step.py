@@ -26,10 +26,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reflectioncoder import lora, loss
-from reflectioncoder.attention import use_varlen_attention
-from reflectioncoder.config import LoraConfig, TrainConfig
-from reflectioncoder.template import SPECIAL_TOKENS
+from reflectioncoder.config.build import LoraConfig, TrainConfig
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
+from reflectioncoder.train import lora
+from reflectioncoder.train.compute import loss
+from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 
 WAYS = ("ours", "merged", "float32")
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from reflectioncoder.recompute import checkpoint_layers
+from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
 
 KEPT = ("everything", "selective", "inputs")  # for the backward pass
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from typing import Literal
 
-from reflectioncoder.batching import MicroBatch, Rows, build_rows, loss_weights, pack
-from reflectioncoder.config import LossConfig, MaskingConfig
-from reflectioncoder.template import Encoded, Span
+from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.dialogues.tokens import Encoded, Span
+from reflectioncoder.train.batch.packing import MicroBatch, Rows, build_rows, loss_weights, pack
 
 Kind = Literal["text", "code", "execution"]
 FIRST: tuple[tuple[Kind, float], ...] = (

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from reflectioncoder.config import LossConfig, MaskingConfig
-from reflectioncoder.template import Encoded
+from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.dialogues.tokens import Encoded
 
 
 def hidden_tokens(sample: Encoded, masking: MaskingConfig, step: int, max_steps: int, seed: int) -> set[int]:

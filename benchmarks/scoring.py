@@ -26,8 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from reflectioncoder.tasks.evalplus_compare import PRESENCE
-from reflectioncoder.tasks.evalplus_data import HUMANEVAL, MBPP, find_plus, read_plus
+from reflectioncoder.tasks.evalplus.compare import PRESENCE
+from reflectioncoder.tasks.evalplus.data import HUMANEVAL, MBPP, find_plus, read_plus
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"humaneval": ("humaneval_plus/HumanEvalPlus", "HUMANEVAL"), "mbpp": ("mbpp_plus/MbppPlus", "MBPP")}

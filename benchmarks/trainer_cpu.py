@@ -35,14 +35,14 @@ import torch
 from measuring import KEPT, keep, peak_above, timed
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from reflectioncoder.attention import use_varlen_attention
-from reflectioncoder.batching import Row, Rows, loss_weights, pack
-from reflectioncoder.config import EMBEDDED_MODEL, LossConfig, MaskingConfig
-from reflectioncoder.loss import micro_batch_loss
-from reflectioncoder.models import load_model_and_tokenizer
-from reflectioncoder.optimizer import MasterAdamW
-from reflectioncoder.template import Encoded
-from reflectioncoder.train import compile_feed_forward
+from reflectioncoder.config.build import EMBEDDED_MODEL, LossConfig, MaskingConfig
+from reflectioncoder.dialogues.tokens import Encoded
+from reflectioncoder.models.load import load_model_and_tokenizer
+from reflectioncoder.train.batch.packing import Row, Rows, loss_weights, pack
+from reflectioncoder.train.compute.loss import micro_batch_loss
+from reflectioncoder.train.compute.master_weights import MasterAdamW
+from reflectioncoder.train.compute.packed_attention import use_varlen_attention
+from reflectioncoder.train.train import compile_feed_forward
 
 RATES = 5  # mask rates 0, 0.25, 0.5, 0.75, 1
 FIRST, SECOND = (300, 900), (80, 250)

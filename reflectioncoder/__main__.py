@@ -2,6 +2,6 @@
 
 import sys
 
-from reflectioncoder.cli import main
+from reflectioncoder.cli.main import main
 
 sys.exit(main())

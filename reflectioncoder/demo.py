@@ -19,10 +19,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reflectioncoder.config import BuildConfig, DemoConfig, EvaluateConfig, GenerateConfig, MaskingConfig, TrainConfig
-from reflectioncoder.dialogue import write_lines
+from reflectioncoder.config.build import (
+    BuildConfig,
+    DemoConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    MaskingConfig,
+    TrainConfig,
+)
+from reflectioncoder.config.toml import save, to_toml
+from reflectioncoder.dialogues.dialogue import write_lines
 from reflectioncoder.errors import UserError
-from reflectioncoder.settings import save, to_toml
 
 ARMS = ("before", "instruction_tuned", "after")
 TASKS = ("heldout", "handwritten", "humaneval")
@@ -101,10 +108,10 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
     Raises:
         UserError: the directory holds a demo with another configuration.
     """
-    from reflectioncoder.build import build
-    from reflectioncoder.evaluate import compare, evaluate
-    from reflectioncoder.report import write_report
-    from reflectioncoder.train import train
+    from reflectioncoder.construct.build import build
+    from reflectioncoder.evaluate.evaluate import compare, evaluate
+    from reflectioncoder.report.page import write_report
+    from reflectioncoder.train.train import train
 
     root = Path(demo.output)
     recorded = root / "config.toml"

@@ -11,15 +11,15 @@ from typing import Any
 
 from rich.console import Console
 
-from reflectioncoder import native
-from reflectioncoder.build import BuildResult, build
-from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
-from reflectioncoder.decode import Finished, More, Request
-from reflectioncoder.dialogue import Block, Dialogue, read_jsonl, reflection_dialogue
-from reflectioncoder.interpreter import Interpreter
-from reflectioncoder.models import load_tokenizer
-from reflectioncoder.native import Marks
-from reflectioncoder.template import special_ids
+from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.construct.build import BuildResult, build
+from reflectioncoder.construct.samplers import native
+from reflectioncoder.construct.samplers.native import Marks
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, read_jsonl, reflection_dialogue
+from reflectioncoder.dialogues.tokens import special_ids
+from reflectioncoder.interpreter.interpreter import Interpreter
+from reflectioncoder.models.decode import Finished, More, Request
+from reflectioncoder.models.load import load_tokenizer
 
 NUMBERS = (3, 4)
 REMARK = "All asserts pass."

@@ -8,8 +8,8 @@ from typing import Any
 
 from chatserver import Reply, failure
 
-from reflectioncoder.decode import Request, decode
-from reflectioncoder.models import load_model_and_tokenizer
+from reflectioncoder.models.decode import Request, decode
+from reflectioncoder.models.load import load_model_and_tokenizer
 
 
 class Completions:

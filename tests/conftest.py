@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reflectioncoder.dialogue import Dialogue
+from reflectioncoder.dialogues.dialogue import Dialogue
 
 DATA = Path(os.environ.get("REFLECTIONCODER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

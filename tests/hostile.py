@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from reflectioncoder.interpreter import Limits
+from reflectioncoder.interpreter.interpreter import Limits
 
 FOLDER = Path(__file__).parent / "hostile"
 USUAL = Limits(seconds=20, memory_mb=200)  # a program that ends by itself may be slow on a busy machine

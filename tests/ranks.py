@@ -55,10 +55,10 @@ if __name__ == "__main__":
     import torch.distributed as dist
     from test_train import At, interrupt
 
-    from reflectioncoder.config import TrainConfig
+    from reflectioncoder.config.build import TrainConfig
+    from reflectioncoder.config.toml import load
     from reflectioncoder.errors import UserError
-    from reflectioncoder.settings import load
-    from reflectioncoder.train import train
+    from reflectioncoder.train.train import train
 
     for word in sys.argv[1:]:
         path, _, step = word.partition(":")

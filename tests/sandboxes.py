@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder import interpreter as module
-from reflectioncoder.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.interpreter import interpreter as module
+from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.interpreter.warm_process import InfrastructureError, WarmProcess
 from reflectioncoder.sandbox.layers import FIRST_SESSION_UID
-from reflectioncoder.sandbox.owner import InfrastructureError, WarmProcess
 
 USERS = 1 << 14  # of one warm process
 

@@ -14,12 +14,12 @@ import tiny
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from reflectioncoder.attention import boundaries, has_rotary_positions, use_varlen_attention
-from reflectioncoder.batching import build_rows, loss_weights, pack
-from reflectioncoder.config import LossConfig, MaskingConfig
+from reflectioncoder.config.build import LossConfig, MaskingConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.loss import micro_batch_loss
-from reflectioncoder.probe import check_model
+from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
+from reflectioncoder.train.compute.loss import micro_batch_loss
+from reflectioncoder.train.compute.model_check import check_model
+from reflectioncoder.train.compute.packed_attention import boundaries, has_rotary_positions, use_varlen_attention
 
 STEPS, SEED, WINDOW = 10, 7, 12
 SIZES: dict[str, Any] = {

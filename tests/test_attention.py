@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.attention import (
+from reflectioncoder.errors import UserError
+from reflectioncoder.train.compute.packed_attention import (
     _blocks,
     boundaries,
     has_rotary_positions,
     use_varlen_attention,
     varlen_attention,
 )
-from reflectioncoder.errors import UserError
 
 LAYER = torch.nn.Identity()
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.batching import (
+from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.train.batch.packing import (
     Row,
     Rows,
     build_rows,
@@ -19,7 +20,6 @@ from reflectioncoder.batching import (
     plan_steps,
     split_by_cost,
 )
-from reflectioncoder.config import LossConfig, MaskingConfig
 
 # BOS 0 | user: 1 role, 2-4 block, 5 end | assistant: 6 role, 7-10 code, 11-13 execution, 14-16 text, 17 end
 # | user: 18 role, 19-21 block, 22 end | assistant: 23 role, 24-26 block, 27 end | EOS 28

@@ -11,7 +11,8 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
 def figures(script: str, *arguments: str) -> object:
-    command = [sys.executable, str(FOLDER / script), *arguments]
+    folder = FOLDER if (FOLDER / script).exists() else FOLDER.parent / "studies"
+    command = [sys.executable, str(folder / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

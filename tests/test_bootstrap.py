@@ -1,4 +1,4 @@
-"""The chain of `benchmarks/bootstrap.py` at a smoke size, with a tiny model, and what its tables count."""
+"""The chain of `studies/bootstrap.py` at a smoke size, with a tiny model, and what its tables count."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 import tiny
 import torch
 
-from reflectioncoder import procedural
-from reflectioncoder.config import BuildConfig, NativeConfig, TrainConfig
-from reflectioncoder.dialogue import Block, reflection_dialogue, write_jsonl
-from reflectioncoder.problems import load_problems
-from reflectioncoder.settings import load
+from reflectioncoder.config.build import BuildConfig, NativeConfig, TrainConfig
+from reflectioncoder.config.toml import load
+from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue, write_jsonl
+from reflectioncoder.problems.load import load_problems
+from reflectioncoder.problems.procedural import problems as procedural
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "bootstrap.py"
+SCRIPT = Path(__file__).parent.parent / "studies" / "bootstrap.py"
 CONFIGS = SCRIPT.parent.parent / "configs" / "bootstrap"
 
 

@@ -17,13 +17,13 @@ import pytest
 from processes import attended
 from rich.console import Console
 
-from reflectioncoder import procedural
-from reflectioncoder.build import FILES, build
-from reflectioncoder.config import BuildConfig
-from reflectioncoder.dialogue import read_jsonl
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.toml import load, to_toml
+from reflectioncoder.construct.build import FILES, build
+from reflectioncoder.construct.ledger.ledger import Ledger
+from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import Ledger
-from reflectioncoder.settings import load, to_toml
+from reflectioncoder.problems.procedural import problems as procedural
 
 CONFIG = BuildConfig(count=12, seed=5, levels=(1, 2), workers=2)
 

@@ -23,13 +23,13 @@ from chatserver import ChatServer, Reply, completion, failure
 from processes import attended
 from rich.console import Console
 
-from reflectioncoder.build import BuildResult, build
-from reflectioncoder.cli import main
-from reflectioncoder.config import BuildConfig, ChatConfig
-from reflectioncoder.dialogue import Block, Dialogue, read_jsonl
+from reflectioncoder.cli.main import main
+from reflectioncoder.config.build import BuildConfig, ChatConfig
+from reflectioncoder.config.toml import to_toml
+from reflectioncoder.construct.build import BuildResult, build
+from reflectioncoder.construct.ledger.ledger import progress
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import progress
-from reflectioncoder.settings import to_toml
 
 KEY = "sk-a-secret-of-the-tests-0123456789"
 

@@ -8,7 +8,7 @@ from typing import Any
 from chatserver import ChatServer
 from test_build_chat import bad, config, final, good, place, rejects, run, write_problems
 
-from reflectioncoder.dialogue import read_jsonl
+from reflectioncoder.dialogues.dialogue import read_jsonl
 
 
 def fenced(code: str, opening: str = "```python", closing: str = "```") -> str:

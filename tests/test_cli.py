@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from reflectioncoder import cli
-from reflectioncoder.cli import main, parse_flags
+from reflectioncoder.cli import main as cli
+from reflectioncoder.cli.main import main, parse_flags
 from reflectioncoder.errors import UserError
 
 
@@ -53,7 +53,7 @@ def test_every_verb_has_help(capsys):
 
 
 def test_help_does_not_load_torch():
-    code = "import sys, reflectioncoder.cli as c; c.main(['train', '--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys, reflectioncoder.cli.main as c; c.main(['train', '--help']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
@@ -72,7 +72,7 @@ def test_decoding_is_reported_every_few_seconds_where_somebody_looks(monkeypatch
 
 
 def test_inspect_shows_blocks(tmp_path, capsys):
-    from reflectioncoder.dialogue import Block, reflection_dialogue, write_jsonl
+    from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue, write_jsonl
 
     path = tmp_path / "a.jsonl"
     write_jsonl(path, [reflection_dialogue("Do.", [Block("code", "f()"), Block("execution", "boom")], "Do.", "pass")])

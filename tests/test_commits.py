@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from reflectioncoder.commits import Commits
+from reflectioncoder.construct.ledger.group_commit import Commits
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger, Step
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import Entry, Ledger, Step
 
 
 class CountingLedger(Ledger):

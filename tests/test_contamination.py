@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder.contamination import (
+from reflectioncoder.construct.filters.contamination import (
     Detector,
     Reference,
     Thresholds,
@@ -18,9 +18,9 @@ from reflectioncoder.contamination import (
     runs,
     words_of,
 )
+from reflectioncoder.construct.filters.same_request import asked
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems import Problem, load_problems
-from reflectioncoder.wording import asked
+from reflectioncoder.problems.load import Problem, load_problems
 
 REQUEST = (
     "Check if in a given list of numbers any two of them are closer to each other than a threshold that is given,"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.dialogue import (
+from reflectioncoder.dialogues.dialogue import (
     BLOCK_TYPES,
     Block,
     Dialogue,

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from test_train import At, interrupt
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from reflectioncoder.batching import deal, pack, split_by_cost
-from reflectioncoder.config import LoraConfig, TrainConfig
-from reflectioncoder.consolidate import consolidate
-from reflectioncoder.dialogue import write_jsonl
-from reflectioncoder.distributed import World
+from reflectioncoder.config.build import LoraConfig, TrainConfig
+from reflectioncoder.config.toml import save
+from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.settings import save
-from reflectioncoder.sharding import choose, loads_once, variables
-from reflectioncoder.train import train
+from reflectioncoder.train.batch.packing import deal, pack, split_by_cost
+from reflectioncoder.train.consolidate import consolidate
+from reflectioncoder.train.ranks.sharding import choose, loads_once, variables
+from reflectioncoder.train.ranks.world import World
+from reflectioncoder.train.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
 TERMS = ("loss", "teacher_ce", "student_ce", "kl", "grad_norm")
@@ -122,7 +122,7 @@ WAITING = """
 import os, time
 from datetime import timedelta
 import torch.distributed as dist
-from reflectioncoder.distributed import World, lost_contact
+from reflectioncoder.train.ranks.world import World, lost_contact
 rank = int(os.environ["RANK"])
 store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, rank == 0)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=3))

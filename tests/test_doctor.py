@@ -7,9 +7,9 @@ from importlib import metadata
 
 import pytest
 
-from reflectioncoder import languages
-from reflectioncoder.cli import main
-from reflectioncoder.doctor import describe, examine
+from reflectioncoder.cli.doctor import describe, examine
+from reflectioncoder.cli.main import main
+from reflectioncoder.tasks.multipl_e import languages
 
 
 @pytest.fixture(scope="module")

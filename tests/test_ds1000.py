@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import check_all, read_completions, summarize
-from reflectioncoder.generate import Completion
-from reflectioncoder.interpreter import Interpreter, Limits
-from reflectioncoder.tasks import TaskOptions, ds1000, get_task
+from reflectioncoder.evaluate.evaluate import check_all, read_completions, summarize
+from reflectioncoder.generate.generate import Completion
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.tasks import ds1000
+from reflectioncoder.tasks.base import TaskOptions, get_task
 from reflectioncoder.tasks.ds1000 import DS1000, VERSIONS, cut
 
 LIMITS = Limits(10.0, 1024, 1_000_000)

@@ -30,19 +30,20 @@ from processes import attended
 from rich.console import Console
 from test_build_chat import KEY, config, model, place, recorded, write_problems
 
-from reflectioncoder.build import build
-from reflectioncoder.config import BuildConfig
-from reflectioncoder.dialogue import read_jsonl
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.toml import to_toml
+from reflectioncoder.construct.build import build
+from reflectioncoder.construct.ledger.ledger import progress
+from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import Interpreter
-from reflectioncoder.ledger import progress
-from reflectioncoder.settings import to_toml
+from reflectioncoder.interpreter.interpreter import Interpreter
 
 ray = pytest.importorskip("ray")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from reflectioncoder import crew, engine_ray  # noqa: E402
+from reflectioncoder.construct.engines import on_ray as engine_ray  # noqa: E402
+from reflectioncoder.construct.engines import ray_actors as crew  # noqa: E402
 
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # two machines, as far as Ray can tell
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")
@@ -282,8 +283,8 @@ def test_an_address_without_a_cluster_is_one_line(tmp_path: Path, address: str |
 
 def test_without_ray_the_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "reflectioncoder.engine_ray")
-    monkeypatch.delitem(sys.modules, "reflectioncoder.crew")
+    monkeypatch.delitem(sys.modules, "reflectioncoder.construct.engines.on_ray")
+    monkeypatch.delitem(sys.modules, "reflectioncoder.construct.engines.ray_actors")
     with pytest.raises(UserError, match=r"engine = 'ray' needs Ray: pip install 'reflectioncoder\[ray\]'"):
         run(BuildConfig(output=str(tmp_path), count=2, engine="ray"))
 

@@ -13,16 +13,16 @@ import threading
 
 import pytest
 
-from reflectioncoder.calls import bounded, call_all, decoded, open_interpreter
-from reflectioncoder.completions import Completion
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import check_all, read_completions, summarize
-from reflectioncoder.interpreter import Limits
-from reflectioncoder.judge import VALUE_CHARS
+from reflectioncoder.evaluate.evaluate import check_all, read_completions, summarize
+from reflectioncoder.generate.completions import Completion
+from reflectioncoder.interpreter.calls import bounded, call_all, decoded, open_interpreter
+from reflectioncoder.interpreter.interpreter import Limits
+from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
-from reflectioncoder.tasks import TaskOptions, get_task
-from reflectioncoder.tasks.evalplus_compare import first_wrong
-from reflectioncoder.tasks.evalplus_data import HUMANEVAL, MBPP, decode_arguments, find_plus, read_plus
+from reflectioncoder.tasks.base import TaskOptions, get_task
+from reflectioncoder.tasks.evalplus.compare import first_wrong
+from reflectioncoder.tasks.evalplus.data import HUMANEVAL, MBPP, decode_arguments, find_plus, read_plus
 
 LIMITS = Limits(10.0, 4096, 1_000_000)
 # Problems whose references take long, or give gigabytes; the documented command runs them all.

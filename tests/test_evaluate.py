@@ -9,17 +9,25 @@ from dataclasses import asdict
 
 import pytest
 
-from reflectioncoder.cli import main
-from reflectioncoder.completions import Completion, read_completion
-from reflectioncoder.config import EvaluateConfig, GenerateConfig
+from reflectioncoder.cli.main import main
+from reflectioncoder.config.build import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import Result, check_all, compare, evaluate, read_completions, read_results, summarize
-from reflectioncoder.interpreter import Interpreter, Limits
-from reflectioncoder.problems import Problem
-from reflectioncoder.tasks import Verdict
-from reflectioncoder.tasks.heldout import ProblemTask
+from reflectioncoder.evaluate.evaluate import (
+    Result,
+    check_all,
+    compare,
+    evaluate,
+    read_completions,
+    read_results,
+    summarize,
+)
+from reflectioncoder.evaluate.verdict_log import Unfinished
+from reflectioncoder.generate.completions import Completion, read_completion
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.tasks.base import Verdict
 from reflectioncoder.tasks.humaneval import HumanEval
-from reflectioncoder.unfinished import Unfinished
+from reflectioncoder.tasks.problem_sets import ProblemTask
 
 LIMITS = Limits(10.0, 1024, 1_000_000)
 

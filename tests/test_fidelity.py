@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from sandboxes import HERE
 
-from reflectioncoder.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 
 PINNED = "8.24.0"
 FOLDER = Path(__file__).parent / "fidelity"

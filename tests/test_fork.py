@@ -16,17 +16,17 @@ from blocks import bad, final, good
 from chatserver import ChatServer, completion, failure
 from rich.console import Console
 
-from reflectioncoder.build import BuildResult, build, fingerprint
-from reflectioncoder.cli import main
-from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
-from reflectioncoder.dialogue import read_jsonl
+from reflectioncoder.cli.main import main
+from reflectioncoder.clients.messages import Answer
+from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.construct.build import BuildResult, build, fingerprint
+from reflectioncoder.construct.conversation.conversation import Checked, Event, Rules
+from reflectioncoder.construct.fork import ANSWER_LIMITS, TOUCHES, Change, change_of, digest, kept
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger, progress
+from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.fork import ANSWER_LIMITS, TOUCHES, Change, change_of, digest, kept
-from reflectioncoder.interpreter import CellResult
-from reflectioncoder.ledger import Entry, Ledger, progress
-from reflectioncoder.llm import Answer
-from reflectioncoder.problems import Problem, load_problems
-from reflectioncoder.reflect import Checked, Event, Rules
+from reflectioncoder.interpreter.interpreter import CellResult
+from reflectioncoder.problems.load import Problem, load_problems
 
 
 def fenced(code: str) -> str:

@@ -10,16 +10,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reflectioncoder.cli import main
-from reflectioncoder.config import ChatConfig, GenerateConfig
-from reflectioncoder.decode import Request, anchor, decode, nucleus, text_behind
+from reflectioncoder.cli.main import main
+from reflectioncoder.config.build import ChatConfig, GenerateConfig
+from reflectioncoder.dialogues.tokens import add_special_tokens
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate import clean_completion, generate, make_requests, output_of, resolve_style
-from reflectioncoder.problems import Problem
-from reflectioncoder.tasks import TaskOptions
-from reflectioncoder.tasks.heldout import ProblemTask
+from reflectioncoder.generate.generate import clean_completion, generate, make_requests, output_of, resolve_style
+from reflectioncoder.models.decode import Request, anchor, decode, nucleus, text_behind
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.humaneval import HumanEval
-from reflectioncoder.template import add_special_tokens
+from reflectioncoder.tasks.problem_sets import ProblemTask
 
 WORDS = "def return list sum value count text number reverse first even key".split()
 

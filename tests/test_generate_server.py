@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import Served
 
-from reflectioncoder.cli import main
-from reflectioncoder.completions import clean_answer
-from reflectioncoder.config import ChatConfig, EvaluateConfig, GenerateConfig
+from reflectioncoder.cli.main import main
+from reflectioncoder.config.build import ChatConfig, EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import evaluate
-from reflectioncoder.generate import generate
+from reflectioncoder.evaluate.evaluate import evaluate
+from reflectioncoder.generate.completions import clean_answer
+from reflectioncoder.generate.generate import generate
 
 KEY = "sk-a-secret-of-the-tests-0123456789"
 COUNT = 6
@@ -171,7 +171,8 @@ def test_a_killed_run_needs_no_torch_and_goes_on_with_what_is_missing(tmp_path: 
         return Reply(b"", delay=60) if held and n >= 2 else right(n, request)
 
     block = (
-        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from reflectioncoder.cli import main; "
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; "
+        "from reflectioncoder.cli.main import main; "
     )
     with ChatServer(script) as server:
         config = settings(tmp_path, server.url, chat={"in_flight": 1})

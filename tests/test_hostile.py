@@ -14,7 +14,7 @@ import pytest
 from hostile import MARK, PROGRAMS, Hostile
 from sandboxes import BOXED, family, session_uids, started
 
-from reflectioncoder.interpreter import Interpreter, Limits
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
 FOLDERS = ("/", "/tmp", "/var/tmp", "/dev", "/dev/shm", "/run", "/etc", "/usr/bin", str(Path.home()), os.getcwd())
 SETTINGS = ("kernel/hostname", "kernel/core_pattern", "kernel/modprobe", "fs/file-max", "net/ipv4/ip_forward")

@@ -7,10 +7,10 @@ import pytest
 import test_ds1000
 from polyglot import CASES, write
 
-from reflectioncoder import languages
-from reflectioncoder.config import EvaluateConfig, GenerateConfig
-from reflectioncoder.evaluate import evaluate, read_results
+from reflectioncoder.config.build import EvaluateConfig, GenerateConfig
+from reflectioncoder.evaluate.evaluate import evaluate, read_results
 from reflectioncoder.tasks import ds1000
+from reflectioncoder.tasks.multipl_e import languages
 
 HALF = chr(0xD800)  # half a surrogate pair, which UTF-8 does not have
 RAISES = 'raise ValueError("\\ud800")\n'

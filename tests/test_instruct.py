@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue, write_jsonl
+from reflectioncoder.construct.outputs import export
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue, write_jsonl
+from reflectioncoder.dialogues.training_files import normalised, plain_code, read_training, to_dialogue, unix_lines
 from reflectioncoder.errors import UserError
-from reflectioncoder.instruct import normalised, plain_code, read_training, to_dialogue, unix_lines
-from reflectioncoder.outputs import export
-from reflectioncoder.problems import load_problems
+from reflectioncoder.problems.load import load_problems
 
 REFLECTION = reflection_dialogue(
     "Write and test `f`.",

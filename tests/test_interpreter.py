@@ -16,9 +16,9 @@ import pytest
 from processes import attended
 from sandboxes import BOXED, HERE, family, one, started
 
-from reflectioncoder import interpreter as module
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import Interpreter, Limits, describe_isolation
+from reflectioncoder.interpreter import interpreter as module
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits, describe_isolation
 
 
 @pytest.fixture(scope="module", params=[*BOXED, "none"])
@@ -232,7 +232,7 @@ def test_many_runs_leave_no_processes_and_no_descriptors(anywhere: Interpreter) 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killing_the_owner_leaves_no_process(how: signal.Signals) -> None:
     code = textwrap.dedent("""
-        from reflectioncoder.interpreter import Interpreter, Limits
+        from reflectioncoder.interpreter.interpreter import Interpreter, Limits
         with Interpreter(Limits(seconds=100), isolation={level!r}) as interpreter:
             print("up", flush=True)
             interpreter.run(["while True: pass"])

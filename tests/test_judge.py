@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import Interpreter, Limits
-from reflectioncoder.judge import Example, Judgement, judge
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.interpreter.judge import Example, Judgement, judge
 from reflectioncoder.sandbox.values import Opaque, decode, encode, same
 
 

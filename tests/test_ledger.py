@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from reflectioncoder.cli.build_status import describe
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger, progress
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import Entry, Ledger, progress
-from reflectioncoder.status import describe
 
 PRINT = {"seed": 1, "count": 3}
 KILLED = """
 import itertools, sys
-from reflectioncoder.ledger import Entry, Ledger
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger
 ledger = Ledger(sys.argv[1], {"seed": 1, "count": 3})
 for number in itertools.count():
     ledger.put(Entry(f"p{number}", "done", payload={"n": number, "text": "x" * 5000}))

@@ -17,10 +17,8 @@ from chatserver import ChatServer, Reply, completion, failure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.chat import ChatSampler
-from reflectioncoder.config import ChatConfig
-from reflectioncoder.errors import UserError
-from reflectioncoder.llm import (
+from reflectioncoder.clients.chat import ChatSampler
+from reflectioncoder.clients.messages import (  # fmt: skip
     FATAL,
     OF_THE_PROBLEM,
     REASONS,
@@ -32,8 +30,10 @@ from reflectioncoder.llm import (
     Turn,
     Usage,
     price_of,
-)  # fmt: skip
-from reflectioncoder.replay import ReplaySampler
+)
+from reflectioncoder.config.build import ChatConfig
+from reflectioncoder.construct.samplers.replay import ReplaySampler
+from reflectioncoder.errors import UserError
 
 KEY = "sk-a-secret-of-the-tests-0123456789"
 HELLO = (Turn("system", "Be brief."), Turn("user", "Hello?"))

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder import procedural
 from reflectioncoder.errors import UserError
-from reflectioncoder.loaded import CACHE, WORTH_IT, Loaded, load_once
-from reflectioncoder.problems import Problem, load_problems
+from reflectioncoder.problems.cache import CACHE, WORTH_IT, Loaded, load_once
+from reflectioncoder.problems.load import Problem, load_problems
+from reflectioncoder.problems.procedural import problems as procedural
 
 
 def many(path: Path, count: int = WORTH_IT + 5) -> Path:

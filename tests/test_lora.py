@@ -14,16 +14,17 @@ from test_distributed import config, log, quiet, same_losses
 from test_train import At, interrupt
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from reflectioncoder import lora, loss
-from reflectioncoder.attention import use_varlen_attention
-from reflectioncoder.batching import build_rows, loss_weights, pack
-from reflectioncoder.config import LoraConfig, LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.consolidate import consolidate
-from reflectioncoder.dialogue import write_jsonl
+from reflectioncoder.config.build import LoraConfig, LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.dialogues.dialogue import write_jsonl
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, add_special_tokens, encode
 from reflectioncoder.errors import UserError
-from reflectioncoder.models import load_model_and_tokenizer
-from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens, encode
-from reflectioncoder.train import train
+from reflectioncoder.models.load import load_model_and_tokenizer
+from reflectioncoder.train import lora
+from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
+from reflectioncoder.train.compute import loss
+from reflectioncoder.train.compute.packed_attention import use_varlen_attention
+from reflectioncoder.train.consolidate import consolidate
+from reflectioncoder.train.train import train
 
 pytest.importorskip("peft")
 LORA = LoraConfig(r=4, alpha=8)

@@ -9,12 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from reflectioncoder.attention import use_varlen_attention
-from reflectioncoder.batching import build_rows, loss_weights, pack, split_by_cost
-from reflectioncoder.config import LossConfig, MaskingConfig
-from reflectioncoder.loss import Head, micro_batch_loss, scored_loss
-from reflectioncoder.recompute import checkpoint_layers
-from reflectioncoder.template import Encoded
+from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.dialogues.tokens import Encoded
+from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack, split_by_cost
+from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
+from reflectioncoder.train.compute.loss import Head, micro_batch_loss, scored_loss
+from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 
 STEPS = 10
 SEED = 7

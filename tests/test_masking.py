@@ -10,9 +10,9 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.config import MaskingConfig
+from reflectioncoder.config.build import MaskingConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.masking import (
+from reflectioncoder.train.batch.masking import (
     block_mask,
     hidden_count,
     mask_rate,

@@ -12,9 +12,9 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from reflectioncoder.config import TrainConfig
-from reflectioncoder.dialogue import write_jsonl
-from reflectioncoder.train import train
+from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.dialogues.dialogue import write_jsonl
+from reflectioncoder.train.train import train
 
 PAGE = Path(__file__).parent.parent / "docs" / "method.md"
 

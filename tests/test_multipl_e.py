@@ -8,16 +8,16 @@ import sys
 import pytest
 from polyglot import CASES, SERVED, SOLUTIONS, write
 
-from reflectioncoder import languages
-from reflectioncoder.config import EvaluateConfig, GenerateConfig
+from reflectioncoder.config.build import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import check_all, evaluate, read_completions, summarize
-from reflectioncoder.generate import Completion
-from reflectioncoder.interpreter import Limits
-from reflectioncoder.prepared import ready_folder
-from reflectioncoder.tasks import TaskOptions, get_task
-from reflectioncoder.tasks.multipl_e import MultiPLE
-from reflectioncoder.tasks.multipl_e_answers import assemble, cut
+from reflectioncoder.evaluate.evaluate import check_all, evaluate, read_completions, summarize
+from reflectioncoder.generate.generate import Completion
+from reflectioncoder.interpreter.interpreter import Limits
+from reflectioncoder.tasks.base import TaskOptions, get_task
+from reflectioncoder.tasks.multipl_e import languages
+from reflectioncoder.tasks.multipl_e.answers import assemble, cut
+from reflectioncoder.tasks.multipl_e.compilers import ready_folder
+from reflectioncoder.tasks.multipl_e.task import MultiPLE
 
 LIMITS = Limits(2.0, 1024, 1_000_000)
 WRONG = [(key, how) for key, case in CASES.items() for how in case.wrong]
@@ -121,7 +121,7 @@ def test_our_answers_to_the_real_set_pass(key, data):
 def test_a_language_without_its_toolchain_is_not_run_and_never_zero(monkeypatch, tmp_path):
     folder = write(tmp_path, "js", {"evens": CASES["js"]})
     absent = languages.Toolchain(languages.LANGUAGES["js"], {}, languages.LANGUAGES["js"].tools, ())
-    monkeypatch.setattr("reflectioncoder.tasks.multipl_e.find", lambda key: absent)
+    monkeypatch.setattr("reflectioncoder.tasks.multipl_e.task.find", lambda key: absent)
     one = MultiPLE("js", TaskOptions(data=str(folder)))
     with one.interpreter(LIMITS) as interpreter:
         results = check_all(one, [Completion("evens", 0, "}\n", "}\n")], [interpreter], LIMITS)
@@ -140,7 +140,7 @@ def test_a_toolchain_that_does_not_work_here_is_not_run(monkeypatch, tmp_path):
     need("sh")
     folder = write(tmp_path, "sh", {"evens": CASES["sh"]})
     broken = languages.Toolchain(languages.LANGUAGES["sh"], {"bash": "/usr/bin/false"}, (), ())
-    monkeypatch.setattr("reflectioncoder.tasks.multipl_e.find", lambda key: broken)
+    monkeypatch.setattr("reflectioncoder.tasks.multipl_e.task.find", lambda key: broken)
     one = MultiPLE("sh", TaskOptions(data=str(folder)))
     with one.interpreter(LIMITS) as interpreter:
         verdict = one.check("evens", CASES["sh"].right, interpreter, LIMITS)
@@ -296,8 +296,9 @@ def test_scoring_needs_no_torch(tmp_path):
     (tmp_path / "c.jsonl").write_text(json.dumps({"task_id": "evens", "completion": CASES["js"].right}))
     words = ["evaluate", "multipl_e_js", "--completions", "c.jsonl", "--data", str(folder), "--output", "out"]
     code = (
-        "import sys; from reflectioncoder.cli import main; from reflectioncoder.prepared import ready_folder; "
-        "from reflectioncoder.languages import find; status = main(sys.argv[1:]); "
+        "import sys; from reflectioncoder.cli.main import main; "
+        "from reflectioncoder.tasks.multipl_e.compilers import ready_folder; "
+        "from reflectioncoder.tasks.multipl_e.languages import find; status = main(sys.argv[1:]); "
         "find('cpp').missing or ready_folder(find('cpp')); "
         'sys.exit(f\'{status} {sys.modules.keys() & {"torch", "transformers"}}\')'
     )

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from reflectioncoder.dialogue import Dialogue, unfenced
-from reflectioncoder.explain import Failure, contrast, read_check
-from reflectioncoder.filters import Rejected
-from reflectioncoder.interpreter import Interpreter
-from reflectioncoder.mutate import reflect_by_mutation
-from reflectioncoder.problems import Problem
+from reflectioncoder.construct.filters.sequence import Rejected
+from reflectioncoder.construct.mutation.explain import Failure, contrast, read_check
+from reflectioncoder.construct.mutation.sequence import reflect_by_mutation
+from reflectioncoder.dialogues.dialogue import Dialogue, unfenced
+from reflectioncoder.interpreter.interpreter import Interpreter
+from reflectioncoder.problems.load import Problem
 
 DIGITS = """def multiply_digits(n):
     if n == 0:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.explain_texts import WORDING
-from reflectioncoder.mutations import KINDS, Edit, Mutation, Source, apply, find_mutations
+from reflectioncoder.construct.mutation.kinds import KINDS, Edit, Mutation, Source, apply, find_mutations
+from reflectioncoder.construct.mutation.wordings import WORDING
 
 # kind: (solution, an assert that holds for it and fails for at least one mutant of the kind)
 SNIPPETS = {

@@ -34,16 +34,16 @@ from blocks import (
     text,
 )
 
-from reflectioncoder import native
-from reflectioncoder.decode import Request, decode
-from reflectioncoder.dialogue import Dialogue, read_jsonl
+from reflectioncoder.clients.messages import SamplerError, Turn
+from reflectioncoder.config.toml import to_toml
+from reflectioncoder.construct.samplers import native
+from reflectioncoder.construct.samplers.native import NativeSampler
+from reflectioncoder.construct.samplers.native_vllm import decode_vllm
+from reflectioncoder.dialogues.dialogue import Dialogue, read_jsonl
+from reflectioncoder.dialogues.tokens import encode
 from reflectioncoder.errors import UserError
-from reflectioncoder.llm import SamplerError, Turn
-from reflectioncoder.models import load_model_and_tokenizer, load_tokenizer
-from reflectioncoder.native import NativeSampler
-from reflectioncoder.native_vllm import decode_vllm
-from reflectioncoder.settings import to_toml
-from reflectioncoder.template import encode
+from reflectioncoder.models.decode import Request, decode
+from reflectioncoder.models.load import load_model_and_tokenizer, load_tokenizer
 
 
 def test_a_real_model_fails_sees_why_repairs_and_answers(tmp_path: Path, model: str, learnt: list[Dialogue]) -> None:

@@ -14,12 +14,12 @@ from blocks import NUMBERS, Format, answer, bad, code, config, final, good, outc
 from chatserver import ChatServer, Reply, failure
 from completions import Completions, body, said
 
-from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
-from reflectioncoder.dialogue import Dialogue, read_jsonl
+from reflectioncoder.clients.messages import Answer, Budget, SamplerError, Turn, Usage
+from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.construct.ledger.ledger import progress
+from reflectioncoder.construct.samplers.native_completions import CompletionsSampler
+from reflectioncoder.dialogues.dialogue import Dialogue, read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import progress
-from reflectioncoder.llm import Answer, Budget, SamplerError, Turn, Usage
-from reflectioncoder.native_completions import CompletionsSampler
 
 KEY = "sk-a-secret-of-the-tests-0123456789"
 CLOSED = "<|endofmessage|>"

@@ -7,12 +7,12 @@ from blocks import Format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.dialogue import Block, Message
+from reflectioncoder.clients.messages import Turn
+from reflectioncoder.construct.samplers.native import ending, prompt_of, read_blocks
+from reflectioncoder.dialogues.dialogue import Block, Message
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
+from reflectioncoder.dialogues.tokens import decode as decode_dialogue
 from reflectioncoder.errors import UserError
-from reflectioncoder.llm import Turn
-from reflectioncoder.native import ending, prompt_of, read_blocks
-from reflectioncoder.template import SPECIAL_TOKENS
-from reflectioncoder.template import decode as decode_dialogue
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from blocks import REMARK, Format, answer, bad, code, config, final, good, rejects, run, spoken, text
 
-from reflectioncoder import native
-from reflectioncoder.cli import main
-from reflectioncoder.config import BuildConfig
-from reflectioncoder.decode import Finished, More
-from reflectioncoder.dialogue import read_jsonl
+from reflectioncoder.cli.main import main
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.toml import to_toml
+from reflectioncoder.construct.conversation.samples import sample_id, sample_of
+from reflectioncoder.construct.ledger.ledger import progress
+from reflectioncoder.construct.samplers import native
+from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import progress
-from reflectioncoder.samples import sample_id, sample_of
-from reflectioncoder.settings import to_toml
+from reflectioncoder.models.decode import Finished, More
 
 FIRST_GOOD = {0: 1, 1: 3, 2: 5, 3: 2}  # problem to the first of its samples that is a sequence, of four
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder.dialogue import Block, Dialogue, reflection_dialogue
-from reflectioncoder.errors import UserError
-from reflectioncoder.outputs import (
+from reflectioncoder.construct.outputs import (
     CARD,
     DATASET,
     OURS,
@@ -21,6 +19,8 @@ from reflectioncoder.outputs import (
     render_card,
     write_card,
 )
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
+from reflectioncoder.errors import UserError
 
 TRACE = "ZeroDivisionError                         Traceback (most recent call last)\nCell In[1], line 4\nE: d"
 SYNTAX = "  Cell In[1], line 1\n    def f(:\n          ^\nSyntaxError: invalid syntax"

@@ -8,7 +8,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.overlap import near_duplicates, ngrams
+from reflectioncoder.construct.filters.near_duplicates import near_duplicates, ngrams
 
 WORDS = [f"word{i}" for i in range(40)]
 TEN = "one two three four five six seven eight nine ten"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder.asserts import split_tests
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems import FieldMap, Problem, handwritten, load_problems
+from reflectioncoder.problems.load import FieldMap, Problem, handwritten, load_problems
+from reflectioncoder.syntax.asserts import split_tests
 
 DATA = Path(os.environ.get("REFLECTIONCODER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 ADD = "def add(a, b):\n    return a + b"

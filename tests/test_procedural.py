@@ -14,13 +14,13 @@ from functools import lru_cache
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems import Problem
-from reflectioncoder.procedural import compositions, generate, iter_exact, space_size, split_of
-from reflectioncoder.procedural_kinds import KINDS
-from reflectioncoder.procedural_maps import MAPS, RULES
-from reflectioncoder.procedural_parts import INT_FILTERS, STR_FILTERS
-from reflectioncoder.procedural_reductions import REDUCTIONS
-from reflectioncoder.procedural_render import Composition, Exact, evaluate
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.procedural.kinds import KINDS
+from reflectioncoder.problems.procedural.maps import MAPS, RULES
+from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS
+from reflectioncoder.problems.procedural.problems import compositions, generate, iter_exact, space_size, split_of
+from reflectioncoder.problems.procedural.reductions import REDUCTIONS
+from reflectioncoder.problems.procedural.render import Composition, Exact, evaluate
 
 
 @lru_cache
@@ -195,7 +195,7 @@ def test_a_longer_list_begins_with_the_shorter_one() -> None:
 @pytest.mark.parametrize("hash_seed", ["1", "4242"])
 def test_the_same_in_another_process(hash_seed: str) -> None:
     program = (
-        "from reflectioncoder.procedural import generate\n"
+        "from reflectioncoder.problems.procedural.problems import generate\n"
         "for p in generate(25, 11, 'train'): print(p.id, repr(p.instruction), p.tests)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}

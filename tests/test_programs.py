@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import Interpreter, Limits
-from reflectioncoder.programs import Workspace, workspace
-from reflectioncoder.sandbox.owner import Remote
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.interpreter.warm_process import Remote
+from reflectioncoder.interpreter.workspace import Workspace, workspace
 
 needs = {
     name: pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed") for name in ("gcc", "node")

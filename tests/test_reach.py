@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reflectioncoder.asserts import parse
-from reflectioncoder.reach import exercised
+from reflectioncoder.syntax.asserted import exercised
+from reflectioncoder.syntax.asserts import parse
 
 F = "def f(x):\n    return 2 * x\n"
 

@@ -9,11 +9,11 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from reflectioncoder.attention import use_varlen_attention
-from reflectioncoder.batching import Row, Rows, build_rows, last_round, loss_weights, pack
-from reflectioncoder.config import LossConfig, MaskingConfig
-from reflectioncoder.loss import micro_batch_loss
-from reflectioncoder.template import Encoded
+from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.dialogues.tokens import Encoded
+from reflectioncoder.train.batch.packing import Row, Rows, build_rows, last_round, loss_weights, pack
+from reflectioncoder.train.compute.loss import micro_batch_loss
+from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 
 STEPS = 10
 ROUNDS = [("code", 6), ("execution", 5), ("text", 4), ("code", 6), ("execution", 2)]

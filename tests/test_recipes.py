@@ -12,11 +12,11 @@ import torch
 from test_train import config, log, quiet
 from transformers import Qwen2Config
 
-from reflectioncoder.config import LoraConfig, TrainConfig
-from reflectioncoder.dialogue import write_jsonl
-from reflectioncoder.dryrun import Memory, host_memory, memory, shape_of
-from reflectioncoder.settings import load
-from reflectioncoder.train import describe_plan, train
+from reflectioncoder.config.build import LoraConfig, TrainConfig
+from reflectioncoder.config.toml import load
+from reflectioncoder.dialogues.dialogue import write_jsonl
+from reflectioncoder.train.dry_run import Memory, host_memory, memory, shape_of
+from reflectioncoder.train.train import describe_plan, train
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs" / "recipes").glob("*.toml"))
 PAPER = {"codellama-7b": 5e-5, "codellama-34b": 2e-5, "deepseek-coder-6.7b": 5e-5, "deepseek-coder-33b": 2e-5}

@@ -12,14 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.answers import asserts_something, checks_for, extract, fenced_blocks, shown, uses_earlier
-from reflectioncoder.dialogue import Block, Dialogue
-from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import CellResult
-from reflectioncoder.llm import Answer, Tools, Turn, Usage
-from reflectioncoder.problems import Problem
-from reflectioncoder.prompts import PROMPT_VERSION, Prompts, load_prompts
-from reflectioncoder.reflect import (
+from reflectioncoder.clients.messages import Answer, Tools, Turn, Usage
+from reflectioncoder.construct.conversation.conversation import (
     Ask,
     Check,
     Checked,
@@ -33,6 +27,12 @@ from reflectioncoder.reflect import (
     next_step,
     to_record,
 )
+from reflectioncoder.construct.prompts import PROMPT_VERSION, Prompts, load_prompts
+from reflectioncoder.dialogues.dialogue import Block, Dialogue
+from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter.interpreter import CellResult
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.syntax.answers import asserts_something, checks_for, extract, fenced_blocks, shown, uses_earlier
 
 PROBLEM = Problem("p/1", "Write `double`.", tests=("assert double(0) == 0",), entry_point="double", source="own")
 RULES = Rules(provenance={"method": "chat", "model": "m"})

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from reflectioncoder.dialogue import Block, Dialogue, reflection_dialogue
-from reflectioncoder.interpreter import CellResult, Interpreter
-from reflectioncoder.problems import Problem
-from reflectioncoder.repeat import last_program, unstable
-from reflectioncoder.sandbox.owner import InfrastructureError
+from reflectioncoder.construct.filters.determinism import last_program, unstable
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
+from reflectioncoder.interpreter.interpreter import CellResult, Interpreter
+from reflectioncoder.interpreter.warm_process import InfrastructureError
+from reflectioncoder.problems.load import Problem
 
 PROBLEM = Problem("p", "Write `f`.")
 

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.charts import Line, binned, line_chart
-from reflectioncoder.cli import main
-from reflectioncoder.config import BuildConfig, TrainConfig
-from reflectioncoder.dialogue import Block, reflection_dialogue, write_jsonl
+from reflectioncoder.cli.main import main
+from reflectioncoder.config.build import BuildConfig, TrainConfig
+from reflectioncoder.config.toml import save
+from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue, write_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.report import commands, comparisons, duration, percent, render, write_report
-from reflectioncoder.report_files import Found, choose, funnel, read, score, stages, steps_of
-from reflectioncoder.settings import save
+from reflectioncoder.report.charts import Line, binned, line_chart
+from reflectioncoder.report.page import commands, comparisons, duration, percent, render, write_report
+from reflectioncoder.report.run_files import Found, choose, funnel, read, score, stages, steps_of
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 ATTACK = '</pre><script>alert("1")</script><img src=x onerror=alert(2)> {{ 7 * 7 }} &amp; \ud800 \x1b[31m'

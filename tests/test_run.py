@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from reflectioncoder.cli import main
+from reflectioncoder.cli.main import main
+from reflectioncoder.construct.engines.interpreters import InterpreterPool
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import Limits
-from reflectioncoder.pool import InterpreterPool
+from reflectioncoder.interpreter.interpreter import Limits
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

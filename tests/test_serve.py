@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 from serving import Served
 
-from reflectioncoder.build import BuildResult, build
-from reflectioncoder.config import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.construct.build import BuildResult, build
+from reflectioncoder.construct.conversation.conversation import from_record
+from reflectioncoder.construct.ledger.ledger import progress
 from reflectioncoder.errors import UserError
-from reflectioncoder.ledger import progress
-from reflectioncoder.models import embedded_model_directory
-from reflectioncoder.reflect import from_record
+from reflectioncoder.models.load import embedded_model_directory
 
 # short wordings, for answers of a few dozen tokens
 PROMPTS = """

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from reflectioncoder.config import BuildConfig, EvaluateConfig, TrainConfig
+from reflectioncoder.config.build import BuildConfig, EvaluateConfig, TrainConfig
+from reflectioncoder.config.toml import load, save, to_toml
 from reflectioncoder.errors import UserError
-from reflectioncoder.settings import load, save, to_toml
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):

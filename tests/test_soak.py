@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sandboxes import HERE, family, started
 
-from reflectioncoder.interpreter import Interpreter, Limits
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
 RUNS = int(os.environ.get("SOAK", "1500"))
 AT_ONCE = 4

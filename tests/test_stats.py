@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.stats import bootstrap_difference, mcnemar, paired, pass_at_k, wilson
+from reflectioncoder.evaluate.stats import bootstrap_difference, mcnemar, paired, pass_at_k, wilson
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))

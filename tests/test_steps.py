@@ -11,10 +11,10 @@ import pytest
 import tiny
 import torch
 
-from reflectioncoder.batching import build_rows, deal, loss_weights, pack, split_by_cost
-from reflectioncoder.config import LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.distributed import World
-from reflectioncoder.steps import Ahead, Step, Steps
+from reflectioncoder.config.build import LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.train.batch.packing import build_rows, deal, loss_weights, pack, split_by_cost
+from reflectioncoder.train.batch.steps import Ahead, Step, Steps
+from reflectioncoder.train.ranks.world import World
 
 BLOCKS = [("code", 4), ("execution", 3), ("text", 2), ("code", 5), ("execution", 2), ("text", 3)]
 SAMPLES = [tiny.encoded(BLOCKS[: 2 + i % 5], i, reflection=i % 4 != 3, answer=5 + i) for i in range(12)]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.tables import TABLES, paper_tables, published
+from reflectioncoder.report.paper_tables import TABLES, paper_tables, published
 
 
 def score(folder, task, rate, **more):

@@ -3,11 +3,11 @@
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter import Interpreter, Limits
-from reflectioncoder.problems import Problem
-from reflectioncoder.tasks import TaskOptions, defines, get_task, run_tests
-from reflectioncoder.tasks.heldout import ProblemTask
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.tasks.base import TaskOptions, defines, get_task, run_tests
 from reflectioncoder.tasks.humaneval import HumanEval
+from reflectioncoder.tasks.problem_sets import ProblemTask
 
 LIMITS = Limits(5.0, 512, 1_000_000)
 DOUBLE = Problem("double", "Write double(x).", tests=("assert double(2) == 4", "assert double([1]) == [1, 1]"))

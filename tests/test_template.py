@@ -7,9 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reflectioncoder.dialogue import BLOCK_TYPES, Block, Dialogue, Message, instruction_dialogue, reflection_dialogue
+from reflectioncoder.dialogues.dialogue import (
+    BLOCK_TYPES,
+    Block,
+    Dialogue,
+    Message,
+    instruction_dialogue,
+    reflection_dialogue,
+)
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, add_special_tokens, decode, encode, prompt_ids, special_ids
 from reflectioncoder.errors import UserError
-from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens, decode, encode, prompt_ids, special_ids
 
 TOKENIZER = build_tokenizer()
 MODEL = build_llama(len(TOKENIZER))

@@ -16,14 +16,14 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from reflectioncoder.batching import split_by_cost
-from reflectioncoder.checkpoints import newest_checkpoint
-from reflectioncoder.config import LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.dialogue import write_jsonl
+from reflectioncoder.config.build import LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.config.toml import load, save
+from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.optimizer import MasterAdamW
-from reflectioncoder.settings import load, save
-from reflectioncoder.train import describe_plan, train
+from reflectioncoder.train.batch.packing import split_by_cost
+from reflectioncoder.train.checkpoints import newest_checkpoint
+from reflectioncoder.train.compute.master_weights import MasterAdamW
+from reflectioncoder.train.train import describe_plan, train
 
 VOCABULARY = 258
 

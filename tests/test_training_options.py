@@ -15,19 +15,20 @@ import torch
 from test_train import At, config, interrupt, log, quiet
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from reflectioncoder import trackers, validation
-from reflectioncoder.batching import build_rows, last_round, loss_weights, pack
-from reflectioncoder.config import LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.dialogue import Block, instruction_dialogue, reflection_dialogue, write_jsonl
-from reflectioncoder.distributed import World, lost_contact, out_of_memory
+from reflectioncoder.config.build import LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.dialogues.dialogue import Block, instruction_dialogue, reflection_dialogue, write_jsonl
+from reflectioncoder.dialogues.tokens import Encoded, add_special_tokens, encode
+from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
-from reflectioncoder.instruct import read_training
-from reflectioncoder.loss import micro_batch_loss
-from reflectioncoder.masking import visible_ranges
-from reflectioncoder.models import load_model_and_tokenizer
-from reflectioncoder.optimizer import with_masters
-from reflectioncoder.template import Encoded, add_special_tokens, encode
-from reflectioncoder.train import train
+from reflectioncoder.models.load import load_model_and_tokenizer
+from reflectioncoder.train import held_out as validation
+from reflectioncoder.train import trackers
+from reflectioncoder.train.batch.masking import visible_ranges
+from reflectioncoder.train.batch.packing import build_rows, last_round, loss_weights, pack
+from reflectioncoder.train.compute.loss import micro_batch_loss
+from reflectioncoder.train.compute.master_weights import with_masters
+from reflectioncoder.train.ranks.world import World, lost_contact, out_of_memory
+from reflectioncoder.train.train import train
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def evaluations(output: Path) -> list[dict[str, float]]:
 
 
 def test_held_out_samples_are_scored_as_inference_would_read_them(base: Path, tmp_path: Path) -> None:
-    from reflectioncoder.attention import use_varlen_attention
+    from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 
     said: list[str] = []
     held = str(base / "held.jsonl")
@@ -344,7 +345,7 @@ def test_out_of_memory_names_what_really_helps(base: Path, tmp_path: Path, monke
         train(config(base, tmp_path, micro_tokens=9), quiet, [At(3, no_memory)])
     with pytest.raises(UserError, match="after step 0 of 6; the model does not fit with its optimizer; set precision"):
         train(config(base, tmp_path / "begin"), quiet, [AtBegin()])
-    monkeypatch.setattr("reflectioncoder.train.check_model", lambda _: no_memory())
+    monkeypatch.setattr("reflectioncoder.train.train.check_model", lambda _: no_memory())
     with pytest.raises(UserError, match=r"^out of memory while preparing .*; set precision = bfloat16, .*written yet$"):
         train(config(base, tmp_path / "check"), quiet)
 

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder import trees
+from reflectioncoder.syntax import trees
 
-PACKAGE = sorted((Path(__file__).parent.parent / "reflectioncoder").glob("*.py"))
+PACKAGE = sorted((Path(__file__).parent.parent / "reflectioncoder").rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", PACKAGE[::8], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PACKAGE[::12], ids=lambda path: path.name)
 def test_walk_is_that_of_ast_without_contexts(path: Path) -> None:
     code = path.read_text()
     tree = trees.parse(code)

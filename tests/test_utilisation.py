@@ -10,13 +10,13 @@ import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from reflectioncoder import lora
-from reflectioncoder.attention import use_varlen_attention
-from reflectioncoder.batching import build_rows, loss_weights, pack
-from reflectioncoder.config import LoraConfig, LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.loss import micro_batch_loss
-from reflectioncoder.template import SPECIAL_TOKENS, add_special_tokens, encode
-from reflectioncoder.utilisation import Needed, peak_flops
+from reflectioncoder.config.build import LoraConfig, LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, add_special_tokens, encode
+from reflectioncoder.train import lora
+from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
+from reflectioncoder.train.compute.flops import Needed, peak_flops
+from reflectioncoder.train.compute.loss import micro_batch_loss
+from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 
 
 def products(model: Any, batch: Any) -> int:

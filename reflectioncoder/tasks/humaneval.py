@@ -10,12 +10,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, defines, run_tests
-from reflectioncoder.tasks.evalplus import CONTINUATION_STOPS, HumanEvalBase
-from reflectioncoder.tasks.evalplus_data import HUMANEVAL, find_file, find_plus, read_rows
+from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, defines, run_tests
+from reflectioncoder.tasks.evalplus.data import HUMANEVAL, find_file, find_plus, read_rows
+from reflectioncoder.tasks.evalplus.task import CONTINUATION_STOPS, HumanEvalBase
 
 if TYPE_CHECKING:
-    from reflectioncoder.interpreter import Interpreter, Limits
+    from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
 INSTRUCTION = "Write a complete Python function for the problem.\n\n{prompt}"  # appendix D
 

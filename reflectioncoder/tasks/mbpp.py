@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.tasks import Prompt, Task, TaskOptions, Verdict, run_tests
-from reflectioncoder.tasks.evalplus import WHOLE_STOPS, MbppBase
-from reflectioncoder.tasks.evalplus_data import MBPP, find_file, find_plus, read_rows
+from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, run_tests
+from reflectioncoder.tasks.evalplus.data import MBPP, find_file, find_plus, read_rows
+from reflectioncoder.tasks.evalplus.task import WHOLE_STOPS, MbppBase
 
 if TYPE_CHECKING:
-    from reflectioncoder.interpreter import Interpreter, Limits
+    from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
 TEST_SPLIT = range(11, 511)
 

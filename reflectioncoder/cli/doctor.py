@@ -1,0 +1,82 @@
+"""`reflectioncoder doctor`: what this machine has, and what would give more; asks no network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, find
+
+USAGE = "usage: reflectioncoder doctor [--json]"
+
+
+def doctor_verb(words: Sequence[str]) -> int:
+    """Print the report, or with --json one object. Raises UserError for other words."""
+    if list(words) not in ([], ["--json"]):
+        raise UserError(USAGE)
+    found = examine()
+    if words:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        print("\n".join(describe(found)))
+    return 0
+
+
+def examine() -> dict[str, Any]:
+    """What is here: `versions`, `devices`, `isolation`, `toolchains` by language, `ds1000`, `hub`."""
+    import torch
+
+    from reflectioncoder.config.toml import versions
+    from reflectioncoder.interpreter.interpreter import describe_isolation
+
+    with ThreadPoolExecutor() as threads:  # most of the time goes to waiting for compilers to name their version
+        toolchains = dict(zip(LANGUAGES, threads.map(_toolchain, LANGUAGES), strict=True))
+    cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "versions": versions(),
+        "devices": [f"cpu ({os.cpu_count()} cores)", *cuda],
+        "isolation": describe_isolation(),
+        "toolchains": toolchains,
+        "ds1000": _ds1000(),
+        "hub": os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
+    }
+
+
+def describe(found: dict[str, Any]) -> list[str]:
+    """The report as lines of text."""
+    lines = [f"{name:16} {version}" for name, version in found["versions"].items()]
+    lines += [f"{'devices':16} {', '.join(found['devices'])}", *found["isolation"]]
+    lines.append("toolchains of MultiPL-E (make toolchains installs what Debian and npm have):")
+    for key, entry in found["toolchains"].items():
+        name = f"{LANGUAGES[key].name} ({key})"
+        lines.append(f"  {'yes' if entry['found'] else 'no '} {name:18} {entry['version'] or entry['install']}")
+    entry = found["ds1000"]
+    lines.append(f"environment of DS-1000: {entry['python'] or 'none: make ds1000'}{entry['problem']}")
+    lines += [f"  {name:18} {version or 'not installed'}" for name, version in entry["versions"].items()]
+    lines.append(f"hub: {found['hub']} (whether it can be reached is not tried here)")
+    return lines
+
+
+def _ds1000() -> dict[str, Any]:
+    from reflectioncoder.tasks import ds1000
+
+    python, problem, found = ds1000.environment(), "", {}
+    if python:
+        try:
+            found = ds1000.installed_versions(python)
+            if found != ds1000.VERSIONS:
+                wanted = ", ".join(f"{name} {version}" for name, version in ds1000.VERSIONS.items())
+                problem = f": other versions than the tests were written for ({wanted}); make ds1000"
+        except UserError as error:
+            problem = f": {error}"
+    return {"python": python, "versions": found, "problem": problem}
+
+
+def _toolchain(key: str) -> dict[str, Any]:
+    toolchain = find(key)
+    there = not toolchain.missing
+    return {"found": there, "version": toolchain.version if there else "", "install": toolchain.reason}

@@ -1,0 +1,132 @@
+"""Any OpenAI-compatible chat endpoint as a sampler; `endpoint.py` has the patience, the budget and the typed errors."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from reflectioncoder.clients.endpoint import Endpoint
+from reflectioncoder.clients.messages import Answer, Budget, Tools, Turn, Usage
+from reflectioncoder.config.build import ChatConfig
+
+TOOL = "python"
+
+
+class ChatSampler:
+    """A chat model behind an endpoint; used inside one event loop.
+
+    Args:
+        config: endpoint, model and how to ask it.
+        budget: what all requests together may use.
+        tool_description: what to tell a model about the `python` tool.
+        single: see `Endpoint`.
+
+    Raises:
+        UserError: no model, or a URL that is none or that holds a password.
+    """
+
+    name = "chat"
+
+    def __init__(
+        self, config: ChatConfig, budget: Budget | None = None, tool_description: str = "", single: bool = False
+    ) -> None:
+        self.model = config.model
+        self._config, self._tool_description = config, tool_description
+        self._endpoint = Endpoint(config, config.model, budget, single=single)
+        self._create = self._endpoint.client.chat.completions.with_streaming_response.create
+
+    def stop(self) -> None:
+        """See `Sampler`."""
+        self._endpoint.stop()
+
+    async def close(self) -> None:
+        """See `Sampler`."""
+        await self._endpoint.close()
+
+    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
+        """See `Sampler`."""
+        started, public = time.monotonic(), self._endpoint.public
+        # two characters a token: fewer than any text has
+        length = sum(len(turn.text) + len(turn.tool_code or "") for turn in messages)
+        worst = Usage(1, length // 2 + 8 * len(messages) + 64, self._config.max_tokens)
+        answer, wasted = await self._endpoint.ask(
+            self._create, self._parameters(messages, tools), worst, lambda body: self._read(body, messages)
+        )
+        return Answer(
+            public(answer.text), None if answer.tool_code is None else public(answer.tool_code), answer.tool_id,
+            answer.finish, wasted + answer.usage, answer.model, time.monotonic() - started,
+        )  # fmt: skip
+
+    def _parameters(self, messages: Sequence[Turn], tools: Tools) -> dict[str, Any]:
+        config = self._config
+        if config.system_prompt == "merged" and len(messages) > 1 and messages[0].role == "system":
+            merged = Turn("user", f"{messages[0].text}\n\n{messages[1].text}")
+            messages = [merged, *messages[2:]]
+        parameters: dict[str, Any] = {"model": config.model, "messages": [_message(turn) for turn in messages]}
+        parameters[config.token_limit_key] = config.max_tokens
+        if config.temperature >= 0:
+            parameters["temperature"] = config.temperature
+        if 0 < config.top_p < 1:
+            parameters["top_p"] = config.top_p
+        if tools != "off":
+            schema = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
+            function = {"name": TOOL, "description": self._tool_description, "parameters": schema}
+            parameters["tools"] = [{"type": "function", "function": function}]
+            parameters["tool_choice"] = "auto" if tools == "offered" else "none"
+        return parameters
+
+    def _read(self, body: bytes, messages: Sequence[Turn]) -> Answer:
+        """The answer in a body; its usage is what the server has billed, as far as it says."""
+        try:
+            data = json.loads(body)
+            choice = data["choices"][0]
+            message = choice["message"]
+            text = message.get("content") or ""
+            calls = message.get("tool_calls") or []
+            finish = str(choice.get("finish_reason") or "stop")
+            if not isinstance(text, str):
+                raise TypeError("content is not text")
+            usage = usage_of(data.get("usage"), text, messages)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+            start = body[:60].decode("utf-8", "replace")
+            raise self._endpoint.error(
+                "malformed", f"not a chat completion ({type(error).__name__}): {start!r}"
+            ) from None
+        text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be kept
+        code, tool_id = None, ""
+        if calls:
+            try:
+                arguments = json.loads(calls[0]["function"]["arguments"])
+                code, tool_id = arguments["code"], str(calls[0].get("id") or "call")
+                if not isinstance(code, str):
+                    raise TypeError("code is not text")
+                code = code.encode("utf-8", "replace").decode("utf-8")
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                if finish != "length":  # cut off in the middle of the call is another matter
+                    detail = f"a tool call without code ({type(error).__name__})"
+                    raise self._endpoint.error("malformed", detail, usage) from None
+        if finish == "content_filter":
+            raise self._endpoint.error("refused", "the server's content filter stopped the answer", usage, final=True)
+        if not text.strip() and code is None and finish != "length":
+            raise self._endpoint.error("empty", "the model answered nothing", usage)
+        return Answer(text, code, tool_id, finish, usage, str(data.get("model") or self.model))
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    """A turn as the protocol writes it."""
+    if turn.role == "tool":
+        return {"role": "tool", "tool_call_id": turn.tool_id, "content": turn.text}
+    message: dict[str, Any] = {"role": turn.role, "content": turn.text}
+    if turn.tool_code is not None:
+        function = {"name": TOOL, "arguments": json.dumps({"code": turn.tool_code})}
+        message["tool_calls"] = [{"id": turn.tool_id, "type": "function", "function": function}]
+    return message
+
+
+def usage_of(said: Any, text: str, messages: Sequence[Turn]) -> Usage:
+    """What the server billed; an estimate of four characters a token where it does not say."""
+    if isinstance(said, dict) and isinstance(said.get("prompt_tokens"), int):
+        return Usage(1, said["prompt_tokens"], int(said.get("completion_tokens") or 0))
+    return Usage(1, sum(len(turn.text) for turn in messages) // 4 + 1, len(text) // 4 + 1)

@@ -1,0 +1,1 @@
+"""Settings: one frozen dataclass for each verb, read from TOML files and flags."""

@@ -1,0 +1,333 @@
+"""Many problems at once: reflection sequences by mutation or by a chat model, filtered, in files (appendix A).
+
+Workers turn problems into sequences in any order; this process alone writes them to the ledger, and at the end exports
+them in the order of the problems. So the files do not depend on the number of workers, nor on how often the build was
+killed and started again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.toml import save, versions
+from reflectioncoder.construct import fork, outputs
+from reflectioncoder.construct.conversation.samples import sample_id
+from reflectioncoder.construct.conversation.scheduler import check_native, entry_of, reflect_by_chat
+from reflectioncoder.construct.engines import engine
+from reflectioncoder.construct.export import FILES, export
+from reflectioncoder.construct.filters import contamination
+from reflectioncoder.construct.filters import sequence as filters
+from reflectioncoder.construct.filters.contamination import Contamination
+from reflectioncoder.construct.filters.determinism import unstable
+from reflectioncoder.construct.filters.sequence import Rejected
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger
+from reflectioncoder.construct.mutation.sequence import reflect_by_mutation
+from reflectioncoder.construct.prompts import load_prompts
+from reflectioncoder.construct.samplers import replay
+from reflectioncoder.dialogues.dialogue import Dialogue, write_lines
+from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.interpreter.warm_process import InfrastructureError
+from reflectioncoder.problems.cache import Loaded, load_once
+from reflectioncoder.problems.load import Problem, load_problems
+from reflectioncoder.problems.procedural import problems as procedural
+
+# of the chat settings, those that decide what is answered; where the server is and what it may cost may change
+CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
+# of the native settings, those that do not decide it (as for `generate`, what other rows do to one is not counted)
+NATIVE_FREE = ("batch_size", "device", "replicas")
+ELSEWHERE = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that decide nothing about the sequences
+SHOWN = 20  # bad rows that are named on the screen
+NOTES = "problem_notes.txt"  # all of them
+INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build gave.
+
+    Args:
+        sequences: how many were kept.
+        funnel: "problems", then each reason with the number it took away, then "sequences".
+        seconds: wall-clock time of this call.
+        path: the file of sequences.
+        stopped: why problems are left over (a spent budget), empty where none are; a later build goes on with them.
+    """
+
+    sequences: int
+    funnel: dict[str, int]
+    seconds: float
+    path: Path
+    stopped: str = ""
+
+
+def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
+    """Make, filter and export the reflection sequences of a configuration; goes on where an earlier run stopped.
+
+    Args:
+        config: see `BuildConfig`.
+        console: where to report; standard output if not given.
+
+    Returns:
+        the counts; `sequences.jsonl` and what `formats` names, `instructions.jsonl` (the last round of each sequence on
+        its own, for plain instruction tuning), `rejects.jsonl`, `contamination.jsonl`, `funnel.json`, the data card
+        `README.md`, the ledger and the configuration are in `config.output`.
+
+    Raises:
+        UserError: bad input, an output directory of another configuration or in use, or a full disk; what was finished
+            before is kept.
+    """
+    started = time.monotonic()
+    console = console or Console()
+    outputs.check_formats(config.formats)
+    loaded = _problems(config)
+    problems, skipped = loaded.problems, loaded.skipped
+    for lines in ([f"skipped {line}" for line in skipped], loaded.renamed):
+        for line in lines[:SHOWN]:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if len(lines) > SHOWN:
+            console.print(f"... and {len(lines) - SHOWN} more, all in {NOTES}", highlight=False)
+    decided, stopped = fingerprint(config, problems), ""
+    old = fork.check(config, decided)
+    config = dataclasses.replace(config, output=config.fork or config.output, fork="")
+    output = Path(config.output)
+    with fork.opened(output, decided) as ledger:
+        funnel = ledger.note("funnel")
+        if funnel is not None and all((output / name).is_file() for name in _files(config)):
+            console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
+        else:
+            save(config, output)
+            if skipped or loaded.renamed:
+                write_lines(output / NOTES, [*skipped, *loaded.renamed])
+            detector = cache(lambda: _detector(config))
+            found = _contaminated(config, problems, detector, ledger)
+            banned = {item.id for item in found}
+            fork.begin(ledger, decided, config, problems, banned, old, console)
+            finished = ledger.finished()
+            pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
+            if finished:
+                console.print(f"{output}: going on, {len(finished)} problems are finished", highlight=False)
+            ledger.note("total", len(problems))
+            ledger.note("contaminated", len(banned))
+            if pending:
+                reflect = _reflect if config.sampler == "mutation" else reflect_by_chat
+                with engine.running(config):
+                    stopped = reflect(config, pending, ledger, console)
+            kept, funnel = export(problems, found, detector(), ledger, output, config.near_duplicates)
+            if skipped:
+                funnel = {"skipped_rows": len(skipped), **funnel}
+            write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
+            outputs.export(output, kept, config.formats)
+            outputs.write_card(output, _card(config, problems, kept, funnel))
+            if not stopped:
+                ledger.note("funnel", funnel)
+    result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, output / "sequences.jsonl", stopped)
+    console.print(funnel_table(funnel))
+    console.print(f"{result.sequences} sequences in {result.seconds:.1f} s: {result.path}", highlight=False)
+    if stopped:
+        console.print(
+            f"stopped: {stopped}; {funnel['unfinished']} problems are left, start again with more to go on",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return result
+
+
+def _problems(config: BuildConfig) -> Loaded:
+    if config.count < 1:
+        raise UserError(f"count = {config.count}: give a number above 0")
+    if config.problems == "handwritten":
+        raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
+    if config.sampler == "native":
+        check_native(config.native, config.chat)
+
+    def read() -> Loaded:
+        if config.problems == "procedural":
+            return Loaded(list(procedural.generate(config.count, config.seed, "train", config.levels)))
+        skipped: list[str] = []
+        renamed: list[str] = []
+        fields, split, count = config.fields, config.split, config.count
+        return Loaded(load_problems(config.problems, fields, split, count, skipped, renamed), skipped, renamed)
+
+    reading = (config.count, config.seed, config.levels, config.fields, config.split)
+    loaded = load_once(config.problems, reading, Path(config.output), read)
+    if config.sampler != "native" or config.native.samples == 1:
+        return loaded
+    numbers = range(1, config.native.samples + 1)
+    samples = [
+        dataclasses.replace(problem, id=sample_id(problem.id, k)) for problem in loaded.problems for k in numbers
+    ]
+    return dataclasses.replace(loaded, problems=samples)
+
+
+def _contaminated(
+    config: BuildConfig, problems: Sequence[Problem], detector: Callable[[], contamination.Detector], ledger: Ledger
+) -> list[Contamination]:
+    """The contaminated problems; found once and kept in the ledger, where the references are files."""
+    paths = [Path(source) for source in config.decontaminate]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+    kept = ledger.note("contaminations")
+    if kept is not None and kept["references"] == digests and len(digests) == len(paths):
+        return [Contamination(**item) for item in kept["found"]]
+    found = contamination.contaminated(problems, detector())
+    ledger.note("contaminations", {"references": digests, "found": [vars(item) for item in found]})
+    return found
+
+
+def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
+    """All that decides the sequences: settings (not where they go, nor how many work on it), problems, versions."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ELSEWHERE}
+    chat, native = settings.pop("chat"), settings.pop("native")
+    if config.sampler == "mutation":
+        del settings["sampler"]
+    elif config.sampler == "native":
+        from reflectioncoder.generate.generate import fingerprint as weights  # seconds of imports
+
+        settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
+        settings["native.weights"] = weights(config.native.model)
+        if config.native.backend == "completions":
+            settings["chat.model"] = config.chat.model
+    else:
+        settings |= {f"chat.{key}": chat[key] for key in CHAT_SETTINGS}
+    if config.sampler != "mutation":
+        prompts = load_prompts(config.chat.prompts)
+        settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
+    if config.sampler == "replay":
+        settings["recorded_answers"] = replay.fingerprint(config.chat.replay)
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())
+    # the interpreter's tracebacks are part of the sequences
+    known = {key: value for key, value in versions().items() if key in ("reflectioncoder", "ipython")}
+    python = ".".join(platform.python_version_tuple()[:2])
+    stable: dict[str, Any] = json.loads(json.dumps({**settings, **known, "python": python}))
+    return {**stable, "problem_texts": digest.hexdigest()}
+
+
+class _StrictInterpreter(Interpreter):
+    """An interpreter whose own failures are exceptions, so that nobody takes them for the program's."""
+
+    def run(self, code: Any, limits: Limits | None = None) -> Any:
+        results = super().run(code, limits)
+        for result in [results] if isinstance(results, CellResult) else results:
+            if result.outcome == "infrastructure":
+                raise InfrastructureError(result.message)
+        return results
+
+
+class Reflector:
+    """Turns problems into ledger entries inside a worker; holds the worker's interpreter."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
+        self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
+
+    def __call__(self, problem: Problem) -> Entry:
+        """Make a sequence and put it through the filters that look at one sequence alone."""
+        dialogue = None
+        try:
+            made = reflect_by_mutation(problem, self._interpreter, self._config.seed)
+            if isinstance(made, Dialogue):
+                dialogue = made
+                rejected = filters.apply(made, problem, self._settings) or self._verify(made, problem)
+            else:
+                rejected = made
+        except UserError:
+            raise
+        except InfrastructureError as error:
+            return Entry(problem.id, "rejected", INFRASTRUCTURE, str(error))
+        except Exception as error:
+            # one odd program among thousands must not stop a build; the funnel shows it
+            rejected = Rejected(problem.id, "internal_error", f"{type(error).__name__}: {error}")
+        return entry_of(problem, dialogue, rejected)
+
+    def _verify(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
+        detail = filters.final_code_fails(dialogue, problem, self._interpreter)
+        if detail is not None:
+            return Rejected(problem.id, "final_code_fails", detail)
+        return unstable(dialogue, problem, self._interpreter, self._config.repeats)
+
+    def close(self) -> None:
+        """End the interpreter."""
+        self._interpreter.close()
+
+
+def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> str:
+    """Run the workers until every problem is in the ledger; nothing stops them before, so nothing is returned."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        engine.workers(Reflector, config, console) as pool,
+    ):
+        shown = progress.add_task("reflecting", total=len(problems))
+        for attempt in (1, 2):
+            again = []
+            for index, entry in pool.run(problems):
+                if entry.reason == INFRASTRUCTURE:
+                    again.append(problems[index])
+                else:
+                    ledger.put(entry)
+                    progress.advance(shown)
+            if not again:
+                return ""
+            problems = again
+            console.print(f"attempt {attempt}: {len(again)} problems without a result from the interpreter")
+    raise UserError(
+        f"the interpreter gave no result for {len(again)} problems, first {again[0].id}; the others are kept:"
+        " start the build again, with fewer workers if memory is short"
+    )
+
+
+def _detector(config: BuildConfig) -> contamination.Detector:
+    limits = contamination.Thresholds(share=config.contamination_share)
+    return contamination.Detector(contamination.load_references(config.decontaminate), limits)
+
+
+def _files(config: BuildConfig) -> list[str]:
+    """All that a finished build has written."""
+    return [*FILES, *(outputs.FORMATS[name] for name in config.formats)]
+
+
+def _card(
+    config: BuildConfig, problems: Sequence[Problem], kept: Sequence[Dialogue], funnel: Mapping[str, int]
+) -> outputs.Card:
+    how: dict[str, Any] = {"sampler": config.sampler}
+    if config.sampler != "mutation":
+        how |= {key: getattr(config.chat, key) for key in CHAT_SETTINGS}
+        how["prompt_version"] = load_prompts(config.chat.prompts).version
+    how |= {"problems": Path(config.problems).name, "split": config.split, "seed": config.seed}
+    how |= {"max_rounds": config.max_rounds, "near_duplicates": config.near_duplicates}
+    how["decontaminated of"] = ", ".join(Path(item).name for item in config.decontaminate) or "nothing"
+    how |= {name: version for name, version in versions().items() if version}
+    origins = [(problem.source, problem.licence) for problem in problems]
+    return outputs.Card(funnel, kept, origins, how, config.formats)
+
+
+def funnel_table(funnel: Mapping[str, int]) -> Table:
+    """How many problems each step took away, and what was left after it."""
+    table = Table("step", title="Funnel")
+    table.add_column("removed", justify="right")
+    table.add_column("left", justify="right")
+    left = funnel["problems"]
+    for step, count in funnel.items():
+        if step in ("problems", "sequences"):
+            table.add_row(step, "", str(count), style="bold")
+        elif step == "skipped_rows":
+            table.add_row("rows that could not be read", str(count), "")
+        else:
+            left -= count
+            table.add_row(step.replace("_", " "), str(count), str(left))
+    return table

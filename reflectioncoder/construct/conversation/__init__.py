@@ -1,0 +1,1 @@
+"""Conversations with a model that writes code, sees it run and repairs it."""

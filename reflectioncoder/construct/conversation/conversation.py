@@ -1,0 +1,350 @@
+"""One problem, one conversation, one reflection sequence: the two stages of section 3.1 as a pure state machine.
+
+`next_step` looks at what has happened so far (answers, executions) and says what is due: ask the model, run this
+code, check the final code, or the end. It remembers nothing, so a conversation that was cut off goes on from its
+recorded events and nothing is asked twice. `converse` is the thin loop around it.
+
+First stage: the model writes code with asserts, the interpreter runs it, the model analyses and repairs, until a run
+with asserts ends well or the rounds are used up. A round is one cell. A cell that is a whole program runs in a fresh
+session; one that uses names of earlier cells, as in a notebook, runs after those cells. Second stage: the model
+answers afresh, with one code block, which must pass the last asserts and the problem's own tests. What the filters
+would reject anyway (a first try that passes, idle asserts, input and output) ends the conversation early, unpaid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from reflectioncoder.clients.messages import Answer, Sampler, Tools, Turn, Usage
+from reflectioncoder.construct.filters.sequence import FilterSettings, Rejected, idle_asserts, io_in_code
+from reflectioncoder.construct.prompts import Prompts
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message, reflection_dialogue
+from reflectioncoder.interpreter.interpreter import CellResult
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.syntax.answers import (
+    PYTHON,
+    asserts_something,
+    checks_for,
+    extract,
+    fenced_blocks,
+    shown,
+    uses_earlier,
+    without_thoughts,
+)
+
+Protocol = Literal["fenced", "tools", "native"]
+TRIES_WITHOUT_CODE = 2
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The final code was run with the asserts and tests; `detail` says what failed, empty if nothing did."""
+
+    detail: str
+    seconds: float = 0.0
+
+
+Event = Answer | CellResult | Checked
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask the model: the whole conversation, how many answers it has had, and whether it may call the tool."""
+
+    messages: tuple[Turn, ...]
+    number: int
+    tools: Tools
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a cell in a fresh session, after the cells it needs."""
+
+    code: str
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Check:
+    """Run the final code, then the asserts of the last round, then the problem's tests."""
+
+    code: str
+    asserts: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The sequence is complete; the filters have not seen it yet."""
+
+    dialogue: Dialogue
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The conversation leads nowhere: why, and what there is of the sequence."""
+
+    rejected: Rejected
+    dialogue: Dialogue | None = None
+
+
+Step = Ask | Run | Check | Finished | Dropped
+DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # step to the event that it waits for
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a conversation goes by.
+
+    Args:
+        prompts: every text the model is told.
+        protocol: code in fenced blocks, in calls of a tool, or in blocks of the format itself (`native.py`).
+        max_rounds: cells that are run at most (appendix A: eight).
+        seed: with the problem's id it draws the wording of the first message.
+        filters: what counts as input and output.
+        provenance: recorded in every sequence beside what the conversation itself tells.
+    """
+
+    prompts: Prompts = field(default_factory=Prompts)
+    protocol: Protocol = "fenced"
+    max_rounds: int = 8
+    seed: int = 0
+    filters: FilterSettings = field(default_factory=FilterSettings)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def next_step(problem: Problem, rules: Rules, events: Sequence[Event], kind: type[Conversation] | None = None) -> Step:
+    """What is due after the events so far.
+
+    Args:
+        problem: what the conversation is about.
+        rules: the same for all its events.
+        events: all answers, executions and checks, in order.
+        kind: of conversation; with a chat model where none is given.
+
+    Raises:
+        ValueError: an event that is not what was due, so not one of this conversation.
+    """
+    return follow(problem, rules, events, kind).step
+
+
+def follow(
+    problem: Problem, rules: Rules, events: Sequence[Event], kind: type[Conversation] | None = None
+) -> Conversation:
+    """The conversation after the events so far; arguments and errors as of `next_step`."""
+    conversation = (kind or Conversation)(problem, rules)
+    for event in events:
+        if not isinstance(event, DUE.get(type(conversation.step), ())):
+            raise ValueError(f"{type(event).__name__} where {type(conversation.step).__name__} was due")
+        conversation.take(event)
+    return conversation
+
+
+class Conversation:
+    """The state that a list of events leads to."""
+
+    def __init__(self, problem: Problem, rules: Rules) -> None:
+        self.problem, self.rules = problem, rules
+        prompts = rules.prompts
+        wording = random.Random(f"{rules.seed}:{problem.id}").choice(prompts.reflection)
+        self.instruction = wording.replace("{problem}", problem.instruction)
+        system = prompts.system_tools if rules.protocol == "tools" else prompts.system_fenced
+        self.messages = [Turn("system", system), Turn("user", self.instruction)]
+        self.blocks: list[Block] = []
+        self.cells: list[str] = []  # of the notebook since its last restart
+        self.before: tuple[str, ...] = ()  # that the last cell needed
+        self.analysis: list[str] = []  # of answers whose code is still to come
+        self.answers = self.rounds = self.failures = self.without_code = 0
+        self.final: str | None = None
+        self.last_stage = False
+        self.usage, self.seconds, self.served = Usage(), 0.0, ""
+        self.step: Step = self._ask()
+
+    def take(self, event: Event) -> None:
+        """Move on by one event."""
+        self.seconds += event.seconds
+        if isinstance(event, Answer):
+            self.answers += 1
+            self.usage += event.usage
+            self.served = event.model
+            if event.finish == "length":
+                self.step = self._drop("answer_too_long", f"answer {self.answers} was cut off by the token limit")
+            else:
+                self.step = self._final(event) if self.last_stage else self._code(event)
+        elif isinstance(event, CellResult):
+            self.step = self._executed(event)
+        elif event.detail:
+            self.step = self._drop("final_code_fails", event.detail)
+        else:
+            self.step = Finished(self._dialogue())
+
+    def _ask(self) -> Ask:
+        tools: Tools = "off"
+        if self.rules.protocol == "tools":
+            tools = "closed" if self.last_stage else "offered"
+        return Ask(tuple(self.messages), self.answers, tools)
+
+    def _code(self, answer: Answer) -> Step:
+        text = without_thoughts(answer.text)
+        if answer.tool_code is not None:
+            analysis, code = text.strip(), answer.tool_code.strip("\n")
+            self.messages.append(Turn("assistant", analysis, answer.tool_id, answer.tool_code))
+        else:
+            found = extract(text)
+            analysis, code = found.analysis, found.code
+            self.messages.append(Turn("assistant", found.kept))
+        if analysis:
+            self.analysis.append(analysis)
+        if not code.strip():
+            self.without_code += 1
+            if self.without_code >= TRIES_WITHOUT_CODE:
+                return self._drop("no_code", f"{self.without_code} answers in a row without code to run")
+            self._tell(self.rules.prompts.no_code)
+            return self._ask()
+        self.without_code = 0
+        if self.analysis:
+            self.blocks.append(Block("text", "\n\n".join(self.analysis)))
+            self.analysis = []
+        self.blocks.append(Block("code", code))
+        if found_io := io_in_code(code, self.rules.filters):
+            return self._drop("input_output", found_io)
+        self.before = tuple(self.cells) if uses_earlier(code, self.cells) else ()
+        return Run(code, self.before)
+
+    def _executed(self, result: CellResult) -> Step:
+        code, prompts = self.blocks[-1].content, self.rules.prompts
+        output = execution_text(result)
+        self.blocks.append(Block("execution", output))
+        self.rounds += 1
+        if result.outcome in ("ok", "error"):
+            self.cells.append(code)
+        else:
+            self.cells.clear()  # the session is gone
+        self.failures += not result.ok
+        if result.ok and asserts_something(code):
+            if not self.failures:
+                return self._drop("single_round", "the first code with asserts passed")
+            if idle := idle_asserts(self._dialogue(), self.problem, self.rules.filters):
+                return self._drop("idle_asserts", idle)
+            self.last_stage = True
+            self._tell(prompts.passed, output, prompts.reanswer.replace("{problem}", self.problem.instruction))
+            return self._ask()
+        if self.rounds >= self.rules.max_rounds:
+            why = "asserts nothing" if result.ok else "still fails"
+            return self._drop("unresolved", f"the last of {self.rounds} rounds {why}")
+        self._tell(prompts.untested if result.ok else prompts.failed, output)
+        return self._ask()
+
+    def _tell(self, text: str, output: str = "", then: str = "") -> None:
+        """Say what came of the last answer: as the result of its tool call, or as the user."""
+        text = text.replace("{output}", shown(output))
+        if self.messages[-1].tool_id:
+            self.messages.append(Turn("tool", text, self.messages[-1].tool_id))
+            if then:
+                self.messages.append(Turn("user", then))
+        else:  # one message: some chat templates refuse two of the user's in a row
+            self.messages.append(Turn("user", f"{text}\n\n{then}" if then else text))
+
+    def _final(self, answer: Answer) -> Step:
+        blocks = fenced_blocks(without_thoughts(answer.text))
+        if len(blocks) != 1:
+            reason = "several_final_codes" if blocks else "no_final_code"
+            return self._drop(reason, f"the final answer has {len(blocks) or 'no'} code blocks")
+        code = blocks[0].code
+        if blocks[0].language not in ("", *PYTHON) or not code.strip():
+            return self._drop("no_final_code", f"the final code block holds {blocks[0].language or 'nothing'}")
+        self.final = code
+        last = next(block.content for block in reversed(self.blocks) if block.type == "code")
+        try:
+            asserts = checks_for(code, last, self.before)
+        except SyntaxError as error:
+            return self._drop("no_final_code", f"the final code is not Python: {error.msg} (line {error.lineno})")
+        if asserts is None:
+            return self._drop("final_code_fails", "the asserts of the last round use nothing that it defines")
+        return Check(code, asserts)
+
+    def _drop(self, reason: str, detail: str) -> Dropped:
+        return Dropped(Rejected(self.problem.id, reason, detail), self._dialogue() if self.blocks else None)
+
+    def _dialogue(self) -> Dialogue:
+        provenance = {
+            **self.rules.provenance,
+            "seed": self.rules.seed,
+            "protocol": self.rules.protocol,
+            "served_model": self.served,
+            "prompt_version": self.rules.prompts.version,
+            "rounds": self.rounds,
+            "seconds": round(self.seconds, 3),
+            **dataclasses.asdict(self.usage),
+        }
+        extra = {"id": self.problem.id, "source": self.problem.source, "provenance": provenance}
+        if self.final is None:
+            first = Message("user", (Block("text", self.instruction),))
+            return Dialogue((first, Message("assistant", tuple(self.blocks))), "unfinished", extra)
+        return reflection_dialogue(self.instruction, self.blocks, self.problem.instruction, self.final, **extra)
+
+
+def execution_text(result: CellResult) -> str:
+    """The execution block of a result: what was printed, and for a broken limit what ended it."""
+    if result.outcome in ("ok", "error"):
+        return result.text
+    ending = f"The interpreter was stopped ({result.message or result.outcome}) and has lost its state."
+    return f"{result.text.rstrip(chr(10))}\n{ending}" if result.text.strip() else ending
+
+
+def to_record(event: Event) -> tuple[str, dict[str, Any]]:
+    """Kind and JSON value of an event, for the ledger."""
+    kinds: dict[type, str] = {Answer: "answer", CellResult: "execution", Checked: "check"}
+    value = vars(event).copy()  # dataclasses.asdict takes ten times as long
+    if isinstance(event, Answer):
+        value["usage"] = vars(event.usage).copy()
+    return kinds[type(event)], value
+
+
+def from_record(kind: str, value: Mapping[str, Any]) -> Event:
+    """What `to_record` gave, as an event again."""
+    if kind == "answer":
+        return Answer(**{**value, "usage": Usage(**value["usage"])})
+    return CellResult(**value) if kind == "execution" else Checked(**value)
+
+
+async def converse(
+    problem: Problem,
+    rules: Rules,
+    events: Sequence[Event],
+    sampler: Sampler,
+    run: Callable[[Run], Awaitable[CellResult]],
+    check: Callable[[Check], Awaitable[Checked]],
+    record: Callable[[Event], Awaitable[None]],
+    kind: type[Conversation] | None = None,
+) -> Finished | Dropped:
+    """Carry a conversation to its end.
+
+    Args:
+        problem: what it is about.
+        rules: what it goes by.
+        events: recorded in earlier runs.
+        sampler: asked what is not recorded.
+        run: runs a cell.
+        check: runs the final code with its asserts and tests.
+        record: awaited with each new event before anything else happens with it.
+        kind: see `next_step`.
+
+    Raises:
+        SamplerError, BudgetError: see `Sampler`; the conversation can go on later.
+    """
+    conversation = follow(problem, rules, events, kind)
+    while not isinstance(step := conversation.step, (Finished, Dropped)):
+        event: Event
+        if isinstance(step, Ask):
+            event = await sampler.answer(step.messages, problem.id, step.number, step.tools)
+        elif isinstance(step, Run):
+            event = await run(step)
+        else:
+            event = await check(step)
+        await record(event)
+        conversation.take(event)
+    return step

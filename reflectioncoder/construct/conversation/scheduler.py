@@ -1,0 +1,279 @@
+"""Many conversations at once: a build whose sequences a model writes, behind a chat endpoint or here.
+
+One event loop holds the conversations, a pool of interpreters runs their programs, and every answer and execution is in
+the ledger before anything else happens with it. A problem that the server gave no answer for stays open; it is tried
+once more at the end of this build, and again by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from reflectioncoder.clients.messages import Answer, Budget, BudgetError, Sampler, SamplerError, Usage, price_of
+from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.config.toml import versions
+from reflectioncoder.construct.conversation.conversation import (
+    Check,
+    Checked,
+    Conversation,
+    Dropped,
+    Event,
+    Protocol,
+    Rules,
+    Run,
+    converse,
+    from_record,
+    to_record,
+)
+from reflectioncoder.construct.conversation.samples import FirstAccepted, sample_of
+from reflectioncoder.construct.engines import engine
+from reflectioncoder.construct.filters import sequence as filters
+from reflectioncoder.construct.filters.sequence import Rejected
+from reflectioncoder.construct.ledger.group_commit import Commits
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger
+from reflectioncoder.construct.ledger.ledger import Step as LedgerStep
+from reflectioncoder.construct.prompts import Prompts, load_prompts
+from reflectioncoder.dialogues.dialogue import Dialogue
+from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter.interpreter import CellResult
+from reflectioncoder.interpreter.warm_process import InfrastructureError
+from reflectioncoder.problems.load import Problem
+
+FAILED = "failed"  # a step of the ledger that is no event of the conversation, but has cost something
+ATTEMPTS = 2
+
+
+def labels(problem: Problem) -> dict[str, Any]:
+    """What is known about where a problem comes from."""
+    known = {"id": problem.id, "source": problem.source, "licence": problem.licence, "level": problem.level}
+    return {key: value for key, value in known.items() if value not in (None, "")}
+
+
+def entry_of(problem: Problem, dialogue: Dialogue | None, rejected: Rejected | None) -> Entry:
+    """The ledger's entry of a finished problem, with where it comes from."""
+    payload = None if dialogue is None else {**labels(problem), **dialogue.to_dict()}
+    if rejected is None:
+        return Entry(problem.id, "done", payload=payload)
+    return Entry(problem.id, "rejected", rejected.reason.replace(" ", "_"), rejected.detail, payload)
+
+
+def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Ledger, console: Console) -> str:
+    """Converse about every problem until it is in the ledger.
+
+    Returns:
+        why it stopped before that (a spent budget), or nothing.
+
+    Raises:
+        UserError: the server cannot be used, or gave no answer for some problems; what is finished is kept.
+    """
+    return asyncio.run(_Conversations(config, ledger, console).run(problems))
+
+
+def served_model(config: BuildConfig) -> str:
+    """What the model of a build is called at its server."""
+    return config.chat.model or (config.native.model if config.sampler == "native" else "")
+
+
+def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
+    """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
+    if config.sampler == "replay":
+        from reflectioncoder.construct.samplers.replay import ReplaySampler
+
+        return ReplaySampler(config.chat.replay, config.chat.model)
+    if config.sampler == "native":
+        if config.native.backend != "completions":
+            return engine.native_sampler(config, budget, console)
+        from reflectioncoder.construct.samplers.native_completions import CompletionsSampler
+
+        return CompletionsSampler(config.native, config.chat, config.seed, budget)
+    from reflectioncoder.clients.chat import ChatSampler  # a second of imports
+
+    return ChatSampler(config.chat, budget, prompts.tool)
+
+
+def rules_of(config: BuildConfig, provenance: Mapping[str, Any] | None = None) -> tuple[Rules, type[Conversation]]:
+    """What the conversations of a build go by, and their kind."""
+    protocol: Protocol = "native" if config.sampler == "native" else config.chat.protocol
+    settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
+    prompts = load_prompts(config.chat.prompts)
+    rules = Rules(prompts, protocol, config.max_rounds, config.seed, settings, provenance or {})
+    if config.sampler == "native":
+        from reflectioncoder.construct.samplers.native import NativeConversation  # seconds of imports
+
+        return rules, NativeConversation
+    return rules, Conversation
+
+
+def check_native(config: NativeConfig, chat: ChatConfig) -> None:
+    """Raise UserError for a setting of the fine-tuned model, or of its budget, that makes no sense."""
+    if not config.model:
+        raise UserError("native.model: name a model that was trained on the format, such as runs/train")
+    for name in ("batch_size", "max_new_tokens", "samples"):
+        if getattr(config, name) < 1:
+            raise UserError(f"native.{name} = {getattr(config, name)}: give a number above 0")
+    if config.temperature < 0 or not 0 < config.top_p <= 1:
+        raise UserError("native: temperature must be at least 0 and top_p in (0, 1]")
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
+    if chat.budget_money and config.backend != "completions":
+        raise UserError("chat.budget_money: a model on this machine has no price; set chat.budget_tokens")
+
+
+class _Conversations:
+    """The state of one run of a build."""
+
+    def __init__(self, config: BuildConfig, ledger: Ledger, console: Console) -> None:
+        self._config, self._ledger, self._console = config, ledger, console
+        chat = config.chat
+        self._native = config.sampler == "native"
+        # with a model of our own, the batch stays full while the programs of others run
+        here = self._native and config.native.backend != "completions"
+        batch = engine.replicas(config) * config.native.batch_size if here else 0
+        self._at_once = batch + 2 * engine.cores(config) if here else chat.in_flight
+        if chat.in_flight < 1:
+            raise UserError(f"chat.in_flight = {chat.in_flight}: give a number above 0")
+        price = price_of(served_model(config), chat.prices) if not here else None
+        if price is not None:
+            ledger.note("prices", [price.tokens_in, price.tokens_out])
+        spent = Usage(*ledger.spent())
+        self._budget = Budget(chat.budget_requests, chat.budget_tokens, chat.budget_money, price, spent)
+        self._prompts = load_prompts(chat.prompts)
+        self._settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
+        self._left: list[tuple[Problem, str]] = []  # without an answer, and why
+        self._first: FirstAccepted | None = None
+        self._stopped = self._fatal = ""
+        self._finished = 0
+
+    async def run(self, problems: Sequence[Problem]) -> str:
+        config, kinds = self._config, self._ledger.last_kinds()
+        self._begun = set(kinds)
+        self._commits = Commits(self._ledger)
+        # what is begun comes first, what failed last: a few that always fail must not keep the others from their turn
+        order = {None: 1, FAILED: 2}
+        todo = sorted(problems, key=lambda problem: order.get(kinds.get(problem.id), 0))
+        if self._native and config.native.samples > 1 and config.native.keep == "first":
+            self._first = FirstAccepted(self._ledger.finished("done"))
+            todo.sort(key=lambda problem: sample_of(problem.id)[1])  # so that few wait for another
+        self._sampler = make_sampler(config, self._budget, self._prompts, self._console)
+        provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
+        provenance["interpreter"] = f"ipython {versions()['ipython']}"
+        self._rules, self._kind = rules_of(config, provenance)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = self._console
+        try:
+            with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+                shown = progress.add_task("conversing", total=len(todo))
+                async with engine.programs(config, console) as self._pool:
+                    for attempt in range(ATTEMPTS):
+                        await self._all(iter(todo), progress, shown)
+                        if not self._left or self._stopped or self._fatal:
+                            break
+                        todo = [problem for problem, _ in self._left]
+                        if attempt + 1 < ATTEMPTS:
+                            console.print(f"{len(todo)} problems without an answer are tried again", highlight=False)
+                            self._left = []
+        finally:
+            await self._commits.close()
+            await self._sampler.close()
+        total = len(problems)
+        if self._fatal:
+            raise UserError(
+                f"{self._fatal}; {self._finished} of {total} problems were finished and are kept: start again to go on"
+            )
+        if self._left and not self._stopped:
+            problem, why = self._left[0]
+            raise UserError(
+                f"{len(self._left)} of {total} problems have no answer, first {problem.id} ({why});"
+                " the others are kept: start again to go on"
+            )
+        return self._stopped
+
+    async def _all(self, problems: Iterator[Problem], progress: Progress, shown: TaskID) -> None:
+        async def worker() -> None:
+            for problem in problems:
+                if self._stopped or self._fatal:
+                    return
+                entry = await (self._one(problem) if self._first is None else self._first(problem, self._one))
+                if entry is not None:
+                    await self._commits.write(entry)
+                    self._finished += 1
+                    progress.advance(shown)
+
+        tasks = [asyncio.create_task(worker()) for _ in range(self._at_once)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _one(self, problem: Problem) -> Entry | None:
+        """Carry one conversation to its end; None where it stays open."""
+        try:
+            return await self._conversation(problem)
+        except BudgetError as error:
+            self._stopped = str(error)
+        except SamplerError as error:
+            if error.fatal:
+                self._fatal = self._fatal or error.detail
+                self._sampler.stop()
+            if error.reason != "stopped":
+                self._left.append((problem, f"{error.reason}: {error.detail}"))
+        except InfrastructureError as error:
+            self._left.append((problem, f"interpreter: {error}"))
+        return None
+
+    async def _conversation(self, problem: Problem) -> Entry:
+        stored = self._ledger.events(problem.id) if problem.id in self._begun else []
+        number = len(stored)
+
+        async def keep(kind: str, payload: Any, usage: Usage) -> None:
+            nonlocal number
+            self._begun.add(problem.id)
+            step = LedgerStep(problem.id, number, kind, payload, usage.requests, usage.tokens_in, usage.tokens_out)
+            number += 1
+            await self._commits.write(step)
+
+        async def record(event: Event) -> None:
+            await keep(*to_record(event), event.usage if isinstance(event, Answer) else Usage())
+
+        async def check(step: Check) -> Checked:
+            return Checked(await self._pool.check(step.code, problem, step.asserts) or "")
+
+        try:
+            events = [from_record(kind, payload) for kind, payload in stored if kind != FAILED]
+            end = await converse(problem, self._rules, events, self._sampler, self._run, check, record, self._kind)
+            if isinstance(end, Dropped):
+                return entry_of(problem, end.dialogue, end.rejected)
+            rejected = filters.apply(end.dialogue, problem, self._settings) or await self._pool.unstable(
+                end.dialogue, problem, self._config.repeats
+            )
+            return entry_of(problem, end.dialogue, rejected)
+        except BudgetError as error:
+            if error.usage != Usage():
+                await keep(FAILED, {"reason": "budget", "detail": str(error)}, error.usage)
+            raise
+        except SamplerError as error:
+            if error.usage != Usage():
+                await keep(FAILED, {"reason": error.reason, "detail": error.detail}, error.usage)
+            if error.of_the_problem:
+                return Entry(problem.id, "rejected", f"answer_{error.reason}", error.detail)
+            raise
+        except (UserError, InfrastructureError):
+            raise
+        except Exception as error:
+            # one odd program among thousands must not stop a build; the funnel shows it
+            return Entry(problem.id, "rejected", "internal_error", f"{type(error).__name__}: {error}")
+
+    async def _run(self, step: Run) -> CellResult:
+        results = await self._pool.run([*step.before, step.code])
+        if step.before and results[-1].outcome == "killed" and any(not result.ok for result in results[:-1]):
+            results = await self._pool.run([step.code])  # a cell that passed its limits only now
+        if results[-1].outcome == "infrastructure":
+            raise InfrastructureError(results[-1].message)
+        return results[-1]

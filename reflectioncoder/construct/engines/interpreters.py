@@ -1,0 +1,119 @@
+"""Many programs at once from asynchronous code: pools of interpreters, each with a warm process of its own.
+
+What a build asks of a pool has names, `run`, `check` and `unstable`, and travels as data to wherever the interpreters
+are: threads of this process here, actors on other machines in `engine_ray.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from operator import methodcaller
+from typing import TypeVar, cast, overload
+
+from reflectioncoder.construct.filters import determinism as repeat
+from reflectioncoder.construct.filters import sequence as filters
+from reflectioncoder.construct.filters.sequence import Rejected
+from reflectioncoder.dialogues.dialogue import Dialogue
+from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Isolation, Limits
+from reflectioncoder.problems.load import Problem
+
+T = TypeVar("T")
+
+
+class Programs(ABC):
+    """Interpreters that share the work, wherever they are; an asynchronous context manager."""
+
+    @abstractmethod
+    async def use(self, work: Callable[[Interpreter], T]) -> T:
+        """Call a function with the next free interpreter.
+
+        Args:
+            work: something that can be pickled, for a pool whose interpreters are elsewhere.
+        """
+
+    @abstractmethod
+    async def __aenter__(self) -> Programs: ...
+
+    @abstractmethod
+    async def __aexit__(self, *_: object) -> None: ...
+
+    @overload
+    async def run(self, code: str, limits: Limits | None = None) -> CellResult: ...  # type: ignore[overload-overlap]
+
+    @overload
+    async def run(self, code: Sequence[str], limits: Limits | None = None) -> list[CellResult]: ...
+
+    async def run(self, code: str | Sequence[str], limits: Limits | None = None) -> CellResult | list[CellResult]:
+        """See `Interpreter.run`."""
+        work = cast(Callable[[Interpreter], CellResult | list[CellResult]], methodcaller("run", code, limits))
+        return await self.use(work)
+
+    async def check(self, code: str, problem: Problem, asserts: str = "") -> str | None:
+        """See `filters.code_fails`."""
+        return await self.use(partial(filters.code_fails, code, problem, asserts=asserts))
+
+    async def unstable(self, dialogue: Dialogue, problem: Problem, repeats: int = 2) -> Rejected | None:
+        """See `repeat.unstable`."""
+        return await self.use(partial(repeat.unstable, dialogue, problem, repeats=repeats))
+
+
+class InterpreterPool(Programs):
+    """Interpreters on this machine; `async with InterpreterPool() as pool: result = await pool.run(code)`.
+
+    Args:
+        size: how many programs run at once; about one a core is fastest, more where programs wait.
+        limits: default limits of a cell.
+        isolation: see `Interpreter`.
+
+    Raises:
+        UserError: the size is no positive number, or (on entering) the isolation cannot be had here.
+    """
+
+    def __init__(self, size: int = 2, limits: Limits | None = None, isolation: Isolation = "auto") -> None:
+        if size < 1:
+            raise UserError(f"interpreter pool: size = {size}: give a number above 0")
+        self._size, self._limits, self._isolation = size, limits, isolation
+        self._all: list[Interpreter] = []
+        self._free: asyncio.Queue[Interpreter] = asyncio.Queue()
+
+    async def __aenter__(self) -> InterpreterPool:
+        self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="interpreter")
+        try:
+            starts = [self._in_thread(lambda: Interpreter(self._limits, self._isolation)) for _ in range(self._size)]
+            for done in await asyncio.gather(*starts, return_exceptions=True):
+                if isinstance(done, BaseException):
+                    raise done
+                self._all.append(done)
+                self._free.put_nowait(done)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(self._in_thread(interpreter.close) for interpreter in self._all))
+        self._threads.shutdown()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def use(self, work: Callable[[Interpreter], T]) -> T:
+        """Call a function with the next free interpreter, in a thread of its own.
+
+        Args:
+            work: such as `lambda interpreter: judge(program, "f", examples, interpreter)`.
+        """
+        interpreter = await self._free.get()
+        try:
+            # cancelled, the thread still runs to the program's time limit; only then is the interpreter free
+            return await asyncio.shield(task := asyncio.ensure_future(self._in_thread(lambda: work(interpreter))))
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+        finally:
+            self._free.put_nowait(interpreter)

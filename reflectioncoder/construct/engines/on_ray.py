@@ -1,0 +1,272 @@
+"""The engine `ray`: the same build with its interpreters and native models on the nodes of a Ray cluster.
+
+The driver, the process that `reflectioncoder build` is, keeps the problems, the conversations and the ledger; programs
+and sequences to plant bugs in go to actors (`crew.py`) and come back as results. Actors write nothing and are asked
+again what a lost one was asked, so the result is that of the local engine, whatever dies but the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from operator import methodcaller
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+import ray
+from rich.console import Console
+
+from reflectioncoder.clients.messages import Answer, Budget, SamplerError, Tools, Turn, Usage
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.construct.engines.interpreters import Programs
+from reflectioncoder.construct.engines.processes import Handler
+from reflectioncoder.construct.engines.ray_actors import Crew
+from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter.interpreter import Interpreter
+from reflectioncoder.interpreter.warm_process import InfrastructureError
+
+if TYPE_CHECKING:
+    from reflectioncoder.construct.samplers.native import NativeSampler
+
+T = TypeVar("T")
+R = TypeVar("R")
+OBJECT_STORE = 80 << 20  # bytes; what travels is small, and Ray takes no less
+REACH = 5.0  # seconds for a head node to answer
+
+
+@contextmanager
+def cluster(address: str, hidden: Sequence[str] = ()) -> Iterator[None]:
+    """A connection to a Ray cluster; where this process has one already it is used and left open.
+
+    Args:
+        address: HOST:PORT of the head; empty takes the cluster that this machine is in (or `RAY_ADDRESS` names) and
+            starts one on this machine where there is none.
+        hidden: environment variables that the processes of a cluster that is started here are not to see.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    _connect(address, hidden)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGTERM, handler)  # Ray has set its own
+
+
+def _connect(address: str, hidden: Sequence[str]) -> None:
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if "://" in address:
+        raise UserError(
+            f"ray_address = '{address}': give HOST:PORT of the head; the build runs on a node of the cluster"
+        )
+    if address not in ("", "auto", "local"):
+        _reach(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    started: list[dict[str, object]] = [{"address": address}]
+    if address == "":
+        started = [{"address": "auto"}, {"address": "local"}]
+    if started[-1]["address"] == "local":
+        started[-1] |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    for number, options in enumerate(started, 1):
+        keys = {name: os.environ.pop(name) for name in hidden if name in os.environ}
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", **options)  # type: ignore[arg-type]
+            return
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            if number == len(started):
+                line = " ".join(str(error).split())[:300]
+                raise UserError(f"ray_address = '{address}': {line}") from None
+        finally:
+            os.environ.update(keys)
+
+
+def _reach(address: str) -> None:
+    """Look whether anybody listens, because Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"ray_address = '{address}': no Ray cluster there ({error}); give HOST:PORT of the head, as"
+            " 'ray start --head' prints it"
+        ) from None
+
+
+def cores_of(config: BuildConfig) -> int:
+    """How many interpreters a build has: as many as the cluster now has processors, if it does not say."""
+    return config.workers or int(ray.cluster_resources().get("CPU", 0))
+
+
+def replicas_of(config: BuildConfig) -> int:
+    """How many copies of its native model a build has: one a GPU, if it does not say."""
+    return config.native.replicas or max(1, int(ray.cluster_resources().get("GPU", 0)))
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    return partial(console.print, markup=False, highlight=False, soft_wrap=True)
+
+
+class RayWorkers(Generic[T, R]):
+    """What `workers.Pool` is on one machine: actors at work on a list of tasks; a context manager.
+
+    Args:
+        make: called once in each actor, gives the `Handler`; something that can be pickled.
+        config: of the build.
+        console: where to report what is lost.
+    """
+
+    def __init__(self, make: Callable[[], Handler[T, R]], config: BuildConfig, console: Console) -> None:
+        self._make, self._config, self._console = make, config, console
+        self._runner = asyncio.Runner()
+        self._crew: Crew[Handler[T, R]] | None = None
+        self._under_way: set[asyncio.Task[tuple[int, R]]] = set()
+
+    def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+        """Index and result of each task, as they are finished.
+
+        Raises:
+            UserError: an actor's own, a task over which actor after actor died, or no node to work on.
+        """
+        waiting = iter(enumerate(tasks))
+        while done := self._runner.run(self._step(waiting)):
+            for task in done:
+                yield task.result()
+
+    async def _step(self, waiting: Iterator[tuple[int, T]]) -> set[asyncio.Task[tuple[int, R]]]:
+        """Keep a task for each actor and one in waiting for it, until some are done; none where none are left."""
+        if self._crew is None:
+            size = partial(cores_of, self._config)
+            self._crew = Crew(self._make, size, self._config.ray_wait, _printer(self._console))
+        while len(self._under_way) < 2 * self._crew.places and (item := next(waiting, None)) is not None:
+            self._under_way.add(asyncio.create_task(self._one(*item)))
+        if not self._under_way:
+            return set()
+        done, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        return done
+
+    async def _one(self, index: int, task: T) -> tuple[int, R]:
+        assert self._crew is not None
+        try:
+            return index, await self._crew.use(methodcaller("__call__", task))
+        except InfrastructureError as error:
+            raise UserError(f"{error}; is there too little memory? try fewer workers") from None
+
+    def close(self) -> None:
+        """End all actors, at work or not."""
+        self._runner.run(self._close())
+        self._runner.close()
+
+    async def _close(self) -> None:
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        if self._crew is not None:
+            await self._crew.close()
+
+    def __enter__(self) -> RayWorkers[T, R]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class RayInterpreters(Programs):
+    """What `pool.InterpreterPool` is on one machine: interpreters in actors.
+
+    Args:
+        make: called once in each actor; something that can be pickled.
+        config: of the build.
+        console: where to report what is lost.
+    """
+
+    def __init__(self, make: Callable[[], Interpreter], config: BuildConfig, console: Console) -> None:
+        self._make, self._config, self._console = make, config, console
+
+    async def __aenter__(self) -> RayInterpreters:
+        size = partial(cores_of, self._config)
+        self._crew = Crew(self._make, size, self._config.ray_wait, _printer(self._console))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._crew.close()
+
+    async def use(self, work: Callable[[Interpreter], T]) -> T:
+        """See `Programs.use` and `Crew.use`."""
+        return cast(T, await self._crew.use(work))
+
+
+def open_sampler(config: BuildConfig, weights: str) -> NativeSampler:
+    """The native sampler of an actor.
+
+    Raises:
+        UserError: its node has no such model, or one with other weights.
+    """
+    from reflectioncoder.construct.samplers.native import NativeSampler
+    from reflectioncoder.generate.generate import fingerprint  # seconds of imports
+
+    if fingerprint(config.native.model) != weights:
+        raise UserError(f"native.model: {config.native.model} on node {socket.gethostname()} has other weights")
+    return NativeSampler(config.native, config.seed)
+
+
+class RaySampler:
+    """A fine-tuned model in actors, one copy of it in each; made and used inside one event loop. See `Sampler`.
+
+    Args:
+        config: of the build.
+        budget: what all answers together may use; each counts as a request.
+        console: where to report what is lost.
+    """
+
+    name = "native"
+
+    def __init__(self, config: BuildConfig, budget: Budget, console: Console) -> None:
+        from reflectioncoder.generate.generate import fingerprint
+        from reflectioncoder.models.load import load_tokenizer
+
+        self.model, self.budget, self._longest = config.native.model, budget, config.native.max_new_tokens
+        self._tokenizer = load_tokenizer(config.native.model)
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+        # no processors of their own, or the interpreters might leave no room for them
+        self._crew: Crew[NativeSampler] = Crew(
+            partial(open_sampler, config, fingerprint(config.native.model)), partial(replicas_of, config),
+            config.ray_wait, _printer(console), room=2 * config.native.batch_size, cpus=0, gpus=gpus,
+        )  # fmt: skip
+
+    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
+        """See `Sampler`."""
+        from reflectioncoder.construct.samplers.native import prompt_of
+
+        worst, used = Usage(1, len(prompt_of(messages, self._tokenizer)), self._longest), Usage()
+        await self.budget.reserve(worst)
+        try:
+            answer = cast(Answer, await self._crew.use(methodcaller("answer", messages, problem, number, tools)))
+            used = answer.usage
+            return answer
+        except InfrastructureError as error:
+            raise SamplerError("server_error", str(error)) from None
+        finally:
+            self.budget.settle(worst, used)
+
+    def stop(self) -> None:
+        """See `Sampler`."""
+        self._crew.end(SamplerError("stopped", "the build is stopping"))
+        self._crew.tell(methodcaller("stop"))
+
+    async def close(self) -> None:
+        """See `Sampler`."""
+        self.stop()
+        await self._crew.close()

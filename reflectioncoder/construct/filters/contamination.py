@@ -1,0 +1,301 @@
+"""Which problems an evaluation set already holds: runs of words shared with its prompts and its solutions.
+
+A problem is contaminated by a reference when it holds a large share of the runs of words in the reference's prompt, or
+of those in its solution, or when it asks for the same in other words (`wording.py`). The name of the function that is
+asked for is replaced by a sign of its own on both sides first, so a copy under another name is found, and a name alone
+says nothing. Runs that many problems of a benchmark have ("write a function to find the", imports) and rows of numbers
+do not count.
+
+It sees copies, whole or in part, and short requests in other words; not a task that is told as a story, nor the same
+algorithm written with other names of variables.
+docs/decisions.md says how the thresholds were measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reflectioncoder.construct.filters.same_request import Requests
+from reflectioncoder.errors import UserError
+from reflectioncoder.problems.load import SUFFIXES, Problem, iter_rows
+
+Part = Literal["prompt", "solution", "request"]
+WORD = re.compile(r"\w+")
+DEFINED = re.compile(r"\bdef\s+(\w+)")
+ENTRY = "§"  # stands for the entry point; \w does not match it, so no text has it as a word
+MBPP_TEST = range(11, 511)  # the others are for training, validation and few-shot prompts
+LEAST_WORDS = 8  # of a prompt before its examples; under that the examples count too
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A problem that must not be in the output.
+
+    Args:
+        id: such as "HumanEval/0", or the place in its file.
+        benchmark: such as "HumanEval".
+        prompt: the request.
+        solution: reference code, where the benchmark has one.
+        entry_point: name of the function asked for, where known.
+        family: versions of one problem (other languages, perturbations) share it.
+    """
+
+    id: str
+    benchmark: str
+    prompt: str
+    solution: str = ""
+    entry_point: str = ""
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From which overlap on a problem counts as contaminated.
+
+    Args:
+        words: of a run (the n of the n-grams).
+        share: of the telling runs (all but boilerplate) of a prompt that has `many`; above 1 finds none.
+        short_share: likewise of a prompt that has fewer, but `few` at least.
+        solution_share: of a solution that has `many`; code is full of idioms, so it takes more.
+        whole: a part of so many words also counts when all of it is there, boilerplate included.
+        stretch: words in a row that must be shared in any case.
+        common: a run that more families of one benchmark have is boilerplate.
+        request: of the weight of the words that say what is asked for; above 1 leaves that comparison out.
+    """
+
+    words: int = 5
+    share: float = 0.4
+    short_share: float = 0.7
+    solution_share: float = 0.6
+    few: int = 3
+    many: int = 10
+    whole: int = 10
+    stretch: int = 8
+    common: int = 3
+    request: float = 0.8
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """A problem that shares too much with a reference.
+
+    Args:
+        id: of the problem.
+        reference: its id.
+        benchmark: the reference's.
+        part: of the reference that was found; "request" for what its prompt asks for in other words.
+        share: of the part's runs of words that the problem has, 0 to 1; of a request's words by their weight.
+        example: the longest stretch of words they share; the entry point is written "§"; of a request its words.
+    """
+
+    id: str
+    reference: str
+    benchmark: str
+    part: Part
+    share: float
+    example: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line of `contamination.jsonl`."""
+        return dataclasses.asdict(self)
+
+
+def words_of(text: str, entry_point: str = "") -> list[str]:
+    """The words of a text in lower case, the entry point (`has_close`, `hasClose`) as "§"."""
+    name = entry_point.replace("_", "").lower()
+    words = WORD.findall(text.lower())
+    return [ENTRY if name and word.replace("_", "") == name else word for word in words] if name else words
+
+
+def runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """All runs of n words; fewer words are one run."""
+    return [tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))] if words else []
+
+
+def _says_something(run: tuple[str, ...]) -> bool:
+    """Whether at least half of a run are words of two letters and more, not numbers and short variables."""
+    return 2 * sum(word.isalpha() and len(word) > 1 for word in run) >= len(run)
+
+
+class Detector:
+    """Compares problems with the references of evaluation sets.
+
+    Args:
+        references: what must not be in the data.
+        thresholds: see there.
+    """
+
+    def __init__(self, references: Iterable[Reference], thresholds: Thresholds | None = None) -> None:
+        self.thresholds = limits = thresholds or Thresholds()
+        self._references = list(references)
+        self._requests = Requests([reference.prompt for reference in self._references])
+        parts: list[tuple[Reference, Part, list[tuple[str, ...]]]] = []
+        families: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
+        for reference in self._references:
+            given: tuple[tuple[Part, str], ...] = ("prompt", reference.prompt), ("solution", reference.solution)
+            for part, text in given:
+                found = runs(words_of(text, reference.entry_point), limits.words)
+                parts.append((reference, part, found))
+                for run in found:
+                    families[reference.benchmark, run].add(reference.family or reference.id)
+        self._parts: list[tuple[Reference, Part, int]] = []
+        self._index: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._all: list[frozenset[tuple[str, ...]]] = []
+        for reference, part, found in parts:
+            known = {run: len(families[reference.benchmark, run]) for run in found}
+            telling = {run for run, count in known.items() if count <= limits.common and _says_something(run)}
+            for run in telling:
+                self._index[run].append(len(self._parts))
+            self._parts.append((reference, part, len(telling)))
+            self._all.append(frozenset(found))
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def check(self, id: str, texts: Iterable[str], entry_point: str = "") -> Contamination | None:
+        """The reference that a problem shares most with, where that is too much.
+
+        Args:
+            id: of the problem.
+            texts: its instruction, its solution; runs do not cross from one to the next. What is asked for is read
+                from the first.
+            entry_point: name of the function it asks for; the first that a text defines where it is not known.
+        """
+        limits = self.thresholds
+        if limits.share > 1:
+            return None
+        texts = list(texts)
+        if not entry_point and (named := DEFINED.search("\n".join(texts))):
+            entry_point = named.group(1)
+        words = [words_of(text, entry_point) for text in texts]
+        own = {run for part in words for run in runs(part, limits.words)}
+        counts = Counter(number for run in own for number in self._index.get(run, ()))
+        suspects = []
+        for number, count in counts.items():
+            _, part, total = self._parts[number]
+            if part == "solution":
+                needed, least = limits.solution_share, limits.many
+            elif total >= limits.many:
+                needed, least = limits.share, limits.few
+            else:
+                needed, least = limits.short_share, limits.few
+            everything = self._all[number]
+            whole = len(everything) + limits.words > limits.whole and everything <= own
+            if whole or (total >= least and count / total >= needed):
+                suspects.append((-count / total, number))
+        for share, number in sorted(suspects):
+            stretch = self._stretch(words, self._all[number])
+            if len(stretch) >= limits.stretch:
+                reference, part, _ = self._parts[number]
+                return Contamination(id, reference.id, reference.benchmark, part, round(-share, 4), " ".join(stretch))
+        closest = self._requests.closest(texts[0], limits.request) if texts and limits.request <= 1 else None
+        if closest is None:
+            return None
+        reference, alike, common = self._references[closest[0]], *closest[1:]
+        return Contamination(id, reference.id, reference.benchmark, "request", round(alike, 4), common)
+
+    def _stretch(self, words: Sequence[Sequence[str]], runs_of_part: frozenset[tuple[str, ...]]) -> Sequence[str]:
+        """The longest stretch of a problem's words whose every run is one of a reference's part."""
+        n = self.thresholds.words
+        longest: Sequence[str] = ()
+        for part in words:
+            start = 0
+            for place, run in enumerate(runs(part, n)):
+                if run not in runs_of_part:
+                    start = place + 1
+                elif place + n - start > len(longest):
+                    longest = part[start : place + n]
+        return longest
+
+
+def contaminated(problems: Iterable[Problem], detector: Detector) -> list[Contamination]:
+    """The contaminated ones of many problems, by instruction and solution, in their order."""
+    found = (
+        detector.check(problem.id, (problem.instruction, problem.solution or ""), problem.entry_point or "")
+        for problem in problems
+    )
+    return [item for item in found if item is not None]
+
+
+def load_references(sources: Sequence[str]) -> Iterator[Reference]:
+    """The references of benchmark files, or of all data files under folders.
+
+    The files of HumanEval(+), MBPP (its test split), MBPP+, MultiPL-E and DS-1000 are read as they are published; of
+    any other file all texts but tests and ids count, as prompts.
+
+    Raises:
+        UserError: a source that is not there or holds no data file, or a row that cannot be read.
+    """
+    for source in sources:
+        path = Path(source)
+        files = sorted(item for item in path.rglob("*") if item.name.endswith(SUFFIXES)) if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"decontaminate: no data file ({', '.join(SUFFIXES)}) under {path}")
+        for file in files:
+            for where, row in iter_rows(str(file)):
+                yield from read_reference(row, where, file.name.split(".")[0])
+
+
+def read_reference(row: Any, where: str, name: str) -> Iterator[Reference]:
+    """The reference, or references, in a row of a benchmark's own format.
+
+    Args:
+        row: the decoded row.
+        where: its place, for messages and as an id where it has none.
+        name: of the file, as the benchmark's where its format is not known.
+    """
+    if not isinstance(row, Mapping):
+        yield from (Reference(where, name, text) for text in _texts(row))
+        return
+    columns = set(row)
+    if {"prompt", "canonical_solution", "entry_point", "task_id"} <= columns:  # HumanEval(+), MBPP+
+        id = str(row["task_id"])
+        prompt = re.split(r"\n\s*assert ", str(row["prompt"]))[0] if id.startswith("Mbpp") else str(row["prompt"])
+        benchmark = {"Mbpp": "MBPP+"}.get(id.split("/")[0], id.split("/")[0])
+        yield Reference(id, benchmark, _request(prompt), str(row["canonical_solution"]), str(row["entry_point"]), id)
+    elif {"task_id", "code", "test_list"} <= columns and columns & {"text", "prompt"}:  # MBPP
+        number = str(row["task_id"])
+        if not number.isdecimal() or int(number) in MBPP_TEST:
+            tests = " ".join(map(str, row["test_list"] or ()))
+            named = re.findall(r"\bdef\s+(\w+)", str(row["code"]))
+            entry = next((item for item in named if re.search(rf"\b{item}\b", tests)), "")
+            prompt = str(row.get("text") or row.get("prompt"))
+            yield Reference(f"MBPP/{number}", "MBPP", prompt, str(row["code"]), entry)
+    elif {"name", "language", "prompt", "tests"} <= columns:  # MultiPL-E
+        origin, number, entry = [*str(row["name"]).split("_", 2), "", ""][:3]
+        id, family = f"MultiPL-E/{row['language']}/{row['name']}", f"{origin}/{number}"
+        yield Reference(id, "MultiPL-E", _request(str(row["prompt"])), "", entry, family)
+    elif {"prompt", "reference_code", "metadata"} <= columns:  # DS-1000
+        meta = row["metadata"] if isinstance(row["metadata"], Mapping) else {}
+        library = meta.get("library", "")
+        prompt = re.split(r"\nA:\s*\n", str(row["prompt"]))[0]
+        yield Reference(
+            f"DS-1000/{meta.get('problem_id', where)}", "DS-1000", prompt, str(row["reference_code"]),
+            family=f"{library}/{meta.get('perturbation_origin_id', where)}",
+        )  # fmt: skip
+    else:
+        yield from (Reference(where, name, text) for text in _texts(row))
+
+
+def _request(prompt: str) -> str:
+    """A prompt up to its first doctest, or all of it where there are few words before."""
+    before = prompt.split(">>>")[0]
+    return before if len(WORD.findall(before)) >= LEAST_WORDS else prompt
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if "test" not in str(key).lower() and not str(key).lower().endswith("id"):
+                yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)

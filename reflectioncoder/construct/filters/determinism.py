@@ -1,0 +1,67 @@
+"""Whether the last round of a sequence would come out the same again.
+
+Asserts on random numbers, clocks or addresses pass by chance; a model that learns from them learns that chance.
+Sessions all have the same hash seed, so an order that depends on hashes of text alone is not found.
+"""
+
+from __future__ import annotations
+
+import re
+
+from reflectioncoder.construct.filters.sequence import Rejected
+from reflectioncoder.dialogues.dialogue import Dialogue
+from reflectioncoder.interpreter.interpreter import Interpreter
+from reflectioncoder.interpreter.warm_process import InfrastructureError
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.syntax.answers import uses_earlier
+
+ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+\b")
+STOPPED = "The interpreter was stopped ("  # how an execution block says that a session's state was lost
+
+
+def last_program(dialogue: Dialogue) -> tuple[list[str], str]:
+    """The cells of the last round, with earlier ones only where it uses their names, and what it printed."""
+    earlier: list[str] = []
+    code = ""
+    pairs = []
+    for block in dialogue.first_round:
+        if block.type == "code":
+            code = block.content
+        elif block.type == "execution":
+            pairs.append((code, block.content))
+    for cell, printed in pairs[:-1]:
+        if STOPPED in printed:
+            earlier.clear()
+        else:
+            earlier.append(cell)
+    last, printed = pairs[-1]
+    return [*(earlier if uses_earlier(last, earlier) else ()), last], printed
+
+
+def unstable(dialogue: Dialogue, problem: Problem, interpreter: Interpreter, repeats: int = 2) -> Rejected | None:
+    """Run the last round again in fresh sessions; a rejection where it ends or prints otherwise (but for addresses).
+
+    Args:
+        dialogue: a sequence whose last round ended well.
+        problem: what it was made from.
+        interpreter: an open one.
+        repeats: how often.
+
+    Raises:
+        InfrastructureError: the interpreter failed, which says nothing about the sequence.
+    """
+    cells, printed = last_program(dialogue)
+    for number in range(1, repeats + 1):
+        result = interpreter.run(cells)[-1]
+        if result.outcome == "infrastructure":
+            raise InfrastructureError(result.message)
+        if not result.ok:
+            why = f"{result.outcome}: {result.exception or ''} {result.message or ''}".strip()
+            return Rejected(problem.id, "non_deterministic", f"run again ({number}), the last round ends with {why}")
+        if _plain(result.text) != _plain(printed):
+            return Rejected(problem.id, "non_deterministic", f"run again ({number}), the last round prints otherwise")
+    return None
+
+
+def _plain(text: str) -> str:
+    return ADDRESS.sub("0x", text).strip()

@@ -1,0 +1,281 @@
+"""Which sequences are worth training on: predicates that give a reason.
+
+The first ones are those of appendix A (input and output found by keyword, unresolved errors, a single round); the
+rest go beyond the paper, as does `overlap.py`. A predicate gets the dialogue and its problem and returns what is
+wrong, or None. Nothing is run here except by the interpreter that `final_code_fails` is handed.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from reflectioncoder.dialogues.dialogue import Dialogue, unfenced
+from reflectioncoder.interpreter.interpreter import Interpreter
+from reflectioncoder.interpreter.warm_process import InfrastructureError
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.syntax.asserted import exercised
+from reflectioncoder.syntax.trees import read, walk
+
+IO_NAMES = (
+    "open", "input", "dump", "pip", "exec_module", "system", "popen", "urlopen", "urlretrieve", "getpass", "remove",
+    "rmtree", "makedirs", "mkdir", "unlink", "read_csv", "to_csv", "savefig", "savetxt", "loadtxt",
+)  # fmt: skip
+IO_MODULES = (
+    "subprocess", "socket", "shutil", "pathlib", "requests", "urllib", "http", "ftplib", "smtplib", "pickle", "shelve",
+    "sqlite3", "tempfile", "glob", "ctypes", "multiprocessing", "tkinter", "pip",
+)  # fmt: skip
+MENTIONS = re.compile(
+    r"\b(as (?:shown|seen|explained|mentioned|discussed) (?:above|before|earlier)"
+    r"|(?:previous|earlier|above|first|last) (?:attempt|round|version|code|error|failure|execution|output|traceback)"
+    r"|(?:fixed|corrected|repaired|revised) (?:the |version|code|bug)|traceback|the assertion (?:failed|error)"
+    r"|AssertionError:|execution result|bug ?fix)",
+    re.IGNORECASE,
+)
+WORD = re.compile(r"\w+")
+IoMatch = Literal["tree", "words"]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A problem that gave no sequence, or a sequence that is not kept: why, in a word and in detail."""
+
+    problem_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """What the predicates go by.
+
+    Args:
+        io_names: called names, bare or as an attribute of a module, that count as input or output.
+        io_modules: modules whose import counts as input or output.
+        io_match: `tree` matches them on the syntax tree; `words` is the paper's plain keyword matching, which also
+            finds them in strings, comments and names of one's own.
+        max_rounds: most code blocks of a sequence.
+        max_chars: most characters of a whole dialogue.
+    """
+
+    io_names: tuple[str, ...] = IO_NAMES
+    io_modules: tuple[str, ...] = IO_MODULES
+    io_match: IoMatch = "tree"
+    max_rounds: int = 8
+    max_chars: int = 24_000
+
+
+def settings_of(io_names: tuple[str, ...], max_rounds: int, io_match: IoMatch = "tree") -> FilterSettings:
+    """The settings of a build; without names of its own, those of this module."""
+    return FilterSettings(io_names=io_names or IO_NAMES, io_match=io_match, max_rounds=max_rounds)
+
+
+Predicate = Callable[[Dialogue, Problem, FilterSettings], str | None]
+
+
+@lru_cache(maxsize=256)  # a conversation asks, and later the filters of the whole sequence
+def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
+    """The first input or output that a piece of code does, by name; None where it does none.
+
+    Names are matched on the syntax tree, so "open" in a text or a method `open` of the code's own class does not
+    count. Code that is no Python (`pip install x` in a notebook) falls back to its words at the start of a line.
+    """
+    settings = settings or FilterSettings()
+    if settings.io_match == "words":
+        keywords = {*settings.io_names, *settings.io_modules}
+        return next((f"the word `{word.group()}`" for word in WORD.finditer(code) if word.group() in keywords), None)
+    try:
+        tree = read(code)
+    except SyntaxError:
+        for number, line in enumerate(code.splitlines(), 1):
+            words = WORD.findall(line)
+            if words and words[0] in settings.io_names and line.lstrip(" !%").startswith(words[0]):
+                return f"`{words[0]}` in line {number}"
+        return None
+    found = walk(tree)
+    own = {node.name for node in found if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    own |= {node.id for node in found if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in found if isinstance(node, ast.arg)}
+    imported: dict[str, str] = {}
+    kinds = (ast.Import, ast.ImportFrom, ast.Name, ast.Attribute)
+    nodes = sorted((node for node in found if isinstance(node, kinds)), key=_place)
+    for node in nodes:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                name = module or alias.name
+                if name.split(".")[0] in settings.io_modules:
+                    return f"`{name}` imported in line {node.lineno}"
+                imported[alias.asname or alias.name.split(".")[0]] = f"{module}.{alias.name}".strip(".")
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in own:
+            # `from json import dump as d` is found by what was imported, `open` by its own name
+            called = imported.get(node.id, node.id).split(".")[-1]
+            if called in settings.io_names:
+                return f"`{called}` in line {node.lineno}"
+        if isinstance(node, ast.Attribute) and node.attr in settings.io_names:
+            root = _root(node)
+            if root in imported and root not in own:
+                return f"`{root}.{node.attr}` in line {node.lineno}"
+    return None
+
+
+def _place(node: ast.stmt | ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def input_output(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """Appendix A: code that reads or writes anything."""
+    codes = [block.content for block in dialogue.first_round if block.type == "code"] + [final_code(dialogue)]
+    return next((found for code in codes if (found := io_in_code(code, settings))), None)
+
+
+def shows_error(execution: str) -> bool:
+    """Whether the text of an execution block is that of a program that failed."""
+    return "Traceback (most recent call last)" in execution or bool(re.search(r"^\w*Error\b", execution, re.MULTILINE))
+
+
+def unresolved(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """Appendix A: still an error after the last round, or more rounds than allowed."""
+    if dialogue.rounds > settings.max_rounds:
+        return f"{dialogue.rounds} rounds, at most {settings.max_rounds}"
+    executions = [block.content for block in dialogue.first_round if block.type == "execution"]
+    if not executions:
+        return "nothing was executed"
+    if shows_error(executions[-1]):
+        return f"the last of {len(executions)} rounds still fails"
+    return None
+
+
+def single_round(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """Appendix A: the first code passed, so its asserts may be too simple to teach anything."""
+    return "the first code passed" if dialogue.rounds == 1 else None
+
+
+def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """The final answer holds no Python code that defines something."""
+    if "```" not in dialogue.final_answer:
+        return "the final answer has no code block"
+    try:
+        tree = read(final_code(dialogue))
+    except SyntaxError as error:
+        return f"the final code is not Python: {error.msg} (line {error.lineno})"
+    names = {node.name for node in walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    if problem.entry_point and problem.entry_point not in names | {
+        node.id for node in walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }:
+        return f"the final code does not define `{problem.entry_point}`"
+    return None
+
+
+def idle_asserts(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """Ours: the asserts of the last round never call the entry point (`assert True`), or there are none."""
+    return _idle(tuple(block.content for block in dialogue.first_round if block.type == "code"), problem.entry_point)
+
+
+@lru_cache(maxsize=256)  # as above
+def _idle(codes: tuple[str, ...], entry_point: str | None) -> str | None:
+    if not codes:
+        return "no code block"
+    try:
+        tree = read(codes[-1])
+    except SyntaxError as error:
+        return f"the last code is not Python: {error.msg} (line {error.lineno})"
+    if not any(isinstance(node, ast.Assert) for node in walk(tree)):
+        return "the last code asserts nothing"
+    trees = [tree]
+    for code in codes[:-1]:  # a notebook's last cell may have nothing but asserts
+        with suppress(SyntaxError):
+            trees.append(read(code))
+    if not exercised(tree, trees, entry_point):
+        return f"no assert calls `{entry_point}`" if entry_point else "no assert calls what the code defines"
+    return None
+
+
+def mentions_sequence(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """The final answer talks about the rounds before it, which nobody sees at inference."""
+    answer = dialogue.final_answer
+    for found in MENTIONS.finditer(answer):
+        if found.group().lower() not in problem.instruction.lower():
+            return f"the final answer says '{found.group()}'"
+    return None
+
+
+def too_long(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """More characters than a training sample should have."""
+    length = sum(len(block.content) for message in dialogue.messages for block in message.blocks)
+    return f"{length} characters, at most {settings.max_chars}" if length > settings.max_chars else None
+
+
+FILTERS: Mapping[str, Predicate] = {
+    "input_output": input_output,
+    "unresolved": unresolved,
+    "single_round": single_round,
+    "no_final_code": no_final_code,
+    "idle_asserts": idle_asserts,
+    "mentions_sequence": mentions_sequence,
+    "too_long": too_long,
+}
+
+
+def apply(
+    dialogue: Dialogue,
+    problem: Problem,
+    settings: FilterSettings | None = None,
+    filters: Mapping[str, Predicate] = FILTERS,
+) -> Rejected | None:
+    """The first filter that does not let a sequence through, with its reason, or None.
+
+    Args:
+        dialogue: a reflection dialogue.
+        problem: what it was made from.
+        settings: limits and word lists.
+        filters: name of the reason to predicate, tried in order.
+    """
+    settings = settings or FilterSettings()
+    for reason, predicate in filters.items():
+        detail = predicate(dialogue, problem, settings)
+        if detail is not None:
+            return Rejected(problem.id, reason, detail)
+    return None
+
+
+def final_code(dialogue: Dialogue) -> str:
+    """The code of the final answer."""
+    return unfenced(dialogue.final_answer)
+
+
+def final_code_fails(dialogue: Dialogue, problem: Problem, interpreter: Interpreter) -> str | None:
+    """Run the final code alone with the problem's own tests; see `code_fails`."""
+    return code_fails(final_code(dialogue), problem, interpreter)
+
+
+def code_fails(code: str, problem: Problem, interpreter: Interpreter, asserts: str = "") -> str | None:
+    """Run code as one program with asserts and the problem's own tests; what went wrong, or None.
+
+    Args:
+        code: runs first, and must define what the others use.
+        problem: with or without tests.
+        interpreter: an open one.
+        asserts: such as those of a sequence's last round.
+
+    Raises:
+        InfrastructureError: the interpreter failed, which says nothing about the code.
+    """
+    cells = [code, *filter(None, (asserts, "\n".join(problem.tests)))]
+    with interpreter.session() as session:
+        result = session.run_together(cells)
+    if result.outcome == "infrastructure":
+        raise InfrastructureError(result.message)
+    return None if result.ok else f"{result.outcome}: {result.exception or ''} {result.message or ''}".strip()

@@ -1,0 +1,283 @@
+"""A new build that takes over from another what its changed settings do not touch: `build --fork NEW_DIRECTORY`.
+
+A ledger belongs to one configuration. Where that changes, most of what was paid for often stays true: what a model
+answered to the same words is its answer whatever the filters say of it. `TOUCHES` says for each setting what it
+decides; a problem is compared by its text. The old ledger is only read, and nobody can build on it meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from reflectioncoder.clients.messages import OF_THE_PROBLEM, Answer, Usage
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.construct.conversation.conversation import (
+    DUE,
+    Ask,
+    Checked,
+    Conversation,
+    Event,
+    Rules,
+    from_record,
+    to_record,
+)
+from reflectioncoder.construct.conversation.scheduler import FAILED, labels, rules_of
+from reflectioncoder.construct.ledger.database import OtherSettingsError, changes, check_layout, connect_to_read
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger, progress
+from reflectioncoder.errors import UserError
+from reflectioncoder.problems.load import Problem
+
+Touched = Literal["last filters", "problems", "verdicts", "executions", "answers"]
+TOUCHES: Mapping[str, Touched] = {
+    # applied to all sequences together at the end of every build, so nothing recorded depends on them
+    "near_duplicates": "last filters", "decontaminate": "last filters", "contamination_share": "last filters",
+    # which problems there are
+    "problems": "problems", "fields": "problems", "split": "problems", "count": "problems", "levels": "problems",
+    "problem_texts": "problems", "native.samples": "problems",
+    # what is made of answers and executions
+    "io_names": "verdicts", "io_match": "verdicts", "max_rounds": "verdicts", "repeats": "verdicts",
+    "reflectioncoder": "verdicts",
+    # what a program does, so all that a model said after it was told
+    "seconds": "executions", "memory_mb": "executions", "isolation": "executions", "ipython": "executions",
+    "python": "executions",
+}  # fmt: skip
+# every other setting (the model, its prompts, the seed, ...) decides all that a model says
+ALL: Touched = "answers"
+# raised, a limit touches only what ran into it
+EXECUTION_LIMITS = ("seconds", "memory_mb")
+ANSWER_LIMITS = ("chat.max_tokens", "native.max_new_tokens")
+CUT_OFF = "length"  # how an answer ends that ran into its limit
+FACTS = tuple(f"answer_{reason}" for reason in OF_THE_PROBLEM)  # rejections for what a model does, not for our rules
+TOO_LONG = "answer_too_long"
+LABELS = ("id", "source", "licence", "level")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changed settings leave of a build.
+
+    Args:
+        verdicts: whether what became of the problems stays.
+        executions: which of the programs' results stay: of all, of those that kept within their limits, or none.
+        answers: the same of what the model said.
+    """
+
+    verdicts: bool = True
+    executions: Literal["all", "within limits", "none"] = "all"
+    answers: Literal["all", "within limits", "none"] = "all"
+
+    def keeps(self, event: Event) -> bool:
+        """Whether an event stays, as far as it alone can tell."""
+        if isinstance(event, Answer):
+            return self.answers == "all" or (self.answers == "within limits" and event.finish != CUT_OFF)
+        within = not event.detail if isinstance(event, Checked) else event.outcome in ("ok", "error")
+        return self.executions == "all" or (self.executions == "within limits" and within)
+
+
+def change_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
+    """What the differences between two fingerprints leave of the first one's build."""
+    changed = changes(old, new)
+    raised = {key for key in changed if key in (*EXECUTION_LIMITS, *ANSWER_LIMITS) and _raised(old, new, key)}
+    touched = {TOUCHES.get(key, ALL) for key in changed if key not in raised}
+    return Change(
+        not raised and not touched & {"verdicts", "executions", "answers"},
+        "none" if "executions" in touched else "within limits" if raised & {*EXECUTION_LIMITS} else "all",
+        "none" if "answers" in touched else "within limits" if raised & {*ANSWER_LIMITS} else "all",
+    )
+
+
+def _raised(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
+    numbers = old.get(key), new.get(key)
+    return all(isinstance(number, (int, float)) for number in numbers) and numbers[0] < numbers[1]  # type: ignore[operator]
+
+
+def digest(problem: Problem) -> str:
+    """Changes with all of a problem that a conversation about it, or its verdict, depends on, but for its id."""
+    parts = repr((problem.instruction, problem.solution, problem.tests, problem.entry_point))
+    return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def kept(
+    problem: Problem,
+    entry: Entry | None,
+    events: Sequence[Event],
+    change: Change,
+    rules: Rules,
+    kind: type[Conversation] = Conversation,
+) -> tuple[Entry | None, list[Event]]:
+    """What of a problem's record stays true: the verdict, and the events from the first on that would come again.
+
+    Args:
+        problem: as it reads now; its text is the old one.
+        entry: what became of it, None where it is not finished.
+        events: of its conversation.
+        change: what the changed settings leave.
+        rules: the new ones.
+        kind: of the conversation.
+    """
+    if change.verdicts:
+        return entry, list(events)
+    conversation, stay = kind(problem, rules), list[Event]()
+    for event in events:
+        # what ends the conversation under the new rules makes the rest superfluous
+        if not change.keeps(event) or not isinstance(event, DUE.get(type(conversation.step), ())):
+            break
+        stay.append(event)
+        try:
+            conversation.take(event)
+        except Exception:
+            break  # the build will meet it again and reject the problem
+    refused = entry is not None and entry.reason in FACTS and not (
+        entry.reason == TOO_LONG and change.answers != "all"
+    )  # fmt: skip
+    still_asked = len(stay) == len(events) and isinstance(conversation.step, Ask) and change.answers != "none"
+    return entry if refused and still_asked else None, stay
+
+
+class _Old(Ledger):
+    """A ledger of whatever configuration that is only read; no build can begin on it meanwhile."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path, self._held, self._database = Path(directory) / "ledger.sqlite", False, None
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file; --fork takes over from the build in --output")
+        lock = self.path.with_name("ledger.lock")
+        try:
+            self._lock = Path(lock if lock.is_file() else os.devnull).open(encoding="utf-8")  # noqa: SIM115 - held until `close`
+            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._database = connect_to_read(self.path, held=True)
+            check_layout(self._database, self.path)
+            rows = self._select("SELECT value FROM meta WHERE key = 'fingerprint'")
+            self.fingerprint: dict[str, Any] = json.loads(rows[0][0] if rows else "")
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(f"{self.path}: a build is at work on it; wait for it or stop it") from None
+        except (OSError, sqlite3.Error, ValueError) as error:
+            self.close()
+            raise error if isinstance(error, UserError) else self._failed(error) from None
+
+
+def offer(changed: Collection[str]) -> str:
+    """What to say of `--fork` to somebody whose settings differ in these."""
+    if decisive := [key for key in changed if TOUCHES.get(key, ALL) == ALL and key not in ANSWER_LIMITS]:
+        return f" ({decisive[0]} decides every answer, so nothing can be taken over)"
+    return ", or add --fork NEW_DIRECTORY: it takes over what they do not touch and builds the rest there"
+
+
+def opened(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
+    """The ledger of a build. Raises UserError as `Ledger` does, with the offer to fork where that would help."""
+    try:
+        return Ledger(output, fingerprint)
+    except OtherSettingsError as error:
+        raise UserError(f"{error}{offer(error.changed)}") from None
+
+
+def check(config: BuildConfig, fingerprint: Mapping[str, Any]) -> _Old | None:
+    """The ledger that a build takes over from; None where it has done so before, or takes nothing over.
+
+    Raises:
+        UserError: there is none, it is at work, its settings are the same, or these leave nothing of it.
+    """
+    if not config.fork:
+        return None
+    if Path(config.fork).resolve() == Path(config.output).resolve():
+        raise UserError(f"fork: {config.fork} is the directory to take over from; name a new one")
+    if (Path(config.fork) / "ledger.sqlite").is_file():
+        found = progress(config.fork)
+        if found.forked:
+            return None
+        if found.total:
+            raise UserError(f"fork: {config.fork} holds a build of its own; name a new directory")
+    old = _Old(config.output)
+    try:
+        if not (changed := changes(old.fingerprint, fingerprint)):
+            raise UserError(f"{old.path}: begun with these very settings; leave --fork out to go on with it")
+        if change_of(old.fingerprint, fingerprint).answers == "none":
+            raise UserError(f"{old.path}: nothing to take over{offer(changed)}; give another --output without --fork")
+    except UserError:
+        old.close()
+        raise
+    return old
+
+
+def begin(
+    ledger: Ledger, fingerprint: Mapping[str, Any], config: BuildConfig, problems: Sequence[Problem],
+    banned: Collection[str], old: _Old | None, console: Console,
+) -> None:  # fmt: skip
+    """Record in a new ledger how its problems read, and what it takes over; at once and only once.
+
+    Args:
+        ledger: of the new build.
+        fingerprint: its settings.
+        config: likewise.
+        problems: all of them.
+        banned: ids of those that need nothing.
+        old: see `check`; closed here.
+        console: where to report.
+
+    Raises:
+        UserError: one of the ledgers cannot be read or written, or the new one is of a build that is no fork.
+    """
+    if ledger.digests():
+        if old is not None:
+            old.close()
+            raise UserError(f"fork: {ledger.path.parent} holds a build of its own; name a new directory")
+        return
+    digests = {problem.id: digest(problem) for problem in problems}
+    with ledger.together():
+        ledger.digests(digests)
+        if old is None:
+            return
+        with old:
+            known = old.digests()
+            if not known and old.fingerprint["problem_texts"] == fingerprint["problem_texts"]:
+                known = digests  # begun by a version that did not record them
+            same = [item for item in problems if known.get(item.id) == digests[item.id] and item.id not in banned]
+            forked = _take_over(old, ledger, config, same, change_of(old.fingerprint, fingerprint))
+        ledger.note("forked", forked)
+    console.print(f"taken over from {old.path.parent}: {forked['finished']} finished problems, {forked['answers']}"
+                  f" answers of {forked['open']} others", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def _take_over(
+    old: Ledger, new: Ledger, config: BuildConfig, problems: Sequence[Problem], change: Change
+) -> dict[str, Any]:
+    finished = unfinished = answers = 0
+    usage = Usage()
+    rules, kind = rules_of(config) if config.sampler != "mutation" else (Rules(), Conversation)
+    for problem in problems:
+        entry = old.get(problem.id)
+        recorded = [from_record(name, value) for name, value in old.events(problem.id) if name != FAILED]
+        entry, events = kept(problem, entry, recorded, change, rules, kind)
+        for number, event in enumerate(events):
+            new.add_event(problem.id, number, *to_record(event))  # without cost: the other build has paid
+            usage += event.usage if isinstance(event, Answer) else Usage()
+        if entry is not None:
+            new.put(relabelled(entry, problem), timed=False)
+        finished += entry is not None
+        unfinished += entry is None and bool(events)
+        answers += sum(isinstance(event, Answer) for event in events) if entry is None else 0
+    return {
+        "from": str(old.path.parent), "finished": finished, "open": unfinished, "answers": answers,
+        **dataclasses.asdict(usage),
+    }  # fmt: skip
+
+
+def relabelled(entry: Entry, problem: Problem) -> Entry:
+    """An entry with the labels (source, licence, level) that its problem has now."""
+    if entry.payload is None:
+        return entry
+    given = labels(problem)
+    rest = {key: value for key, value in entry.payload.items() if key not in LABELS}
+    return dataclasses.replace(entry, payload={**given, **rest})

@@ -1,0 +1,408 @@
+"""Crash-safe record of a build: which problems are finished and with what, and every step on the way (SQLite).
+
+Every finished problem is one transaction, so a process that is killed at any moment loses at most the problems it was
+working on; of conversations with a model every answer and execution is one too, so they go on where they were. One
+process at a time holds a ledger; a lock that the system drops with the process sees to that. A ledger
+belongs to one configuration: it refuses to go on with another. It does not guard against edits by hand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, cast
+
+from reflectioncoder.construct.ledger.database import (
+    LAYOUT,
+    OtherSettingsError,
+    changes,
+    check_layout,
+    connect_to_read,
+    failure,
+)
+from reflectioncoder.errors import UserError
+
+Status = Literal["done", "rejected"]
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS problems (
+    id TEXT PRIMARY KEY,
+    status TEXT NOT NULL CHECK (status IN ('done', 'rejected')),
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    payload TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    problem TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    tokens_in INTEGER NOT NULL,
+    tokens_out INTEGER NOT NULL,
+    at REAL NOT NULL,
+    PRIMARY KEY (problem, number)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS costs ON events (problem, number, kind, requests, tokens_in, tokens_out);
+CREATE TABLE IF NOT EXISTS finished_at (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS digests (id TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+"""
+SPENT = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM events"
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+RECENT = 600.0  # seconds that the speed of a build is taken from
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of a problem.
+
+    Args:
+        id: of the problem.
+        status: "done" with a sequence, or "rejected".
+        reason: of a rejection, in a word.
+        detail: of a rejection, in a sentence.
+        payload: a JSON value: the dialogue, or nothing.
+    """
+
+    id: str
+    status: Status
+    reason: str = ""
+    detail: str = ""
+    payload: Any = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a problem's conversation.
+
+    Args:
+        problem: its id.
+        number: of the step, from 0 without gaps.
+        kind: of the step; "failed" is an attempt that gave no answer but may have cost something.
+        payload: a JSON value.
+        requests, tokens_in, tokens_out: what it cost.
+    """
+
+    problem: str
+    number: int
+    kind: str
+    payload: Any
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a build is, for whoever looks on.
+
+    Args:
+        total: problems to reflect on, 0 where the build has not said.
+        done: with a sequence.
+        rejected: reason to number.
+        open: conversations begun and not finished.
+        requests, tokens_in, tokens_out: spent so far.
+        prices: input and output price of a million tokens, where the build has a price.
+        per_minute: problems finished a minute, of late; 0 where it is not known.
+        running: whether a process holds the ledger.
+        funnel: of a build that is finished.
+        forked: what was taken over from another build (see `fork.py`).
+    """
+
+    total: int
+    done: int
+    rejected: Mapping[str, int]
+    open: int
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    prices: tuple[float, float] | None = None
+    per_minute: float = 0.0
+    running: bool = False
+    funnel: Mapping[str, int] | None = None
+    forked: Mapping[str, Any] | None = None
+
+
+class Ledger:
+    """The ledger in a directory, held until `close`; a context manager.
+
+    Args:
+        directory: where `ledger.sqlite` and its lock are or will be.
+        fingerprint: settings and data that decide the output, as JSON values by name; kept at the first opening and
+            compared at the next ones.
+
+    Raises:
+        UserError: another process holds it, it was made with another fingerprint, or it cannot be read or written.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], fingerprint: Mapping[str, Any]) -> None:
+        folder = Path(directory)
+        self.path = folder / "ledger.sqlite"
+        self._database: sqlite3.Connection | None = None
+        self._held = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (folder / "ledger.lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
+        try:
+            self._take_lock()
+            self._open(dict(fingerprint))
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip()
+            who = f" (process {holder})" if holder else ""
+            raise UserError(f"{self.path}: another build{who} is at work on it; wait for it or stop it") from None
+        except OSError as error:  # file systems without locks
+            raise UserError(f"{self.path}: cannot lock it: {error.strerror or error}") from None
+        self._held = True
+        try:
+            self._lock.truncate(0)
+            self._lock.write(f"{os.getpid()}\n")
+            self._lock.flush()
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path.parent}: {error.strerror or error}") from None
+
+    def _open(self, fingerprint: dict[str, Any]) -> None:
+        try:
+            # commits are explicit; a reader such as a report may look on from another process
+            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=10, check_same_thread=False)
+            layout = check_layout(self._database, self.path)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.executescript(SCHEMA if layout else f"{SCHEMA}PRAGMA user_version={LAYOUT}")
+            text = json.dumps(fingerprint, sort_keys=True)
+            self._database.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (text,))
+            (kept,) = self._database.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
+            old, new = json.loads(kept), json.loads(text)
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            raise self._failed(error) from None
+        if changes(old, new):
+            raise OtherSettingsError(self.path, old, new)
+
+    def _failed(self, error: Exception) -> UserError:
+        return failure(self.path, error)
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise ValueError("the ledger is closed")
+        return self._database
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is recorded inside is recorded all or not at all."""
+        if self._connection.in_transaction:
+            yield
+            return
+        try:
+            self._connection.execute("BEGIN")
+            yield
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def digests(self, of_problems: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What each problem read like when the build began, by id; recorded where given."""
+        try:
+            if of_problems is not None:
+                self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?, ?)", of_problems.items())
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        return dict(self._select("SELECT id, digest FROM digests"))
+
+    def _select(self, what: str, *parameters: str) -> list[Any]:
+        try:
+            return self._connection.execute(what, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+
+    def put(self, entry: Entry, timed: bool = True) -> bool:
+        """Record a finished problem, durably before this returns; False where it was recorded before (and stays).
+
+        Args:
+            entry: what became of it.
+            timed: whether it counts for the speed of this build.
+
+        Raises:
+            UserError: the disk is full or the file is damaged; what was recorded before is intact.
+        """
+        return self.write([entry], timed) == 1
+
+    def add_event(
+        self, problem: str, number: int, kind: str, payload: Any, requests: int = 0, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Record one step; see `Step` and `write`."""
+        self.write([Step(problem, number, kind, payload, requests, *tokens)])
+
+    def write(self, records: Sequence[Entry | Step], timed: bool = True) -> int:
+        """Record finished problems and steps of conversations, all or nothing, durably before this returns.
+
+        Args:
+            records: in the order in which they came.
+            timed: whether the problems count for the speed of this build.
+
+        Returns:
+            how many of the problems were not recorded before; those that were stay as they are.
+
+        Raises:
+            UserError: the disk is full or the file is damaged; what was recorded before is intact.
+            ValueError: a problem has such a step already.
+        """
+        now, new = time.time(), 0
+        with self.together():
+            execute = self._connection.execute
+            for record in records:
+                payload = _encode(record.payload)
+                if isinstance(record, Entry):
+                    row = (record.id, record.status, record.reason, record.detail, payload)
+                    new += execute("INSERT OR IGNORE INTO problems VALUES (?, ?, ?, ?, ?)", row).rowcount
+                    if timed:
+                        execute("INSERT OR IGNORE INTO finished_at VALUES (?, ?)", (record.id, now))
+                    continue
+                cost = (record.requests, record.tokens_in, record.tokens_out)
+                values = (record.problem, record.number, record.kind, payload, *cost, now)
+                try:
+                    execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+                except sqlite3.IntegrityError:
+                    raise ValueError(f"problem {record.problem} has step {record.number} already") from None
+        return new
+
+    def events(self, problem: str) -> list[tuple[str, Any]]:
+        """Kind and payload of all steps of a problem's conversation, in order."""
+        rows = self._select("SELECT kind, payload FROM events WHERE problem = ? ORDER BY number", problem)
+        return [(kind, json.loads(payload)) for kind, payload in rows]
+
+    def last_kinds(self) -> dict[str, str]:
+        """The kind of the last step of each problem that is begun and not finished."""
+        sql = "SELECT problem, kind, MAX(number) FROM events WHERE problem NOT IN (SELECT id FROM problems) GROUP BY 1"
+        rows = self._select(sql)
+        return {problem: kind for problem, kind, _ in rows}
+
+    def spent(self) -> tuple[int, int, int]:
+        """Requests, input tokens and output tokens of all steps."""
+        ((requests, tokens_in, tokens_out),) = self._select(SPENT)
+        return requests, tokens_in, tokens_out
+
+    def finished(self, status: Status | None = None) -> set[str]:
+        """The ids of all problems recorded so far, or of those with a status."""
+        if status is None:
+            return {id for (id,) in self._select("SELECT id FROM problems")}
+        return {id for (id,) in self._select("SELECT id FROM problems WHERE status = ?", status)}
+
+    def get(self, id: str) -> Entry | None:
+        """What became of a problem, or None where it is not finished."""
+        for row in self._select("SELECT status, reason, detail, payload FROM problems WHERE id = ?", id):
+            return Entry(id, cast(Status, row[0]), row[1], row[2], json.loads(row[3]))
+        return None
+
+    def note(self, key: str, value: Any = None) -> Any:
+        """Keep a value about the build itself under a key, or read it back (None where there is none)."""
+        if key == "fingerprint":
+            raise ValueError("the fingerprint is not a note")
+        try:
+            if value is not None:
+                self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
+        return json.loads(row[0]) if row else None
+
+    def close(self) -> None:
+        """Let go of the ledger; safe to call twice."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        if self._held:
+            self._held = False
+            try:
+                self._lock.truncate(0)  # nobody is at work any more, whoever looks on
+            except OSError:
+                pass
+        self._lock.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def progress(directory: str | os.PathLike[str]) -> Progress:
+    """Look at a ledger without holding it; a build may be at work on it.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = Path(directory) / "ledger.sqlite"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the output directory of a build")
+    try:
+        with closing(connect_to_read(path)) as database:
+            return _progress(database, path)
+    except (sqlite3.Error, json.JSONDecodeError) as error:
+        raise failure(path, error) from None
+
+
+def _progress(database: sqlite3.Connection, path: Path) -> Progress:
+    check_layout(database, path)
+    database.execute("BEGIN")  # one moment for all of it
+    notes = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
+    counts = database.execute("SELECT status, reason, COUNT(*) FROM problems GROUP BY status, reason").fetchall()
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    spent, begun, number, first, last = (0, 0, 0), 0, 0, 0.0, 0.0
+    if "events" in tables:
+        spent = database.execute(SPENT).fetchone()
+        (begun,) = database.execute(
+            "SELECT COUNT(DISTINCT problem) FROM events WHERE problem NOT IN (SELECT id FROM problems)"
+        ).fetchone()
+        number, first, last = database.execute(
+            "SELECT COUNT(*), COALESCE(MIN(at), 0), COALESCE(MAX(at), 0) FROM finished_at"
+            " WHERE at >= (SELECT MAX(at) FROM finished_at) - ?",
+            (RECENT,),
+        ).fetchone()
+    prices = notes.get("prices")
+    return Progress(
+        total=notes.get("total", 0) - notes.get("contaminated", 0),
+        done=sum(count for status, _, count in counts if status == "done"),
+        rejected={reason: count for status, reason, count in counts if status == "rejected"},
+        open=begun,
+        requests=spent[0],
+        tokens_in=spent[1],
+        tokens_out=spent[2],
+        prices=(prices[0], prices[1]) if prices else None,
+        # n finishes span n - 1 intervals
+        per_minute=60 * (number - 1) / (last - first) if number > 1 and last > first else 0.0,
+        running=_is_held(path.with_name("ledger.lock")),
+        funnel=notes.get("funnel"),
+        forked=notes.get("forked"),
+    )
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether the process that the lock file names is alive; taking the lock to find out could turn a build away."""
+    try:
+        os.kill(int(lock.read_text(encoding="utf-8")), 0)
+    except (OSError, ValueError) as error:
+        return isinstance(error, PermissionError)
+    return True

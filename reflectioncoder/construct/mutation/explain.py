@@ -1,0 +1,258 @@
+"""The analysis of a failing round, written from the planted bug and the real failure (figure 1, the analysis block).
+
+An analysis names the failing assert, the value expected and the value that the interpreter gave, the cause, and the
+repair. Its sentences are chosen at random among wordings, its facts never: they come from the run and the mutation.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from reflectioncoder.construct.mutation.edits import Mutation
+from reflectioncoder.construct.mutation.wordings import WORDING
+
+LONGEST = 90
+SIGNS = {
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.NotEq: "other than",
+    ast.IsNot: "other than",
+    ast.In: "in",
+    ast.NotIn: "not in",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What an assert asks for.
+
+    Args:
+        test: the assert statement.
+        call: the expression under test, to be evaluated for the actual value.
+        expected: the expected value as source text, or a phrase where there is no single one.
+        is_value: whether `expected` is source text.
+    """
+
+    test: str
+    call: str
+    expected: str
+    is_value: bool
+
+    @property
+    def wanted(self) -> str:
+        """The expectation as it stands in a sentence."""
+        return code(self.expected) if self.is_value else self.expected
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How an assert failed in the interpreter: with a wrong value (`actual`), or with another exception."""
+
+    check: Check
+    exception: str
+    message: str
+    actual: str | None = None
+
+
+def read_check(test: str) -> Check:
+    """Take an assert statement apart.
+
+    Raises:
+        SyntaxError: not a single assert statement.
+    """
+    body = ast.parse(test.strip()).body
+    if len(body) != 1 or not isinstance(body[0], ast.Assert):
+        raise SyntaxError("not a single assert statement")
+    asked = body[0].test
+    if isinstance(asked, ast.Compare) and len(asked.ops) == 1:
+        left, right, op = asked.left, asked.comparators[0], type(asked.ops[0])
+        if op in (ast.Eq, ast.Is):
+            if not _calls(left) and _calls(right):
+                left, right = right, left
+            return Check(test, _text(test, left), _text(test, right), True)
+        if op in SIGNS:
+            return Check(test, _text(test, left), f"a value {SIGNS[op]} {code(_text(test, right))}", False)
+    if isinstance(asked, ast.UnaryOp) and isinstance(asked.op, ast.Not):
+        return Check(test, _text(test, asked.operand), "a false value", False)
+    return Check(test, _text(test, asked), "a true value", False)
+
+
+def _calls(node: ast.expr) -> bool:
+    return any(isinstance(inner, ast.Call) for inner in ast.walk(node))
+
+
+def _text(test: str, node: ast.expr) -> str:
+    return ast.get_source_segment(test.strip(), node) or ast.unparse(node)
+
+
+def code(text: str, longest: int = LONGEST) -> str:
+    """A fragment as inline code, on one line and not too long."""
+    flat = " ".join(text.split())
+    return f"`{flat if len(flat) <= longest else flat[: longest - 4] + ' ...'}`"
+
+
+def contrast(actual: str, expected: str) -> str:
+    """How a wrong value differs from the right one, as a clause after the cause; empty if nothing can be said."""
+    try:
+        got, due = ast.literal_eval(actual), ast.literal_eval(expected)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return ""
+    if got is None:
+        return "so the call gives `None`"
+    if isinstance(got, bool) and isinstance(due, bool):
+        return f"so the answer is `{got}` instead of `{due}`"
+    if isinstance(got, (int, float)) and isinstance(due, (int, float)):
+        if isinstance(got, float) and isinstance(due, int):
+            return f"so the result is the float {code(actual)}"
+        return f"which makes the result {abs(round(got - due, 6))} too {'large' if got > due else 'small'}"
+    if type(got) is not type(due):
+        return f"so the result is of type `{type(got).__name__}` instead of `{type(due).__name__}`"
+    if not got:
+        return "which leaves the result empty"
+    if isinstance(got, str):
+        return _contrast_text(got, due)
+    if isinstance(got, dict):
+        for key in due:
+            if key not in got:
+                return f"so the key {code(repr(key))} is missing"
+            if got[key] != due[key]:
+                return f"so {code(repr(key))} gets {code(repr(got[key]))} instead of {code(repr(due[key]))}"
+        extra = next((key for key in got if key not in due), None)
+        return f"so the key {code(repr(extra))} should not be there"
+    return _contrast_items(got, due) if isinstance(got, (list, tuple, set)) else ""
+
+
+def _contrast_text(got: str, due: str) -> str:
+    if got.lower() == due.lower():
+        return "so upper and lower case are wrong"
+    if sorted(got) == sorted(due):
+        return "which puts the characters in the wrong order"
+    if got in due:
+        return "so a part of the text is missing"
+    return "so the text contains too much" if due in got else ""
+
+
+def _contrast_items(got: Any, due: Any) -> str:
+    have, want = Counter(map(repr, got)), Counter(map(repr, due))
+    missing, extra = list((want - have).elements()), list((have - want).elements())
+    if not missing and not extra:
+        return "which puts the items in the wrong order"
+    if not extra:
+        return f"so {code(min(missing))} is missing" + (" among others" if len(missing) > 1 else "")
+    if not missing:
+        return f"so {code(min(extra))} is wrongly included" + (" among others" if len(extra) > 1 else "")
+    if isinstance(got, (list, tuple)) and len(got) == len(due):
+        at = next(i for i, (a, b) in enumerate(zip(got, due, strict=True)) if a != b)
+        return f"so item {at} is {code(repr(got[at]))} instead of {code(repr(due[at]))}"
+    return ""
+
+
+def analysis(
+    failure: Failure, mutation: Mutation, buggy: str, fixed: str, function: str, partial: bool, rng: random.Random
+) -> str:
+    """The text of an analysis block: what failed, why, and what will be done.
+
+    Args:
+        failure: the failing assert and what the interpreter gave.
+        mutation: the bug that is repaired next.
+        buggy: the line of the bug in the buggy program.
+        fixed: the same line of the solution.
+        function: name of the function with the bug.
+        partial: whether another planted bug also has a part in this failure.
+        rng: picks the wordings.
+    """
+    words = {key: code(value)[1:-1] for key, value in mutation.words.items()}
+    words |= {"bad": code(mutation.bad)[1:-1], "good": code(mutation.good)[1:-1]}
+    words |= {"line": buggy.strip(), "fixed": fixed.strip(), "def": function}
+    causes, repairs = WORDING[mutation.kind]
+    cause, repair = rng.choice(causes).format_map(words), rng.choice(repairs).format_map(words)
+    return " ".join([_opening(failure, rng), _cause(cause, failure, partial, rng), _repair(repair, rng)])
+
+
+def _opening(failure: Failure, rng: random.Random) -> str:
+    check = failure.check
+    test, wanted = f"`{check.test}`", check.wanted
+    if failure.actual is None:
+        error = code(f"{failure.exception}: {failure.message}" if failure.message else failure.exception, 160)
+        return rng.choice(
+            (
+                f"Running {test} raised {error}; the expected result is {wanted}.",
+                f"{test} stops with {error} instead of giving {wanted}.",
+                f"The test {test} did not get a value: it ended in {error}, where {wanted} was expected.",
+                f"There is an exception, {error}, in {test}, which should give {wanted}.",
+            )
+        )
+    actual = f"`{failure.actual}`"
+    return rng.choice(
+        (
+            f"The assertion {test} failed: expected {wanted}, got {actual}.",
+            f"{test} fails with {actual} instead of {wanted}.",
+            f"The test {test} does not hold; the result is {actual}, while {wanted} is expected.",
+            f"For {test} the code returns {actual}, but it should be {wanted}.",
+            f"Instead of {wanted}, the result is {actual}, so {test} fails.",
+        )
+    )
+
+
+def _cause(cause: str, failure: Failure, partial: bool, rng: random.Random) -> str:
+    if partial:
+        return rng.choice(
+            (f"One reason is that {cause}.", f"At least part of the problem: {cause}.", f"I see one mistake: {cause}.")
+        )
+    if failure.actual is None:
+        return rng.choice(
+            (
+                f"The reason for the `{failure.exception}` is that {cause}.",
+                f"This happens because {cause}.",
+                f"The error comes about as {cause}.",
+            )
+        )
+    effect = contrast(failure.actual, failure.check.expected) if failure.check.is_value else ""
+    tail = f", {effect}" if effect else ""
+    return rng.choice(
+        (
+            f"The cause is that {cause}{tail}.",
+            f"{cause[0].upper()}{cause[1:]}{tail}.",
+            f"This is because {cause}{tail}.",
+            f"Looking at the code, {cause}{tail}.",
+        )
+    )
+
+
+def _repair(repair: str, rng: random.Random) -> str:
+    return rng.choice(
+        (
+            f"I will {repair} and run the tests again.",
+            f"The fix is to {repair}.",
+            f"To repair it, I {repair}.",
+            f"The code has to {repair}; then I retest.",
+            f"I'll {repair}.",
+        )
+    )
+
+
+def closing(function: str, repaired: str, rounds: int, rng: random.Random) -> str:
+    """The last text block: the tests pass.
+
+    Args:
+        function: what was tested.
+        repaired: the assert of the last failing round.
+        rounds: how many rounds failed before.
+        rng: picks the wording.
+    """
+    repairs = "the repair" if rounds == 1 else f"{('two', 'three')[rounds - 2] if rounds < 4 else rounds} repairs"
+    return rng.choice(
+        (
+            "All tests pass now.",
+            f"The corrected code passes all test cases, also `{repaired}`.",
+            f"Every assert holds after {repairs}, so `{function}` works as required.",
+            f"`{function}` now passes the tests.",
+            f"No assertion fails any more, `{repaired}` included.",
+        )
+    )

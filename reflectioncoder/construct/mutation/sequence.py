@@ -1,0 +1,336 @@
+"""Reflection sequences without a language model: plant bugs in a verified solution, run it, explain, repair.
+
+The counterpart of section 3.1 for those who have no code interpreter model: the text of every execution block is what
+the interpreter printed for the code block before it, and each failing round is followed by the repair of exactly one
+planted bug. A bug is used only if tests really fail because of it. Mutants that do not end are never used: what they
+print would depend on the speed of the machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from reflectioncoder.construct.filters.sequence import Rejected
+from reflectioncoder.construct.mutation.explain import Failure, analysis, closing, read_check
+from reflectioncoder.construct.mutation.kinds import Mutation, apply, find_mutations
+from reflectioncoder.construct.prompts import PROMPT_VERSION, REFLECTION_INSTRUCTIONS, reflection_instruction
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
+from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.problems.load import Problem
+
+TRIAL_LIMITS = Limits(seconds=1.0)
+ATTEMPTS = 24  # first bugs tried before a problem is given up
+EXTRA_ATTEMPTS = 8  # further bugs tried for a sequence that should have more than one
+SHOWN_TESTS = 3
+MOST_SHOWN = 5
+SHOWN_CHARS = 140  # longer than this, two asserts are shown instead of three
+LONGEST_TEST = 160
+LONGEST_ACTUAL = 160
+LONGEST_OUTPUT = 1_600
+MARK = "@@outcomes@@"
+# Kinds that fit nearly every solution would otherwise be the bulk of all sequences.
+WEIGHTS = {"misspelt_name": 0.2, "lost_return": 0.4, "wrong_variable": 0.4, "wrong_return": 0.5, "wrong_method": 0.5}
+# Tells each test's outcome, and for a wrong value the value: two mutants that fail differently must look different.
+TRIAL = f"""
+def _outcomes_of(pairs):
+    import json
+    found = []
+    for test, call in pairs:
+        try:
+            exec(test, globals())
+            found.append("")
+        except Exception as error:
+            kind = type(error).__name__
+            try:
+                found.append(kind + ": " + (repr(eval(call, globals())) if kind == "AssertionError" else str(error)))
+            except Exception as second:
+                found.append(kind + ": " + str(second))
+    print({MARK!r} + json.dumps(found))
+_outcomes_of(%s)
+"""
+HEADINGS = ("# Test cases", "# Tests", "# Check some cases", "# Test with typical and edge cases")
+RETESTS = ("# Retest", "# Test cases", "# The same tests again", "# Test the corrected code")
+PRINTS = ('print("All tests passed.")', 'print("Test passed")', "print('OK')")
+
+
+class _UnusableError(Exception):
+    """A set of bugs that gives no sound sequence; another one is tried."""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A failing round: the bugs still planted, the asserts shown, which of them fails first, which bug is to blame."""
+
+    planted: tuple[int, ...]
+    shown: tuple[int, ...]
+    failing: int
+    repaired: int
+    partial: bool
+
+
+@dataclass
+class _Workshop:
+    """A problem with its candidate bugs, and what is known so far about running them."""
+
+    problem: Problem
+    solution: str
+    interpreter: Interpreter
+    rng: random.Random
+    candidates: list[Mutation] = field(default_factory=list)
+    known: dict[frozenset[int], tuple[str, ...] | None] = field(default_factory=dict)
+
+    def code(self, planted: Sequence[int]) -> str:
+        """The solution with some of the candidates planted."""
+        return apply(self.solution, [self.candidates[i] for i in planted]).strip("\n")
+
+    def outcomes(self, planted: Sequence[int]) -> tuple[str, ...] | None:
+        """For each test "" if it passes, else how it fails; None if the program cannot be used."""
+        key = frozenset(planted)
+        if key not in self.known:
+            pairs = [(test, read_check(test).call) for test in self.problem.tests]
+            results = self.interpreter.run([self.code(planted), TRIAL % repr(pairs)], TRIAL_LIMITS)
+            text = results[-1].text
+            if not all(result.ok for result in results) or MARK not in text:
+                self.known[key] = None
+            else:
+                self.known[key] = tuple(json.loads(text[text.rindex(MARK) + len(MARK) :].strip().split("\n")[0]))
+        return self.known[key]
+
+
+def reflect_by_mutation(
+    problem: Problem, interpreter: Interpreter, seed: int, max_bugs: int = 3
+) -> Dialogue | Rejected:
+    """Build one reflection sequence for a verified problem.
+
+    Args:
+        problem: with a solution and tests.
+        interpreter: runs every code block.
+        seed: with the problem's id it decides everything that is drawn.
+        max_bugs: most bugs planted at once, which is the most failing rounds; 70 % of the sequences have one,
+            25 % at most two, 5 % at most three.
+
+    Returns:
+        A reflection dialogue with at least one failing round and a last round that passes, or why there is none.
+    """
+    if not problem.solution or not problem.solution.strip():
+        return Rejected(problem.id, "no solution")
+    if not problem.tests:
+        return Rejected(problem.id, "no tests")
+    rng = random.Random(f"{seed}:{problem.id}")
+    shop = _Workshop(problem, problem.solution.strip("\n") + "\n", interpreter, rng)
+    try:
+        found = find_mutations(shop.solution)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        return Rejected(problem.id, "solution does not parse", str(error))
+    try:
+        for test in problem.tests:
+            read_check(test)
+    except (SyntaxError, ValueError) as error:
+        return Rejected(problem.id, "test is not a single assert", str(error))
+    verdict = shop.outcomes(())
+    if verdict is None or any(verdict):
+        detail = "not ended" if verdict is None else next(how for how in verdict if how)
+        return Rejected(problem.id, "solution fails its tests", detail)
+    shop.candidates = _drawn_order(found, shop)
+    draw = rng.random()
+    wanted = min(max_bugs, 3 if draw < 0.05 else 2 if draw < 0.30 else 1)
+    usable = False
+    for first in range(min(len(shop.candidates), ATTEMPTS)):
+        if not any(shop.outcomes((first,)) or ()):
+            continue
+        usable = True
+        planted = _add_bugs(shop, first, wanted)
+        while planted:
+            try:
+                return _sequence(shop, _plan(shop, planted), seed)
+            except _UnusableError:
+                planted = planted[:-1]
+    return Rejected(
+        problem.id, "no usable failure" if usable else "no failing mutant", f"{len(shop.candidates)} mutants"
+    )
+
+
+def _drawn_order(found: Sequence[Mutation], shop: _Workshop) -> list[Mutation]:
+    """Candidates in random order, the kinds by weight; those that may loop for ever mostly come last."""
+    loops = [node for node in ast.walk(ast.parse(shop.solution)) if isinstance(node, ast.While)]
+    kinds: dict[str, list[Mutation]] = {}
+    for mutation in found:
+        kinds.setdefault(mutation.kind, []).append(mutation)
+    order: list[tuple[bool, int, float, Mutation]] = []
+    for mutations in kinds.values():
+        shop.rng.shuffle(mutations)
+        for turn, mutation in enumerate(mutations):
+            looping = any(loop.lineno <= mutation.line <= (loop.end_lineno or 0) for loop in loops)
+            chance = shop.rng.random() ** (1 / WEIGHTS.get(mutation.kind, 1.0))
+            order.append((looping and shop.rng.random() < 0.7, turn, -chance, mutation))
+    return [mutation for *_, mutation in sorted(order, key=lambda item: item[:3])]
+
+
+def _lines(mutation: Mutation, text: str) -> set[int]:
+    return {
+        line
+        for edit in mutation.edits
+        for line in range(text.count("\n", 0, edit.start) + 1, text.count("\n", 0, edit.end) + 2)
+    }
+
+
+def _add_bugs(shop: _Workshop, first: int, wanted: int) -> tuple[int, ...]:
+    """Further bugs of other kinds on other lines, each of which makes a test fail on its own."""
+    planted = [first]
+    others = [i for i in range(len(shop.candidates)) if i != first]
+    shop.rng.shuffle(others)
+    for i in others[:EXTRA_ATTEMPTS]:
+        if len(planted) >= wanted:
+            break
+        mutation = shop.candidates[i]
+        lines = _lines(mutation, shop.solution)
+        if any(
+            mutation.kind == shop.candidates[j].kind or lines & _lines(shop.candidates[j], shop.solution)
+            for j in planted
+        ):
+            continue
+        try:
+            ast.parse(shop.code([*planted, i]))
+        except (SyntaxError, ValueError):
+            continue
+        if any(shop.outcomes((i,)) or ()) and any(shop.outcomes((*planted, i)) or ()):
+            planted.append(i)
+    return tuple(planted)
+
+
+def _plan(shop: _Workshop, planted: Sequence[int]) -> list[_Round]:
+    """The failing rounds: which asserts are shown, which fails, and which bug its repair removes.
+
+    Raises:
+        _UnusableError: the failures cannot be told apart by bug.
+    """
+    rounds: list[_Round] = []
+    shown: tuple[int, ...] = ()
+    while planted:
+        now = shop.outcomes(planted)
+        if now is None:
+            raise _UnusableError
+        failing = [i for i, how in enumerate(now) if how and len(shop.problem.tests[i]) <= LONGEST_TEST]
+        seen = [i for i in failing if i in shown]
+        options = []
+        for bug in planted:
+            after = shop.outcomes([i for i in planted if i != bug])
+            if after is None:
+                continue
+            for test in seen[:1] or failing:
+                if after[test] != now[test]:
+                    other_error = after[test].split(":")[0] != now[test].split(":")[0]
+                    options.append((bug, test, bool(after[test]) and not other_error))
+        clear = [option for option in options if not option[2]] or options
+        if not clear:
+            raise _UnusableError
+        # The shortest of four: sequences are to be short, and digits cost a token each.
+        bug, test, partial = min(
+            (shop.rng.choice(clear) for _ in range(4)), key=lambda option: len(shop.problem.tests[option[1]])
+        )
+        shown = _shown(shop, test, now, shown)
+        rounds.append(_Round(tuple(planted), shown, test, bug, partial))
+        planted = [i for i in planted if i != bug]
+    return rounds
+
+
+def _shown(shop: _Workshop, failing: int, now: Sequence[str], before: tuple[int, ...]) -> tuple[int, ...]:
+    """The asserts of a round: those of the round before, or a short selection in which `failing` fails first."""
+    if before:
+        return before if failing in before else tuple(sorted({*before, failing}))[:MOST_SHOWN]
+    tests = shop.problem.tests
+    others = [i for i in range(len(tests)) if i != failing and (i > failing or not now[i])]
+    shop.rng.shuffle(others)
+    few = sorted(others[: 2 * SHOWN_TESTS], key=lambda i: len(tests[i]))[: SHOWN_TESTS - 1]
+    while len(few) > 1 and sum(len(tests[i]) for i in (failing, *few)) > SHOWN_CHARS:
+        few.pop()
+    return tuple(sorted([failing, *few]))
+
+
+def _run_failing(shop: _Workshop, plan: _Round, block: str) -> tuple[CellResult, Failure]:
+    """Run a failing round and look up, in a fresh session, the value that the failing assert saw.
+
+    Raises:
+        _UnusableError: another assert fails first, or the output is not fit to be learnt from.
+    """
+    result = shop.interpreter.run([block])[0]
+    check = read_check(shop.problem.tests[plan.failing])
+    place = block.split("\n").index(check.test.split("\n")[0]) + 1
+    if result.outcome != "error" or result.exception is None or result.line != place:
+        raise _UnusableError
+    if len(result.text) > LONGEST_OUTPUT or " at 0x" in result.text:
+        raise _UnusableError
+    if result.exception != "AssertionError":
+        return result, Failure(check, result.exception, result.message or "")
+    earlier = "\n".join(block.split("\n")[: place - 1])
+    value = shop.interpreter.run([earlier, f"print({MARK!r} + repr({check.call}))"])[1]
+    actual = value.text.rpartition(MARK)[2].strip("\n")
+    if not value.ok or len(actual) > LONGEST_ACTUAL or "\n" in actual or " at 0x" in actual or "`" in actual:
+        raise _UnusableError
+    return result, Failure(check, result.exception, result.message or "", actual)
+
+
+def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
+    """Run every round and write the dialogue.
+
+    Raises:
+        _UnusableError: a round does not do what the plan says.
+    """
+    problem, rng = shop.problem, shop.rng
+    retest = rng.choice(RETESTS)
+    headings = [rng.choice(HEADINGS)] + [retest] * len(rounds)
+    ending = rng.choice(PRINTS) if rng.random() < 0.4 else ""
+
+    def block(planted: Sequence[int], shown: Sequence[int], turn: int) -> str:
+        tests = "\n".join([headings[turn], *(problem.tests[i] for i in shown), *([ending] if ending else [])])
+        return f"{shop.code(planted)}\n\n{tests}"
+
+    blocks: list[Block] = []
+    for turn, plan in enumerate(rounds):
+        text = block(plan.planted, plan.shown, turn)
+        result, failure = _run_failing(shop, plan, text)
+        mutation = shop.candidates[plan.repaired]
+        buggy = apply(shop.solution, [mutation]).split("\n")[mutation.line - 1]
+        fixed = shop.solution.split("\n")[mutation.line - 1]
+        where = _function_at(shop.solution, mutation.line)
+        blocks += [Block("code", text), Block("execution", result.text)]
+        blocks.append(Block("text", analysis(failure, mutation, buggy, fixed, where, plan.partial, rng)))
+    last = block((), rounds[-1].shown, len(rounds))
+    result = shop.interpreter.run([last])[0]
+    if not result.ok or len(result.text) > LONGEST_OUTPUT:
+        raise _UnusableError
+    name = problem.entry_point or _function_at(shop.solution, shop.candidates[rounds[-1].repaired].line)
+    repaired = problem.tests[rounds[-1].failing]
+    blocks += [Block("code", last), Block("execution", result.text)]
+    blocks.append(Block("text", closing(name, repaired, len(rounds), rng)))
+    instruction = reflection_instruction(problem.instruction, rng.randrange(len(REFLECTION_INSTRUCTIONS)))
+    provenance: Mapping[str, object] = {
+        "method": "mutation",
+        "seed": seed,
+        "mutations": [shop.candidates[plan.repaired].kind for plan in rounds],
+        "rounds": len(rounds) + 1,
+        "prompt_version": PROMPT_VERSION,
+    }
+    return reflection_dialogue(
+        instruction,
+        blocks,
+        problem.instruction,
+        shop.solution,
+        id=problem.id,
+        source=problem.source,
+        provenance=provenance,
+    )
+
+
+def _function_at(solution: str, line: int) -> str:
+    """Name of the innermost function around a line."""
+    around = [
+        node
+        for node in ast.walk(ast.parse(solution))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    return max(around, key=lambda node: node.lineno).name if around else "the code"

@@ -1,0 +1,274 @@
+"""The kept sequences in the forms that others read: Parquet, a `datasets` directory, and the card that describes them.
+
+Every file appears whole or not at all, and depends on the sequences and their configuration alone, not on when or how
+fast they were made. `sequences.jsonl`, in the released schema, is written by `build.py`; it is the original.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import statistics
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder.dialogues.dialogue import Dialogue, write_lines
+from reflectioncoder.errors import UserError
+
+PARQUET, DATASET, CARD = "sequences.parquet", "dataset", "README.md"
+FORMATS: Mapping[str, str] = {"jsonl": "sequences.jsonl", "parquet": PARQUET, "dataset": f"{DATASET}/state.json"}
+OURS = "<!-- written by reflectioncoder build -->"
+NEW = "new"
+AT_ONCE = 1000  # rows in memory
+KNOWN = ("id", "source", "licence", "level")
+RAISED = re.compile(r"^([A-Za-z_][\w.]*) +Traceback \(most recent call last\)", re.MULTILINE)
+NAMED = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Iteration|Warning))\b", re.MULTILINE)
+HUB_LICENCES = {"mit": "mit", "apache-2.0": "apache-2.0", "cc-by-4.0": "cc-by-4.0", "cc-by-sa-4.0": "cc-by-sa-4.0"}
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def check_formats(formats: Iterable[str]) -> None:
+    """Raise a UserError that names the first format there is not."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"formats: '{name}' is not one of {', '.join(FORMATS)}")
+
+
+def export(directory: Path, dialogues: Sequence[Dialogue], formats: Iterable[str]) -> None:
+    """Write the sequences in every asked format but JSONL.
+
+    Raises:
+        UserError: a disk that is full, or no permission; what was there before is left as it was.
+    """
+    if "parquet" in formats:
+        write_parquet(directory / PARQUET, dialogues)
+    if "dataset" in formats:
+        write_dataset(directory / DATASET, dialogues)
+
+
+def _tables(dialogues: Sequence[Dialogue]) -> Iterator[Any]:
+    """Tables of at most `AT_ONCE` rows; one row a sequence: messages and type as released, what is known of the
+    problem, and the rest as JSON. Without a sequence there is one table without rows."""
+    import pyarrow
+
+    text = pyarrow.string()
+    block = pyarrow.struct([("type", text), ("content", text)])
+    message = pyarrow.struct([("role", text), ("content", pyarrow.list_(block))])
+    fields = [("id", text), ("source", text), ("licence", text), ("level", pyarrow.int64())]
+    schema = pyarrow.schema([*fields, ("messages", pyarrow.list_(message)), ("type", text), ("provenance", text)])
+    rows: list[dict[str, Any]] = []
+    for dialogue in dialogues:
+        line = dialogue.to_dict()
+        rest = {key: value for key, value in dialogue.extra.items() if key not in KNOWN}
+        provenance = rest["provenance"] if rest.keys() == {"provenance"} else rest
+        known = {key: line.get(key) for key in KNOWN} | {"id": str(line.get("id", ""))}
+        text_of = json.dumps(provenance, ensure_ascii=False)
+        rows.append({**known, "messages": line["messages"], "type": dialogue.type, "provenance": text_of})
+        if len(rows) == AT_ONCE:
+            yield pyarrow.Table.from_pylist(rows, schema)
+            rows = []
+    if rows or not len(dialogues):
+        yield pyarrow.Table.from_pylist(rows, schema)
+
+
+def write_parquet(path: Path, dialogues: Sequence[Dialogue]) -> None:
+    """Write sequences as one Parquet file. Raises UserError where that cannot be done."""
+    import pyarrow.parquet
+
+    def write(folder: Path) -> None:
+        tables = _tables(dialogues)
+        first = next(tables)
+        with pyarrow.parquet.ParquetWriter(folder / NEW, first.schema) as file:
+            for table in itertools.chain((first,), tables):
+                file.write_table(table)
+
+    _replace(path, write)
+
+
+def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
+    """Write sequences as a directory that `datasets.load_from_disk` reads. Raises UserError where that fails."""
+    import datasets
+    import pyarrow
+
+    def write(folder: Path) -> None:
+        tables = _tables(dialogues)
+        first = next(tables)
+        with (
+            pyarrow.OSFile(str(folder / "rows.arrow"), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, first.schema) as out,
+        ):
+            for table in itertools.chain((first,), tables):
+                out.write_table(table)
+        rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+        # without a shard an empty one could not be loaded
+        rows.save_to_disk(str(folder / NEW), num_shards=None if len(dialogues) else 1)
+
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        _replace(path, write)
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let something be written as `NEW` in a folder beside `path`, then put it in the place of what was there."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        write(temporary)
+        if path.is_dir():
+            path.rename(temporary / "old")
+        os.replace(temporary / NEW, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def error_of(execution: str) -> str | None:
+    """The type of the exception that an execution block shows, "stopped" for a broken limit, None for neither."""
+    if found := RAISED.search(execution):
+        return found.group(1)
+    if "The interpreter was stopped (" in execution:
+        return "stopped"
+    names = NAMED.findall(execution)  # a syntax error has no traceback: its last line names it
+    return names[-1] if names else None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a data card is written from.
+
+    Args:
+        funnel: "problems", then each reason with the number it took away, then "sequences".
+        dialogues: those kept.
+        origins: (source, licence) of each problem that was read.
+        how: settings and versions, by name, in the order in which they are shown.
+        formats: of the sequences' files.
+    """
+
+    funnel: Mapping[str, int]
+    dialogues: Sequence[Dialogue]
+    origins: Sequence[tuple[str, str]]
+    how: Mapping[str, Any]
+    formats: Sequence[str]
+
+
+def write_card(directory: Path, card: Card) -> Path:
+    """Write the card as `README.md`, or as `data_card.md` beside a README that is not ours."""
+    path = directory / CARD
+    if path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace"):
+        path = directory / "data_card.md"
+    write_lines(path, [render_card(card)])
+    return path
+
+
+def render_card(card: Card) -> str:
+    """The card in Markdown, with the head that the Hugging Face hub reads."""
+    sources = Counter(card.origins)
+    used, rounds, errors = Counter[tuple[str, str]](), Counter[int](), Counter[str]()
+    lengths: dict[str, list[int]] = {"whole dialogue": [], "reflection sequence": [], "final answer": []}
+    for item in card.dialogues:
+        used[str(item.extra.get("source", "")), str(item.extra.get("licence", ""))] += 1
+        rounds[item.rounds] += 1
+        executions = [block.content for block in item.first_round if block.type == "execution"]
+        errors.update(found for text in executions if (found := error_of(text)) is not None)
+        lengths["whole dialogue"].append(_length(item))
+        lengths["reflection sequence"].append(sum(len(block.content) for block in item.first_round))
+        lengths["final answer"].append(len(item.final_answer))
+    parts = [
+        _head(card, {licence for _, licence in used}),
+        OURS,
+        "# Reflection sequences",
+        f"{len(card.dialogues)} dialogues in which code is written, run, analysed and repaired, then written afresh,"
+        " made by `reflectioncoder build` after arXiv 2405.17057 (section 3.1, appendix A). Each has four messages:"
+        " reflection instruction, reflection sequence (blocks of type `text`, `code`, `execution`), instruction, final"
+        " code.",
+        "## Funnel",
+        _markdown(("step", "removed", "left"), _funnel_rows(card.funnel)),
+        "## Sources and licences",
+        _markdown(
+            ("source", "licence", "problems", "sequences"),
+            [(s or "not stated", x or "not stated", n, used[s, x]) for (s, x), n in sorted(sources.items())],
+        ),
+        "## Rounds",
+        _markdown(("rounds", "sequences"), sorted(rounds.items())),
+        "## Errors of the failing rounds",
+        _markdown(("exception", "rounds"), sorted(errors.items(), key=lambda item: (-item[1], item[0]))),
+        "## Lengths in characters",
+        _markdown(
+            ("part", "least", "median", "mean", "90 % under", "most"),
+            [(name, *_spread(values)) for name, values in lengths.items() if values],
+        ),
+        "## How it was made",
+        _markdown(("setting", "value"), [(key, _short(value)) for key, value in card.how.items()]),
+        "The whole configuration is in `config.toml`; what was left out, and why, in `rejects.jsonl`; what was left out"
+        " for being in an evaluation set in `contamination.jsonl`. Programs were run in an isolated interpreter; the"
+        " final code of every sequence passed its asserts and its problem's tests where there are any.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(card: Card, licences: set[str]) -> str:
+    count = len(card.dialogues)
+    first = {licence.split(" ")[0].strip(",;").lower() for licence in licences}
+    (known,) = first if len(first) == 1 else ("",)
+    file = PARQUET if "parquet" in card.formats else FORMATS["jsonl"]
+    lines = [
+        "---",
+        "pretty_name: Reflection sequences",
+        "language:\n- en",
+        f"license: {HUB_LICENCES.get(known, 'other')}",
+        "task_categories:\n- text-generation",
+        f"size_categories:\n- {next((name for most, name in SIZES if count < most), 'n>1M')}",
+        "tags:\n- code\n- synthetic\n- reflection",
+        f"configs:\n- config_name: default\n  data_files: {file}",
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _funnel_rows(funnel: Mapping[str, int]) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    left = funnel["problems"]
+    for step, count in funnel.items():
+        if step in ("problems", "sequences"):
+            rows.append((step, "", count))
+        elif step == "skipped_rows":
+            rows.append(("rows that could not be read", count, ""))
+        else:
+            left -= count
+            rows.append((step.replace("_", " "), count, left))
+    return rows
+
+
+def _length(dialogue: Dialogue) -> int:
+    return sum(len(block.content) for message in dialogue.messages for block in message.blocks)
+
+
+def _spread(values: Sequence[int]) -> tuple[int, ...]:
+    ordered = sorted(values)
+    ninety = ordered[(9 * len(ordered) - 1) // 10]
+    return ordered[0], round(statistics.median(ordered)), round(statistics.mean(ordered)), ninety, ordered[-1]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if len(lines) > 2 else "none"

@@ -1,0 +1,358 @@
+"""A model fine-tuned on the format as a sampler (appendix A): it writes blocks itself, many conversations at a time.
+
+The conversation is the state machine of `reflect.py`; what differs is how it reads to the model. There is one
+assistant message that the model and the interpreter write in turn: `<|text|>` analysis, `<|code|>` program, then what
+it printed as an `<|execution|>` block, and so on until a program's asserts pass; the closing remark, if any; and the
+plain instruction, answered with the final code. An answer is what the model writes between two turns of anybody else.
+It is kept as text and encoded anew for the next turn, apart from the format, so contents cannot forge blocks and a
+conversation that was cut off goes on with the same prompts.
+
+One thread decodes. Answers that are due join its running batch, answers that end leave it, and programs run meanwhile.
+Each answer computes the keys and values of the whole conversation again (prefill is cheap beside decoding, and vLLM
+caches prefixes); they are not kept while a program runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from reflectioncoder.clients.messages import Answer, Budget, SamplerError, Tools, Turn, Usage
+from reflectioncoder.config.build import NativeConfig
+from reflectioncoder.construct.conversation.conversation import Ask, Conversation, Step
+from reflectioncoder.dialogues.dialogue import Block, BlockType, Dialogue, Message
+from reflectioncoder.dialogues.tokens import (
+    BLOCK_TOKENS,
+    END_OF_BLOCK,
+    END_OF_MESSAGE,
+    ROLE_TOKENS,
+    encode,
+    special_ids,
+)
+from reflectioncoder.errors import UserError
+from reflectioncoder.models.decode import Finished, More, Request, decode
+from reflectioncoder.models.load import load_model_and_tokenizer, load_tokenizer
+
+Ending = Literal["code", "end", "code_refused", "length", "no_block_type", "forged_execution", "unclosed_block"]
+MALFORMED: dict[str, str] = {
+    "no_block_type": "content without a block type before it",
+    "forged_execution": "an execution block of its own",
+    "unclosed_block": "a block that is not closed before another or the message's end",
+}
+SHOWN = 120  # characters of such an answer's end that its rejection quotes
+MARK = "native"  # of turns that are code and its execution
+Backend = Callable[[More], Iterator[Finished]]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Ids of the special tokens that an answer is read by.
+
+    Args:
+        types: id to block type.
+        end_of_block, end_of_message: ids.
+        every: of all special tokens, also the tokenizer's own.
+    """
+
+    types: dict[int, BlockType]
+    end_of_block: int
+    end_of_message: int
+    every: frozenset[int]
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Special tokens after which an answer may be over: all but those that open what the model may write."""
+        return self.every - {id for id, kind in self.types.items() if kind != "execution"}
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Marks:
+        """Those of a tokenizer. Raises UserError where it does not know the format."""
+        named = special_ids(tokenizer)
+        every = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        types = {named[token]: kind for kind, token in BLOCK_TOKENS.items()}
+        every |= {*named.values(), int(tokenizer.eos_token_id)}
+        return cls(types, named[END_OF_BLOCK], named[END_OF_MESSAGE], frozenset(every))
+
+
+def ending(ids: Sequence[int], marks: Marks, may_run: bool) -> Ending | Literal[""]:
+    """Whether an answer ends with its last token, and why; empty where it goes on. To be called after every token.
+
+    Args:
+        ids: the answer so far, from where a block or the end of the message is due.
+        marks: of the tokenizer.
+        may_run: whether code is due; where not, opening a code block ends the answer.
+    """
+    token = ids[-1]
+    if token not in marks.every:
+        return "no_block_type" if len(ids) == 1 or ids[-2] == marks.end_of_block else ""
+    # a mistake would have ended the answer, so the special token before this one tells where we are
+    place = next((ids[i] for i in range(len(ids) - 2, -1, -1) if ids[i] in marks.every), marks.end_of_block)
+    if place in marks.types:
+        if token != marks.end_of_block:
+            return "unclosed_block"
+        return "code" if marks.types[place] == "code" else ""
+    if token == marks.end_of_message:
+        return "end"
+    kind = marks.types.get(token)
+    if kind == "code":
+        return "" if may_run else "code_refused"
+    return "" if kind == "text" else "forged_execution" if kind == "execution" else "no_block_type"
+
+
+def read_blocks(ids: Sequence[int], marks: Marks, tokenizer: PreTrainedTokenizerBase) -> list[Block]:
+    """The blocks that an answer has closed."""
+    blocks, start, kind = [], 0, None
+    for place, id in enumerate(ids):
+        if id in marks.types:
+            start, kind = place + 1, marks.types[id]
+        elif id == marks.end_of_block and kind is not None:
+            text = tokenizer.decode(list(ids[start:place]), clean_up_tokenization_spaces=False)
+            blocks.append(Block(kind, str(text)))
+            kind = None
+    return blocks
+
+
+def messages_of(turns: Sequence[Turn]) -> list[Message]:
+    """A conversation as messages; the last is not over where it is the assistant's.
+
+    Args:
+        turns: the user's; the assistant's, with the code that it runs; its executions, which are a tool's turns.
+    """
+    messages: list[Message] = []
+    for turn in turns:
+        if turn.role == "user":
+            messages.append(Message("user", (Block("text", turn.text),)))
+            continue
+        if turn.role == "tool":
+            blocks: tuple[Block, ...] = (Block("execution", turn.text),)
+        else:
+            blocks = (Block("text", turn.text),) if turn.text else ()
+            blocks += () if turn.tool_code is None else (Block("code", turn.tool_code),)
+        if messages[-1].role == "user":
+            messages.append(Message("assistant", ()))
+        messages[-1] = Message("assistant", messages[-1].blocks + blocks)
+    return messages
+
+
+def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids of a conversation, as `messages_of` takes it, up to where the model goes on."""
+    messages = messages_of(turns)
+    ids = encode(Dialogue(tuple(messages)), tokenizer).ids[:-1]  # without the end of the sequence
+    if messages[-1].role == "assistant":
+        return ids[:-1]  # its message is not over
+    return (*ids, special_ids(tokenizer)[ROLE_TOKENS["assistant"]])
+
+
+def read_answer(
+    ids: Sequence[int], reason: str, marks: Marks, tokenizer: PreTrainedTokenizerBase, usage: Usage, model: str
+) -> Answer:
+    """What a model wrote, and why it ended, as an answer."""
+    blocks = read_blocks(ids, marks, tokenizer)
+    text = "\n\n".join(block.content for block in blocks if block.type == "text" and block.content)
+    if reason in MALFORMED:  # as it stands, for whoever wants to know what the model has not learnt
+        text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    code = next((block.content for block in blocks if block.type == "code"), None)
+    return Answer(text, code, "" if code is None else MARK, reason, usage, model)
+
+
+def room_for(ids: Sequence[int], most: int, positions: int) -> int:
+    """How many tokens an answer may have after a prompt, `most` at most. Raises SamplerError where none fits."""
+    room = min(most, positions - len(ids))
+    if room < 1:
+        raise SamplerError("too_long", f"{len(ids)} tokens, and the model has {positions} positions")
+    return room
+
+
+class NativeConversation(Conversation):
+    """The conversation of `reflect.py` with a model that writes blocks; executions stand bare in its own message.
+
+    After the first program whose asserts pass, the model may close its message with a remark (as in appendix C). Where
+    it goes on to another program instead, its message is closed for it, without the remark that led there: appendix A
+    stops at the first run without an error.
+    """
+
+    closing = False
+
+    def _ask(self) -> Ask:
+        tools: Tools = "closed" if self.last_stage else "offered"
+        return Ask(tuple(turn for turn in self.messages if turn.role != "system"), self.answers, tools)
+
+    def _code(self, answer: Answer) -> Step:
+        if answer.finish in MALFORMED:
+            return self._malformed(answer)
+        if answer.tool_code is None:
+            if not self.rounds:
+                return self._drop("no_code", "the model ended its message without code to run")
+            return self._drop("unresolved", f"the model gave up after {self.rounds} rounds")
+        code = answer.tool_code.strip("\n")
+        if not code.strip():
+            return self._drop("empty_code", f"code block {self.rounds + 1} is empty")
+        return super()._code(dataclasses.replace(answer, text=answer.text.strip(), tool_code=code))
+
+    def _tell(self, text: str, output: str = "", then: str = "") -> None:
+        self.messages.append(Turn("tool", output, MARK))
+        self.closing = bool(then)
+
+    def _final(self, answer: Answer) -> Step:
+        if answer.finish in MALFORMED:
+            return self._malformed(answer)
+        if not self.closing:
+            if answer.finish == "code_refused":
+                return self._drop("no_final_code", "the final answer is a code block to be run")
+            return super()._final(answer)
+        self.closing = False
+        if answer.finish == "end" and (remark := answer.text.strip()):
+            self.blocks.append(Block("text", remark))
+            self.messages.append(Turn("assistant", remark))
+        self.messages.append(Turn("user", self.problem.instruction))
+        return self._ask()
+
+    def _malformed(self, answer: Answer) -> Step:
+        end = answer.text if len(answer.text) <= SHOWN else f"...{answer.text[-SHOWN:]}"
+        return self._drop(answer.finish, f"answer {self.answers} has {MALFORMED[answer.finish]}: {end!r}")
+
+
+class _StoppedError(Exception):
+    """The thread is to end."""
+
+
+class NativeSampler:
+    """A fine-tuned model on this machine; used inside one event loop, decodes in a thread of its own.
+
+    Args:
+        config: model, back end and how to sample; `build_chat.check_native` looks at it before.
+        seed: with a problem's id and the answer's number it decides every draw.
+        backend: decodes in the place of the configured one; a function of `more` as `decode.decode` takes it.
+        budget: what all answers together may use; each counts as a request.
+
+    Raises:
+        UserError: no such model, or one that does not know the format.
+    """
+
+    name = "native"
+
+    def __init__(
+        self, config: NativeConfig, seed: int = 0, backend: Backend | None = None, budget: Budget | None = None
+    ) -> None:
+        self.model = config.model
+        self._config, self.budget = config, budget or Budget()
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Future[Finished]]] = {}
+        self._over: SamplerError | None = None
+        self._tokenizer = load_tokenizer(config.model)
+        self._marks = Marks.of(self._tokenizer)
+        self._positions = 1 << 30
+        if backend is None:
+            backend, self._positions = load_backend(config, seed, self._marks)
+        self._thread = threading.Thread(target=self._work, args=(backend,), name="decoding", daemon=True)
+        self._thread.start()
+
+    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
+        """See `Sampler`."""
+        started = time.monotonic()
+        ids = prompt_of(messages, self._tokenizer)
+        room = room_for(ids, self._config.max_new_tokens, self._positions)
+        ended = functools.partial(ending, marks=self._marks, may_run=tools == "offered")
+        request = Request(f"{problem}:{number}", 0, ids, room, ended=ended)
+        worst, used = Usage(1, len(ids), room), Usage()
+        await self.budget.reserve(worst)
+        try:
+            finished = await self._decoded(request)
+            used = Usage(1, len(ids), len(finished.ids))
+        finally:
+            self.budget.settle(worst, used)
+        answer = read_answer(finished.ids, finished.reason, self._marks, self._tokenizer, used, self.model)
+        return dataclasses.replace(answer, seconds=time.monotonic() - started)
+
+    async def _decoded(self, request: Request) -> Finished:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Finished] = loop.create_future()
+        with self._lock:
+            if self._over is not None:
+                raise self._over
+            self._waiting[request.task_id] = loop, future
+        self._queue.put(request)
+        return await future
+
+    def stop(self) -> None:
+        """See `Sampler`."""
+        self._end(SamplerError("stopped", "the build is stopping"))
+
+    async def close(self) -> None:
+        """See `Sampler`; waits for the step that is under way."""
+        self.stop()
+        await asyncio.to_thread(self._thread.join)
+
+    def _end(self, why: SamplerError) -> None:
+        with self._lock:
+            self._over = self._over or why
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+        for loop, future in waiting:
+            loop.call_soon_threadsafe(_settle, future, why)
+        self._queue.put(None)
+
+    def _more(self, wait: bool) -> list[Request]:
+        """What has come since; what the thread asks between two steps."""
+        found: list[Request] = []
+        try:
+            while True:
+                request = self._queue.get(block=wait and not found)
+                if request is None:
+                    raise _StoppedError
+                found.append(request)
+        except queue.Empty:
+            return found
+
+    def _work(self, backend: Backend) -> None:
+        try:
+            for finished in backend(self._more):
+                with self._lock:
+                    asked = self._waiting.pop(finished.request.task_id, None)
+                if asked is not None:
+                    asked[0].call_soon_threadsafe(_settle, asked[1], finished)
+        except _StoppedError:
+            return
+        except Exception as error:
+            # whatever it is, the next step would meet it as well
+            line = " ".join(str(error).split())[:300]
+            if not isinstance(error, UserError):
+                line = f"decoding failed ({type(error).__name__}: {line})"
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+                line += f"; lower native.batch_size, now {self._config.batch_size}"
+            self._end(SamplerError("server_down", line))
+
+
+def _settle(future: asyncio.Future[Finished], value: Finished | SamplerError) -> None:
+    if future.done():  # cancelled
+        return
+    if isinstance(value, SamplerError):
+        future.set_exception(value)
+    else:
+        future.set_result(value)
+
+
+def load_backend(config: NativeConfig, seed: int, marks: Marks) -> tuple[Backend, int]:
+    """What decodes, and how many positions the model has."""
+    if config.backend == "vllm":
+        from reflectioncoder.construct.samplers.native_vllm import load_vllm
+
+        return load_vllm(config, seed, sorted(marks.stops))
+    model, tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
+    positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+
+    def run(more: More) -> Iterator[Finished]:
+        return decode(model, tokenizer, (), config.batch_size, config.temperature, config.top_p, seed, more)
+
+    return run, positions

@@ -1,0 +1,192 @@
+"""A server's completions endpoint as a back end of the native sampler: `/v1/completions` with vLLM's parameters.
+
+The conversation goes out as token ids, so that no content can forge a block, and comes back as token ids where the
+server returns them. What is assumed of it is what vLLM documents: it takes a list of ids as the prompt and
+`stop_token_ids`; with `return_token_ids` an answer has its ids, the one that it stopped at included; with
+`skip_special_tokens = false` and `include_stop_str_in_output = true` its text shows the special tokens. An answer
+without ids is read from that text, where a special token's name that the model spelt out counts as the token. A server
+that hides special tokens can be of no use here, and the first answer that it stops says so.
+
+A server cannot tell the end of a code block from that of an analysis. So it stops at every end of a block; where the
+answer goes on, the next request hands in what there is. Each of them counts, with its whole prompt, as it is billed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig
+
+from reflectioncoder.clients.endpoint import Endpoint
+from reflectioncoder.clients.messages import Answer, Budget, BudgetError, SamplerError, Tools, Turn, Usage
+from reflectioncoder.config.build import ChatConfig, NativeConfig
+from reflectioncoder.construct.samplers.native import Marks, ending, messages_of, prompt_of, read_answer, room_for
+from reflectioncoder.dialogues.tokens import BLOCK_TOKENS, END_OF_BLOCK, END_OF_MESSAGE, ROLE_TOKENS
+from reflectioncoder.models.load import load_tokenizer, resolve
+
+HINT = "; native.backend 'completions' needs a server that takes vLLM's parameters (docs/decisions.md)"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one request gave: tokens, whether the token limit cut them off, what they cost, who wrote them."""
+
+    ids: tuple[int, ...]
+    cut: bool
+    usage: Usage
+    model: str
+
+
+class CompletionsSampler:
+    """A fine-tuned model behind a completions endpoint; used inside one event loop.
+
+    Args:
+        config: the model, whose tokenizer is loaded here, and how to sample.
+        chat: where the server is and how it is asked; its `model` is the name there.
+        seed: with a problem's id and the answer's number it decides every draw that the server makes.
+        budget: what all requests together may use.
+
+    Raises:
+        UserError: no such tokenizer, one that does not know the format, or a URL that is none.
+    """
+
+    name = "native"
+
+    def __init__(self, config: NativeConfig, chat: ChatConfig, seed: int = 0, budget: Budget | None = None) -> None:
+        self.model = chat.model or config.model
+        self._config, self._seed = config, seed
+        self._tokenizer = load_tokenizer(config.model)
+        self._marks = Marks.of(self._tokenizer)
+        self._positions = _positions(config.model)
+        self._endpoint = Endpoint(chat, self.model, budget, "completions")
+        self._create = self._endpoint.client.completions.with_streaming_response.create
+
+    def stop(self) -> None:
+        """See `Sampler`."""
+        self._endpoint.stop()
+
+    async def close(self) -> None:
+        """See `Sampler`."""
+        await self._endpoint.close()
+
+    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
+        """See `Sampler`; raises SamplerError "forged_prompt" where text would be read as a special token."""
+        started, may_run = time.monotonic(), tools == "offered"
+        prompt = prompt_of(messages, self._tokenizer)
+        room = room_for(prompt, self._config.max_new_tokens, self._positions)
+        text = self._text(messages, prompt) if self._config.prompt == "text" else ""
+        ids: list[int] = []
+        usage, reason, served = Usage(), "", ""
+        while not reason:
+            worst = Usage(1, len(prompt) + len(ids), room - len(ids))
+            parameters = self._parameters(prompt, text, ids, worst.tokens_out, f"{problem}:{number}", may_run)
+            try:
+                read = functools.partial(self._read, asked=worst)
+                part, wasted = await self._endpoint.ask(self._create, parameters, worst, read)
+            except (SamplerError, BudgetError) as error:
+                error.usage = usage + error.usage
+                if isinstance(error, SamplerError) and error.reason == "bad_request":
+                    error.detail += HINT
+                raise
+            usage, served = usage + wasted + part.usage, part.model
+            for id in part.ids:
+                ids.append(id)
+                if reason := ending(ids, self._marks, may_run):
+                    break
+            if not reason and (part.cut or len(ids) >= room):
+                reason = "length"
+        answer = read_answer(ids, reason, self._marks, self._tokenizer, usage, served)
+        public = self._endpoint.public
+        code = None if answer.tool_code is None else public(answer.tool_code)
+        return dataclasses.replace(answer, text=public(answer.text), tool_code=code, seconds=time.monotonic() - started)
+
+    def _text(self, turns: Sequence[Turn], ids: Sequence[int]) -> str:
+        """The prompt as text, which must give the same special tokens as the ids."""
+        messages, text = messages_of(turns), str(self._tokenizer.bos_token or "")
+        for message in messages:
+            text += ROLE_TOKENS[message.role]
+            text += "".join(f"{BLOCK_TOKENS[b.type]}{b.content}{END_OF_BLOCK}" for b in message.blocks) + END_OF_MESSAGE
+        if messages[-1].role == "assistant":
+            text = text.removesuffix(END_OF_MESSAGE)
+        else:
+            text += ROLE_TOKENS["assistant"]
+        every = self._marks.every
+        found = [id for id in self._encoded(text) if id in every]
+        if found != [id for id in ids if id in every]:
+            raise SamplerError("forged_prompt", "the conversation names a special token in its text")
+        return text
+
+    def _encoded(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _parameters(
+        self, prompt: Sequence[int], text: str, ids: Sequence[int], room: int, name: str, may_run: bool
+    ) -> dict[str, Any]:
+        config, marks = self._config, self._marks
+        stops = marks.stops if may_run else marks.stops | {id for id, kind in marks.types.items() if kind == "code"}
+        extra: dict[str, Any] = {
+            "stop_token_ids": sorted(stops),
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+            "include_stop_str_in_output": True,
+            "return_token_ids": True,
+        }
+        said: str | list[int] = [*prompt, *ids]
+        if text:
+            so_far = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            said = text + str(so_far)
+            extra["add_special_tokens"] = False  # the beginning of the sequence is in the text
+        key = f"{self._seed}:{name}:{len(ids)}"
+        return {
+            "model": self.model,
+            "prompt": said,
+            "max_tokens": room,
+            "temperature": config.temperature,
+            "top_p": config.top_p if config.temperature else 1.0,
+            "seed": int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) >> 1,
+            "extra_body": extra,
+        }
+
+    def _read(self, body: bytes, asked: Usage) -> Part:
+        """The tokens in a body."""
+        error = self._endpoint.error
+        try:
+            data = json.loads(body)
+            choice = data["choices"][0]
+            text, given = choice.get("text") or "", choice.get("token_ids")
+            finish, stopped_at = str(choice.get("finish_reason") or "stop"), choice.get("stop_reason")
+            ids = self._encoded(text.encode("utf-8", "replace").decode()) if given is None else list(given)
+            if not all(isinstance(id, int) and 0 <= id < 1 << 31 for id in ids):
+                raise TypeError("token_ids are not all token ids")
+            usage = data.get("usage") or {}
+            billed = usage.get("prompt_tokens"), usage.get("completion_tokens") or 0
+            used = Usage(1, int(billed[0]), int(billed[1])) if billed[0] else Usage(1, asked.tokens_in, len(ids))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as failure:
+            start = body[:60].decode("utf-8", "replace")
+            raise error("malformed", f"not a completion ({type(failure).__name__}): {start!r}") from None
+        if finish == "content_filter":
+            raise error("refused", "the server's content filter stopped the answer", used, final=True)
+        if not ids:
+            raise error("empty", "the model answered nothing", used)
+        if finish == "stop" and ids[-1] not in self._marks.every:  # the token that it stopped at is not there
+            if given is None and not (isinstance(stopped_at, int) and self._marks.every.intersection(ids)):
+                detail = f"the server leaves special tokens out of its answers ({text[:40]!r}){HINT}"
+                raise error("no_special_tokens", detail, used)
+            ids.append(stopped_at if isinstance(stopped_at, int) else int(self._tokenizer.eos_token_id))
+        return Part(tuple(ids), finish != "stop", used, str(data.get("model") or self.model))
+
+
+def _positions(model: str) -> int:
+    """How many positions a model has, where its configuration is there and says so; the server may allow fewer."""
+    try:
+        config = AutoConfig.from_pretrained(resolve(model))
+    except (OSError, ValueError):
+        return 1 << 30
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)

@@ -1,0 +1,111 @@
+"""vLLM as a back end of the native sampler; written against its documented engine interface and not run with it yet.
+
+vLLM stops at token ids, and cannot tell the end of a code block from that of an analysis. So it stops at every end of a
+block; where the answer goes on, it is handed in again with what there is, which its prefix cache makes cheap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from reflectioncoder.config.build import NativeConfig
+from reflectioncoder.errors import UserError
+from reflectioncoder.models.decode import Finished, More, Request
+
+
+def load_vllm(
+    config: NativeConfig, seed: int, stops: Sequence[int]
+) -> tuple[Callable[[More], Iterator[Finished]], int]:
+    """What decodes, and how many positions the model has.
+
+    Args:
+        config: of the model; `device` is left to vLLM.
+        seed: see `native.NativeSampler`.
+        stops: ids of all special tokens but those that open a block which the model may write.
+
+    Raises:
+        UserError: as `start_engine`.
+    """
+    engine = start_engine(config.model, config.precision, config.batch_size, seed)
+    from vllm import SamplingParams
+
+    def parameters(request: Request, done: int) -> Any:
+        return SamplingParams(
+            temperature=config.temperature,
+            top_p=config.top_p if config.temperature else 1.0,
+            seed=seed_of(seed, request.task_id, request.sample, done),
+            max_tokens=request.max_new_tokens - done,
+            stop_token_ids=list(stops),
+            detokenize=False,
+        )
+
+    return lambda more: decode_vllm(engine, parameters, more), int(engine.model_config.max_model_len)
+
+
+def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
+    """vLLM's engine with a model of a directory or hub.
+
+    Args:
+        model: what `from_pretrained` takes.
+        precision: of the weights.
+        batch_size: most requests decoded together.
+        seed: of the engine; requests have their own.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot run the model.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it says a hundred lines about itself otherwise
+    try:
+        from vllm import EngineArgs, LLMEngine
+    except ImportError:
+        raise UserError("backend 'vllm': it is not installed; run: pip install vllm") from None
+    arguments = EngineArgs(model=model, dtype=precision, seed=seed, max_num_seqs=batch_size, enable_prefix_caching=True)
+    try:
+        return LLMEngine.from_engine_args(arguments)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"model {model}: vLLM cannot run it ({str(error).strip().splitlines()[0]})") from None
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 32 bits for one request, from whatever tells it apart."""
+    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4])
+
+
+def decode_vllm(engine: Any, parameters: Callable[[Request, int], Any], more: More) -> Iterator[Finished]:
+    """What `decode.decode` does, by an `LLMEngine`.
+
+    Args:
+        engine: its `add_request`, `step` and `has_unfinished_requests` are used.
+        parameters: the sampling parameters of a request, so many tokens of which are there already.
+        more: as for `decode.decode`; every request has its `ended`.
+    """
+    under_way: dict[str, tuple[Request, list[int]]] = {}
+
+    def hand_in(request: Request, ids: list[int]) -> None:
+        name = f"{request.task_id}@{len(ids)}"
+        under_way[name] = request, ids
+        engine.add_request(name, {"prompt_token_ids": [*request.ids, *ids]}, parameters(request, len(ids)))
+
+    while (arrived := more(not engine.has_unfinished_requests())) is not None or under_way:
+        for request in arrived or ():
+            hand_in(request, [])
+        if not under_way:
+            continue
+        for output in engine.step():
+            if not output.finished:
+                continue
+            request, ids = under_way.pop(output.request_id)
+            reason = ""
+            for token in output.outputs[0].token_ids:
+                ids.append(token)
+                if reason := request.ended(ids) if request.ended is not None else "":
+                    break
+            if not reason and len(ids) >= request.max_new_tokens:
+                reason = "length"
+            if reason:
+                yield Finished(request, tuple(ids), "", reason)
+            else:
+                hand_in(request, ids)

@@ -1,0 +1,86 @@
+"""Recorded answers as a sampler: for tests, benchmarks, and answers that were sampled elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn, Usage
+from reflectioncoder.dialogues.dialogue import iter_jsonl_at
+from reflectioncoder.errors import UserError
+
+
+class ReplaySampler:
+    """Answers from a JSONL file, of which only the places are kept in memory.
+
+    A line is `{"problem": id, "turn": 0, "text": ..., "tool_code": ..., "finish": ..., "tokens_in": ...,
+    "tokens_out": ...}`, of which the last four may be missing.
+
+    Args:
+        path: the file.
+        model: what to record as the model.
+
+    Raises:
+        UserError: a file that cannot be read or a line that is not of this form.
+    """
+
+    name = "replay"
+
+    def __init__(self, path: str | os.PathLike[str], model: str = "") -> None:
+        self.model = model or "recorded"
+        _check_path(path)
+        self._places: dict[tuple[str, int], int] = {}
+        for where, start, line in iter_jsonl_at(path):
+            key, _ = _read(line, where, self.model)
+            if key in self._places:
+                raise UserError(f"{where}: problem '{key[0]}' has two answers for turn {key[1]}")
+            self._places[key] = start
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
+
+    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
+        """See `Sampler`."""
+        if (problem, number) not in self._places:
+            raise SamplerError("not_recorded", f"no answer is recorded for turn {number}")
+        await asyncio.sleep(0)
+        self._file.seek(self._places[problem, number])
+        return _read(json.loads(self._file.readline()), "recorded answer", self.model)[1]
+
+    def stop(self) -> None:
+        """Nothing is under way."""
+
+    async def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Digest of a file of recorded answers. Raises UserError where it cannot be read."""
+    _check_path(path)
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"file {path}: {error.strerror or error}") from None
+
+
+def _check_path(path: str | os.PathLike[str]) -> None:
+    if not path:
+        raise UserError("chat.replay: name the file of recorded answers")
+
+
+def _read(line: Any, where: str, model: str) -> tuple[tuple[str, int], Answer]:
+    """The problem and turn of a line, and its answer."""
+    try:
+        key = str(line["problem"]), int(line["turn"])
+        text, code = line["text"], line.get("tool_code")
+        usage = Usage(1, int(line.get("tokens_in", 0)), int(line.get("tokens_out", 0)))
+        if not isinstance(text, str) or not isinstance(code, str | None):
+            raise TypeError("'text' and 'tool_code' must be text")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where}: not a recorded answer with problem, turn and text ({error})") from None
+    finish = str(line.get("finish", "stop" if code is None else "tool_calls"))
+    return key, Answer(text, code, "" if code is None else f"call_{key[1]}", finish, usage, model)

@@ -1,0 +1,307 @@
+"""Dialogues as token ids and back (appendix C): special tokens, block spans, loss labels, the chat template.
+
+A message is its role token, its blocks (type token, content, end of block) and the end of the message; messages
+follow each other directly, with BOS before and EOS after. Content is never read for special tokens, so text that
+spells one out stays text and cannot forge a block boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import AddedToken
+
+from reflectioncoder.dialogues.dialogue import Block, BlockType, Dialogue, Message, Role
+from reflectioncoder.errors import UserError
+
+ROLE_TOKENS: dict[Role, str] = {"user": "<|user|>", "assistant": "<|assistant|>"}
+BLOCK_TOKENS: dict[BlockType, str] = {"text": "<|text|>", "code": "<|code|>", "execution": "<|execution|>"}
+END_OF_BLOCK = "<|endofblock|>"
+END_OF_MESSAGE = "<|endofmessage|>"
+SPECIAL_TOKENS: tuple[str, ...] = (*ROLE_TOKENS.values(), *BLOCK_TOKENS.values(), END_OF_BLOCK, END_OF_MESSAGE)
+ANSWER_PREFIX = "```python\n"
+ROW_MULTIPLE = 64  # of rows, so that GPUs multiply the output head in bfloat16 at full speed
+
+# Servers hand the rendered text to the tokenizer as one string, so names of special tokens inside a content are
+# broken up here ("<|user|>" becomes "<| user|>"); `encode` below keeps them letter by letter instead.
+CHAT_TEMPLATE = """\
+{%- macro clean(text) -%}
+{%- set out = namespace(text=text) -%}
+{%- for name in @NAMES@ -%}
+{%- set out.text = out.text | replace('<|' + name + '|>', '<| ' + name + '|>') -%}
+{%- endfor -%}
+{%- if eos_token %}{% set out.text = out.text | replace(eos_token, eos_token[:1] + ' ' + eos_token[1:]) %}{% endif -%}
+{%- if bos_token %}{% set out.text = out.text | replace(bos_token, bos_token[:1] + ' ' + bos_token[1:]) %}{% endif -%}
+{{- out.text -}}
+{%- endmacro -%}
+{%- macro block(type, text) -%}
+{{- '<|' + type + '|>' }}{{ clean(text) }}{{ '<|endofblock|>' -}}
+{%- endmacro -%}
+{%- set state = namespace(system='') -%}
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}
+{%- set state.system = message['content'] + '\n\n' -%}
+{%- elif message['role'] in ['user', 'assistant'] -%}
+{{- '<|' + message['role'] + '|>' -}}
+{%- if message['content'] is string -%}
+{{- block('text', (state.system if message['role'] == 'user' else '') + message['content']) -}}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- set before = state.system if loop.first and message['role'] == 'user' else '' -%}
+{{- block(part['type'], before + (part['content'] if 'content' in part else part['text'])) -}}
+{%- endfor -%}
+{%- endif -%}
+{%- if message['role'] == 'user' %}{% set state.system = '' %}{% endif -%}
+{{- '<|endofmessage|>' -}}
+{%- else -%}
+{{- raise_exception('role ' + message['role'] + ' is not one of system, user, assistant') -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|assistant|>' + ('' if reflect else '<|text|>') -}}
+{%- endif -%}
+""".replace("@NAMES@", str([token[2:-2] for token in SPECIAL_TOKENS]))
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a block stands in the ids: from its type token to past its end-of-block token, `[start, end)`."""
+
+    message: int
+    block: int
+    type: BlockType
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A dialogue as tokens.
+
+    Args:
+        ids: T token ids, BOS first where the tokenizer has one and EOS last.
+        is_label: T flags, True where the token is a target of the next-token loss (appendix C): what the
+            assistant says after its role token, up to and including the end of the message, without execution
+            blocks, which the environment writes.
+        spans: of all blocks in order.
+        message_bounds: of all messages, from the role token to past the end of the message, `[start, end)`.
+        is_reflection: whether the masked distillation applies.
+        sample_id: name on which random choices depend.
+    """
+
+    ids: tuple[int, ...]
+    is_label: tuple[bool, ...]
+    spans: tuple[Span, ...]
+    message_bounds: tuple[tuple[int, int], ...]
+    is_reflection: bool
+    sample_id: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+# Asking a tokenizer for its vocabulary takes milliseconds; a tokenizer that knows the format keeps its answer here.
+_formats: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[dict[str, int], frozenset[int]]] = WeakKeyDictionary()
+
+
+def _format(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], frozenset[int]]:
+    """Ids of the format's special tokens by name, and of all the tokenizer's special tokens."""
+    if tokenizer not in _formats:
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+        if missing:
+            raise UserError(
+                f"tokenizer {tokenizer.name_or_path}: lacks {', '.join(missing)}; it was not trained on this format "
+                "(training adds them with template.add_special_tokens)"
+            )
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"tokenizer {tokenizer.name_or_path}: has no eos_token; set one in tokenizer_config.json")
+        named = {token: vocabulary[token] for token in SPECIAL_TOKENS}
+        every = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        _formats[tokenizer] = named, frozenset(every | set(named.values()))
+    return _formats[tokenizer]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Ids of the seven special tokens by name.
+
+    Raises:
+        UserError: the tokenizer lacks one, or has no end-of-sequence token.
+    """
+    return dict(_format(tokenizer)[0])
+
+
+def knows_format(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether all special tokens are in the vocabulary, as after training."""
+    vocabulary = tokenizer.get_vocab()
+    return all(token in vocabulary for token in SPECIAL_TOKENS)
+
+
+def encode_content(content: str, tokenizer: PreTrainedTokenizerBase, after: str) -> list[int]:
+    """Ids of one content, none of which is a special token.
+
+    Args:
+        content: any text.
+        tokenizer: with the special tokens.
+        after: the special token in front of it; tokenizers that put a space before the first word of a text do
+            not do so after a special token, so the content is encoded where it will stand.
+    """
+    named, every = _format(tokenizer)
+    ids = tokenizer.encode(after + content, add_special_tokens=False)
+    if every.intersection(ids[1:]) or ids[:1] != [named[after]]:
+        return tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True)
+    return ids[1:]
+
+
+def encode(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase, sample_id: str = "") -> Encoded:
+    """Token ids, labels and spans of a dialogue; see `Encoded`. Raises UserError as `special_ids`."""
+    special = special_ids(tokenizer)
+    ids: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    is_label = [False] * len(ids)
+    spans, bounds = [], []
+    for m, message in enumerate(dialogue.messages):
+        speaks = message.role == "assistant"
+        first = len(ids)
+        ids.append(special[ROLE_TOKENS[message.role]])
+        is_label.append(False)
+        for b, block in enumerate(message.blocks):
+            start = len(ids)
+            ids.append(special[BLOCK_TOKENS[block.type]])
+            ids.extend(encode_content(block.content, tokenizer, BLOCK_TOKENS[block.type]))
+            ids.append(special[END_OF_BLOCK])
+            is_label.extend([speaks and block.type != "execution"] * (len(ids) - start))
+            spans.append(Span(m, b, block.type, start, len(ids)))
+        ids.append(special[END_OF_MESSAGE])
+        is_label.append(speaks)
+        bounds.append((first, len(ids)))
+    ids.append(int(tokenizer.eos_token_id))
+    is_label.append(False)
+    return Encoded(tuple(ids), tuple(is_label), tuple(spans), tuple(bounds), dialogue.is_reflection, sample_id)
+
+
+def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, type: str = "instruction") -> Dialogue:
+    """The dialogue that `encode` turned into `ids`.
+
+    Raises:
+        UserError: ids that do not follow the format, with the position of the first that is out of place.
+    """
+    special = special_ids(tokenizer)
+    roles = {special[token]: role for role, token in ROLE_TOKENS.items()}
+    types = {special[token]: block for block, token in BLOCK_TOKENS.items()}
+    messages, position = [], 0
+    if ids and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id:
+        position = 1
+
+    def fail(expected: str) -> UserError:
+        return UserError(f"token {position}: expected {expected}")
+
+    while position < len(ids) and ids[position] != tokenizer.eos_token_id:
+        role = roles.get(ids[position])
+        if role is None:
+            raise fail("a role token")
+        position += 1
+        blocks = []
+        while position < len(ids) and ids[position] in types:
+            kind = types[ids[position]]
+            start = position + 1
+            position = start
+            while position < len(ids) and ids[position] != special[END_OF_BLOCK]:
+                position += 1
+            if position == len(ids):
+                raise fail(END_OF_BLOCK)
+            text = tokenizer.decode(list(ids[start:position]), clean_up_tokenization_spaces=False)
+            blocks.append(Block(kind, str(text)))
+            position += 1
+        if position == len(ids) or ids[position] != special[END_OF_MESSAGE]:
+            raise fail(f"a block or {END_OF_MESSAGE}")
+        position += 1
+        messages.append(Message(role, tuple(blocks)))
+    return Dialogue(tuple(messages), type)
+
+
+def prompt_ids(instruction: str, tokenizer: PreTrainedTokenizerBase, answer_prefix: str = ANSWER_PREFIX) -> list[int]:
+    """The prompt of one-off generation (appendix D): the user's message and the opened answer."""
+    special = special_ids(tokenizer)
+    head: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    text = BLOCK_TOKENS["text"]
+    return [
+        *head,
+        special[ROLE_TOKENS["user"]],
+        special[text],
+        *encode_content(instruction, tokenizer, text),
+        special[END_OF_BLOCK],
+        special[END_OF_MESSAGE],
+        special[ROLE_TOKENS["assistant"]],
+        special[text],
+        *encode_content(answer_prefix, tokenizer, text),
+    ]
+
+
+def _whole(tables: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
+    """Within it tables are whole, that DeepSpeed's ZeRO-3 has spread over the ranks."""
+    if not any(hasattr(table, "ds_id") for table in tables):
+        return nullcontext()
+    import deepspeed
+
+    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(tables), modifier_rank=0)
+    return gathered
+
+
+def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Add the special tokens that are missing, with rows that are the mean of the rows of their name's pieces.
+
+    The output head gets its rows the same way where it is not tied to the embedding. Also sets the chat template
+    and the tokens at which generation stops, so that the saved model works with `apply_chat_template` and servers.
+
+    A table that has to grow becomes a multiple of 64 rows long, longer than the tokenizer by up to 63. The spare rows
+    are the mean of all old ones: the logit of a spare row is the mean of all old logits, so it is never more probable
+    than the average token, and in practice far less. No text has their ids, and decoding passes over them.
+
+    Returns:
+        How many tokens were added.
+
+    Raises:
+        UserError: the tokenizer has no end-of-sequence token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer {tokenizer.name_or_path}: has no eos_token; set one in tokenizer_config.json")
+    vocabulary = tokenizer.get_vocab()
+    new = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    pieces = {token: tokenizer.encode(token, add_special_tokens=False) for token in new}
+    if new:
+        added = [AddedToken(token, special=True, normalized=False) for token in new]
+        tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
+        embedding: Any = model.get_input_embeddings()
+        # Of the whole table, where ZeRO-3 has it in parts.
+        before = getattr(embedding.weight, "ds_shape", embedding.weight.shape)[0]
+        if len(tokenizer) > before:  # many models have spare rows already
+            model.resize_token_embeddings(-(-len(tokenizer) // ROW_MULTIPLE) * ROW_MULTIPLE, mean_resizing=False)
+            embedding = model.get_input_embeddings()
+        head: Any = model.get_output_embeddings()
+        tables = [embedding.weight]
+        if head is not None and head.weight is not embedding.weight:
+            tables.append(head.weight)
+            if getattr(head, "bias", None) is not None:
+                tables.append(head.bias)
+        with torch.no_grad(), _whole(tables):
+            for table in tables:
+                table[before:] = table[:before].mean(0, dtype=torch.float32).to(table.dtype)
+            for token in new:
+                row = tokenizer.convert_tokens_to_ids(token)
+                for table in tables:
+                    table[row] = table[pieces[token]].float().mean(0).to(table.dtype)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = CHAT_TEMPLATE
+    stop = [special_ids(tokenizer)[END_OF_MESSAGE], tokenizer.eos_token_id]
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = stop
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return len(new)

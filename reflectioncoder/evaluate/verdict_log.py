@@ -1,0 +1,101 @@
+"""Verdicts of an evaluation that has not come to its end: kept as they come, so that a killed one goes on.
+
+The first line says what was being evaluated, and each other one is a verdict with a digest of what it is about. The
+file is removed once the score is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder.dialogues.dialogue import write_lines
+from reflectioncoder.errors import UserError
+from reflectioncoder.tasks.base import Verdict
+
+NAME = "unfinished.jsonl"
+
+Key = tuple[str, str, bool]  # what is run once: problem, code, whether it is whole
+
+
+def under_way(folder: Path) -> Mapping[str, Any] | None:
+    """What the unfinished evaluation in a folder is about; None where there is none, {} where that cannot be read."""
+    try:
+        with (folder / NAME).open(encoding="utf-8") as lines:
+            facts = json.loads(lines.readline())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+class Unfinished:
+    """The verdicts of an evaluation so far, in memory and on disk; may be used by several threads.
+
+    Args:
+        folder: of the evaluation, which `under_way` says is free or about the same.
+        facts: what decides a verdict, besides the program: task, tests and limits.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self._path, self._lock = folder / NAME, threading.Lock()
+        self._found: dict[str, tuple[Verdict, bool]] = {}
+        lines = [json.dumps(facts, sort_keys=True)]
+        if under_way(folder) is not None:
+            for line in self._path.read_text(encoding="utf-8").splitlines()[1:]:
+                try:
+                    row = json.loads(line)
+                    key, alone = row.pop("of"), row.pop("alone", False)
+                    verdict = Verdict(**{**row, "groups": tuple(map(tuple, row["groups"]))})
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    continue  # the last line of a run that was killed
+                self._found[key] = verdict, alone is True
+                lines.append(line)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_lines(self._path, lines)
+        try:
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}") from None
+
+    def get(self, key: Key, alone: bool = False) -> Verdict | None:
+        """The verdict on a program, if there is one; one found while others ran will not do where `alone` is wanted."""
+        verdict, was_alone = self._found.get(_name(key), (None, False))
+        return verdict if was_alone or not alone else None
+
+    def keep(self, key: Key, verdict: Verdict, alone: bool = False) -> None:
+        """Write down a verdict, unless it says more about this machine than about the program.
+
+        Args:
+            key: the program.
+            verdict: on it.
+            alone: nothing else ran, so that a time-out is final.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if verdict.outcome in ("not_run", "infrastructure"):
+            return
+        with self._lock:
+            try:
+                self._file.write(json.dumps({"of": _name(key), "alone": alone, **dataclasses.asdict(verdict)}) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise UserError(f"cannot write {self._path}: {error.strerror}; run again to go on") from None
+
+    def close(self) -> None:
+        """Close the file, which whoever writes the score removes."""
+        self._file.close()
+
+
+def _name(key: Key) -> str:
+    return hashlib.sha256(f"{key[0]}\0{key[2]}\0{key[1]}".encode("utf-8", "surrogatepass")).hexdigest()[:32]

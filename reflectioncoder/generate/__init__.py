@@ -1,0 +1,1 @@
+"""The verb generate: prompts of a task to completions on disk."""

@@ -1,0 +1,156 @@
+"""Completions: what a model answered, cleaned and as it was; their lines on disk. Needs no model and no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder.dialogues.dialogue import iter_jsonl, unzipped
+from reflectioncoder.errors import UserError
+from reflectioncoder.syntax.answers import PYTHON, without_thoughts
+from reflectioncoder.tasks.base import FENCE_STOP
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer of the model.
+
+    Args:
+        task_id: of the problem.
+        sample: index among the problem's samples.
+        completion: cleaned code.
+        raw: what the model wrote, up to and including the stop text.
+        prompt: hash of the prompt; empty for files made elsewhere.
+        whole: the code is a whole program, not to be put behind the prompt.
+        error: why there is no answer, in the server's words; such a completion is empty.
+        finish: why the answer ended: "end" (the model said so), "stop" (a text of the task), "length" (no tokens left),
+            or a server's word; empty where that is not known.
+    """
+
+    task_id: str
+    sample: int
+    completion: str
+    raw: str
+    prompt: str = ""
+    whole: bool = False
+    error: str = ""
+    finish: str = ""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer ran out of tokens before its code ended; prose that is cut off costs nothing."""
+        return self.finish == "length" and self.raw.replace("\r\n", "\n").rstrip().endswith(self.completion.rstrip())
+
+
+def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
+    """The code of an answer whose opening fence stood in the prompt.
+
+    A fence at the very beginning (the model opened its answer again) is dropped; the code ends at the first stop
+    text, usually the closing fence at the beginning of a line. Indentation of the first line is kept, because the
+    answer may be the body of a function.
+    """
+    text = raw.replace("\r\n", "\n")
+    first, newline, rest = text.lstrip("\n").partition("\n")
+    if newline and re.fullmatch(r"```[\w+#-]+\s*", first):
+        text = rest
+    text = "\n" + text  # a stop that begins with a newline may come first
+    end = min((place for place in (text.find(stop) for stop in stops) if place >= 0), default=len(text))
+    code = text[:end].strip("\n").rstrip()
+    return code + "\n" if code else ""
+
+
+_ITEM = r"[^\S\n]*(?:\d+[.)]|[-*+])[^\S\n]+"  # what begins an item of a list
+_FENCE = re.compile(rf"^(?P<indent>{_ITEM}|[^\S\n]*)```(?P<name>[\w+#.-]*)[^\S\n]*$\n?", re.MULTILINE)
+
+
+def clean_answer(raw: str, language: str = "python") -> str:
+    """The code of a chat answer that opens its fence itself, perhaps after some prose.
+
+    It is what stands in the first block of the language; without one, in the block that begins the answer, the first
+    that names any language, or the first at all. An answer without an opening fence is code from its beginning.
+    Fences are indented in the items of a list only (elsewhere they belong to the code), and their code with them.
+    What a reasoning model thinks aloud is left out.
+
+    Args:
+        raw: the answer.
+        language: how the task's fences call it, in lower case.
+    """
+    text = without_thoughts(raw.replace("\r\n", "\n"))
+    names = PYTHON if language in PYTHON else (language,)
+    item = re.search(rf"^{_ITEM}\S", text, re.MULTILINE)
+    fences = [f for f in _FENCE.finditer(text) if not f["indent"] or (item and item.start() <= f.start())]
+    wanted = [fence for fence in fences if fence["name"].lower() in names]
+    if not wanted and fences:
+        closes = len(fences) == 1 and not fences[0]["name"] and not text[fences[0].end() :].strip()
+        named = [fence for fence in fences if fence["name"]]
+        if not text[: fences[0].start()].strip():
+            wanted = fences
+        elif not closes:
+            wanted = named or fences
+    if not wanted:
+        return clean_completion(text)
+    code = text[wanted[0].end() :]
+    if width := len(wanted[0]["indent"]):
+        code = re.sub(rf"^[^\S\n]{{1,{width}}}", "", code, flags=re.MULTILINE)
+    return clean_completion(code)
+
+
+def iter_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+    """The rows of a file of JSON lines, or of a folder with a JSON file a problem, as MultiPL-E leaves its results.
+
+    Yields:
+        The name of each row's place, and its value. In a folder those are files .json and .json.gz, in order of names.
+
+    Raises:
+        UserError: nothing there, or bytes that are not JSON in UTF-8.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        yield from iter_jsonl(path)
+        return
+    # MultiPL-E puts the verdicts of its own run beside the completions.
+    files = [file for file in sorted(folder.glob("*.json*")) if re.search(r"(?<!\.results)\.json(\.gz)?$", file.name)]
+    if not files:
+        raise UserError(f"folder {folder}: holds no .json or .json.gz files of completions")
+    for file in files:
+        try:
+            yield f"file {file}", json.loads(unzipped(file.read_bytes()).decode("utf-8"))
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise UserError(f"file {file}: not JSON of a problem's completions ({error})") from None
+
+
+def line_of(completion: Completion) -> str:
+    """A completion as a line of a file."""
+    row = dataclasses.asdict(completion)
+    for name in ("error", "finish"):
+        if not row[name]:
+            del row[name]
+    if row.pop("whole"):
+        row["solution"] = row.pop("completion")
+    return json.dumps(row, ensure_ascii=False)
+
+
+def read_completion(row: Any, where: str) -> Completion:
+    """A completion from a line: "completion", or "solution", which is whole and goes first, as in evalplus.
+
+    Raises:
+        UserError: the line holds neither.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
+        raise UserError(f"{where}: expected an object with 'task_id' and 'completion' or 'solution'")
+    whole = "solution" in row
+    code = row.get("solution", row.get("completion"))
+    sample = row.get("sample", 0)
+    if code is None:
+        raise UserError(f"{where}: has neither 'completion' nor 'solution'")
+    if not isinstance(code, str) or not isinstance(sample, int) or sample < 0:
+        raise UserError(f"{where}: 'completion' (or 'solution') must be text, and 'sample' a number of at least 0")
+    prompt, error, finish = (str(row.get(name, "")) for name in ("prompt", "error", "finish"))
+    return Completion(str(row["task_id"]), sample, code, str(row.get("raw", code)), prompt, whole, error, finish)

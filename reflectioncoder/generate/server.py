@@ -1,0 +1,276 @@
+"""A model behind any OpenAI-compatible server as a back end of `generate.py`; needs no torch.
+
+Style `chat` asks `/v1/chat/completions`: the instruction is one user message, the server renders the model's template,
+and nothing begins the answer, so its code is looked for (`clean_answer`). Style `plain` asks `/v1/completions` to go on
+with the task's prompt. Every sample is a request of its own, so that a run can go on with what is missing.
+
+Patience, budgets and typed errors are those of `endpoint.py`. A failure that is the problem's own (a content filter,
+a prompt too long, no answer in three attempts) is kept as an empty completion with its reason in "error" and is not
+asked for again; any other leaves the completion missing, for the next run. What was used is kept beside the
+completions, so that a budget holds for all runs together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from reflectioncoder.clients.chat import ChatSampler, usage_of
+from reflectioncoder.clients.endpoint import Endpoint, check_endpoint
+from reflectioncoder.clients.messages import Answer, Budget, BudgetError, SamplerError, Turn, Usage, price_of
+from reflectioncoder.config.build import ChatConfig, GenerateConfig
+from reflectioncoder.dialogues.dialogue import write_lines
+from reflectioncoder.errors import UserError
+from reflectioncoder.generate.completions import Completion, clean_answer, clean_completion
+from reflectioncoder.generate.generate import Keep, Key
+from reflectioncoder.tasks.base import Prompt, Task
+
+REFUSED = 3  # requests in a row, before any was answered, that show that the server takes none of this kind
+ATTEMPTS = 2  # at completions that the server failed to give, each with all the retries there are
+
+
+class Asker(Protocol):
+    """One way to ask for a completion; used inside one event loop."""
+
+    async def ask(self, prompt: Prompt, sample: int) -> Answer:
+        """What the model says. Raises SamplerError and BudgetError as a `Sampler` does."""
+        ...
+
+    def stop(self) -> None:
+        """See `Sampler`."""
+        ...
+
+    async def close(self) -> None:
+        """See `Sampler`."""
+        ...
+
+
+class Server:
+    """See `Backend` of `generate.py`.
+
+    Args:
+        config: where the server is and how to ask it.
+        task: whose prompts it completes.
+
+    Raises:
+        UserError: a style that a server does not have, or settings of the server that make no sense.
+    """
+
+    paid = True
+
+    def __init__(self, config: GenerateConfig, task: Task) -> None:
+        if config.prompt_style == "native":
+            raise UserError(
+                "prompt_style native: a server takes no special tokens in a text; use chat, where the server renders"
+                " the template of a trained model, which is this format"
+            )
+        if config.most_stops < 0:
+            raise UserError(f"generate: most_stops = {config.most_stops}: give a number of at least 0")
+        self.style = "plain" if config.prompt_style == "plain" else "chat"
+        self._config, self._most_tokens = config, config.max_new_tokens or task.max_new_tokens
+        self._chat = dataclasses.replace(
+            config.chat,
+            temperature=config.temperature if config.chat.temperature >= 0 else config.chat.temperature,
+            top_p=config.top_p if config.temperature else 1.0,
+            max_tokens=self._most_tokens,
+        )
+        check_endpoint(self._chat, self._chat.model)
+        self._price = price_of(self._chat.model, self._chat.prices)
+        self._prompts = {prompt.task_id: prompt for prompt in task.prompts()}
+        self.wanted = {
+            (prompt.task_id, sample): self._hash(prompt)
+            for prompt in self._prompts.values()
+            for sample in range(config.samples)
+        }
+        self.fingerprint = self._chat.model  # all that a server says about its weights
+        self._kept = Path(config.output).with_name(f"{Path(config.output).stem}.usage.json")
+
+    def _hash(self, prompt: Prompt) -> str:
+        text = (prompt.continuation, prompt.stops) if self.style == "plain" else (prompt.instruction,)
+        return hashlib.sha256(repr((self.style, text, self._most_tokens)).encode()).hexdigest()[:12]
+
+    def load(self) -> None:
+        """See `Backend`."""
+
+    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+        """See `Backend`."""
+        asyncio.run(self._complete(missing, keep))
+
+    async def _complete(self, missing: Sequence[Key], keep: Keep) -> None:
+        chat = self._chat
+        budget = Budget(chat.budget_requests, chat.budget_tokens, chat.budget_money, self._price, self._spent())
+        asker: Asker = _Plain(chat, budget, self._config.most_stops) if self.style == "plain" else _Chat(chat, budget)
+        run = _Run(asker, self, keep, works=len(missing) < len(self.wanted))
+        try:
+            todo: Sequence[Key] = missing
+            for _ in range(ATTEMPTS):
+                run.left = {}
+                await run.all(todo, chat.in_flight, lambda: self._note(budget))
+                todo = list(run.left)
+                if not todo or run.over:
+                    break
+        finally:
+            self._note(budget)
+            await asker.close()
+        total, done = len(self.wanted), len(self.wanted) - len(missing) + run.done
+        kept = f"{done} of {total} completions are in {self._config.output}"
+        if run.over:
+            more = f"; {self._kept} has what was used" if run.spent else ""
+            raise UserError(f"{run.over}; {kept}: start again to go on{more}")
+        if run.left:
+            (task_id, _), why = next(iter(run.left.items()))
+            raise UserError(f"no answer to problem '{task_id}' ({why}); {kept}: start again to go on")
+
+    def prompt(self, key: Key) -> Prompt:
+        """The prompt of a completion."""
+        return self._prompts[key[0]]
+
+    def _spent(self) -> Usage:
+        """What earlier runs have used."""
+        if not self._kept.exists():
+            return Usage()
+        try:
+            return Usage(**json.loads(self._kept.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise UserError(f"{self._kept}: does not say what was used; delete it to count from zero") from None
+
+    def _note(self, budget: Budget) -> None:
+        write_lines(self._kept, [json.dumps(dataclasses.asdict(budget.spent))])
+
+
+class _Run:
+    """Many requests at once.
+
+    Args:
+        asker: how to ask.
+        server: what to ask.
+        keep: see `Backend`.
+        works: the server has answered in an earlier run, so what it refuses is refused for its content.
+    """
+
+    def __init__(self, asker: Asker, server: Server, keep: Keep, works: bool) -> None:
+        self._asker, self._server, self._deliver, self._works = asker, server, keep, works
+        self._refused: list[Completion] = []  # until it is known whether the server works
+        self.left: dict[Key, str] = {}  # without an answer, and why
+        self.over = ""  # why nothing else is asked
+        self.spent = False  # it is the budget
+        self.done = 0
+
+    async def all(self, keys: Sequence[Key], at_once: int, after: Callable[[], None]) -> None:
+        """Ask for all of these, unless something fatal ends it; what is under way then is waited for and kept."""
+
+        async def work(keys: Iterator[Key]) -> None:
+            for key in keys:
+                if self.over:
+                    return
+                await self._one(key)
+                after()
+
+        waiting = iter(keys)
+        tasks = [asyncio.create_task(work(waiting)) for _ in range(min(at_once, len(keys)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._refused and not self.left:
+            self.over = self.over or self._refused[0].error
+
+    async def _one(self, key: Key) -> None:
+        prompt, hash = self._server.prompt(key), self._server.wanted[key]
+        try:
+            answer = await self._asker.ask(prompt, key[1])
+        except BudgetError as error:
+            self.over, self.spent = self.over or str(error), True
+        except SamplerError as error:
+            why = f"{error.reason}: {error.detail}"
+            if error.fatal:
+                self.over = self.over or error.detail
+                self._asker.stop()
+            elif error.of_the_problem:
+                empty = Completion(*key, "", "", hash, error=why)
+                if error.reason != "refused" or error.final or self._works:
+                    self._keep(empty, error.usage.tokens_out)
+                    return
+                self._refused.append(empty)
+                if len(self._refused) >= REFUSED:
+                    self.over = self.over or error.detail
+                    self._asker.stop()
+            elif error.reason != "stopped":
+                self.left[key] = why
+        else:
+            language = prompt.opening.partition("\n")[0].strip("`").lower()
+            plain = self._server.style == "plain"
+            code = clean_completion(answer.text, prompt.stops) if plain else clean_answer(answer.text, language)
+            ended = Completion(*key, code, answer.text, hash, finish=answer.finish)
+            self._keep(ended, answer.usage.tokens_out)
+
+    def _keep(self, completion: Completion, tokens: int) -> None:
+        """Hand over a completion, which shows that the server works."""
+        self._works = True
+        refused, self._refused = self._refused, []
+        for ended, size in [(completion, tokens), *((empty, 0) for empty in refused)]:
+            self._deliver(ended, size)
+            self.done += 1
+
+
+class _Chat:
+    """Chat completions of one user message."""
+
+    def __init__(self, config: ChatConfig, budget: Budget) -> None:
+        self._sampler = ChatSampler(config, budget, single=True)
+        self.stop, self.close = self._sampler.stop, self._sampler.close
+
+    async def ask(self, prompt: Prompt, sample: int) -> Answer:
+        """See `Asker`."""
+        return await self._sampler.answer([Turn("user", prompt.instruction)], prompt.task_id, sample)
+
+
+class _Plain:
+    """Completions of the task's own prompt."""
+
+    def __init__(self, config: ChatConfig, budget: Budget, most_stops: int) -> None:
+        self._config, self._most_stops = config, most_stops
+        self._endpoint = Endpoint(config, config.model, budget, "completions", single=True)
+        self._create = self._endpoint.client.completions.with_streaming_response.create
+        self.stop, self.close = self._endpoint.stop, self._endpoint.close
+
+    async def ask(self, prompt: Prompt, sample: int) -> Answer:
+        """See `Asker`."""
+        config, started = self._config, time.monotonic()
+        parameters = {"model": config.model, "prompt": prompt.continuation, "max_tokens": config.max_tokens}
+        if stops := list(prompt.stops[: self._most_stops]):
+            parameters["stop"] = stops
+        if config.temperature >= 0:
+            parameters["temperature"] = config.temperature
+        if 0 < config.top_p < 1:
+            parameters["top_p"] = config.top_p
+        worst = Usage(1, len(prompt.continuation) // 2 + 64, config.max_tokens)
+        answer, wasted = await self._endpoint.ask(
+            self._create, parameters, worst, lambda body: self._read(body, prompt.continuation)
+        )
+        text = self._endpoint.public(answer.text)
+        return dataclasses.replace(answer, text=text, usage=wasted + answer.usage, seconds=time.monotonic() - started)
+
+    def _read(self, body: bytes, prompt: str) -> Answer:
+        """The text in a body; it may be empty, where the model stops at once."""
+        try:
+            data = json.loads(body)
+            choice = data["choices"][0]
+            text, finish = choice["text"] or "", str(choice.get("finish_reason") or "stop")
+            text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be kept
+            usage = usage_of(data.get("usage"), text, [Turn("user", prompt)])
+            served = str(data.get("model") or self._config.model)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+            start = body[:60].decode("utf-8", "replace")
+            raise self._endpoint.error("malformed", f"not a completion ({type(error).__name__}): {start!r}") from None
+        if finish == "content_filter":
+            raise self._endpoint.error("refused", "the server's content filter stopped the answer", usage, final=True)
+        return Answer(text, finish=finish, usage=usage, model=served)

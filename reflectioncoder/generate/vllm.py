@@ -1,0 +1,69 @@
+"""vLLM as a back end of `generate.py`: the same prompts, stops and cleaning as with transformers, its own kernels.
+
+All requests are handed to one `LLMEngine`, which batches them as they come and go; each is kept as soon as it ends, so
+a run that was killed asks only for what is missing. Greedy decoding gives what transformers gives up to near-ties.
+The text is vLLM's: it decodes step by step with the prompt's last tokens in front, so that no leading blank is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder.construct.samplers.native_vllm import seed_of, start_engine
+from reflectioncoder.dialogues.tokens import END_OF_BLOCK, END_OF_MESSAGE
+from reflectioncoder.errors import UserError
+from reflectioncoder.generate.completions import Completion, clean_completion
+from reflectioncoder.generate.generate import Keep, Key, Local
+
+
+class Vllm(Local):
+    """See `Backend` of `generate.py`; the model's prompts and fingerprint are those of `Local`."""
+
+    def load(self) -> None:
+        """See `Backend`. Raises UserError where vLLM is missing or cannot run the model."""
+        from reflectioncoder.models.load import resolve
+        from reflectioncoder.train.lora import base_of
+
+        config = self._config
+        if base_of(Path(config.model)) is not None:
+            raise UserError(
+                f"model {config.model}: is a LoRA adapter, which the vLLM back end does not take; "
+                'train with lora.output = "merged", or use backend transformers'
+            )
+        self._engine = start_engine(resolve(config.model), config.precision, config.batch_size, config.seed)
+
+    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+        """See `Backend`."""
+        from reflectioncoder.models.decode import check_lengths
+
+        engine, requests = self._engine, {f"{key[0]}@{key[1]}": (key, self._requests[key]) for key in missing}
+        check_lengths([request for _, request in requests.values()], int(engine.model_config.max_model_len))
+        for name, (_, request) in requests.items():
+            engine.add_request(name, {"prompt_token_ids": list(request.ids)}, self._parameters(request))
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    key, request = requests[output.request_id]
+                    made = output.outputs[0]
+                    # a stop text is the reason itself; an end token is named by its number or not at all
+                    by_token = made.finish_reason == "stop" and not isinstance(made.stop_reason, str)
+                    finish = "end" if by_token else str(made.finish_reason)
+                    code = clean_completion(made.text, request.stops)
+                    keep(Completion(*key, code, made.text, self.wanted[key], finish=finish), len(made.token_ids))
+
+    def _parameters(self, request: Any) -> Any:
+        from vllm import SamplingParams
+
+        config, vocabulary = self._config, self._tokenizer.get_vocab()
+        return SamplingParams(
+            temperature=config.temperature,
+            top_p=config.top_p if config.temperature else 1.0,
+            seed=seed_of(config.seed, request.task_id, request.sample),
+            max_tokens=request.max_new_tokens,
+            # The end of sequence and those of the generation config it knows itself.
+            stop_token_ids=[vocabulary[token] for token in (END_OF_BLOCK, END_OF_MESSAGE) if token in vocabulary],
+            stop=list(request.stops),
+            include_stop_str_in_output=True,
+        )

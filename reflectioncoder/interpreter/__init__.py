@@ -1,0 +1,1 @@
+"""The isolated interpreter as its users see it; the far side is `sandbox/`."""

@@ -1,0 +1,190 @@
+"""One program, its function called on many inputs in one session: the fast way of scoring by values.
+
+As in `judge.py` the program only returns values and what is expected never enters its process; but all calls are one
+cell, so that a thousand inputs cost little more than one. What the records mean is said in `sandbox/caller.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reflectioncoder.dialogues.dialogue import encodable
+from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits, Session
+from reflectioncoder.interpreter.judge import VALUE_CHARS
+from reflectioncoder.sandbox import caller, values
+
+PRELOAD = ("reflectioncoder.sandbox.caller",)  # what the interpreter has to import ahead
+RECORD_CHARS = 2_000_000  # of all records of a cell, beyond what is expected
+Mode = Literal["value", "set", "presence"]
+Record = Any  # JSON; see `sandbox/caller.py`
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a program's calls gave.
+
+    Args:
+        outcome: "ok" where all were made and returned, "error" where one or the program raised, "timeout" where one
+            took too long, or the interpreter's outcome where the session ended.
+        records: of the calls that returned, in order; what is missing was not made or did not return.
+        error: the exception or the broken limit, empty where there was none.
+        seconds: of program and calls.
+        timings: seconds of each of the records' calls, where they were asked for.
+    """
+
+    outcome: str
+    records: tuple[Record, ...]
+    error: str
+    seconds: float
+    timings: tuple[float, ...] = ()
+
+
+def call_all(
+    session: Session,
+    program: str,
+    entry_point: str,
+    packed: str,
+    seconds: Sequence[float],
+    limits: Limits,
+    mode: Mode = "value",
+    timed: bool = False,
+) -> Calls:
+    """Run a program in a namespace of its own, and call its function on every input until one fails.
+
+    Args:
+        session: of an interpreter that has `PRELOAD` imported.
+        program: source text.
+        entry_point: name of the function.
+        packed: the inputs, by `caller.pack`.
+        seconds: time limit of each call.
+        limits: time of all together, and characters of records.
+        mode: what is asked of each value; see `caller.serve`.
+        timed: whether to measure each call.
+    """
+    what = f"{program!r}, {entry_point!r}, {packed!r}, {list(seconds)!r}, {mode!r}, {timed!r}"
+    result = session.run(f"import sys\nsys.modules[{PRELOAD[0]!r}].serve({what})", limits)
+    records, timings, failure = _read(result, len(seconds), timed)
+    if result.outcome == "infrastructure":
+        return Calls("infrastructure", (), result.message or "", result.seconds)
+    if failure is None and not result.ok:
+        first = (result.message or "").strip().splitlines()
+        error = ": ".join(filter(None, (result.exception, first[0] if first else "")))
+        return Calls(result.outcome, records, error[:300], result.seconds, timings)
+    if failure is None and len(records) == len(seconds):
+        return Calls("ok", records, "", result.seconds, timings)
+    outcome, error = failure or ("error", "no value came back")
+    return Calls(outcome, records, error, result.seconds, timings)
+
+
+def _read(result: CellResult, count: int, timed: bool) -> tuple[tuple[Record, ...], tuple[float, ...], Any]:
+    """Records, timings, and outcome and error of the last one where it is a failure. The text is the program's."""
+    records: list[Record] = []
+    timings: list[float] = []
+    for line in result.text.split("\n"):
+        if not line or len(records) == count:
+            continue
+        try:
+            record = json.loads(line)
+            if timed and record[0] not in ("!", "late"):
+                seconds, record = record
+                timings.append(float(seconds))
+            if type(record) is list and record[0] in ("!", "late"):
+                late = record[0] == "late"
+                error = ("timeout", "a call ran out of its time") if late else ("error", _said(record[1], record[2]))
+                return tuple(records), tuple(timings), error
+        except (ValueError, TypeError, LookupError, RecursionError, MemoryError):
+            return tuple(records), tuple(timings), ("error", "no value came back")
+        records.append(record)
+    return tuple(records), tuple(timings), None
+
+
+def _said(name: object, message: object) -> str:
+    lines = str(message).strip().splitlines()
+    return encodable(f"{name}: {lines[0]}" if lines else str(name))[:300]
+
+
+def bounded(record: Record, expected: Record) -> Record:
+    """A record as it may be decoded: a value far larger than the expected one becomes a large one that equals nothing.
+
+    Decoding is on this side, outside every limit; see `judge.VALUE_CHARS`.
+    """
+    if type(record) is list and record[:1] == ["s"]:
+        return ["s", *(_bounded(part, expected) for part in record[1:])]
+    return _bounded(record, expected)
+
+
+def _bounded(record: Record, expected: Record) -> Record:
+    if type(record) is not list or record[:1] != ["v"] or len(record) < 3 or type(record[2]) is not str:
+        return record
+    size = len(record[2])
+    if size <= VALUE_CHARS or size <= VALUE_CHARS + 10 * len(json.dumps(expected)):
+        return record
+    return ["#", "", ""]
+
+
+def decoded(record: Record) -> tuple[str, Any]:
+    """The name of a value's type and the value; of a large one `values.Opaque`, which equals nothing.
+
+    Raises:
+        ValueError: not a record.
+    """
+    if type(record) is not list:
+        return type(record).__name__, record
+    try:
+        tag = record[0]
+        if tag == "l" and type(record[1]) is list:
+            return "list", record[1]
+        if tag == "t":
+            return "tuple", tuple(record[1])
+        if tag == "v":
+            return str(record[1]), values.decode(record[2])
+        if tag == "#":
+            return str(record[1]), values.Opaque(str(record[1]))
+    except (TypeError, LookupError) as error:
+        raise ValueError(f"not a record: {error}") from None
+    raise ValueError("not a record")
+
+
+def same_record(left: Record, right: Record) -> bool:
+    """Whether two records stand for values that are equal by Python's `==`."""
+    large = [type(record) is list and record[:1] == ["#"] for record in (left, right)]
+    if any(large):  # one may be large and the other not: 1.0 takes more characters than 1
+        return _digested(left) == _digested(right) is not None
+    if type(left) is not list and type(right) is not list:
+        return bool(left == right)
+    try:
+        (kind, mine), (_, theirs) = decoded(left), decoded(right)
+        if kind == "numpy.ndarray":
+            import numpy
+
+            item = mine
+            while type(item) is list and len(item) == 1:
+                item = item[0]
+            # Python refuses to say whether an array of several equals something; and made of texts it can be huge
+            return type(item) is not list and bool(numpy.asarray(mine) == theirs)
+        return bool(mine == theirs)
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        return False
+
+
+def _digested(record: Record) -> str | None:
+    if type(record) is list and record[:1] == ["#"]:
+        return str(record[2])
+    try:
+        return caller.record_of(decoded(record)[1])[2]  # type: ignore[no-any-return]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+
+
+def with_time(limits: Limits, seconds: float, chars: int = 0) -> Limits:
+    """The same limits with another time, and room for the records of as many expected characters."""
+    return dataclasses.replace(limits, seconds=seconds, output_chars=RECORD_CHARS + 10 * chars)
+
+
+def open_interpreter(limits: Limits, isolation: Any = "auto") -> Interpreter:
+    """An interpreter for `call_all`."""
+    return Interpreter(limits, isolation, preload=PRELOAD)

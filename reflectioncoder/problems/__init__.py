@@ -1,0 +1,1 @@
+"""Problems: instructions with optional solutions and tests, from files or made here."""

@@ -1,0 +1,414 @@
+"""Programming problems and where they come from: shipped, JSONL, Parquet, Hugging Face data sets.
+
+The procedural generator is in `procedural.py`. Loaders do not run anything: whether a solution passes its
+tests is found out by the interpreter when a problem is used.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder.dialogues.dialogue import iter_jsonl, unzipped
+from reflectioncoder.errors import UserError
+from reflectioncoder.syntax.asserts import split_tests
+from reflectioncoder.syntax.trees import names_in, parse
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An instruction, and where known a way to check an answer.
+
+    Args:
+        id: unique name within its source.
+        instruction: the request, as a user would write it.
+        solution: reference code that passes `tests`, standing alone.
+        tests: single `assert` statements as source text, each of which stands alone after the solution.
+        entry_point: name of the function or class that the tests use.
+        source: name of the data set.
+        licence: of the problem's text and solution.
+        level: difficulty from 1, where known.
+        extra: whatever else the source says.
+    """
+
+    id: str
+    instruction: str
+    solution: str | None = None
+    tests: tuple[str, ...] = ()
+    entry_point: str | None = None
+    source: str = ""
+    licence: str = ""
+    level: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FieldMap:
+    """Which column of a row holds which part of a problem; a dotted name goes into nested objects.
+
+    A column that is called otherwise than here by default must exist; an empty name is not read.
+
+    In a list of messages a role stands for what that role says first: "messages.user".
+
+    Args:
+        instruction: the request; it ends before the first doctest (`>>>`), and where it does not mention the entry
+            point, a sentence that names it is added.
+        id: name of the problem; without it problems are numbered.
+        solution: reference code; a part under `if __name__ == "__main__"` is left out.
+        tests: see `split_tests`.
+        entry_point: name, or an expression such as `Solution().twoSum`; found from the tests where empty.
+        setup: code to put before the solution.
+        level: difficulty, a number from 1 or one of easy, medium, hard.
+        require: column that must be true, or "column=value", for a row to be taken.
+        ranges: for files that hold all splits, first and last id of each as "train:601-974 test:11-510".
+        source: what to call the data set.
+        licence: of its problems.
+    """
+
+    instruction: str = "instruction"
+    id: str = "id"
+    solution: str = "solution"
+    tests: str = "tests"
+    entry_point: str = "entry_point"
+    setup: str = ""
+    level: str = ""
+    require: str = ""
+    ranges: str = ""
+    source: str = ""
+    licence: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> FieldMap:
+        """A preset by its name, or pairs like "instruction=text,tests=test_list", or both.
+
+        Raises:
+            UserError: an unknown preset or part, with those there are.
+        """
+        chosen = cls()
+        parts = {item.name for item in dataclasses.fields(cls)}
+        for item in filter(None, (item.strip() for item in text.split(","))):
+            key, equals, value = (piece.strip() for piece in item.partition("="))
+            if not equals and key in PRESETS:
+                chosen = PRESETS[key]
+            elif not equals:
+                raise UserError(f"fields: no preset '{key}'; there are {', '.join(PRESETS)}, or write part=column")
+            elif key not in parts:
+                raise UserError(f"fields: no part '{key}'; a problem has {', '.join(sorted(parts))}")
+            else:
+                chosen = dataclasses.replace(chosen, **{key: value})
+        return chosen
+
+
+LEETCODE = FieldMap(
+    "query", "task_id", "completion", "test", "entry_point", setup="prompt", level="meta.difficulty",
+    source="LeetCodeDataset", licence="MIT (statements: LeetCode)",
+)  # fmt: skip
+THEALGORITHMS = FieldMap(
+    "docstring", "task_id", "module_source", "examples", "entry_point", require="doctest_pass",
+    source="TheAlgorithms", licence="MIT",
+)  # fmt: skip
+MBPP = FieldMap(
+    "text", "task_id", "code", "test_list", "", setup="test_setup_code",
+    ranges="train:601-974 validation:511-600 test:11-510 prompt:1-10", source="MBPP", licence="CC-BY-4.0",
+)  # fmt: skip
+# requests alone, for chat models: answers of instruction sets are no code that stands alone
+CODEFEEDBACK = FieldMap("query", "", "", "", "", source="CodeFeedback", licence="Apache-2.0")
+MESSAGES = FieldMap("messages.user", "", "", "", "")
+PRESETS: Mapping[str, FieldMap] = {
+    "leetcode": LEETCODE, "thealgorithms": THEALGORITHMS, "mbpp": MBPP, "codefeedback": CODEFEEDBACK,
+    "messages": MESSAGES,
+}  # fmt: skip
+LEVELS = {"easy": 1, "medium": 2, "hard": 3}
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+
+
+def handwritten() -> list[Problem]:
+    """The problems written for this project, in the order they are shipped; an evaluation set, never trained on."""
+    problems = []
+    for name in ("handwritten_a.jsonl", "handwritten_b.jsonl"):
+        text = resources.files("reflectioncoder.problems").joinpath(name).read_text(encoding="utf-8")
+        for line in text.splitlines():
+            row = json.loads(line)
+            problems.append(
+                Problem(
+                    row["id"],
+                    row["instruction"],
+                    row["solution"],
+                    tuple(row["tests"]),
+                    row["entry_point"],
+                    source="handwritten",
+                    licence="Apache-2.0",
+                    extra={"topic": row["topic"]},
+                )
+            )
+    return problems
+
+
+def load_problems(
+    source: str,
+    fields: FieldMap | str = "",
+    split: str = "train",
+    limit: int = 0,
+    skipped: list[str] | None = None,
+    renamed: list[str] | None = None,
+) -> list[Problem]:
+    """Problems from a JSONL, JSON or Parquet file or a Hugging Face data set.
+
+    Args:
+        source: a file (`.jsonl`, `.json`, both also `.gz`, `.parquet`), a data set directory, or a name on the hub
+            as "owner/name" or "owner/name:configuration".
+        fields: which columns to read: a `FieldMap`, a preset (see `PRESETS`) or pairs like
+            "instruction=text,tests=test_list".
+        split: of a data set, and of a file whose field map knows the ids of its splits.
+        limit: only the first so many problems; 0 takes all.
+        skipped: where given, rows that cannot be read are left out and the reasons appended here; otherwise the
+            first one raises.
+        renamed: where given, a line is appended for each problem whose id an earlier one has, and so got another.
+
+    Raises:
+        UserError: no such source, a missing column (with the columns there are), a bad row, or no row at all.
+    """
+    columns = FieldMap.parse(fields) if isinstance(fields, str) else fields
+    ids = _id_range(columns, split)
+    name = columns.source or Path(source).name.split(".")[0]
+    problems: list[Problem] = []
+    seen: dict[str, tuple[int, str]] = {}  # how often, and where first
+    rows = 0
+    for where, row in iter_rows(source, split):
+        rows += 1
+        try:
+            if not isinstance(row, Mapping):
+                raise UserError(f"expected an object with columns, found {type(row).__name__}")
+            _check_columns(row, columns)
+            if columns.require and not _is_required(row, columns.require):
+                continue
+            if ids is not None and not ids[0] <= int(_get(row, columns.id)) <= ids[1]:
+                continue
+            problem = _problem(row, columns, f"{name}/{rows}", name)
+        except UserError as error:
+            if skipped is None:
+                raise UserError(f"{where}: {error}") from None
+            skipped.append(f"{where}: {error}")
+            continue
+        count, first = seen.get(problem.id, (0, where))
+        seen[problem.id] = count + 1, first
+        if count:  # ids are the keys of a build
+            if renamed is not None:
+                renamed.append(f"{where}: id '{problem.id}' is that of {first} too; kept as '{problem.id}#{count + 1}'")
+            problem = dataclasses.replace(problem, id=f"{problem.id}#{count + 1}")
+        problems.append(problem)
+        if limit and len(problems) == limit:
+            break
+    if not problems:
+        reason = f"; the first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
+        raise UserError(f"{source}: no problem among its {rows} rows{reason}")
+    return problems
+
+
+def iter_rows(source: str, split: str = "train") -> Iterator[tuple[str, Any]]:
+    """The rows of a file or data set, each with what to call its place in messages.
+
+    Raises:
+        UserError: no such file or data set, or contents that are not what the name says.
+    """
+    path = Path(source)
+    suffix = next((item for item in SUFFIXES if path.name.endswith(item)), "")
+    if path.is_file() and not suffix:
+        raise UserError(f"file {path}: expected one of {', '.join(SUFFIXES)}")
+    if suffix and not path.is_file():
+        raise UserError(f"file {path}: no such file")
+    if suffix == ".parquet":
+        yield from _parquet_rows(path)
+    elif suffix:
+        yield from _json_rows(path, lines="jsonl" in suffix)
+    else:
+        yield from _data_set_rows(source, split)
+
+
+def _json_rows(path: Path, lines: bool) -> Iterator[tuple[str, Any]]:
+    if lines and path.suffix != ".gz":
+        yield from iter_jsonl(path)
+        return
+    where = f"file {path}"
+    try:
+        raw = path.read_bytes()
+        text = unzipped(raw).decode("utf-8")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{where}: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    try:
+        if lines:
+            for number, line in enumerate(text.split("\n"), 1):
+                where = f"file {path}, line {number}"
+                if line.strip():
+                    yield where, json.loads(line)
+            return
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg} at line {error.lineno}, column {error.colno})") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{where}: expected a list of objects, found {type(rows).__name__}")
+    yield from ((f"{where}, item {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"file {path}, row {number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"file {path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+
+
+def _data_set_rows(source: str, split: str) -> Iterator[tuple[str, Any]]:
+    import datasets
+
+    name, _, configuration = source.partition(":")
+    try:
+        if (Path(source) / "state.json").is_file() or (Path(source) / "dataset_dict.json").is_file():
+            saved = datasets.load_from_disk(source)
+            rows = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        elif Path(source).is_dir():
+            rows = datasets.load_dataset(source, split=split)
+        else:
+            rows = datasets.load_dataset(name, configuration or None, split=split)
+    except Exception as error:  # the library lets through errors of a dozen others: network, file systems, parsers
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"data set {source}, split {split}: cannot load it ({reason})") from None
+    for number, row in enumerate(rows, 1):
+        yield f"data set {source}, split {split}, row {number}", row
+
+
+def _get(row: Mapping[str, Any], name: str) -> Any:
+    """The value at a dotted name, or None."""
+    value: Any = row
+    for key in name.split("."):
+        if isinstance(value, list):
+            value = next((_said(item) for item in value if isinstance(item, Mapping) and item.get("role") == key), None)
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _said(message: Mapping[str, Any]) -> Any:
+    """The text of a message, with or without blocks."""
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(block, Mapping) for block in content):
+        return "\n\n".join(str(block.get("content", "")) for block in content)
+    return content
+
+
+def _is_required(row: Mapping[str, Any], require: str) -> bool:
+    name, equals, value = require.partition("=")
+    return str(_get(row, name)) == value if equals else bool(_get(row, name))
+
+
+def _check_columns(row: Mapping[str, Any], columns: FieldMap) -> None:
+    for part in ("instruction", "id", "solution", "tests", "entry_point", "setup", "level", "require"):
+        name = getattr(columns, part).partition("=")[0]
+        needed = name and (part == "instruction" or name != getattr(FieldMap(), part))
+        if needed and name.split(".")[0] not in row:
+            raise UserError(f"no column '{name}' for '{part}'; there are {', '.join(map(str, row))}")
+
+
+def _id_range(columns: FieldMap, split: str) -> tuple[int, int] | None:
+    """First and last id of a split, None where ids do not tell it."""
+    if not columns.ranges or split == "all":
+        return None
+    ranges = dict(item.split(":", 1) for item in columns.ranges.split() if ":" in item)
+    if split not in ranges:
+        raise UserError(f"no split '{split}'; there are {', '.join(ranges)}, all")
+    try:
+        low, high = map(int, ranges[split].split("-"))
+    except ValueError:
+        raise UserError(f"fields: range '{ranges[split]}' of split '{split}' is not first-last") from None
+    return low, high
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = _get(row, name) if name else None
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"column '{name}' must hold text, found {type(value).__name__}")
+    return value.replace("\r\n", "\n").replace("\xa0", " ")
+
+
+def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) -> Problem:
+    expression = _text(row, columns.entry_point).strip()
+    solution = _standalone(_text(row, columns.setup), _text(row, columns.solution))
+    try:
+        if expression:
+            parse(expression, "eval")
+        tests = split_tests(_get(row, columns.tests) if columns.tests else None, expression)
+    except (UserError, SyntaxError) as error:
+        raise UserError(f"tests: {error}") from None
+    entry_point = expression.split("(")[0].split(".")[0] or _entry_point(tests, solution)
+    instruction = _text(row, columns.instruction).split(">>>")[0].strip()
+    if not instruction:
+        raise UserError(f"column '{columns.instruction}' has no text to use as an instruction")
+    if entry_point and not _mentions(instruction, entry_point):
+        kind = "class" if f"class {entry_point}" in solution else "function"
+        instruction += f"\n\nThe {kind} should be called `{entry_point}`."
+    id = _get(row, columns.id) if columns.id else None
+    level = _get(row, columns.level) if columns.level else None
+    return Problem(
+        str(id) if id not in (None, "") else number,
+        instruction,
+        solution or None,
+        tests,
+        entry_point or None,
+        name,
+        columns.licence,
+        level if isinstance(level, int) else LEVELS.get(str(level).lower()),
+    )
+
+
+def _mentions(text: str, name: str) -> bool:
+    """Whether a text names a function: not as an everyday word, but as code or with a spelling of its own."""
+    marked = rf"`{name}\b|\b{name}\s?\(|\b(def|class|named|called)\s+{name}\b"
+    spelled = "_" in name or not name.islower()
+    return bool(re.search(rf"\b{name}\b" if spelled else marked, text))
+
+
+def _standalone(setup: str, solution: str) -> str:
+    """Set-up code and solution as one piece, without what a module only does when it is run."""
+    if not solution.strip():
+        return ""
+    code = "\n".join(part.rstrip() for part in (setup, solution) if part.strip())
+    try:
+        body: list[ast.stmt] = parse(code).body  # type: ignore[attr-defined]
+    except SyntaxError as error:
+        raise UserError(f"solution is not Python: {error.msg} (line {error.lineno})") from None
+    lines = code.splitlines()
+    for statement in reversed(body):
+        if isinstance(statement, ast.If) and "__name__" in names_in(statement.test):
+            del lines[statement.lineno - 1 : statement.end_lineno]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _entry_point(tests: Sequence[str], solution: str) -> str:
+    """The first function or class of the solution that the tests call."""
+    own = set()
+    if solution:
+        body: list[ast.stmt] = parse(solution).body  # type: ignore[attr-defined]
+        own = {item.name for item in body if isinstance(item, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}
+    for test in tests:
+        for node in ast.walk(parse(test)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (not own or node.func.id in own):
+                return node.func.id
+    return ""

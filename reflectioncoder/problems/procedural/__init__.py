@@ -1,0 +1,1 @@
+"""Problems made by a procedure, at four levels of difficulty."""

@@ -1,0 +1,369 @@
+"""Verified programming problems by composition: more than 100,000, in four levels, with a held-out split.
+
+A problem is an input kind, a rule that says which items count, filters, a map, a reduction and what to do when
+nothing is left. The split is by a stable hash of the composition (the parts without their constants), so that no
+held-out composition is ever trained on, in whatever wording. What this module does not protect against: a held-out
+composition may consist of parts that all occur, in other combinations, in the training split; that is its purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.procedural.kinds import KINDS, Kind
+from reflectioncoder.problems.procedural.maps import MAPS, ROW_VIEWS, RULES
+from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS, Constants
+from reflectioncoder.problems.procedural.reductions import REDUCTIONS
+from reflectioncoder.problems.procedural.render import (
+    Composition,
+    Exact,
+    evaluate,
+    function_name,
+    render_code,
+    render_text,
+    theme_of,
+    variants,
+)
+
+Split = Literal["train", "heldout"]
+LEVELS = (1, 2, 3, 4)
+HELDOUT_SHARE = 0.2
+TESTS = 7
+MAX_TEXT, MAX_CODE, MAX_LINES, MAX_TEST = 300, 380, 13, 150
+
+# Filters of one family make each other pointless or contradictory, so two of a family never meet.
+_FAMILIES = tuple(
+    frozenset(keys.split())
+    for keys in (
+        "pos neg gt lt ge le between outside absgt onedigit square prime",
+        "even odd square prime",
+        "div notdiv rem square prime",
+        "ne prime square lastdigit",
+        "starts starts_ci vowel capital",
+        "contains contains_ci lacks",
+        "longer shorter length evenlen oddlen",
+        "capital lower",
+        "palindrome sameends unique",
+    )
+)
+_SIZE_FILTERS = _FAMILIES[0]
+
+
+def split_of(composition: Composition) -> Split:
+    """The split of a composition: a stable hash of its key, so never a matter of seed, process or wording."""
+    digest = hashlib.sha256(composition.key.encode()).digest()
+    return "heldout" if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32 else "train"
+
+
+@lru_cache
+def _accessors(kind: str) -> tuple[tuple[str, str], ...]:
+    """All (accessor, filter) keys that make sense on the items of `kind`."""
+    item_type = KINDS[kind].item_type
+    numbers = [key for key, part in INT_FILTERS.items() if part.digits or kind != "digits"]
+    if kind == "digits":
+        numbers.remove("pos")  # "is not 0" is said by `ne` already
+    if item_type == "int":
+        return tuple(("", key) for key in numbers)
+    if item_type == "str":
+        return tuple(("", key) for key in STR_FILTERS)
+    if item_type == "pair":
+        return tuple(("key", key) for key in STR_FILTERS) + tuple(("value", key) for key in numbers)
+    return tuple(
+        (view, key) for view in ROW_VIEWS for key in ("even", "odd", "pos", "neg", "gt", "lt", "div", "ge", "le")
+    )
+
+
+def _clash(first: tuple[str, str], second: tuple[str, str]) -> bool:
+    return first[0] == second[0] and any(first[1] in family and second[1] in family for family in _FAMILIES)
+
+
+@lru_cache
+def _selections(kind: str) -> tuple[tuple[tuple[tuple[str, str], ...], Literal["", "and", "or"]], ...]:
+    """No filter, every filter, and every pair of filters joined by "and" and by "or"."""
+    singles = _accessors(kind)
+    chosen: list[tuple[tuple[tuple[str, str], ...], Literal["", "and", "or"]]] = [((), "")]
+    chosen += [((single,), "") for single in singles]
+    for pair in itertools.combinations(singles, 2):
+        if not _clash(*pair):
+            chosen += [(pair, "and"), (pair, "or")]
+    return tuple(chosen)
+
+
+@lru_cache
+def _tails(kind: str) -> tuple[tuple[str, str, str, str, bool], ...]:
+    """Every sensible (rule, view, map, reduction, special) of a kind."""
+    item_type = KINDS[kind].item_type
+    views = {"pair": ("key", "value", ""), "row": tuple(ROW_VIEWS)}.get(item_type, ("",))
+    rules = [None, *(rule for rule in RULES if kind in rule.kinds)]
+    found = []
+    for rule, view in itertools.product(rules, views):
+        viewed = Composition(kind, "", (), "", view, "", "").viewed
+        for map_key in ("", *MAPS.get(viewed, ())):
+            made = MAPS[viewed][map_key].result if map_key else viewed
+            for reduction in REDUCTIONS[made]:
+                if rule and rule.needs == "order" and not reduction.ordered:
+                    continue
+                if rule and rule.needs == "multiplicity" and not reduction.multiplicity:
+                    continue
+                if (
+                    rule
+                    and rule.needs == "no order"
+                    and (reduction.ordered or reduction.key in ("best", "worst", "longest", "shortest"))
+                ):
+                    continue
+                if (map_key and not reduction.values) or (map_key == "abs" and kind == "digits"):
+                    continue
+                if (
+                    rule
+                    and rule.key == "distinct"
+                    and not map_key
+                    and reduction.key in ("distinct", "counts", "common", "repeated", "streak")
+                ):
+                    continue
+                unique_names = kind == "dict" or (rule is not None and rule.key == "last_wins")
+                if unique_names and (
+                    reduction.key == "peaks"
+                    or (view == "key" and not map_key and reduction.key in ("distinct", "counts", "common", "repeated"))
+                ):
+                    continue
+                special = (False, True) if reduction.empty == "natural" and reduction.key != "product" else (False,)
+                found += [(rule.key if rule else "", view, map_key, reduction.key, s) for s in special]
+    return tuple(found)
+
+
+def _sensible(composition: Composition) -> bool:
+    if not composition.level or not (composition.filters or composition.map or composition.rule):
+        return False
+    if composition.level not in LEVELS:
+        return False
+    rule, filters = composition.rule, composition.filters
+    on_value = {key for accessor, key in filters if accessor == composition.view}
+    if composition.map in ("abs", "cap", "floor") and on_value & _SIZE_FILTERS:
+        return False
+    # Filters that a stop rule makes pointless, and sorted order after which a reduction has nothing to do.
+    return not (
+        rule in ("until_negative", "until_above", "until_low") and any(key in _SIZE_FILTERS for _, key in filters)
+    )
+
+
+def compositions(kind: str | None = None) -> Iterator[Composition]:
+    """Every composition, kind by kind, in a fixed order."""
+    for name in (kind,) if kind else KINDS:
+        for filters, operator in _selections(name):
+            for rule, view, map_key, reduction, special in _tails(name):
+                composition = Composition(name, rule, filters, operator, view, map_key, reduction, special)
+                if _sensible(composition):
+                    yield composition
+
+
+@lru_cache
+def _weights(kind: str) -> dict[tuple[str, str, str, str, bool], int]:
+    return {tail: Composition(kind, tail[0], (), "", *tail[1:]).level for tail in _tails(kind)}
+
+
+@lru_cache
+def _counted(kinds: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    counts = dict.fromkeys(LEVELS, 0)
+    for kind in kinds:
+        # The same decision as `_sensible`, grouped: it looks at the filters only through their number and two flags.
+        groups: dict[tuple[int, bool, frozenset[str]], int] = {}
+        for filters, _ in _selections(kind):
+            sizes = frozenset(accessor for accessor, key in filters if key in _SIZE_FILTERS)
+            group = (len(filters), bool(sizes), sizes)
+            groups[group] = groups.get(group, 0) + 1
+        for tail, weight in _weights(kind).items():
+            rule, view, map_key = tail[:3]
+            for (filters_used, sized, sizes), number in groups.items():
+                level = filters_used + weight
+                if level not in LEVELS or not (filters_used or map_key or rule):
+                    continue
+                if map_key in ("abs", "cap", "floor") and view in sizes:
+                    continue
+                if rule in ("until_negative", "until_above", "until_low") and sized:
+                    continue
+                counts[level] += number
+    return tuple(counts.items())
+
+
+def space_size(kind: str | None = None) -> dict[int, int]:
+    """The number of distinct compositions of each level (of one kind), counted; constants and wordings come on top."""
+    return dict(_counted((kind,) if kind else tuple(KINDS)))
+
+
+def iter_problems(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[Problem]:
+    """The problems of `iter_exact` without their compositions: for streams longer than a list should be."""
+    return (problem for _, problem in iter_exact(seed, split, levels))
+
+
+def iter_exact(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[tuple[Exact, Problem]]:
+    """Distinct problems without end (until the space of a level is used up), the levels taking turns.
+
+    Args:
+        seed: decides which problems come, and their wording and tests.
+        split: "train" or "heldout"; no composition is in both.
+        levels: difficulties to draw from, 1 to 4.
+
+    Raises:
+        UserError: unknown split or level, or no new problem of a level can be found any more.
+    """
+    if split not in ("train", "heldout"):
+        raise UserError(f"split {split!r} is neither 'train' nor 'heldout'")
+    if not levels or any(level not in LEVELS for level in levels):
+        raise UserError(f"levels {list(levels)!r}: choose one or more of 1, 2, 3, 4")
+    seen: set[str] = set()
+    rng = random.Random(f"procedural:{seed}:{split}")
+    for level in itertools.cycle(levels):
+        for _ in range(20_000):
+            composition = _draw(rng, level)
+            if composition is None or split_of(composition) != split:
+                continue
+            exact = _draw_constants(composition, rng)
+            if exact.key in seen:
+                continue
+            problem = _problem(exact, seed, split)
+            if problem is not None:
+                seen.add(exact.key)
+                yield exact, problem
+                break
+        else:
+            raise UserError(f"procedural problems: no new one of level {level} after {len(seen)}; ask for fewer")
+
+
+def generate(count: int, seed: int, split: Split, levels: Sequence[int] = LEVELS) -> list[Problem]:
+    """The first `count` problems of `iter_problems`: a longer list begins with every shorter one.
+
+    Args:
+        count: how many.
+        seed: see `iter_problems`.
+        split: "train" or "heldout".
+        levels: difficulties, in turn.
+
+    Returns:
+        Distinct problems; their ids name split and content.
+
+    Raises:
+        UserError: a bad argument, or more problems than there are.
+    """
+    if count < 0:
+        raise UserError(f"count of procedural problems must not be negative, got {count}")
+    return list(itertools.islice(iter_problems(seed, split, levels), count))
+
+
+@lru_cache
+def _tails_of(kind: str, weight: int) -> tuple[tuple[str, str, str, str, bool], ...]:
+    return tuple(tail for tail, found in _weights(kind).items() if found == weight)
+
+
+@lru_cache
+def _selections_of(kind: str, filters: int) -> tuple[tuple[tuple[tuple[str, str], ...], Literal["", "and", "or"]], ...]:
+    return tuple(selection for selection in _selections(kind) if len(selection[0]) == filters)
+
+
+def _draw(rng: random.Random, level: int) -> Composition | None:
+    """A random composition of a level; kinds and reductions evenly, or the largest group would drown the others."""
+    kind = rng.choice((*KINDS, *(("ints", "words") * 5 if level == 1 else ())))  # what beginners ask for comes first
+    size = rng.choice([n for n in (0, 1, 1, 2) if n <= level])
+    tails = _tails_of(kind, level - size)
+    if not tails:
+        return None
+    wanted = rng.choice(sorted({tail[3] for tail in tails}))
+    rule, view, map_key, reduction, special = rng.choice([tail for tail in tails if tail[3] == wanted])
+    filters, operator = rng.choice(_selections_of(kind, size))
+    composition = Composition(kind, rule, filters, operator, view, map_key, reduction, special)
+    return composition if _sensible(composition) else None
+
+
+def _draw_constants(composition: Composition, rng: random.Random) -> Exact:
+    reduction, mapped = composition.reduced, composition.mapped
+    needed = composition.special or reduction.empty == "needs"
+    text = (mapped.result if mapped else composition.viewed) != "int" and reduction.key not in (
+        "count",
+        "distinct",
+        "total",
+    )
+    answers: tuple[Any, ...] = ("", None, "none") if text else (-1, None, -1)
+    if reduction.key in (
+        "list",
+        "sorted",
+        "descending",
+        "counts",
+        "repeated",
+        "ends",
+        "running",
+        "steps",
+        "records",
+        "bylen",
+        "ranking",
+        "totals",
+        "peaks",
+        "invert",
+    ):
+        answers = (None,)
+    constants: list[Constants] = [rng.choice(part.constants) for part in composition.filter_parts()]
+    return Exact(
+        composition,
+        rng.choice(composition.ruled.constants) if composition.ruled else (),
+        tuple(constants),
+        rng.choice(mapped.constants) if mapped else (),
+        rng.choice(answers) if needed else "natural",
+    )
+
+
+def _problem(exact: Exact, seed: int, split: Split) -> Problem | None:
+    """The problem with its wording, or None where the parts get in each other's way or the text grows too long."""
+    composition, kind = exact.composition, KINDS[exact.composition.kind]
+    rng = random.Random(f"{seed}:{exact.key}")
+    tests = _choose_inputs(exact, kind, rng)
+    if tests is None:
+        return None
+    theme = theme_of(kind, rng)
+    name = function_name(exact, theme, rng)
+    code = render_code(exact, theme, name, rng)
+    text = render_text(exact, theme, name, rng)
+    if len(text) > MAX_TEXT or len(code) > MAX_CODE or code.count("\n") > MAX_LINES:
+        return None
+    return Problem(
+        id=f"proc/{split}/{hashlib.sha256(exact.key.encode()).hexdigest()[:12]}",
+        instruction=text,
+        solution=code,
+        tests=tuple(
+            f"assert {name}({value!r}) {'is' if expected is None else '=='} {expected!r}" for value, expected in tests
+        ),
+        entry_point=name,
+        source="procedural",
+        licence="Apache-2.0",
+        level=composition.level,
+        extra={"composition": composition.key, "key": exact.key},
+    )
+
+
+def _choose_inputs(exact: Exact, kind: Kind, rng: random.Random) -> list[tuple[Any, Any]] | None:
+    """Edge cases, and inputs that tell the problem from each of its variants; None where that cannot be done."""
+    constants = [c for group in (exact.rule, *exact.filters, exact.map) for c in group]
+    candidates = [*kind.edges, *(kind.sample(rng, constants) for _ in range(36))]
+    answers = [(value, evaluate(exact, value)) for value in candidates]
+    answers = [(value, answer) for value, answer in answers if len(repr(value)) + len(repr(answer)) < MAX_TEST]
+    others = variants(exact)
+    told = [{n for n, other in enumerate(others) if evaluate(other, value) != answer} for value, answer in answers]
+    edges = sum(any(value is edge for edge in kind.edges) for value, _ in answers)
+    chosen = [0, 1 + rng.randrange(edges - 1)]  # the empty input and one small one
+    left = set(range(len(others))) - set().union(*(told[i] for i in chosen))
+    rest = list(range(edges, len(answers))) + [i for i in range(1, edges) if i not in chosen]
+    known = {repr(answers[i][1]) for i in chosen}
+    while len(chosen) < TESTS and rest:
+        best = max(rest, key=lambda i: (len(told[i] & left), repr(answers[i][1]) not in known, len(told[i])))
+        chosen.append(best)
+        rest.remove(best)
+        left -= told[best]
+        known.add(repr(answers[best][1]))
+    first = [repr(value) == repr(answer) for value, answer in answers]
+    if left or len(chosen) < 6 or len(known) < 3 or all(first[i] for i in chosen):
+        return None
+    return [answers[i] for i in chosen]

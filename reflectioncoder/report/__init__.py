@@ -1,0 +1,1 @@
+"""The HTML page of a run, its charts, and the tables of the paper."""

@@ -1,0 +1,279 @@
+"""One self-contained HTML page about a run: `report.html`.
+
+It takes what it finds in a directory, be it a whole demo, a build, a training or an evaluation; a section whose files
+are missing or unreadable becomes a line that says so. Sequences are untrusted text and are escaped by the template.
+The page describes the files and nothing else: it holds no dates and is the same for the same files.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from reflectioncoder.dialogues.dialogue import write_lines
+from reflectioncoder.errors import UserError
+from reflectioncoder.report.charts import Line, line_chart
+from reflectioncoder.report.run_files import (
+    Found,
+    Log,
+    Score,
+    configuration,
+    counts,
+    in_order,
+    number,
+    read,
+    stages,
+    texts,
+    versions,
+    whole_number,
+)
+
+ARMS = {"before": "before", "instruction_tuned": "instruction-tuned", "after": "after ReflectionCoder"}
+TASKS = {"heldout": "held-out", "handwritten": "handwritten", "humaneval": "HumanEval"}
+TERMS = {"loss": "total", "teacher_ce": "teacher CE", "student_ce": "student CE", "kl": "KL"}
+TABLE_ROWS = 8  # of the numbers behind the curves
+NOTHING = "–"
+# Control characters would be invisible or broken in HTML; they are shown as their Unicode pictures.
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its caption."""
+
+    svg: Markup
+    caption: str
+
+
+def write_report(directory: Path) -> Path:
+    """Write `report.html` about the files in `directory`.
+
+    Args:
+        directory: of `reflectioncoder demo`, `build`, `train` or `evaluate`.
+
+    Returns:
+        the page's path. It needs no other file and no network.
+
+    Raises:
+        UserError: no such directory, nothing in it to report on, or the page cannot be written.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"report: {directory} is not a directory")
+    found = read(directory)
+    if found.empty:
+        raise UserError(
+            f"report: nothing to report on in {directory}; expected summary.json, funnel.json, sequences.jsonl, "
+            "log.jsonl or score.json, as the verbs demo, build, train and evaluate write them"
+        )
+    path = directory / "report.html"
+    write_lines(path, [render(found)])
+    return path
+
+
+def render(found: Found) -> str:
+    """The page as text."""
+    seconds = stages(found.summary.get("seconds"))
+    whole = seconds.get("total", math.fsum(seconds.values()))
+    heldout = found.scores.get("heldout", {})
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=title(found),
+            sentence=sentence(found),
+            sequences=found.sequences,
+            headline=[(label, heldout[arm]) for arm, label in ARMS.items() if arm in heldout],
+            whole=whole,
+            peak_mb=number(found.summary.get("peak_mb")),
+            funnel=found.funnel,
+            examples=found.examples,
+            figures=figures(found.logs),
+            curves=[(log.arm, curve_table(log)) for log in found.logs],
+            tokens=counts(found.summary.get("training_tokens")),
+            tasks=in_order(found.scores, TASKS),
+            arms=in_order({arm: 0 for by_arm in found.scores.values() for arm in by_arm}, ARMS),
+            scores=found.scores,
+            comparisons=list(comparisons(found.summary.get("comparisons"))),
+            stages={name: value for name, value in seconds.items() if name != "total"},
+            longest=max((value for name, value in seconds.items() if name != "total"), default=0.0),
+            configurations=texts(found.directory, "*.toml"),
+            versions=versions(found.directory),
+            commands=commands(found),
+            missing=found.missing,
+        )
+    )
+    # A lone surrogate, which JSON can carry, has no bytes in UTF-8.
+    return page.encode("utf-8", "replace").decode("utf-8").rstrip("\n")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("reflectioncoder", "report"),
+        autoescape=True,  # what a model or a data set wrote must never become markup
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (percent, interval, count, duration, pretty, show)
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment
+
+
+def title(found: Found) -> str:
+    """The page's heading, by what the directory holds."""
+    if found.summary or (found.funnel and found.logs):
+        return "ReflectionCoder run"
+    if found.funnel or found.examples:
+        return "ReflectionCoder: reflection sequences"
+    return "ReflectionCoder: training" if found.logs else "ReflectionCoder: evaluation"
+
+
+def sentence(found: Found) -> str:
+    """The run in one sentence, of the numbers that are there."""
+    parts = []
+    problems = next((step.left for step in found.funnel if step.name == "problems"), None)
+    if found.sequences is not None:
+        origin = f" from {count(problems)} problems" if problems is not None else ""
+        noun = "sequence" if found.sequences == 1 else "sequences"
+        parts.append(f"{count(found.sequences)} reflection {noun} built by running code{origin}")
+    for log in found.logs[:1]:
+        folder = found.directory if (found.directory / "log.jsonl").is_file() else found.directory / "train" / log.arm
+        model = str(configuration(folder).get("model") or "the model")
+        parts.append(f"{model} fine-tuned for {count(int(log.rows[-1]['step']))} steps")
+    heldout = found.scores.get("heldout", {})
+    rates = [f"{percent(heldout[arm].rate)} {label}" for arm, label in ARMS.items() if arm in heldout]
+    if rates:
+        parts.append(f"pass@1 on held-out problems {', '.join(rates)}")
+    return "; ".join(parts) + "." if parts else "The scores of an evaluation."
+
+
+def figures(logs: Sequence[Log]) -> list[Figure]:
+    """The training curves of all logs."""
+    made = []
+
+    def add(name: str, caption: str, lines: list[Line], unit: str, top: float | None = None) -> None:
+        lines = [line for line in lines if any(map(math.isfinite, line.y))]
+        if lines:
+            made.append(Figure(Markup(line_chart(name, caption, lines, unit, top=top)), caption))
+
+    for index, log in enumerate(logs):
+        x = log.column("step")
+        if log.has_student:
+            lines = [Line(label, x, log.column(key)) for key, label in TERMS.items()]
+            add(f"loss-{index}", f"Loss terms, {pretty(log.arm)} arm", lines, "nats a token")
+            rate = [Line("mask rate", x, log.column("mask_rate"))]
+            add(f"mask-{index}", f"Mask rate, {pretty(log.arm)} arm", rate, "mask rate", 1.05)
+        else:
+            lines = [Line("loss", x, log.column("loss"))]
+            add(f"loss-{index}", f"Loss, {pretty(log.arm)} arm", lines, "nats a token")
+    speed = [Line(pretty(log.arm), log.column("step"), log.column("tokens_per_second")) for log in logs[:4]]
+    add("speed", "Training speed", speed, "tokens a second")
+    return made
+
+
+def curve_table(log: Log) -> list[Mapping[str, float]]:
+    """A few rows of a log, evenly spaced, with the first and the last: the curves for those who do not see them."""
+    last = len(log.rows) - 1
+    places = sorted({round(i * last / (TABLE_ROWS - 1)) for i in range(TABLE_ROWS)})
+    return [log.rows[place] for place in places]
+
+
+def comparisons(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Paired comparisons at any depth of an object: where each stands, and what it says."""
+    name = ", ".join(map(phrase, path))
+    if isinstance(value, str):
+        yield name, value
+    if not isinstance(value, dict):
+        return
+    difference = number(value.get("difference"))
+    if difference is None:
+        for key, item in value.items():
+            yield from comparisons(item, (*path, str(key)))
+        return
+    text = f"{signed(difference)} points"
+    low, high = number(value.get("low")), number(value.get("high"))
+    if low is not None and high is not None:
+        text += f", 95 % interval {signed(low)} to {signed(high)}"
+    first, second = whole_number(value.get("only_first")), whole_number(value.get("only_second"))
+    if first is not None and second is not None:
+        text += f"; {count(second)} problems gained, {count(first)} lost"
+    p_value, n = number(value.get("p_value")), whole_number(value.get("n"))
+    if p_value is not None:
+        text += f"; exact McNemar p {'< 0.0001' if p_value < 0.0001 else f'= {p_value:.2g}'}"
+    yield name, text + (f" (n = {count(n)})" if n is not None else "")
+
+
+def commands(found: Found) -> list[str]:
+    """Commands that make the same files again, from the configurations that were kept."""
+    directory = found.directory
+    relative = Path(os.path.relpath(directory))
+    shown = directory if ".." in relative.parts else relative
+    own, lines = configuration(directory), []
+    whole = (directory / "summary.json").is_file()
+    if whole:
+        lines.append(f"reflectioncoder demo{f' --config {shown}/config.toml' if own else ''}")
+    elif own:
+        verb = "train" if "objective" in own else "evaluate" if "generate" in own else "build"
+        lines.append(f"reflectioncoder {verb} --config {shown}/config.toml")
+    parts = []
+    for verb, pattern in (("build", "build"), ("train", "train/*"), ("evaluate", "evaluate/*/*")):
+        for path in sorted(directory.glob(f"{pattern}/config.toml")):
+            parts.append(f"reflectioncoder {verb} --config {shown / path.relative_to(directory)}")
+    if whole and parts:
+        lines += ["", "# the same, stage by stage:"]
+    return [*lines, *parts, f"reflectioncoder report {shown}"]
+
+
+def percent(share: float) -> str:
+    """0.625 -> "62.5 %"."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def interval(score: Score) -> str:
+    """The ends of a score's interval in percent."""
+    return f"{100 * score.low:.1f}\N{EN DASH}{100 * score.high:.1f}\N{NO-BREAK SPACE}%"
+
+
+def signed(share: float) -> str:
+    """A difference in percentage points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def count(value: float | None) -> str:
+    """1234 -> "1,234"."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds below two minutes, else minutes, else hours, with the unit."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def pretty(name: str) -> str:
+    """A key as people write it."""
+    known = {**ARMS, **TASKS}
+    return known.get(name) or name.replace("_", " ")
+
+
+def phrase(text: str) -> str:
+    """A key of several words, with the names of arms and tasks as people write them."""
+    names = {**TASKS, "instruction_tuned": ARMS["instruction_tuned"]}
+    return re.sub("|".join(names), lambda name: names[name.group()], text).replace("_", " ")
+
+
+def show(text: str) -> str:
+    """Text of a block with its control characters made visible."""
+    return text.translate(CONTROLS)

@@ -1,0 +1,132 @@
+"""The paper's tables of scores with measured rows below the published ones: tables 1, 4 and 5 together, and 6."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.tasks.multipl_e.languages import LANGUAGES
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the paper, or two of one benchmark.
+
+    Args:
+        title: what stands above it.
+        numbers: of the paper's tables whose rows are in it.
+        columns: headings by what they show: a task, or "task/part" for a part of its problems.
+    """
+
+    title: str
+    numbers: tuple[int, ...]
+    columns: Mapping[str, str]
+
+
+_LANGUAGES = ("java", "js", "cpp", "php", "swift", "rs", "ts", "cs", "sh")
+_LIBRARIES = ("Matplotlib", "Numpy", "Pandas", "Pytorch", "Scipy", "Sklearn", "Tensorflow")
+TABLES = (
+    Table(
+        "Table 1: HumanEval and MBPP, pass@1",
+        (1,),
+        {"humaneval": "HumanEval", "humaneval_plus": "HumanEval+", "mbpp": "MBPP", "mbpp_plus": "MBPP+"},
+    ),
+    Table(
+        "Tables 4 (sampled) and 5 (greedy): MultiPL-E, pass@1",
+        (4, 5),
+        {f"multipl_e_{key}": LANGUAGES[key].name for key in _LANGUAGES},
+    ),
+    Table(
+        "Table 6: DS-1000, completion format, pass@1",
+        (6,),
+        {**{f"ds1000/{library}": library for library in _LIBRARIES}, "ds1000": "all"},
+    ),
+)
+
+
+def published() -> list[dict[str, Any]]:
+    """The rows of the paper's tables 1 (open models), 4, 5 and 6, in its order; nothing in it was measured here."""
+    text = resources.files("reflectioncoder.report").joinpath("published.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def paper_tables(folders: Sequence[str]) -> str:
+    """Published rows and, below each other, the scores found in folders of evaluations, as Markdown tables.
+
+    Tables without a measured row are left out, unless nothing was measured; scores of tasks that are in no table of the
+    paper, and pass@k for k > 1, have tables of their own.
+
+    Args:
+        folders: directories with `score.json`, or directories of such; scores of one parent are one row.
+
+    Raises:
+        UserError: no score in a folder, or one that cannot be read.
+    """
+    measured: dict[str, dict[str, str]] = {}
+    at_k: list[list[str]] = []
+    for folder in folders:
+        found = sorted(Path(folder).glob("score.json")) + sorted(Path(folder).glob("*/score.json"))
+        if not found:
+            raise UserError(
+                f"{folder}: no score.json in it or in the folders in it; run reflectioncoder evaluate first"
+            )
+        for path in found:
+            try:
+                score = json.loads(path.read_text(encoding="utf-8"))
+                task, parts = score["task"], score.get("parts", {})
+                cells = {task: _cell(score), **{f"{task}/{part}": _cell(parts[part]) for part in parts}}
+                ks = {int(k): f"{100 * rate:.1f}" for k, rate in score.get("k", {}).items() if int(k) > 1}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{path}: not a score ({error!r})") from None
+            taken = task in measured.get(str(folder), {})  # a second evaluation of the task
+            name = str(path.parent if taken else folder)
+            measured.setdefault(name, {}).update(cells)
+            at_k += [[name, task, str(k), rate] for k, rate in sorted(ks.items())]
+    tables, known = [], published()
+    for table in TABLES:
+        keys = table.columns
+        rows = [
+            [row["method"], row["base"], *(_percent(row, key) for key in keys), f"published, table {row['table']}"]
+            for row in known
+            if row["table"] in table.numbers
+        ]
+        mine = [
+            [name, "", *(cells.get(key, "") for key in keys), "measured"]
+            for name, cells in measured.items()
+            if not keys.keys().isdisjoint(cells)
+        ]
+        if mine or not measured:
+            tables.append(_markdown(table.title, ["method", "base", *keys.values(), "from"], rows + mine))
+    shown = {key for table in TABLES for key in table.columns}
+    others = [[name, key, cell] for name, cells in measured.items() for key, cell in cells.items() if key not in shown]
+    if others:
+        tables.append(_markdown("Other tasks, pass@1", ["run", "task", "measured"], others))
+    if at_k:
+        tables.append(_markdown("pass@k", ["run", "task", "k", "measured"], at_k))
+    return "\n\n".join(tables)
+
+
+def _percent(row: Mapping[str, Any], key: str) -> str:
+    return f"{row[key]:.1f}" if key in row else ""
+
+
+def _cell(score: Mapping[str, Any]) -> str:
+    """Pass@1 in percent with its interval, and how many problems were not run, or had no completion."""
+    rate, low, high, not_run = (score.get(name) for name in ("pass_at_1", "low", "high", "not_run"))
+    if rate is None or low is None or high is None:
+        return "not run"
+    found = f"{100 * rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    if score.get("limit"):
+        found += f", first {score['limit']} only"
+    missing = score.get("missing")
+    return found + (f", {missing} missing" if missing else "") + (f", {not_run} not run" if not_run else "")
+
+
+def _markdown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines)])

@@ -1,0 +1,320 @@
+"""What the files of a run say, for the report.
+
+Everything is optional: what is missing or broken becomes a line for the reader instead of an error, because a report
+is most wanted when a run ended badly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from reflectioncoder.dialogues.dialogue import Dialogue, iter_jsonl
+from reflectioncoder.errors import UserError
+
+EXAMPLES = 3
+LOOK_AT = 200  # sequences the examples are chosen from
+
+
+@dataclass(frozen=True)
+class Score:
+    """pass@1 of one arm on one task, with its 95 % interval; all shares of 1."""
+
+    rate: float
+    low: float
+    high: float
+    n: int | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of the funnel: how many it took away, how many were left, and both as percent of the widest row."""
+
+    name: str
+    removed: int | None
+    left: int | None
+    left_percent: float
+    removed_percent: float
+
+
+@dataclass(frozen=True)
+class Log:
+    """The rows of one training log, in the order of their steps."""
+
+    arm: str
+    rows: tuple[Mapping[str, float], ...]
+
+    @property
+    def has_student(self) -> bool:
+        """Whether the masked distillation ran: some step has a student loss."""
+        return any(row.get("student_ce", 0) or row.get("kl", 0) for row in self.rows)
+
+    def column(self, key: str) -> list[float]:
+        """One value a row, NaN where a row has none."""
+        return [row.get(key, math.nan) for row in self.rows]
+
+
+@dataclass
+class Found:
+    """What the files of a directory say; `missing` collects what they do not."""
+
+    directory: Path
+    summary: dict[str, Any] = field(default_factory=dict)
+    funnel: list[Step] = field(default_factory=list)
+    sequences: int | None = None
+    examples: list[Dialogue] = field(default_factory=list)
+    logs: list[Log] = field(default_factory=list)
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)  # by task, then arm
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to report on."""
+        return not (self.summary or self.funnel or self.examples or self.logs or self.scores)
+
+
+def read(directory: Path) -> Found:
+    """Read every file that is there; what is missing or broken becomes a line in `missing`."""
+    found = Found(directory)
+    found.summary = _object(directory / "summary.json", found.missing, "headline numbers", "the demo")
+    found.funnel = funnel(_object(_either(directory, "build", "funnel.json"), found.missing, "funnel", "build"))
+    path = _either(directory, "build", "sequences.jsonl")
+    kept = funnel_end(found.funnel)
+    if path.is_file():
+        found.examples = choose(dialogues(path, LOOK_AT, found.missing))
+        if kept is None:
+            kept = _lines(path) or None
+    else:
+        found.missing.append(_absent("Example sequences", path, directory, "build"))
+    found.sequences = whole_number(found.summary.get("sequences")) or kept
+    found.logs = read_logs(directory, found.missing)
+    found.scores = read_scores(found.summary, directory, found.missing)
+    if not found.scores:
+        found.missing.append(_absent("Scores", directory / "evaluate", directory, "evaluate"))
+    return found
+
+
+def _either(directory: Path, folder: str, name: str) -> Path:
+    """The file in its folder of a whole run, or directly in the directory."""
+    return directory / name if (directory / name).is_file() else directory / folder / name
+
+
+def _absent(what: str, path: Path, directory: Path, verb: str) -> str:
+    return f"{what}: {path.relative_to(directory)} is not there ({verb} writes it)."
+
+
+def _object(path: Path, missing: list[str], what: str, verb: str) -> dict[str, Any]:
+    """A JSON object in a file; {} and a line in `missing` where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        missing.append(f"{what.capitalize()}: {path.name} holds no JSON object.")
+    except FileNotFoundError:
+        missing.append(f"{what.capitalize()}: {path.name} is not there ({verb} writes it).")
+    except (OSError, ValueError) as error:
+        missing.append(f"{what.capitalize()}: {path.name} cannot be read ({error}).")
+    return {}
+
+
+def funnel(table: Mapping[str, Any]) -> list[Step]:
+    """Rows of `funnel.json`: "problems", then how many each reason took away, then "sequences"."""
+    numbers = counts(table)
+    widest = max(numbers.values(), default=0) or 1
+    left = numbers.get("problems")
+    steps = []
+    for name, value in numbers.items():
+        if name in ("problems", "sequences") or left is None:
+            steps.append(Step(name, None, value, 100 * value / widest, 0.0))
+        elif name == "skipped_rows":
+            steps.append(Step("rows that could not be read", value, None, 0.0, 0.0))
+        else:
+            left = max(0, left - value)
+            steps.append(Step(name, value, left, 100 * left / widest, 100 * value / widest))
+    return steps
+
+
+def funnel_end(steps: Sequence[Step]) -> int | None:
+    """How many sequences a funnel ends with."""
+    return next((step.left for step in steps if step.name == "sequences"), None)
+
+
+def dialogues(path: Path, most: int, missing: list[str]) -> list[Dialogue]:
+    """The first dialogues of a file, up to a line that is no JSON; lines of another schema are passed over."""
+    found: list[Dialogue] = []
+    try:
+        for where, value in islice(iter_jsonl(path), most):
+            try:
+                found.append(Dialogue.from_dict(value, where))
+            except UserError:
+                continue
+    except UserError as error:
+        missing.append(f"Example sequences: {error}.")
+    else:
+        if not found:
+            missing.append(f"Example sequences: {path.name} holds no dialogue.")
+    return found
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(bool(line.strip()) for line in file)
+
+
+def choose(found: Sequence[Dialogue]) -> list[Dialogue]:
+    """Examples: the first with two rounds if there is one, then of other lengths, then whatever comes first."""
+    ranked = sorted(enumerate(found), key=lambda item: (not item[1].is_reflection, item[1].rounds != 2, item[0]))
+    chosen: list[int] = []
+    seen: set[int] = set()
+    for index, dialogue in ranked:
+        if dialogue.rounds not in seen:
+            seen.add(dialogue.rounds)
+            chosen.append(index)
+    chosen += [index for index, _ in ranked if index not in chosen]
+    return [found[index] for index in chosen[:EXAMPLES]]
+
+
+def read_logs(directory: Path, missing: list[str]) -> list[Log]:
+    """Every training log: `train/<arm>/log.jsonl`, or `log.jsonl` of a plain training directory."""
+    paths = {path.parent.name: path for path in sorted(directory.glob("train/*/log.jsonl"))}
+    if (directory / "log.jsonl").is_file():
+        objective = configuration(directory).get("objective")
+        paths["instruction" if objective == "instruction" else "reflection"] = directory / "log.jsonl"
+    logs = []
+    for arm in in_order(paths, ("reflection", "instruction")):
+        rows = steps_of(paths[arm])
+        if rows:
+            logs.append(Log(arm, tuple(rows)))
+        else:
+            missing.append(f"Training curves: {paths[arm].relative_to(directory)} holds no steps.")
+    if not paths:
+        missing.append(_absent("Training curves", directory / "train", directory, "train"))
+    return logs
+
+
+def steps_of(path: Path) -> list[dict[str, float]]:
+    """The numbers of each step; half a last line is passed over, and of a step logged twice the later one counts."""
+    rows: dict[float, dict[str, float]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(value, dict) or number(value.get("step")) is None or "loss" not in value:
+            continue
+        row = {key: item for key, item in value.items() if number(item) is not None}
+        rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def read_scores(summary: Mapping[str, Any], directory: Path, missing: list[str]) -> dict[str, dict[str, Score]]:
+    """Scores by task and arm: the summary's, then those of `evaluate/<arm>/<task>/score.json`."""
+    found: dict[str, dict[str, Score]] = {}
+
+    def add(task: str, arm: str, value: Any) -> None:
+        made = score(value)
+        if made is not None:
+            found.setdefault(task, {}).setdefault(arm, made)
+
+    for task, by_arm in summary.items():
+        if isinstance(by_arm, dict):
+            for arm, value in by_arm.items():
+                add(task, arm, value)
+    for path in sorted(directory.glob("evaluate/*/*/score.json")):
+        add(path.parent.name, path.parent.parent.name, _object(path, missing, "score", "evaluate"))
+    if (directory / "score.json").is_file():
+        own = _object(directory / "score.json", missing, "score", "evaluate")
+        add(str(own.get("task", "task")), "this run", own)
+    return found
+
+
+def score(value: Any) -> Score | None:
+    """A score where `value` is one: an object with `pass_at_1` in [0, 1]."""
+    if not isinstance(value, dict):
+        return None
+    rate = number(value.get("pass_at_1"))
+    if rate is None or not 0 <= rate <= 1:
+        return None
+    low, high = number(value.get("low")), number(value.get("high"))
+    if low is None or high is None:
+        low = high = rate
+    return Score(rate, min(max(low, 0.0), rate), max(min(high, 1.0), rate), whole_number(value.get("n")))
+
+
+def configuration(directory: Path) -> dict[str, Any]:
+    """`config.toml` of a directory as tables; {} where there is none."""
+    try:
+        return tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def texts(directory: Path, pattern: str) -> dict[str, str]:
+    """Small text files below the directory, by their path in it; checkpoints and hidden folders are left out."""
+    found = {}
+    for path in sorted(directory.rglob(pattern)):
+        parts = path.relative_to(directory).parts
+        if not any(part.startswith((".", "checkpoint-")) for part in parts) and path.is_file():
+            found["/".join(parts)] = path.read_text(encoding="utf-8", errors="replace").strip()
+    return found
+
+
+def versions(directory: Path) -> list[tuple[list[str], dict[str, str]]]:
+    """The distinct `*.versions.json` and which files hold each."""
+    groups: dict[str, list[str]] = {}
+    for name, text in texts(directory, "*.versions.json").items():
+        groups.setdefault(text, []).append(name)
+    found = []
+    for text, names in groups.items():
+        try:
+            table = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(table, dict):
+            found.append((names, {str(key): str(value) for key, value in table.items()}))
+    return found
+
+
+def number(value: Any) -> float | None:
+    """`value` where it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value
+
+
+def whole_number(value: Any) -> int | None:
+    """`value` where it is a whole number, not negative."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def counts(value: Any) -> dict[str, int]:
+    """The entries of an object that are whole numbers."""
+    table = value if isinstance(value, dict) else {}
+    return {str(key): item for key, item in table.items() if whole_number(item) is not None}
+
+
+def stages(value: Any) -> dict[str, float]:
+    """The entries of an object that are durations; nested stages are named by their path."""
+    found: dict[str, float] = {}
+    for key, item in value.items() if isinstance(value, dict) else ():
+        if isinstance(item, dict):
+            found |= {f"{key} {inner}": seconds for inner, seconds in stages(item).items()}
+        elif (seconds := number(item)) is not None and seconds >= 0:
+            found[str(key)] = seconds
+    return found
+
+
+def in_order(names: Mapping[str, Any], known: Iterable[str]) -> list[str]:
+    """The names, those known first and in their order."""
+    first = [name for name in known if name in names]
+    return [*first, *(name for name in names if name not in first)]

@@ -1,0 +1,1 @@
+"""Python source as data: trees, asserts, cells, and the code in an answer."""

@@ -1,0 +1,133 @@
+"""What reference solutions return, and how long they take here: computed once, in isolation, and kept on disk.
+
+The file's name holds the digest of the data, the machine and the Python version, for times are only true where they
+were taken. It is filled problem by problem, when one is first scored. Set REFLECTIONCODER_CACHE for another folder.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+import threading
+from dataclasses import dataclass
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.files.cache import cache_folder
+from reflectioncoder.interpreter.calls import Mode, Record, call_all, with_time
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+
+FORMAT = 2  # changes with what a record is
+CALL_SECONDS, ALL_SECONDS = 120.0, 900.0
+MEMORY_MB = 4096
+
+
+@dataclass(frozen=True)
+class Group:
+    """The reference on one group of tests: a record and the seconds of each call, and the records' characters."""
+
+    records: tuple[Record, ...]
+    seconds: tuple[float, ...]
+    chars: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A canonical solution and its calls: source, function, packed inputs and their number, what is asked of values."""
+
+    source: str
+    entry_point: str
+    packed: str
+    count: int
+    mode: Mode
+
+
+class Expected:
+    """Expected values of a data file, by problem."""
+
+    def __init__(self, name: str, digest: str) -> None:
+        """Read what is kept already.
+
+        Args:
+            name: of the benchmark, for the file's name.
+            digest: of the data file.
+        """
+        machine = re.sub(r"\W+", "_", platform.node())
+        version = f"py{sys.version_info.major}{sys.version_info.minor}-{FORMAT}"
+        self.path = cache_folder() / "expected" / f"{name}-{digest[:16]}-{machine}-{version}.jsonl"
+        self._lines: dict[str, bytes] = {}
+        self._groups: dict[str, Group] = {}
+        self._lock = threading.Lock()
+        data = self.path.read_bytes() if self.path.is_file() else b""
+        for line in data.split(b"\n"):
+            key, tab, rest = line.partition(b"\t")
+            if tab:
+                self._lines[key.decode("utf-8", "replace")] = rest
+
+    def seconds(self, key: str) -> float:
+        """What all calls of a group of tests took; 0 where that is not kept."""
+        with self._lock:
+            group = self._kept(key)
+        return sum(group.seconds) if group is not None else 0.0
+
+    def _kept(self, key: str) -> Group | None:
+        if key not in self._groups and key in self._lines:
+            found = _parsed(self._lines.pop(key))
+            if found is not None:
+                self._groups[key] = found
+        return self._groups.get(key)
+
+    def get(self, key: str, program: Program, interpreter: Interpreter) -> Group | str:
+        """A group of tests, computed where it is not kept yet.
+
+        Args:
+            key: problem and group.
+            program: the canonical solution and its calls.
+            interpreter: where to compute.
+
+        Returns:
+            the group; or why the interpreter itself failed, which says nothing about the reference.
+
+        Raises:
+            UserError: the reference does not run.
+        """
+        with self._lock:
+            kept = self._kept(key)
+        if kept is not None and len(kept.records) == program.count:
+            return kept
+        limits = with_time(Limits(ALL_SECONDS, MEMORY_MB), ALL_SECONDS, 10_000_000)
+        seconds = [CALL_SECONDS] * program.count
+        with interpreter.session(limits, module=True) as session:
+            made = call_all(
+                session, program.source, program.entry_point, program.packed, seconds, limits, program.mode, timed=True
+            )
+        if made.outcome == "infrastructure":
+            return made.error or "the session was lost"
+        if made.outcome != "ok":
+            what = f"{made.outcome}: {made.error}" if made.error else made.outcome
+            raise UserError(f"{key}: its canonical solution does not run here ({what})")
+        group = Group(made.records, made.timings, len(json.dumps(made.records)))
+        with self._lock:
+            self._groups[key] = group
+            self._keep(key, group)
+        return group
+
+    def _keep(self, key: str, group: Group) -> None:
+        line = f"{key}\t{json.dumps([group.records, group.seconds])}\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as out:  # one write, so that runs side by side do not mix lines
+                out.write(line.encode())
+        except OSError:  # a cache that cannot be written costs time only
+            pass
+
+
+def _parsed(line: bytes) -> Group | None:
+    """The group of a line; None for one that was cut off."""
+    try:
+        records, seconds = json.loads(line)
+        group = Group(tuple(records), tuple(map(float, seconds)), len(line))
+    except (ValueError, TypeError):
+        return None
+    return group if len(group.records) == len(group.seconds) else None

@@ -1,0 +1,143 @@
+"""HumanEval, HumanEval+, MBPP and MBPP+ with evalplus's data and verdicts, but in the project's isolation.
+
+A candidate's function is called on all inputs of a group of tests, the base ones and the added ones, each group in a
+namespace of its own; what it returns is compared outside (`evalplus_compare.py`) with what the canonical solution
+returned (`expected.py`). A call may take four times the reference's time here, and at least a second, as in evalplus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter import calls
+from reflectioncoder.sandbox import caller
+from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
+from reflectioncoder.tasks.evalplus.compare import first_wrong, mode_of
+from reflectioncoder.tasks.evalplus.data import HUMANEVAL, MBPP, PlusProblem, Source, find_plus, read_plus
+from reflectioncoder.tasks.evalplus.expected import Expected, Program
+
+if TYPE_CHECKING:
+    from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
+
+LEAST_SECONDS, REFERENCE_FACTOR = 1.0, 4.0  # of a call
+MOST_SECONDS, SPARE_SECONDS = 60.0, 2.0  # of a group
+CONTINUATION_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\n#", "\n```", "\nassert ")
+WHOLE_STOPS = ('\n"""', "\nif __name__", "\nprint(", "\n```", "\nassert ")
+
+
+class EvalPlusTask(Task):
+    """One of the four benchmarks; `humaneval` and `mbpp` are their base tests alone."""
+
+    max_new_tokens = 512
+    source: Source
+    dataset: str
+    groups: tuple[str, ...] = ("base",)
+
+    def __init__(self, options: TaskOptions | None = None) -> None:
+        """Read the problems. Raises UserError where the data is missing or damaged."""
+        options = options or TaskOptions()
+        path = find_plus(self.source, options.data)
+        assert path is not None  # what is missing is downloaded, or an error
+        problems, digest = read_plus(self.source, path)
+        self.problems = {problem.task_id: problem for problem in problems[: options.limit or None]}
+        self.tests = f"{path.name} {digest[:16]}"
+        self._expected = Expected(self.dataset, digest)
+        self._packed: dict[str, str] = {}
+
+    def prompts(self) -> list[Prompt]:
+        """The problems in order, prompts as in appendix D."""
+        return [self.prompt(problem) for problem in self.problems.values()]
+
+    @abstractmethod
+    def prompt(self, problem: PlusProblem) -> Prompt:
+        """The prompt of a problem."""
+
+    def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
+        """Open an interpreter that can make many calls at once."""
+        return calls.open_interpreter(limits, isolation)
+
+    def cost(self, task_id: str) -> float:
+        """What the canonical solution took when it was run last."""
+        return sum(self._expected.seconds(f"{task_id} {group}") for group in self.groups)
+
+    def check(
+        self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
+    ) -> Verdict:
+        """Run the tests on a completion, group by group until one fails; see `Task.check`.
+
+        As in evalplus a completion stands behind the prompt, also where it defines the function itself.
+        """
+        problem = self.problems.get(task_id)
+        if problem is None:
+            some = ", ".join(list(self.problems)[:2])
+            raise UserError(f"task {self.name}: no problem '{task_id}' in it; ids are such as {some}")
+        program = completion if whole else problem.prompt + completion
+        groups: list[tuple[str, str]] = []
+        verdict, seconds = Verdict(True, "ok"), 0.0
+        for group in self.groups:
+            verdict = self._check_group(problem, group, program, interpreter, limits)
+            groups.append((group, verdict.outcome))
+            seconds += verdict.seconds
+            if not verdict.passed:
+                break
+        return dataclasses.replace(verdict, seconds=seconds, groups=tuple(groups))
+
+    def _check_group(
+        self, problem: PlusProblem, group: str, program: str, interpreter: Interpreter, limits: Limits
+    ) -> Verdict:
+        key, name, inputs = f"{problem.task_id} {group}", problem.entry_point, problem.inputs[group]
+        if key not in self._packed:
+            self._packed[key] = caller.pack(inputs)
+        packed, mode = self._packed[key], mode_of(self.dataset, name)
+        known = self._expected.get(key, Program(problem.reference, name, packed, len(inputs), mode), interpreter)
+        if isinstance(known, str):
+            return Verdict(False, "infrastructure", known)
+        seconds = [max(LEAST_SECONDS, REFERENCE_FACTOR * taken) for taken in known.seconds]
+        limits = calls.with_time(limits, min(MOST_SECONDS, sum(seconds)) + SPARE_SECONDS, known.chars)
+        with interpreter.session(limits, module=True) as session:
+            made = calls.call_all(session, program, name, packed, seconds, limits, mode)
+        if made.outcome == "infrastructure":
+            return Verdict(False, "infrastructure", made.error, made.seconds)
+        wrong = first_wrong(self.dataset, name, inputs, made.records, known.records, problem.atol)
+        if wrong is not None:
+            return Verdict(False, "wrong", f"another value in call {wrong} of the {group} tests", made.seconds)
+        return Verdict(made.outcome == "ok", made.outcome, made.error, made.seconds)
+
+
+class HumanEvalBase(EvalPlusTask):
+    """The 164 functions of HumanEval with the tests it came with."""
+
+    name, source, dataset = "humaneval", HUMANEVAL, "humaneval"
+
+    def prompt(self, problem: PlusProblem) -> Prompt:
+        """Appendix D: the instruction, then the original prompt."""
+        instruction = f"Write a complete Python function for the problem.\n\n{problem.prompt}"
+        return Prompt(problem.task_id, instruction, problem.prompt, CONTINUATION_STOPS)
+
+
+class HumanEvalPlus(HumanEvalBase):
+    """HumanEval with the tests of evalplus, too."""
+
+    name, groups = "humaneval_plus", ("base", "plus")
+
+
+class MbppBase(EvalPlusTask):
+    """The 378 problems of MBPP that evalplus keeps, with the tests they came with."""
+
+    name, source, dataset = "mbpp", MBPP, "mbpp"
+
+    def prompt(self, problem: PlusProblem) -> Prompt:
+        """Appendix D: the text, then the one test that evalplus's prompt shows."""
+        text, found, test = problem.prompt.strip().strip('"').strip().partition("\nassert")
+        shown = f"```python\n{found.strip()}{test.rstrip()}\n```"
+        instruction = f"{text.strip()}\nYour code should satisfy the following assertion:\n{shown}"
+        return Prompt(problem.task_id, instruction, problem.prompt, WHOLE_STOPS)
+
+
+class MbppPlus(MbppBase):
+    """MBPP with the tests of evalplus, too."""
+
+    name, groups = "mbpp_plus", ("base", "plus")

@@ -1,0 +1,1 @@
+"""MultiPL-E: HumanEval and MBPP in other programming languages."""

@@ -1,0 +1,224 @@
+"""MultiPL-E (Cassano et al., 2023): HumanEval in other languages; one task a language, `multipl_e_java` and so on.
+
+A program is prompt, completion and tests, as in MultiPL-E's own evaluators; `languages.py` says how it is compiled
+and run, and all of that happens in the project's isolation. Exit status 0 is not enough to pass: behind the last test
+stands a statement that prints a word made anew for every check, from two halves, so that neither leaving early nor
+printing what a passing program would print, nor showing one's own text, is a pass. What this does not protect
+against: code that reads the word from its own file or memory, or that makes asserts meaningless (`#define assert`).
+
+The data has no reference solutions. Its known faults are in docs/evaluation.md; the C# file is the one that compares
+lists by their items, because the other compares them by identity, which no answer can satisfy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import secrets
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reflectioncoder.dialogues.dialogue import iter_jsonl
+from reflectioncoder.errors import UserError
+from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
+from reflectioncoder.tasks.multipl_e.answers import assemble
+from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, Toolchain, find
+
+if TYPE_CHECKING:
+    from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
+    from reflectioncoder.interpreter.workspace import ProgramResult
+
+INSTRUCTION = "Write a complete {language} function for the problem.\n\n{prompt}"  # appendix D
+COMPILE_SECONDS = 30.0
+TRIAL_FACTOR = 10.0  # what a program may take beyond its limit, in units of what an empty one takes on this machine
+# what a line says that names the failure, the plainest first
+_TELLING = (
+    re.compile(r"\b\w*(?:Error|Exception)\b|panicked|error(?::|\[| [A-Z])"),
+    re.compile(r"error|assert|fail", re.I),
+)
+
+
+class MultiPLE(Task):
+    """The problems of one language."""
+
+    max_new_tokens = 512  # appendix B
+
+    def __init__(self, key: str, options: TaskOptions | None = None) -> None:
+        """Read the problems of a language.
+
+        Args:
+            key: of `LANGUAGES`.
+            options: its `data` is the folder with `humaneval-<key>.jsonl`, or the one above it.
+
+        Raises:
+            UserError: no such file, or rows that are no problems of this language.
+        """
+        options = options or TaskOptions()
+        self.key, self.language, self.name = key, LANGUAGES[key], f"multipl_e_{key}"
+        path = _data_file(options.data, key)
+        self.problems = dict(list(_read(path, key).items())[: options.limit or None])
+        self.tests = file_and_digest(path)
+        self._lock = threading.Lock()
+        self._trial: tuple[float, float] | str | None = None
+
+    def prompts(self) -> list[Prompt]:
+        """The problems in order; the prompt stands in the question and at the beginning of the answer (appendix D)."""
+        language = self.language
+        return [
+            Prompt(
+                task_id,
+                INSTRUCTION.format(language=language.name, prompt=row["prompt"]),
+                row["prompt"],
+                tuple(row["stop_tokens"]),
+                f"```{language.fence}\n{row['prompt']}",
+            )
+            for task_id, row in self.problems.items()
+        ]
+
+    def rows(self, row: Any) -> list[Any]:
+        """MultiPL-E's own results have a problem's name and a list of its completions."""
+        if not isinstance(row, dict) or "name" not in row or "task_id" in row:
+            return [row]
+        several = row.get("completions", [row.get("completion")])
+        if not isinstance(several, list):
+            return [row]
+        return [{"task_id": row["name"], "completion": completion} for completion in several]
+
+    def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
+        """An interpreter whose programs see the toolchain, if it is there."""
+        from reflectioncoder.interpreter.interpreter import Interpreter
+        from reflectioncoder.tasks.multipl_e.compilers import ready_folder
+
+        toolchain = find(self.key)
+        ready = "" if toolchain.missing else ready_folder(toolchain)
+        return Interpreter(limits, isolation, visible=[*toolchain.visible, *filter(None, [ready])])
+
+    def check(
+        self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
+    ) -> Verdict:
+        """Compile and run prompt, completion and tests; see `Task.check`.
+
+        Returns:
+            `not_run` where the toolchain is missing or does not work here.
+        """
+        row = self.problems.get(task_id)
+        if row is None:
+            raise UserError(f"task {self.name}: no problem '{task_id}' in it")
+        toolchain = find(self.key)
+        if toolchain.missing:
+            return not_run(f"{self.language.name}: {toolchain.reason}")
+        trial = self._measure(toolchain, interpreter, limits)
+        if isinstance(trial, Verdict):
+            return trial
+        if isinstance(trial, str):
+            return not_run(f"{self.language.name}: the toolchain does not work here: {trial}")
+        compile_limit, run_limit = (
+            dataclasses.replace(limits, seconds=seconds + TRIAL_FACTOR * empty)
+            for seconds, empty in zip((COMPILE_SECONDS, limits.seconds), trial, strict=True)
+        )
+        code = assemble(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
+        return _build_and_run(toolchain, code, row["tests"], interpreter, compile_limit, run_limit)[0]
+
+    def _measure(
+        self, toolchain: Toolchain, interpreter: Interpreter, limits: Limits
+    ) -> tuple[float, float] | str | Verdict:
+        """Seconds that an empty program takes to compile and to run, or why it cannot; measured once.
+
+        A verdict says that the interpreter failed, so that nothing is known.
+        """
+        with self._lock:
+            if self._trial is None:
+                generous = dataclasses.replace(limits, seconds=max(120.0, limits.seconds))
+                verdict, times = _build_and_run(toolchain, "", self.language.trial, interpreter, generous, generous)
+                if verdict.outcome == "infrastructure":
+                    return verdict
+                self._trial = times if verdict.passed else verdict.error
+            return self._trial
+
+
+def tasks() -> dict[str, Callable[[TaskOptions], Task]]:
+    """The task of each language by its name."""
+    return {f"multipl_e_{key}": partial(MultiPLE, key) for key in LANGUAGES}
+
+
+def _build_and_run(
+    toolchain: Toolchain, code: str, tests: str, interpreter: Interpreter, compile_limit: Limits, run_limit: Limits
+) -> tuple[Verdict, tuple[float, float]]:
+    """The verdict on a program, and the seconds of its compilation and of its run."""
+    from reflectioncoder.interpreter.workspace import workspace
+    from reflectioncoder.tasks.multipl_e.compilers import ready_folder
+
+    language, ready = toolchain.language, ready_folder(toolchain)
+    first, second = secrets.token_hex(8), secrets.token_hex(8)
+    files = {language.source: code + language.ending(tests, first, second)}
+    built = 0.0
+    with workspace(interpreter, run_limit) as place:
+        if language.compile:
+            argv = toolchain.command(language.compile, ready, run_limit.memory_mb)
+            result = place.run(argv, files, limits=compile_limit)
+            built = result.seconds
+            if not result.ok:
+                return _failure(result, "compilation: "), (built, 0.0)
+            files = {language.source: ""}  # what runs need not find its own text
+        argv = toolchain.command(language.run, ready, run_limit.memory_mb)
+        result = place.run(argv, files, env=language.environment, made=bool(language.compile))
+    times = built, result.seconds
+    if not result.ok:
+        return _failure(result), times
+    if language.failure and language.failure in result.stderr:
+        return Verdict(False, "error", "an assertion failed", sum(times)), times
+    if first + second not in result.stdout:
+        return Verdict(False, "error", "ended before its last test", sum(times)), times
+    return Verdict(True, "ok", "", sum(times)), times
+
+
+def _failure(result: ProgramResult, what: str = "") -> Verdict:
+    lines = [line.strip() for line in f"{result.stderr}\n{result.stdout}".splitlines() if line.strip()]
+    telling = next((line for sign in _TELLING for line in lines if sign.search(line)), lines[0] if lines else "")
+    by_itself = result.outcome == "killed" and result.status is not None  # assert aborts, and that is a signal
+    outcome = "error" if by_itself else result.outcome
+    words = result.message if outcome not in ("error", "ok") else telling or result.message
+    return Verdict(False, outcome, f"{what}{words or f'exit status {result.status}'}"[:300], result.seconds)
+
+
+def _data_file(folder: str, key: str) -> Path:
+    """The file of a language below a folder of data."""
+    if not folder:
+        raise UserError(
+            f"task multipl_e_{key}: name the folder of humaneval-{key}.jsonl with --data (the files are in"
+            " github.com/deepseek-ai/DeepSeek-Coder, Evaluation/HumanEval/data)"
+        )
+    names = [f"humaneval-{key}.jsonl", *(["humaneval-cs-bu.jsonl"] if key == "cs" else [])]
+    places = [Path(folder) / below / name for below in ("", "multipl_e") for name in names]
+    there = [place for place in places if place.is_file()]
+    if not there:
+        raise UserError(f"task multipl_e_{key}: no file {names[0]} in {folder} or {folder}/multipl_e")
+    if key == "cs":  # two editions are about, and which of them bears which name has changed
+        return next((place for place in there if "SequenceEqual" in place.read_text(encoding="utf-8")), there[0])
+    return there[0]
+
+
+def _read(path: Path, key: str) -> dict[str, dict[str, Any]]:
+    problems: dict[str, dict[str, Any]] = {}
+    for where, row in iter_jsonl(path):
+        texts = ("name", "prompt", "tests")
+        if not isinstance(row, dict) or any(not isinstance(row.get(name), str) for name in texts):
+            raise UserError(f"{where}: not a problem of MultiPL-E; it needs {', '.join(texts)} and stop_tokens")
+        stops = row.get("stop_tokens")
+        if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+            raise UserError(f"{where}: 'stop_tokens' must be a list of texts")
+        if row.get("language", key) != key:
+            raise UserError(f"{where}: a problem in '{row['language']}', not in '{key}'")
+        if row["name"] in problems:
+            raise UserError(f"{where}: problem '{row['name']}' occurs twice")
+        try:
+            LANGUAGES[key].ending(row["tests"], "", "")
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+        problems[row["name"]] = row
+    if not problems:
+        raise UserError(f"file {path}: holds no problems")
+    return problems

@@ -1,0 +1,1 @@
+"""The verb train: masked self-distillation (section 3.2)."""

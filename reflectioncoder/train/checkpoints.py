@@ -1,0 +1,219 @@
+"""What a training run leaves on disk: log, checkpoints and the model, so that a kill at any moment loses little.
+
+A checkpoint counts only with the file that is written into it last; the weights of a finished model are moved into
+place last too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from reflectioncoder.config import toml as settings
+from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.errors import UserError
+
+LOG = "log.jsonl"
+EVALUATIONS = "eval.jsonl"
+PROGRESS = "progress.json"  # written last into a checkpoint: its presence says that the checkpoint is whole
+MODEL = "model.safetensors"
+# What says what the weights are, so that a former run's files would speak for the new ones.
+BESIDE_WEIGHTS = (
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+# What may differ between a run and its resumption without changing what is computed.
+FREE = (
+    "output",
+    "resume",
+    "overwrite",
+    "save_steps",
+    "logging_steps",
+    "device",
+    "micro_tokens",
+    "report_to",
+    "gradient_checkpointing",
+    "selective_checkpointing",
+    "torch_compile",
+    "rank_timeout",
+    "tokens_per_second",
+)
+NARRATION_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        step: optimizer steps taken.
+        tokens: through the model.
+        seconds: in the training loop.
+        engine: that shards the model.
+        data: digest of the samples (`steps.digest`); empty where an older version wrote the checkpoint.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    engine: str = "none"
+    data: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Mark a checkpoint as whole."""
+        staging = folder / (PROGRESS + ".part")
+        staging.write_text(json.dumps(dataclasses.asdict(self)) + "\n", encoding="utf-8")
+        staging.rename(folder / PROGRESS)
+
+
+class LogFile(TrainerCallback):
+    """Writes `log.jsonl`, a line per logged step, and tells on standard error how it goes."""
+
+    def __init__(self, path: Path, first: Progress, say: Callable[[str], None]) -> None:
+        self.path = path
+        self.last = first
+        self.say = say
+        self.said = -math.inf
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Append a line."""
+        if logs and "eval_loss" in logs:
+            self.say(
+                f"step {state.global_step}/{state.max_steps}  held-out loss {logs['eval_loss']:.4f}  "
+                f"perplexity {logs['eval_perplexity']:.3f}"
+            )
+        if not logs or "teacher_ce" not in logs:
+            return
+        tokens, seconds = int(logs["tokens"]), float(logs["seconds"])
+        names = ("loss", "teacher_ce", "student_ce", "kl", "mask_rate", "learning_rate", "grad_norm")
+        speed = (tokens - self.last.tokens) / max(seconds - self.last.seconds, 1e-9)
+        line = {"step": state.global_step, **{name: logs[name] for name in names}}
+        line |= {"tokens": tokens, "tokens_per_second": round(speed, 1), "seconds": round(seconds, 3)}
+        self.last = Progress(state.global_step, tokens, seconds)
+        append_line(self.path, json.dumps(line))
+        if time.monotonic() - self.said >= NARRATION_SECONDS or state.global_step == state.max_steps:
+            self.said = time.monotonic()
+            terms = ""
+            if line["student_ce"] > 0:  # a step of plain samples only has no teacher and no student
+                terms = f"  teacher {line['teacher_ce']:.4f}  student {line['student_ce']:.4f}  kl {line['kl']:.4f}"
+                terms += f"  mask {line['mask_rate']:.2f}"
+            self.say(
+                f"step {state.global_step}/{state.max_steps}  loss {line['loss']:.4f}{terms}  {speed:.0f} tokens/s"
+            )
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, at once on disk so that a kill loses nothing. Raises UserError where that fails."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; {how_to_go_on(path.parent)}") from None
+
+
+def newest_checkpoint(output: Path) -> Path | None:
+    """The newest whole checkpoint in an output directory, None where there is none."""
+    whole = [folder for folder in checkpoints(output) if (folder / PROGRESS).is_file()]
+    return whole[-1] if whole else None
+
+
+def checkpoints(output: Path) -> list[Path]:
+    found = [path for path in output.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+
+
+def how_to_go_on(output: Path) -> str:
+    checkpoint = newest_checkpoint(output)
+    return f"go on from {checkpoint.name} with --resume" if checkpoint else "no checkpoint was written yet"
+
+
+def check_same_run(config: TrainConfig, output: Path) -> None:
+    """Raises UserError where a resumed run was started with a setting that changes what is computed."""
+    before = settings.load(TrainConfig, output / "config.toml")
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in FREE]
+    changed = [
+        f"{name} was {getattr(before, name)!r} and is now {getattr(config, name)!r}"
+        for name in names
+        if getattr(before, name) != getattr(config, name)
+    ]
+    if changed:
+        raise UserError(f"{output}: cannot resume, {'; '.join(changed)}")
+
+
+def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: Progress) -> None:
+    """Leave in the output what belongs to this run: its config, its log so far, its whole checkpoints."""
+    settings.save(config, output)
+    try:
+        for folder in checkpoints(output):
+            if checkpoint is None or not (folder / PROGRESS).is_file():
+                shutil.rmtree(folder)
+        if checkpoint is None:
+            for pattern in ("*.safetensors", f"{MODEL}.index.json", *BESIDE_WEIGHTS, "result.json"):
+                for path in output.glob(pattern):
+                    path.unlink()
+        for path in (output / LOG, output / EVALUATIONS):
+            text = path.read_text(encoding="utf-8") if path.is_file() and checkpoint is not None else ""
+            # A kill may leave half a line; what was logged after the checkpoint is logged again.
+            lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            lines = [line for line in lines if json.loads(line)["step"] <= first.step]
+            if lines or path.name == LOG or path.is_file():
+                path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror}") from None
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+    """Save a model that `from_pretrained` and `apply_chat_template` take as it is.
+
+    The weights are moved into place last, so a directory that has them is a finished model.
+
+    Args:
+        model: a model, or LoRA's wrapper, of which the adapter alone is saved.
+        tokenizer: goes with it.
+        output: directory.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    staging = output / ".model.part"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(model, PreTrainedModel):
+            # The attention used for packed rows is known to this process only.
+            model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+            model.save_pretrained(staging)
+        else:  # the special tokens' rows are in the adapter, the tables they belong to need not be
+            model.save_pretrained(staging, save_embedding_layers=False)
+        tokenizer.save_pretrained(staging)
+        for path in sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+            path.replace(output / path.name)
+        staging.rmdir()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise UserError(f"cannot write {output}: {str(error).splitlines()[0]}; {how_to_go_on(output)}") from None

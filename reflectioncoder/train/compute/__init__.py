@@ -1,0 +1,1 @@
+"""The arithmetic of a training step: attention, loss, optimizer state, memory."""

@@ -1,0 +1,317 @@
+"""The loss of section 3.2 on packed rows: weighted cross-entropy and KL(teacher || student), in chunks.
+
+Only scored places go through the output head, some hundred at a time; their gradients are made on the way forward,
+so full-vocabulary logits never outlive a chunk and are never computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.train.batch.packing import MicroBatch
+from reflectioncoder.train.compute.packed_attention import boundaries
+
+T = TypeVar("T")
+CHUNK_BYTES = 96 * 2**20  # of float32 logits; some three times as much lives at once
+# A chunk also reads and writes the gradient of the whole table, so a GPU, which multiplies faster, wants larger ones.
+CUDA_CHUNK_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output head: hidden states [n, H] to logits [n, V].
+
+    Args:
+        weight: [V, H].
+        bias: [V] or None.
+        scale: factor on the logits.
+        softcap: logits become softcap * tanh(logits / softcap); 0 leaves them.
+        own: [k, H] rows that are trained beside a frozen `weight` and stand in for its rows `places`; None is none.
+        places: [k], int64.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    softcap: float = 0.0
+    own: torch.Tensor | None = None
+    places: torch.Tensor | None = None
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[n, H] -> [n, V]."""
+        found = hidden @ self.weight.T.to(hidden.dtype)
+        if self.own is not None and self.places is not None:
+            found = found.index_copy(1, self.places, hidden @ self.own.T.to(hidden.dtype))
+        if self.bias is not None:
+            found = found + self.bias
+        found = found * self.scale
+        return self.softcap * torch.tanh(found / self.softcap) if self.softcap else found
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The output head of a model.
+
+    Raises:
+        UserError: a head that is not a linear layer.
+    """
+    layer: Any = model.get_output_embeddings()
+    rows = getattr(layer, "token_adapter", None)  # LoRA trains some rows of a frozen table
+    linear = layer if rows is None else rows.base_layer
+    # Engines make classes of their own from nn.Linear; heads with other arithmetic have their own forward.
+    if getattr(type(linear), "forward", None) is not nn.Linear.forward:
+        raise UserError(f"{type(model).__name__}: its output head is not a linear layer, which training needs")
+    config = model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
+    own = places = None
+    if rows is not None:
+        (adapter,) = rows.active_adapters
+        own = rows.trainable_tokens_delta[adapter]
+        places = on_device(tuple(rows.token_indices[adapter]), own.device)
+    softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+    return Head(linear.weight, linear.bias, scale, softcap, own, places)
+
+
+@cache
+def on_device(places: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """A tensor of rows' numbers, copied once, as each copy would make the processor wait for a GPU."""
+    return torch.tensor(places, device=device)
+
+
+def _pieces(n: int, pairs: int, chunk: int) -> Iterator[tuple[slice, ...]]:
+    """Places to score together: those of teachers with their students' behind them, then one run of the others."""
+    half = max(1, chunk // 2)
+    for a in range(0, pairs, half):
+        b = min(a + half, pairs)
+        yield slice(a, b), slice(pairs + a, pairs + b)
+    for a in range(2 * pairs, n, chunk):
+        yield (slice(a, min(a + chunk, n)),)
+
+
+def _take(values: torch.Tensor, piece: tuple[slice, ...]) -> torch.Tensor:
+    return values[piece[0]] if len(piece) == 1 else torch.cat([values[part] for part in piece])
+
+
+def _put(values: torch.Tensor, piece: tuple[slice, ...], found: torch.Tensor) -> None:
+    for part in piece:
+        size = part.stop - part.start
+        values[part] = found[:size]
+        found = found[size:]
+
+
+def _add_product(total: torch.Tensor, grad: torch.Tensor, states: torch.Tensor) -> None:
+    """Add [n, V] transposed times [n, H], summed over n in float32 or better."""
+    if grad.dtype == total.dtype:
+        total.addmm_(grad.T, states)
+    else:
+        total += grad.T @ states
+
+
+class ChunkedLoss(torch.autograd.Function):
+    """Sum of weighted cross-entropies and KL terms of scored places, chunk by chunk.
+
+    Inputs as in `scored_loss`, with the fields of its head and whether gradients are wanted; outputs are the loss, the
+    n cross-entropies and the K divergences, of which only the loss has a gradient.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        own: torch.Tensor | None,
+        places: torch.Tensor | None,
+        target: torch.Tensor,
+        ce_weight: torch.Tensor,
+        kl_weight: torch.Tensor,
+        scale: float,
+        softcap: float,
+        chunk: int,
+        wanted: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        table = weight.to(hidden.dtype)
+        own_table = None if own is None else own.to(hidden.dtype)
+        n, pairs = len(target), len(kl_weight)
+        ce, kl = hidden.new_zeros(n, dtype=exact), hidden.new_zeros(pairs, dtype=exact)
+        ce_weight, kl_weight = ce_weight.to(exact), kl_weight.to(exact)
+
+        def sums(of: torch.Tensor | None, at: int) -> torch.Tensor | None:
+            asked = wanted and of is not None and ctx.needs_input_grad[at]
+            return torch.zeros_like(of, dtype=exact) if asked and of is not None else None
+
+        grad_hidden = torch.empty_like(hidden) if wanted else None
+        grad_weight, grad_bias, grad_own = sums(weight, 1), sums(bias, 2), sums(own, 3)
+        for piece in _pieces(n, pairs, chunk):
+            states = _take(hidden, piece)
+            logits = (states @ table.T).to(exact)
+            if own_table is not None:
+                logits[:, places] = (states @ own_table.T).to(exact)
+            if bias is not None:
+                logits += bias
+            if scale != 1.0:
+                logits *= scale
+            slope = None
+            if softcap:
+                logits = logits.div_(softcap).tanh_()
+                slope = 1 - logits.square() if wanted else None
+                logits *= softcap
+            log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
+            asked = _take(target, piece)[:, None]
+            _put(ce, piece, -log_p.gather(1, asked)[:, 0])
+            paired = len(piece) == 2
+            m = len(log_p) // 2
+            if grad_hidden is None:
+                if paired:
+                    kl[piece[0]] = (log_p[:m].exp() * (log_p[:m] - log_p[m:])).sum(-1)
+                continue
+            grad = log_p.exp()
+            factor = _take(ce_weight, piece)[:, None]
+            if paired:
+                teacher, student = grad[:m], grad[m:]
+                kl[piece[0]] = (teacher * (log_p[:m] - log_p[m:])).sum(-1)
+                # d(ce + kl)/d(student logits) = (w + v) q - w onehot - v p, with the teacher's p a constant.
+                pull = kl_weight[piece[0], None]
+                student *= factor[m:] + pull
+                student.addcmul_(teacher, pull, value=-1)
+                teacher *= factor[:m]
+            else:
+                grad *= factor
+            grad.scatter_add_(1, asked, -factor)
+            if slope is not None:
+                grad *= slope
+            if scale != 1.0:
+                grad *= scale
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+            low = grad.to(hidden.dtype)
+            found = None
+            if own_table is not None:
+                own_low = low[:, places]
+                low[:, places] = 0  # the frozen rows in their place were not used
+                found = own_low @ own_table
+                if grad_own is not None:
+                    _add_product(grad_own, own_low, states)
+            _put(grad_hidden, piece, low @ table if found is None else found.addmm_(low, table))
+            if grad_weight is not None:
+                _add_product(grad_weight, low, states)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, grad_own)
+        ctx.dtypes = [None if of is None else of.dtype for of in (weight, bias, own)]
+        ctx.mark_non_differentiable(ce, kl)
+        return ce @ ce_weight + kl @ kl_weight, ce, kl
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
+        of_hidden, *rest = ctx.saved_tensors
+        # Sums of many terms are scaled before they are rounded.
+        sums = zip(rest, ctx.dtypes, strict=True)
+        scaled = [None if of is None else of.mul_(grad_loss).to(dtype) for of, dtype in sums]
+        return of_hidden * grad_loss.to(of_hidden.dtype), *scaled, *[None] * 8
+
+
+def scored_loss(
+    hidden: torch.Tensor,
+    head: Head,
+    target: torch.Tensor,
+    ce_weight: torch.Tensor,
+    kl_weight: torch.Tensor,
+    chunk: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted cross-entropy of n places plus weighted KL of K teacher and student pairs, at temperature 1.
+
+    Args:
+        hidden: [n, H] last hidden states; places k and K + k, for k < K, are a teacher and its student.
+        head: the output head.
+        target: [n] tokens to predict.
+        ce_weight: [n] factors of the cross-entropies.
+        kl_weight: [K] factors of KL(teacher || student); the teacher is a constant there.
+        chunk: places at a time; 0 chooses by memory.
+
+    Returns:
+        The loss; n cross-entropies and K divergences in natural units, without gradient.
+    """
+    chunk = chunk or max(2, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
+    of_head = head.weight, head.bias, head.own, head.places
+    # Inside the function autograd is off whatever the caller wants, so what it wants is told.
+    wanted = torch.is_grad_enabled()
+    return ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, *of_head, target, ce_weight, kl_weight, head.scale, head.softcap, chunk, wanted
+    )
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Bytes of float32 logits that are made at a time on a device."""
+    if device.type != "cuda":
+        return CHUNK_BYTES
+    return max(CHUNK_BYTES, min(CUDA_CHUNK_BYTES, torch.cuda.get_device_properties(device).total_memory // 64))
+
+
+class LossTerms(NamedTuple):
+    """What a micro-batch adds to its global batch: the loss with gradient, and the logged means without.
+
+    A tuple, because sharding engines look for tensors in what a forward pass returns.
+    """
+
+    loss: torch.Tensor
+    teacher_ce: torch.Tensor
+    student_ce: torch.Tensor
+    kl: torch.Tensor
+
+
+def through(module: nn.Module, function: Callable[..., T], *args: Any, caller: nn.Module | None = None) -> T:
+    """Call a function as if it were a module's forward pass.
+
+    Sharding engines bring a module's parameters together in hooks around its call, so whatever uses them has to
+    happen inside one.
+
+    Args:
+        module: whose forward the function stands in for, this once.
+        function: called with `args`.
+        caller: what is called in the module's place, where an engine has wrapped it.
+    """
+    own = module.__dict__.get("forward")
+    module.forward = function
+    try:
+        found: T = (caller or module)(*args)
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+    return found
+
+
+def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) -> LossTerms:
+    """Forward pass of packed rows and its share of the global batch's loss.
+
+    Args:
+        model: a causal language model that uses `attention.varlen_attention`.
+        batch: on the model's device.
+        chunk: places scored at a time; 0 chooses by memory.
+    """
+    outputs = model.base_model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        **boundaries(batch.cu_seqlens, batch.max_length, batch.position_ids[0]),
+    )
+    hidden = outputs.last_hidden_state[0].index_select(0, batch.index)
+
+    def score(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return scored_loss(states, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk)
+
+    loss, ce, kl = through(model.get_output_embeddings(), score, hidden)
+    return LossTerms(
+        loss,
+        ce @ batch.teacher_mean.to(ce.dtype),
+        ce @ batch.student_mean.to(ce.dtype),
+        kl @ batch.kl_mean.to(kl.dtype),
+    )

@@ -1,0 +1,81 @@
+"""A training checkpoint, in shards or whole, as a plain `from_pretrained` directory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from reflectioncoder.config import toml as settings
+from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.errors import UserError
+from reflectioncoder.models.load import Precision, load_model_and_tokenizer, load_tokenizer
+from reflectioncoder.train.checkpoints import MODEL, PROGRESS, newest_checkpoint, save_model
+from reflectioncoder.train.lora import ADAPTER
+from reflectioncoder.train.ranks.sharding import assemble
+
+FSDP_SHARDS = "pytorch_model_fsdp_0"
+DEEPSPEED_SHARDS = "latest"  # the file in which DeepSpeed names its newest folder
+
+
+def consolidate(checkpoint: Path, output: Path) -> None:
+    """Write the model of a checkpoint as `reflectioncoder train` writes a finished one.
+
+    The adapter of a LoRA run is merged, whatever `lora.output` says.
+
+    Args:
+        checkpoint: `checkpoint-N` of a run, or the run's directory, of which the newest is taken.
+        output: directory to make; must not hold a model yet.
+
+    Raises:
+        UserError: no whole checkpoint there; an output that would be overwritten; DeepSpeed is needed and missing.
+    """
+    folder = checkpoint if (checkpoint / PROGRESS).is_file() else newest_checkpoint(checkpoint)
+    if folder is None:
+        raise UserError(f"{checkpoint}: holds no whole checkpoint of reflectioncoder train")
+    if (output / MODEL).exists() or (output / f"{MODEL}.index.json").exists():
+        raise UserError(f"{output}: holds a model already; choose another directory")
+    run = folder.parent / "config.toml"
+    precision: Precision = settings.load(TrainConfig, run).precision if run.is_file() else "float32"
+    tokenizer = load_tokenizer(str(folder))
+    output.mkdir(parents=True, exist_ok=True)
+    save_model(_model(folder, precision), tokenizer, output)
+
+
+def _model(folder: Path, precision: Precision) -> PreTrainedModel:
+    transformers_logging.disable_progress_bar()
+    if (folder / MODEL).is_file() or (folder / f"{MODEL}.index.json").is_file():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision))
+        return model
+    if (folder / ADAPTER).is_file():  # merged into the model that it was trained on
+        return load_model_and_tokenizer(str(folder), precision, "cpu")[0]
+    if (folder / FSDP_SHARDS).is_dir():
+        from accelerate.utils import merge_fsdp_weights
+
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".merging-") as staging:
+            merge_fsdp_weights(str(folder / FSDP_SHARDS), staging)
+            weights = load_file(Path(staging) / MODEL)
+    elif (folder / DEEPSPEED_SHARDS).is_file():
+        try:
+            from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+        except ImportError:
+            raise UserError(f"{folder}: was written by DeepSpeed, which is not installed here") from None
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(folder))
+    else:
+        raise UserError(f"{folder}: holds no weights")
+    generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+    return assemble(weights, AutoConfig.from_pretrained(folder), generation, precision)
+
+
+def consolidate_verb(words: Sequence[str]) -> int:
+    """`reflectioncoder consolidate CHECKPOINT OUTPUT`."""
+    if len(words) != 2:
+        raise UserError("usage: reflectioncoder consolidate CHECKPOINT OUTPUT")
+    consolidate(Path(words[0]), Path(words[1]))
+    print(words[1])
+    return 0

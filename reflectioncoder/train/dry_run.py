@@ -1,0 +1,240 @@
+"""`reflectioncoder train --dry-run`: steps, tokens, memory and time of a run, without loading any weights.
+
+Memory and time are estimates from the model's configuration: what is counted is named below, what an allocator adds on
+top is not known beforehand.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.tokenization_utils_base import AddedToken
+
+from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
+from reflectioncoder.dialogues.training_files import read_training
+from reflectioncoder.errors import UserError
+from reflectioncoder.models.load import choose_device, load_tokenizer, resolve
+from reflectioncoder.train.batch.steps import Steps, prepare, summary
+from reflectioncoder.train.compute.loss import chunk_bytes
+from reflectioncoder.train.held_out import split
+from reflectioncoder.train.ranks.sharding import variables
+from reflectioncoder.train.ranks.world import World
+
+GIB = 2**30
+THIRDS = 3
+# Share of the speed of a plain matrix product that training reaches, for the estimate of time.
+SHARE_OF_PRODUCT = 0.5
+WIDTHS = (10, 11, 11, 13, 8, 8, 9)
+DEFAULT_RANKS = 8  # for the sharded columns, where the run itself has one
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Args:
+        weights: as they lie, with the copy that an engine gathers for a layer.
+        gradients: summed in float32.
+        optimizer: float32 copies and the two moments of AdamW.
+        activations: of the largest pass, kept for the backward pass.
+        logits: of one chunk of scored places, and the float32 gradient of the output head.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """The sum."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def shape_of(config: TrainConfig) -> tuple[int, PreTrainedConfig]:
+    """The number of parameters of a model, and its configuration, from its configuration alone."""
+    try:
+        found = AutoConfig.from_pretrained(resolve(config.model))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {config.model}: cannot be loaded ({str(error).splitlines()[0]})") from None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(found)
+    return sum(parameter.numel() for parameter in model.parameters()), found
+
+
+def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks: int, largest: int = 0) -> Memory:
+    """An estimate for one device.
+
+    Args:
+        config: of the run.
+        parameters: of the model.
+        shape: the model's configuration.
+        engine: `none`, `zero1`, `zero2`, `zero3` or `fsdp2`.
+        ranks: over which an engine shards.
+        largest: tokens of the largest sample's rows, which stay in one pass even where that is over `micro_tokens`.
+    """
+    tokens = max(config.micro_tokens, largest)
+    low = 2 if config.precision == "bfloat16" else 4
+    shape = shape.get_text_config()
+    hidden, layers = shape.hidden_size, shape.num_hidden_layers
+    inner = getattr(shape, "intermediate_size", None) or 4 * hidden
+    key_heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+    keys = key_heads * (getattr(shape, "head_dim", None) or hidden // shape.num_attention_heads)
+    # Kept of a layer for each token: the inputs and results of two norms, queries, attention's result, its projection,
+    # keys and values, and four tensors of the gated feed-forward; norms keep float32.
+    of_layer = low * (6 * hidden + 2 * keys + 4 * inner) + 4 * 2 * hidden
+    kept = layers * of_layer
+    if config.gradient_checkpointing:
+        kept = layers * low * hidden + of_layer
+    elif config.selective_checkpointing:  # a layer's input, queries, two of attention, keys and values, gate and up
+        kept = layers * low * (4 * hidden + 2 * keys + 2 * inner) + of_layer
+    logits = 3.0 * chunk_bytes(choose_device(config.device)) + 4 * shape.vocab_size * hidden
+    trained = parameters
+    if config.lora.r:
+        trained = layers * config.lora.r * (7 * hidden + 3 * inner + 2 * keys) + len(SPECIAL_TOKENS) * hidden
+        weights = parameters * (0.55 if config.lora.quantize == "4bit" else low)
+        return Memory(weights, 4 * trained, 8 * trained, kept * tokens, logits)
+    layer = parameters / (layers + 1) * low  # what is gathered at a time
+    masters = 4 if low == 2 else 0
+    weights = trained * low
+    gradients, optimizer = 4.0 * trained, float((masters + 8) * trained)
+    if engine in ("zero1", "zero2", "zero3", "fsdp2"):
+        optimizer /= ranks
+    if engine in ("zero2", "zero3", "fsdp2"):
+        gradients /= ranks
+    if engine == "zero3":
+        weights = weights / ranks + 2 * layer
+    if engine == "fsdp2":  # its shards are the float32 weights themselves
+        weights, optimizer = 4.0 * trained / ranks + 2 * layer, 8.0 * trained / ranks
+    return Memory(weights, gradients, optimizer, kept * tokens, logits)
+
+
+def host_memory(config: TrainConfig, parameters: int, engine: str, ranks: int) -> float:
+    """Bytes of a machine's own memory that its ranks take while they load the model.
+
+    Args:
+        config: of the run.
+        parameters: of the model.
+        engine: as in `memory`; `fsdp2` has float32 weights, of which rank 0 alone reads a copy where the file of
+            `sharding` says `fsdp_cpu_ram_efficient_loading: true`, as ours does.
+        ranks: of the machine.
+    """
+    if engine == "fsdp2":
+        return 4.0 * parameters * (1 if _hands_out(config.sharding) else ranks)
+    # Newer releases of transformers spare all but one of ZeRO-3's copies too.
+    return float((2 if config.precision == "bfloat16" else 4) * parameters * ranks)
+
+
+def _hands_out(path: str) -> bool:
+    return not path or variables(path).get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "true"
+
+
+def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Floating-point operations a second of a plain matrix product."""
+    size = 4096 if device.type == "cuda" else 512
+    left = torch.ones(size, size, dtype=dtype, device=device)
+    done, start = -1, time.monotonic()
+    while time.monotonic() - start < seconds:
+        right = left @ left
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if done < 0:  # the first one is slow
+            start = time.monotonic()
+        done += 1
+    del right
+    return max(done, 1) * 2 * size**3 / (time.monotonic() - start)
+
+
+def describe_plan(config: TrainConfig) -> str:
+    """What a run would do, without loading the weights.
+
+    Raises:
+        UserError: as `train`, for settings, data and tokenizer.
+    """
+    dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
+    tokenizer = load_tokenizer(config.model)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    samples, repeats, dropped = prepare(dialogues, tokenizer, config)
+    counted = summary(samples, dropped, config)
+    kept, _ = split(samples, config)
+    world = World.from_environment()
+    steps = Steps([samples[i] for i in kept], [repeats[i] for i in kept], config, world)
+    tokens, largest, lines = _tokens(steps)
+    parameters, shape = shape_of(config)
+    first = (
+        f"would train {config.model} ({config.objective}) on {counted}: "
+        f"{len(steps)} steps, {tokens:,} tokens through the model, into {config.output}"
+    )
+    return "\n".join(
+        [
+            first,
+            f"samples a step: {config.batch_size}, spread over {world.size} rank{'s' if world.size > 1 else ''}",
+            *lines,
+            *_memory_lines(config, parameters, shape, world, largest),
+            _time_line(config, parameters, tokens, world),
+        ]
+    )
+
+
+def _tokens(steps: Steps) -> tuple[int, int, list[str]]:
+    """Tokens of the whole run and of its largest sample, and a line for each third of the mask schedule."""
+    total, largest, lines = 0, 0, []
+    bounds = [round(k * len(steps) / THIRDS) for k in range(THIRDS + 1)]
+    for start, end in pairwise(bounds):
+        meetings = [(step, i) for step in range(start, end) for i in steps.plan[step]]
+        teacher = sum(len(steps.samples[i]) for _, i in meetings)
+        costs = [steps.cost(i, step, len(steps)) for step, i in meetings]
+        both = sum(costs)
+        total, largest = total + both, max([largest, *costs])
+        if meetings:
+            lines.append(f"steps {start + 1} to {end}: {teacher:,} teacher tokens, {both - teacher:,} student tokens")
+    return total, largest, lines
+
+
+def _memory_lines(
+    config: TrainConfig, parameters: int, shape: PreTrainedConfig, world: World, largest: int
+) -> list[str]:
+    ranks = world.size if world.size > 1 else DEFAULT_RANKS
+    engines: Sequence[str] = ("none",) if config.lora.r else ("none", "zero1", "zero2", "zero3", "fsdp2")
+    on_machine = min(ranks, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
+    lines = [
+        f"memory a device, estimated in GiB for {parameters:,} parameters; sharded over {ranks} ranks (host: a "
+        f"machine's own memory while its {on_machine} ranks load the model):"
+    ]
+    if largest > config.micro_tokens:
+        lines.append(
+            f"the largest sample has {largest:,} tokens in its two rows, more than micro_tokens = "
+            f"{config.micro_tokens:,}, and goes alone: activations are counted for it"
+        )
+    heads = ("weights", "gradients", "optimizer", "activations", "logits", "total", "host")
+    lines.append(f"{'':8}" + "".join(f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)))
+    for engine in engines:
+        need = memory(config, parameters, shape, engine, ranks, largest)
+        host = host_memory(config, parameters, engine, on_machine if engine != "none" else min(world.size, on_machine))
+        values = (need.weights, need.gradients, need.optimizer, need.activations, need.logits, need.total, host)
+        cells = (f"{value / GIB:>{width}.2f}" for value, width in zip(values, WIDTHS, strict=True))
+        lines.append(f"{engine:8}" + "".join(cells))
+    return lines
+
+
+def _time_line(config: TrainConfig, parameters: int, tokens: int, world: World) -> str:
+    if config.tokens_per_second > 0:
+        speed, how = config.tokens_per_second, "as given"
+    else:
+        device = choose_device(config.device)
+        flops = product_speed(device, getattr(torch, config.precision))
+        passes = 8 if config.gradient_checkpointing else 6
+        speed = SHARE_OF_PRODUCT * flops * world.size / (passes * parameters)
+        how = f"guessed from {flops / 1e12:.2f} TFLOP/s of a matrix product on this {device.type}"
+    seconds = tokens / speed
+    length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
+    return f"expected time: {length} at {speed:,.0f} tokens a second ({how}; give tokens_per_second to set it)"

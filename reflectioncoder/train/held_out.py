@@ -1,0 +1,80 @@
+"""Held-out samples during training: which they are, and their loss as inference would have it.
+
+They are scored with everything hidden from the student that is ever hidden (mask rate 1), so that scores of different
+steps compare, and the student reads what inference reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import random
+from array import array
+from collections.abc import Sequence
+
+from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.dialogues.tokens import Encoded
+from reflectioncoder.errors import UserError
+from reflectioncoder.train.batch.packing import MicroBatch, build_rows, deal, loss_weights, pack, split_by_cost
+from reflectioncoder.train.ranks.world import World
+
+
+def check(config: TrainConfig) -> None:
+    """Whether the settings of held-out evaluation fit together. Raises UserError."""
+    if not 0 <= config.eval_share < 1:
+        raise UserError(f"eval_share = {config.eval_share}: must be at least 0 and below 1")
+    has_data = bool(config.eval_data) or config.eval_share > 0
+    if config.eval_steps < 0 or config.patience < 0:
+        raise UserError("eval_steps and patience: must not be negative")
+    if config.eval_steps and not has_data:
+        raise UserError("eval_steps: there is nothing to evaluate on; set eval_data or eval_share")
+    if has_data and not config.eval_steps:
+        raise UserError("eval_data, eval_share: say how often with eval_steps")
+    if (config.patience or config.keep_best) and not config.eval_steps:
+        raise UserError("patience, keep_best: need an evaluation; set eval_steps with eval_data or eval_share")
+    if config.keep_best and (config.save_steps <= 0 or config.save_steps % config.eval_steps):
+        raise UserError(
+            f"keep_best: save_steps = {config.save_steps} must be a multiple of eval_steps = {config.eval_steps}"
+        )
+
+
+def split(samples: Sequence[Encoded], config: TrainConfig) -> tuple[list[int], list[int]]:
+    """Places of the samples to train on, and of those held out by `eval_share`.
+
+    A sample's fate depends on the seed and its last question only. So a sequence and the same problem as a plain sample
+    go the same way, and so do duplicates: no held-out answer is learnt from another sample.
+    """
+    held = [place for place, sample in enumerate(samples) if _draw(sample, config.seed) < config.eval_share]
+    if config.eval_share > 0 and not 0 < len(held) < len(samples):
+        raise UserError(f"eval_share = {config.eval_share}: holds out {len(held)} of {len(samples)} samples")
+    taken = set(held)
+    return [place for place in range(len(samples)) if place not in taken], held
+
+
+def _draw(sample: Encoded, seed: int) -> float:
+    start, end = sample.message_bounds[-2]
+    question = hashlib.sha256(array("I", sample.ids[start:end]).tobytes()).hexdigest()
+    return random.Random(f"{seed}:held out:{question}").random()
+
+
+def micro_batches(samples: Sequence[Encoded], config: TrainConfig, world: World) -> list[MicroBatch]:
+    """This rank's share of the held-out samples; the losses of all ranks add up to their loss."""
+    masking = dataclasses.replace(config.masking, strategy="all")
+    rows = [build_rows(sample, masking, config.positions, 1, 1, config.seed) for sample in samples]
+    weights = loss_weights(rows, config.loss)
+    costs = [sample.tokens for sample in rows]
+    own = deal(split_by_cost(costs, config.micro_tokens, world.size), costs, world.size, world.rank)
+    return [pack([(rows[i], weights[i]) for i in group]) for group in own]
+
+
+def metrics(loss: float, teacher_ce: float, student_ce: float, kl: float) -> dict[str, float]:
+    """What is logged; the perplexity is the student's, of plain samples alone the teacher's."""
+    perplexity = math.exp(min(student_ce or teacher_ce, 700.0))
+    return {
+        "eval_loss": loss,
+        "eval_teacher_ce": teacher_ce,
+        "eval_student_ce": student_ce,
+        "eval_kl": kl,
+        "eval_perplexity": perplexity,
+    }

@@ -1,0 +1,367 @@
+"""Fine-tuning by masked self-distillation (section 3.2): `train(config)`, from settings to a saved model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.utils import logging as transformers_logging
+
+from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.dialogues.tokens import Encoded, add_special_tokens
+from reflectioncoder.dialogues.training_files import read_training
+from reflectioncoder.errors import UserError
+from reflectioncoder.models.load import choose_device, load_model_and_tokenizer
+from reflectioncoder.train import dry_run as dryrun
+from reflectioncoder.train import held_out as validation
+from reflectioncoder.train import lora, trackers
+from reflectioncoder.train.batch.masking import check_order
+from reflectioncoder.train.batch.steps import Steps, digest, prepare, summary
+from reflectioncoder.train.checkpoints import (
+    LOG,
+    MODEL,
+    NARRATION_SECONDS,
+    PROGRESS,
+    LogFile,
+    Progress,
+    check_same_run,
+    checkpoints,
+    how_to_go_on,
+    newest_checkpoint,
+    save_model,
+    start_output,
+)
+from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
+from reflectioncoder.train.compute.model_check import check_model
+from reflectioncoder.train.compute.packed_attention import has_rotary_positions, use_varlen_attention
+from reflectioncoder.train.ranks.sharding import Engine, choose, like_the_first, loads_once, whole_model
+from reflectioncoder.train.ranks.world import SMALLER, EndsWithALine, World, one_line
+from reflectioncoder.train.trainer import ReflectionTrainer
+
+# What the Trainer calls them.
+OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "lion_8bit": "lion_8bit",
+}
+# What helps where there is no memory for the model in one piece.
+ROOM = "that needs more of the machine's own memory (consolidate does the same to a checkpoint, on any machine)"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run did.
+
+    Args:
+        output: directory of the trained model.
+        steps: optimizer steps of the whole run.
+        tokens: tokens through the model, teacher and student rows both counted, over the whole run.
+        seconds: time in the training loop, over the whole run.
+        samples: samples used, up-sampling not counted.
+        dropped: samples left out because they were longer than `max_length`.
+        loss: of the last step.
+    """
+
+    output: str
+    steps: int
+    tokens: int
+    seconds: float
+    samples: int
+    dropped: int
+    loss: float
+
+
+def train(
+    config: TrainConfig, say: Callable[[str], None] | None = None, callbacks: Sequence[TrainerCallback] = ()
+) -> TrainResult:
+    """Fine-tune a model as `config` says and leave it in `config.output`.
+
+    Args:
+        config: of the run.
+        say: takes one-line messages; standard error by default.
+        callbacks: further callbacks of the Trainer.
+
+    Raises:
+        UserError: bad configuration or data, an output that would be overwritten, a disk that is full, Ctrl-C.
+    """
+    world = World.from_environment()
+    say = (say or _to_stderr) if world.first else _to_nobody
+    output = Path(config.output)
+    _check(config, output)
+    engine = choose(config.sharding)
+    checkpoint = newest_checkpoint(output) if config.resume else None
+    if checkpoint is not None:
+        check_same_run(config, output)
+        first = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
+        if first.engine != engine:
+            raise UserError(f"{checkpoint}: was written with sharding engine {first.engine}, this run has {engine}")
+        say(f"going on from {checkpoint}")
+    else:
+        first = Progress()
+    dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
+    arguments = _arguments(config, engine)
+    # FSDP2 keeps float32 shards and puts them on their devices itself.
+    precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
+    lora.check(config, arguments.device, engine)
+    if "8bit" in config.optimizer and arguments.device.type != "cuda":
+        raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; take adamw or adafactor")
+    world = world.meet()
+
+    def advice() -> str:
+        return how_to_go_on(output)
+
+    def fits(what: str) -> AbstractContextManager[None]:
+        return one_line(world, lambda: f"while {what} {config.model}", lambda: SMALLER, advice)
+
+    with fits("loading"):
+        load = partial(load_model_and_tokenizer, config.model, precision, place, **lora.quantisation(config))
+        model, tokenizer = like_the_first(load, world) if loads_once(engine) else load()
+        add_special_tokens(model, tokenizer)
+    samples, repeats, dropped = prepare(dialogues, tokenizer, config)
+    say(summary(samples, dropped, config))
+    samples, repeats, held_out = hold_out(samples, repeats, tokenizer, config)
+    data = digest(samples, repeats, held_out)
+    if first.data not in ("", data):
+        raise UserError(
+            f"{output}: cannot resume, the samples in {', '.join((*config.data, *config.eval_data))} are not those "
+            "that the run began with; put the data (and the tokenizer) back, or choose another output"
+        )
+    first = dataclasses.replace(first, data=data)
+    with fits("preparing"):
+        loaded = world.first or not loads_once(engine)
+        _make_ready(model, config, max(map(len, [*samples, *held_out])), loaded)
+        trained = lora.add(model, tokenizer, config) if config.lora.r else model
+    steps = Steps(samples, repeats, config, world)
+    say(
+        f"{len(steps)} steps of {config.batch_size} samples; a line every {NARRATION_SECONDS:.0f} seconds, every "
+        f"step in {output / LOG}"
+    )
+    arguments.max_steps = len(steps)
+    arguments.warmup_steps = math.ceil(config.warmup_ratio * len(steps))
+    with fits("loading"):
+        world.wait()  # until every rank has read what the output held before
+    if world.first:
+        start_output(output, config, checkpoint, first)
+    trainer = ReflectionTrainer(trained, arguments, steps, config, first, tokenizer, engine)
+    trainer.held_out = validation.micro_batches(held_out, config, world) if held_out else []
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    own = [LogFile(output / LOG, first, say)] if world.first else []
+    patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
+    for added in (*own, *patience, *callbacks):
+        trainer.add_callback(added)
+    with EndsWithALine(world, lambda: f"ended from outside {_where(trainer)}; {advice()}"):
+        with one_line(world, partial(_where, trainer), partial(_what_to_lower, trainer), advice):
+            _loop(trainer, checkpoint, output)
+        seconds = trainer.seconds
+        model.config.use_cache = True
+        result = TrainResult(
+            str(output),
+            trainer.state.global_step,
+            trainer.tokens,
+            seconds,
+            len(samples),
+            dropped,
+            trainer.terms.get("loss", math.nan),
+        )
+        with one_line(world, lambda: "while the model was written", lambda: ROOM, advice):
+            whole = whole_model(trained, trainer, engine, config.precision, world.first)
+            if whole is not None:
+                _save(whole, tokenizer, config, output)
+                for folder in checkpoints(output):
+                    shutil.rmtree(folder, ignore_errors=True)
+                text = json.dumps(dataclasses.asdict(result), indent=2)
+                (output / "result.json").write_text(text + "\n", encoding="utf-8")
+            world.wait()  # a rank that ends earlier looks dead to the others
+    return result
+
+
+def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> None:
+    """The training loop."""
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        raise UserError(f"interrupted {_where(trainer)}; {how_to_go_on(output)}") from None
+
+
+def _what_to_lower(trainer: ReflectionTrainer) -> str:
+    """What makes the pass, in or after which a run was out of memory, need less of it."""
+    budget, tokens = trainer.config.micro_tokens, trainer.passing
+    if not tokens:
+        return f"the model does not fit with its optimizer; {SMALLER}"
+    if tokens > budget:  # the resumed run has to have the same samples
+        return (
+            f"the last pass was a single sample of {tokens} tokens, which micro_tokens (now {budget}) cannot cut; set "
+            "gradient_checkpointing, which does not change the result, or lower max_length and start anew"
+        )
+    return f"lower micro_tokens (now {budget}), or set gradient_checkpointing, neither of which changes the result"
+
+
+def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, output: Path) -> None:
+    """Leave the trained model, which may be in LoRA's wrapper, as the settings want it."""
+    if config.lora.r and config.lora.output == "merged":
+        if config.lora.quantize == "none":
+            model = model.merge_and_unload()
+        else:  # merged into four bits much of what was learnt would be rounded away
+            with tempfile.TemporaryDirectory(dir=output, prefix=".adapter-") as folder:
+                model.save_pretrained(folder, save_embedding_layers=False)
+                model, _ = load_model_and_tokenizer(folder, config.precision, "cpu")
+    save_model(model, tokenizer, output)
+
+
+def hold_out(
+    samples: list[Encoded], repeats: list[int], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+) -> tuple[list[Encoded], list[int], list[Encoded]]:
+    """What is trained on, how often an epoch has each, and what is held out."""
+    kept, held = validation.split(samples, config)
+    found = [samples[place] for place in held]
+    if config.eval_data:
+        others = [dialogue for path in config.eval_data for dialogue in read_training(path)]
+        found += prepare(others, tokenizer, dataclasses.replace(config, data=config.eval_data), False)[0]
+    return [samples[place] for place in kept], [repeats[place] for place in kept], found
+
+
+def _where(trainer: ReflectionTrainer) -> str:
+    return f"after step {trainer.state.global_step} of {len(trainer.steps)}"
+
+
+def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int, loaded: bool) -> None:
+    """Set a model up for rows of at most so many tokens; one whose weights are loaded is tried.
+
+    Raises:
+        UserError: it cannot do what training needs.
+    """
+    if config.positions == "keep" and config.objective == "reflection" and not has_rotary_positions(model):
+        raise UserError(
+            f"model {config.model}: has no rotary positions, so student tokens cannot keep their places; "
+            'set positions = "rebase"'
+        )
+    use_varlen_attention(model, longest)
+    if loaded:
+        check_model(model)
+    model.config.use_cache = False
+    if config.gradient_checkpointing or config.selective_checkpointing:
+        checkpoint_layers(model, selective=not config.gradient_checkpointing)
+    if config.torch_compile:
+        compile_feed_forward(model)
+
+
+def compile_feed_forward(model: PreTrainedModel) -> None:
+    """Have torch compile the feed-forward blocks, for rows of any length."""
+    for name, module in model.named_modules():
+        if name.endswith(".mlp"):
+            module.compile(dynamic=True)
+
+
+def describe_plan(config: TrainConfig) -> str:
+    """What a run would do, without loading the weights (`dryrun.py`). Raises UserError as `train`."""
+    _check(config, Path(config.output))
+    return dryrun.describe_plan(config)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _to_nobody(line: str) -> None:
+    pass
+
+
+def _device(config: TrainConfig) -> torch.device:
+    device = choose_device(config.device)
+    if device.type not in ("cpu", "cuda") or device.index:
+        raise UserError(f"device '{config.device}': take cpu or cuda; choose a GPU with CUDA_VISIBLE_DEVICES")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device '{config.device}': this machine or this PyTorch has no CUDA; take cpu")
+    return device
+
+
+def _check(config: TrainConfig, output: Path) -> None:
+    """Everything that can be told to be wrong before anything is loaded."""
+    if config.lora.r < 0:
+        raise UserError(f"lora.r = {config.lora.r}: must be positive, or 0 to train all weights")
+    if not config.data:
+        raise UserError("data: name at least one file of dialogues")
+    check_order(config.masking.order)
+    for name in ("batch_size", "micro_tokens", "max_length", "upsample"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} = {getattr(config, name)}: must be at least 1")
+    for name in ("max_steps", "max_tokens"):
+        if getattr(config, name) == 0 or getattr(config, name) < -1:
+            raise UserError(f"{name} = {getattr(config, name)}: must be positive, or -1 for none")
+    validation.check(config)
+    trackers.choose(config.report_to)
+    if config.epochs <= 0:
+        raise UserError(f"epochs = {config.epochs}: must be positive")
+    if any((output / name).exists() for name in (MODEL, f"{MODEL}.index.json", lora.ADAPTER)):
+        if config.resume and not config.overwrite:
+            raise UserError(f"{output}: the run is finished, there is nothing to resume; set overwrite to train anew")
+        if not config.overwrite:
+            raise UserError(f"{output}: holds a finished model; choose another output, or set overwrite")
+    elif not (config.resume or config.overwrite) and (unfinished := newest_checkpoint(output)):
+        raise UserError(
+            f"{output}: holds {unfinished.name} of an unfinished run; add --resume to go on from there, or --overwrite "
+            "to start anew"
+        )
+
+
+def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
+    """The Trainer's arguments, but for the number of steps; where several ranks were started, they meet here."""
+    transformers_logging.disable_progress_bar()
+    schedule = "constant_with_warmup" if config.scheduler == "constant" else config.scheduler
+    arguments = TrainingArguments(
+        output_dir=config.output,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=schedule,
+        weight_decay=config.weight_decay,
+        # Clipped in training_step, where the master gradients are known; DeepSpeed does it itself.
+        max_grad_norm=config.max_grad_norm if engine == "deepspeed" else 0.0,
+        bf16=engine == "deepspeed" and config.precision == "bfloat16",
+        seed=config.seed,
+        ddp_timeout=config.rank_timeout,
+        use_cpu=_device(config).type == "cpu",
+        logging_strategy="steps",
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if config.save_steps > 0 else "no",
+        save_steps=max(config.save_steps, 1),
+        save_total_limit=2,
+        report_to=trackers.choose(config.report_to) or "none",
+        optim=OPTIMIZERS[config.optimizer],
+        eval_strategy="steps" if config.eval_steps else "no",
+        eval_steps=config.eval_steps or None,
+        metric_for_best_model="eval_loss" if config.eval_steps else None,
+        greater_is_better=False if config.eval_steps else None,
+        load_best_model_at_end=config.keep_best,
+        restore_callback_states_from_checkpoint=True,  # how many evaluations were without a better one
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would mean DataParallel
+    return arguments

@@ -1,0 +1,256 @@
+"""The Trainer of masked self-distillation: one batch is one optimizer step with its own, exact normalisation.
+
+One item of the data loader is this rank's share of a whole global batch, cut into micro-batches whose losses add up to
+the batch's loss. So accumulation, schedules, clipping and resume see optimizer steps only, and nothing rescales the
+loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.errors import RankError, UserError
+from reflectioncoder.train.batch.packing import MicroBatch
+from reflectioncoder.train.batch.steps import Ahead, Step, Steps
+from reflectioncoder.train.checkpoints import EVALUATIONS, Progress, append_line, newest_checkpoint
+from reflectioncoder.train.compute.flops import Needed, peak_flops
+from reflectioncoder.train.compute.loss import LossTerms, micro_batch_loss, through
+from reflectioncoder.train.compute.master_weights import MasterAdamW, with_masters
+from reflectioncoder.train.held_out import metrics
+from reflectioncoder.train.lora import set_precision
+from reflectioncoder.train.ranks.sharding import Engine, attach
+from reflectioncoder.train.ranks.world import lost_contact
+from reflectioncoder.train.trackers import stage
+
+
+class ReflectionTrainer(Trainer):
+    """A Trainer of which one batch is one optimizer step with its own, exact normalisation.
+
+    Args:
+        model: with `attention.use_varlen_attention` applied; perhaps in the wrapper of `lora.add`.
+        args: gradient accumulation 1 and no clipping (`max_grad_norm` of the config is applied here).
+        steps: the run; its world says how many ranks share it.
+        config: of the run.
+        first: steps already taken, with their tokens and seconds (a resumed run), and the digest of the samples.
+        tokenizer: kept with every checkpoint.
+        engine: that shards the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        steps: Steps,
+        config: TrainConfig,
+        first: Progress,
+        tokenizer: PreTrainedTokenizerBase,
+        engine: Engine = "none",
+    ) -> None:
+        self.engine = engine
+        self.config = config
+        # `evaluate` takes `held_out`; the Trainer only wants to see that there is something to evaluate on.
+        super().__init__(model=model, args=args, eval_dataset=steps if config.eval_steps else None)
+        self.tokenizer = tokenizer
+        # The plain network; `model` may be LoRA's wrapper around it, and an engine may wrap that.
+        self.network: Any = model.get_base_model() if config.lora.r else model
+        self.steps = steps
+        self.world = steps.world
+        self.tokens = first.tokens
+        self.data = first.data
+        self.seconds_before = first.seconds
+        self.started = time.monotonic()
+        self.terms: dict[str, float] = {}
+        self.curves: dict[str, float] = {}
+        self.needed = Needed(self.network)
+        self.operations = 0  # that the steps of this process needed, on all ranks
+        self.logged = (first.tokens, self.operations, first.seconds)
+        self.held_out: list[MicroBatch] = []
+        self.passing = 0  # tokens of the newest pass
+        if engine == "none":
+            # Says that nothing is left to prepare, so that accelerate puts no DistributedDataParallel around the model:
+            # its buckets would take the model's size again, and it cannot see the optimizer's float32 gradients.
+            model._is_accelerate_prepared = True
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The accelerator with its sharding engine."""
+        super().create_accelerator_and_postprocess()
+        attach(self, self.engine, self.config.precision)
+
+    @property
+    def seconds(self) -> float:
+        """Time in the training loop so far, of all runs that led here."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Steps in order, one an item; a resumed run skips those already taken without making them."""
+        return DataLoader(Ahead(self.steps), batch_size=1, shuffle=False, collate_fn=_only_item)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer with float32 master weights, which an engine keeps itself; weight decay on matrices only."""
+        if self.optimizer is None:
+            trained = [p for p in self.network.parameters() if p.requires_grad]
+            groups = [
+                {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.config.weight_decay},
+                {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            ]
+            kind, options = self._optimizer_kind()
+            self.optimizer = kind([group for group in groups if group["params"]], **options)
+        return self.optimizer
+
+    def _optimizer_kind(self) -> tuple[Any, dict[str, Any]]:
+        if self.config.optimizer == "adamw":
+            kind = MasterAdamW if self.engine == "none" else torch.optim.AdamW
+            return kind, {"lr": self.config.learning_rate, "fused": True}
+        found, options = Trainer.get_optimizer_cls_and_kwargs(self.args, self.network)
+        return found if self.engine != "none" else with_masters(found), options
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The steps that are left; none where the checkpoint was written by the evaluation that ended the run."""
+        stoppers = [found for found in self.callback_handler.callbacks if isinstance(found, EarlyStoppingCallback)]
+        if any(stopper.early_stopping_patience_counter >= stopper.early_stopping_patience for stopper in stoppers):
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def training_step(  # type: ignore[override]
+        self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Forward and backward of a whole global batch; returns its loss."""
+        model.train()
+        step = inputs["step"]
+        device = self.args.device
+        totals = torch.zeros(4, dtype=torch.float64, device=device)
+        for number, micro_batch in enumerate(step.micro_batches):
+            terms = self.forward(micro_batch.to(device))
+            self.backward(terms.loss, number == len(step.micro_batches) - 1)
+            totals += torch.stack([part.detach().double() for part in terms])
+        norm = self.finish_gradients()
+        self.world.total(totals)
+        loss, teacher_ce, student_ce, kl = totals.tolist()
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):  # weights are as the last step left them, but for DeepSpeed's
+                newest = newest_checkpoint(Path(self.config.output))
+                raise UserError(
+                    f"step {self.state.global_step}: the {name} is {value}; start anew with a lower learning_rate or "
+                    "precision float32" + (f" ({newest.name} is intact)" if newest else "")
+                )
+        self.tokens += step.tokens
+        self.operations += self.needed(step.tokens, step.scored, step.squares)
+        self.curves = {**step.visible, f"kl_stage_{stage(step.mask_rate)}": kl} if step.visible else {}
+        self.terms = {
+            "loss": loss,
+            "teacher_ce": teacher_ce,
+            "student_ce": student_ce,
+            "kl": kl,
+            "mask_rate": step.mask_rate,
+            "learning_rate": self._get_learning_rate(),
+            "grad_norm": norm,
+        }
+        return totals[0].float()
+
+    def forward(self, batch: MicroBatch) -> LossTerms:
+        """The loss of a micro-batch; a sharding engine gathers the weights around it."""
+        self.passing = batch.tokens
+        if self.engine == "none":
+            return micro_batch_loss(self.network, batch)
+        root = self.accelerator.unwrap_model(self.model_wrapped) if self.engine == "deepspeed" else self.model_wrapped
+        return through(root, partial(micro_batch_loss, self.network), batch, caller=self.model_wrapped)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add a micro-batch's gradients. Engines take means over the ranks where the loss asks for sums."""
+        if self.engine == "none":
+            loss.backward()
+            return
+        # DeepSpeed takes its optimizer step inside the last backward pass.
+        self.accelerator.gradient_state._set_sync_gradients(last)
+        self.accelerator.backward(loss * self.world.size)
+
+    def finish_gradients(self) -> float:
+        """Bring the gradients of all ranks together and clip them; their norm before that."""
+        if self.engine == "deepspeed":  # it has done so, as its configuration says
+            wrapped: Any = self.model_wrapped
+            return float(wrapped.get_global_grad_norm())
+        inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
+        if self.engine == "none":
+            self.world.total_gradients(parameters)
+        limit = self.config.max_grad_norm if self.config.max_grad_norm > 0 else math.inf
+        norm: Any = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return float(norm.full_tensor() if self.engine == "fsdp2" else norm)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
+        """The loss of the held-out samples (`validation.py`); best checkpoints and early stopping go by it."""
+        self.model_wrapped.eval()
+        totals = torch.zeros(4, dtype=torch.float64, device=self.args.device)
+        with torch.no_grad():
+            for micro_batch in self.held_out:
+                terms = self.forward(micro_batch.to(self.args.device))
+                totals += torch.stack([part.double() for part in terms])
+        found = metrics(*self.world.total(totals).tolist())
+        if self.world.first:
+            line = {"step": self.state.global_step, **found}
+            append_line(Path(self.config.output) / EVALUATIONS, json.dumps(line))
+        self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss terms to what every logger gets."""
+        if "loss" in logs:
+            seconds = self.seconds
+            passed = max(seconds - self.logged[2], 1e-9)
+            more = {"tokens_per_second": (self.tokens - self.logged[0]) / passed}
+            peak = peak_flops(self.args.device)
+            if peak is not None:
+                more["mfu"] = (self.operations - self.logged[1]) / passed / (peak * self.world.size)
+            self.logged = (self.tokens, self.operations, seconds)
+            logs = {**logs, **self.terms, **self.curves, **more, "tokens": self.tokens, "seconds": seconds}
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights; ranks that do not write wait in their own room, whose time limit is long."""
+        super().save_model(output_dir, _internal_call)
+        self.world.wait()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.config.lora.r:
+            set_precision(self.network, self.config)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+        folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.world.first:
+                self.network.config.save_pretrained(folder)
+                if self.network.generation_config is not None:
+                    self.network.generation_config.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
+            self.world.wait()  # a checkpoint is whole when every rank has written its part
+            if self.world.first:
+                Progress(self.state.global_step, self.tokens, self.seconds, self.engine, self.data).save(folder)
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
+            if lost_contact(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RankError(
+                f"cannot write {folder}: {str(error).splitlines()[0]}; earlier checkpoints are intact, "
+                "go on with --resume"
+            ) from None
+
+
+def _only_item(items: list[Step]) -> dict[str, Step]:
+    return {"step": items[0]}
