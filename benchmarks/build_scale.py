@@ -31,7 +31,8 @@ CHILD = """
 import json, os, resource, sys, threading, time
 from pathlib import Path
 from rich.console import Console
-from reflectioncoder import ledger, pool
+from reflectioncoder.construct.engines import interpreters as pool
+from reflectioncoder.construct.ledger import ledger
 from reflectioncoder.construct.build import build
 from reflectioncoder.config.build import BuildConfig, ChatConfig
 folder, count, workers, every = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reflectioncoder.config.build import LoraConfig, TrainConfig
+from reflectioncoder.config.train import LoraConfig, TrainConfig
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.train import lora
 from reflectioncoder.train.compute import loss

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Literal
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded, Span
 from reflectioncoder.train.batch.packing import MicroBatch, Rows, build_rows, loss_weights, pack
 

@@ -35,7 +35,8 @@ import torch
 from measuring import KEPT, keep, peak_above, timed
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from reflectioncoder.config.build import EMBEDDED_MODEL, LossConfig, MaskingConfig
+from reflectioncoder.config.build import EMBEDDED_MODEL
+from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.models.load import load_model_and_tokenizer
 from reflectioncoder.train.batch.packing import Row, Rows, loss_weights, pack

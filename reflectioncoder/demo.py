@@ -19,17 +19,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reflectioncoder.config.build import (
-    BuildConfig,
-    DemoConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    MaskingConfig,
-    TrainConfig,
-)
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.evaluate import DemoConfig, EvaluateConfig, GenerateConfig
 from reflectioncoder.config.toml import save, to_toml
-from reflectioncoder.dialogues.dialogue import write_lines
+from reflectioncoder.config.train import MaskingConfig, TrainConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import write_lines
 
 ARMS = ("before", "instruction_tuned", "after")
 TASKS = ("heldout", "handwritten", "humaneval")
@@ -109,7 +104,8 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
         UserError: the directory holds a demo with another configuration.
     """
     from reflectioncoder.construct.build import build
-    from reflectioncoder.evaluate.evaluate import compare, evaluate
+    from reflectioncoder.evaluate.compare import compare
+    from reflectioncoder.evaluate.evaluate import evaluate
     from reflectioncoder.report.page import write_report
     from reflectioncoder.train.train import train
 

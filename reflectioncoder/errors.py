@@ -1,4 +1,4 @@
-"""The one exception that carries a message for the user rather than for a developer."""
+"""Every exception of this package that crosses a module."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class RankError(UserError):
     """Something that went wrong on one rank only, so that this rank has to say it."""
+
+
+class InfrastructureError(Exception):
+    """The warm process or a session could not be had; never the program's fault."""

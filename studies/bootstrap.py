@@ -32,13 +32,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reflectioncoder.config.build import BuildConfig, TrainConfig
+from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.toml import load
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.construct.filters.sequence import shows_error
 from reflectioncoder.construct.ledger.ledger import progress
-from reflectioncoder.dialogues.dialogue import Dialogue, read_jsonl, write_lines
+from reflectioncoder.dialogues.dialogue import Dialogue, read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "bootstrap"

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.construct.filters.contamination import Contamination, Detector, contaminated, load_references
-from reflectioncoder.problems.load import PRESETS, Problem, iter_rows, load_problems
+from reflectioncoder.files.rows import iter_rows
+from reflectioncoder.problems.load import PRESETS, load_problems
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded, Span
 from reflectioncoder.train.batch.packing import build_rows, last_round, loss_weights, pack
 from reflectioncoder.train.compute.loss import micro_batch_loss

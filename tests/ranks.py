@@ -55,8 +55,8 @@ if __name__ == "__main__":
     import torch.distributed as dist
     from test_train import At, interrupt
 
-    from reflectioncoder.config.build import TrainConfig
     from reflectioncoder.config.toml import load
+    from reflectioncoder.config.train import TrainConfig
     from reflectioncoder.errors import UserError
     from reflectioncoder.train.train import train
 

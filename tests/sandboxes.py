@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter import interpreter as module
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
-from reflectioncoder.interpreter.warm_process import InfrastructureError, WarmProcess
+from reflectioncoder.interpreter.warm_process import WarmProcess
 from reflectioncoder.sandbox.layers import FIRST_SESSION_UID
 
 USERS = 1 << 14  # of one warm process

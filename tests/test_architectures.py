@@ -14,7 +14,7 @@ import tiny
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
 from reflectioncoder.train.compute.loss import micro_batch_loss

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.train.batch.packing import (
     Row,
     Rows,

@@ -14,8 +14,9 @@ import pytest
 import tiny
 import torch
 
-from reflectioncoder.config.build import BuildConfig, NativeConfig, TrainConfig
+from reflectioncoder.config.build import BuildConfig, NativeConfig
 from reflectioncoder.config.toml import load
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue, write_jsonl
 from reflectioncoder.problems.load import load_problems
 from reflectioncoder.problems.procedural import problems as procedural

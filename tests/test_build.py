@@ -19,7 +19,8 @@ from rich.console import Console
 
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.toml import load, to_toml
-from reflectioncoder.construct.build import FILES, build
+from reflectioncoder.construct.build import build
+from reflectioncoder.construct.export import FILES
 from reflectioncoder.construct.ledger.ledger import Ledger
 from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError

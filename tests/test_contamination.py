@@ -20,7 +20,8 @@ from reflectioncoder.construct.filters.contamination import (
 )
 from reflectioncoder.construct.filters.same_request import asked
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import Problem, load_problems
+from reflectioncoder.problems.load import load_problems
+from reflectioncoder.problems.problem import Problem
 
 REQUEST = (
     "Check if in a given list of numbers any two of them are closer to each other than a threshold that is given,"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reflectioncoder.config.build import DemoConfig
+from reflectioncoder.config.evaluate import DemoConfig
 from reflectioncoder.demo import ARMS, TASKS, describe, run_demo, train_configs
 from reflectioncoder.errors import UserError
 

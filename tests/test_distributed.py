@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from test_train import At, interrupt
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from reflectioncoder.config.build import LoraConfig, TrainConfig
 from reflectioncoder.config.toml import save
+from reflectioncoder.config.train import LoraConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.packing import deal, pack, split_by_cost

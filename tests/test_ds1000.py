@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate.evaluate import check_all, read_completions, summarize
-from reflectioncoder.generate.generate import Completion
+from reflectioncoder.evaluate.check import check_all
+from reflectioncoder.evaluate.evaluate import read_completions
+from reflectioncoder.evaluate.results import summarize
+from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.tasks import ds1000
-from reflectioncoder.tasks.base import TaskOptions, get_task
+from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.ds1000 import DS1000, VERSIONS, cut
+from reflectioncoder.tasks.registry import get_task
 
 LIMITS = Limits(10.0, 1024, 1_000_000)
 DOUBLED = '''\

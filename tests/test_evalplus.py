@@ -14,15 +14,18 @@ import threading
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate.evaluate import check_all, read_completions, summarize
+from reflectioncoder.evaluate.check import check_all
+from reflectioncoder.evaluate.evaluate import read_completions
+from reflectioncoder.evaluate.results import summarize
 from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.calls import bounded, call_all, decoded, open_interpreter
 from reflectioncoder.interpreter.interpreter import Limits
 from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
-from reflectioncoder.tasks.base import TaskOptions, get_task
+from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.evalplus.compare import first_wrong
 from reflectioncoder.tasks.evalplus.data import HUMANEVAL, MBPP, decode_arguments, find_plus, read_plus
+from reflectioncoder.tasks.registry import get_task
 
 LIMITS = Limits(10.0, 4096, 1_000_000)
 # Problems whose references take long, or give gigabytes; the documented command runs them all.

@@ -10,21 +10,16 @@ from dataclasses import asdict
 import pytest
 
 from reflectioncoder.cli.main import main
-from reflectioncoder.config.build import EvaluateConfig, GenerateConfig
+from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate.evaluate import (
-    Result,
-    check_all,
-    compare,
-    evaluate,
-    read_completions,
-    read_results,
-    summarize,
-)
+from reflectioncoder.evaluate.check import check_all
+from reflectioncoder.evaluate.compare import compare
+from reflectioncoder.evaluate.evaluate import evaluate, read_completions
+from reflectioncoder.evaluate.results import Result, read_results, summarize
 from reflectioncoder.evaluate.verdict_log import Unfinished
 from reflectioncoder.generate.completions import Completion, read_completion
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.tasks.base import Verdict
 from reflectioncoder.tasks.humaneval import HumanEval
 from reflectioncoder.tasks.problem_sets import ProblemTask

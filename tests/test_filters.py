@@ -7,7 +7,7 @@ import pytest
 from reflectioncoder.construct.filters.sequence import FilterSettings, Rejected, apply, final_code_fails, io_in_code
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message, reflection_dialogue
 from reflectioncoder.interpreter.interpreter import Interpreter
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 
 PROBLEM = Problem("p1", "Write `double`.", "def double(x):\n    return 2 * x\n", ("assert double(2) == 4",), "double")
 TRACE = (

@@ -26,7 +26,8 @@ from reflectioncoder.construct.ledger.ledger import Entry, Ledger, progress
 from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import CellResult
-from reflectioncoder.problems.load import Problem, load_problems
+from reflectioncoder.problems.load import load_problems
+from reflectioncoder.problems.problem import Problem
 
 
 def fenced(code: str) -> str:

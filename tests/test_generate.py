@@ -11,12 +11,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reflectioncoder.cli.main import main
-from reflectioncoder.config.build import ChatConfig, GenerateConfig
-from reflectioncoder.dialogues.tokens import add_special_tokens
+from reflectioncoder.config.build import ChatConfig
+from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate.generate import clean_completion, generate, make_requests, output_of, resolve_style
+from reflectioncoder.generate.completions import clean_completion
+from reflectioncoder.generate.generate import generate, output_of
+from reflectioncoder.generate.local import make_requests, resolve_style
 from reflectioncoder.models.decode import Request, anchor, decode, nucleus, text_behind
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.models.special_tokens import add_special_tokens
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.humaneval import HumanEval
 from reflectioncoder.tasks.problem_sets import ProblemTask

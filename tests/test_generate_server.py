@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from serving import Served
 
 from reflectioncoder.cli.main import main
-from reflectioncoder.config.build import ChatConfig, EvaluateConfig, GenerateConfig
+from reflectioncoder.config.build import ChatConfig
+from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.evaluate import evaluate
 from reflectioncoder.generate.completions import clean_answer

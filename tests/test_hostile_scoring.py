@@ -7,8 +7,9 @@ import pytest
 import test_ds1000
 from polyglot import CASES, write
 
-from reflectioncoder.config.build import EvaluateConfig, GenerateConfig
-from reflectioncoder.evaluate.evaluate import evaluate, read_results
+from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
+from reflectioncoder.evaluate.evaluate import evaluate
+from reflectioncoder.evaluate.results import read_results
 from reflectioncoder.tasks import ds1000
 from reflectioncoder.tasks.multipl_e import languages
 

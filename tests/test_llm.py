@@ -17,20 +17,9 @@ from chatserver import ChatServer, Reply, completion, failure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reflectioncoder.clients.budget import Budget, BudgetError, Price, Usage, price_of
 from reflectioncoder.clients.chat import ChatSampler
-from reflectioncoder.clients.messages import (  # fmt: skip
-    FATAL,
-    OF_THE_PROBLEM,
-    REASONS,
-    Answer,
-    Budget,
-    BudgetError,
-    Price,
-    SamplerError,
-    Turn,
-    Usage,
-    price_of,
-)
+from reflectioncoder.clients.messages import FATAL, OF_THE_PROBLEM, REASONS, Answer, SamplerError, Turn
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.construct.samplers.replay import ReplaySampler
 from reflectioncoder.errors import UserError

@@ -5,7 +5,8 @@ import pytest
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems.cache import CACHE, WORTH_IT, Loaded, load_once
-from reflectioncoder.problems.load import Problem, load_problems
+from reflectioncoder.problems.load import load_problems
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
 
 

@@ -14,11 +14,12 @@ from test_distributed import config, log, quiet, same_losses
 from test_train import At, interrupt
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from reflectioncoder.config.build import LoraConfig, LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.config.train import LoraConfig, LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import write_jsonl
-from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, add_special_tokens, encode
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, encode
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
+from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import lora
 from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
 from reflectioncoder.train.compute import loss

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack, split_by_cost
 from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers

@@ -10,7 +10,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.config.build import MaskingConfig
+from reflectioncoder.config.train import MaskingConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.masking import (
     block_mask,

@@ -12,7 +12,7 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.train.train import train
 

@@ -8,16 +8,19 @@ import sys
 import pytest
 from polyglot import CASES, SERVED, SOLUTIONS, write
 
-from reflectioncoder.config.build import EvaluateConfig, GenerateConfig
+from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate.evaluate import check_all, evaluate, read_completions, summarize
-from reflectioncoder.generate.generate import Completion
+from reflectioncoder.evaluate.check import check_all
+from reflectioncoder.evaluate.evaluate import evaluate, read_completions
+from reflectioncoder.evaluate.results import summarize
+from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Limits
-from reflectioncoder.tasks.base import TaskOptions, get_task
+from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.multipl_e import languages
 from reflectioncoder.tasks.multipl_e.answers import assemble, cut
 from reflectioncoder.tasks.multipl_e.compilers import ready_folder
 from reflectioncoder.tasks.multipl_e.task import MultiPLE
+from reflectioncoder.tasks.registry import get_task
 
 LIMITS = Limits(2.0, 1024, 1_000_000)
 WRONG = [(key, how) for key, case in CASES.items() for how in case.wrong]

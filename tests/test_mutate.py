@@ -12,7 +12,7 @@ from reflectioncoder.construct.mutation.explain import Failure, contrast, read_c
 from reflectioncoder.construct.mutation.sequence import reflect_by_mutation
 from reflectioncoder.dialogues.dialogue import Dialogue, unfenced
 from reflectioncoder.interpreter.interpreter import Interpreter
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 
 DIGITS = """def multiply_digits(n):
     if n == 0:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.construct.mutation.kinds import KINDS, Edit, Mutation, Source, apply, find_mutations
+from reflectioncoder.construct.mutation.edits import Edit, Mutation, Source, apply
+from reflectioncoder.construct.mutation.kinds import KINDS, find_mutations
 from reflectioncoder.construct.mutation.wordings import WORDING
 
 # kind: (solution, an assert that holds for it and fails for at least one mutant of the kind)

@@ -14,7 +14,8 @@ from blocks import NUMBERS, Format, answer, bad, code, config, final, good, outc
 from chatserver import ChatServer, Reply, failure
 from completions import Completions, body, said
 
-from reflectioncoder.clients.messages import Answer, Budget, SamplerError, Turn, Usage
+from reflectioncoder.clients.budget import Budget, Usage
+from reflectioncoder.clients.messages import Answer, SamplerError, Turn
 from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.construct.ledger.ledger import progress
 from reflectioncoder.construct.samplers.native_completions import CompletionsSampler

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import FieldMap, Problem, handwritten, load_problems
+from reflectioncoder.problems.load import FieldMap, handwritten, load_problems
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.asserts import split_tests
 
 DATA = Path(os.environ.get("REFLECTIONCODER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")

@@ -14,7 +14,7 @@ from functools import lru_cache
 import pytest
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural.kinds import KINDS
 from reflectioncoder.problems.procedural.maps import MAPS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS

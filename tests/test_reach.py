@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reflectioncoder.syntax.asserted import exercised
-from reflectioncoder.syntax.asserts import parse
+from reflectioncoder.syntax.trees import parse
 
 F = "def f(x):\n    return 2 * x\n"
 

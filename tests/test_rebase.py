@@ -9,7 +9,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.train.batch.packing import Row, Rows, build_rows, last_round, loss_weights, pack
 from reflectioncoder.train.compute.loss import micro_batch_loss

@@ -12,8 +12,8 @@ import torch
 from test_train import config, log, quiet
 from transformers import Qwen2Config
 
-from reflectioncoder.config.build import LoraConfig, TrainConfig
 from reflectioncoder.config.toml import load
+from reflectioncoder.config.train import LoraConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.train.dry_run import Memory, host_memory, memory, shape_of
 from reflectioncoder.train.train import describe_plan, train

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.clients.messages import Answer, Tools, Turn, Usage
+from reflectioncoder.clients.budget import Usage
+from reflectioncoder.clients.messages import Answer, Tools, Turn
 from reflectioncoder.construct.conversation.conversation import (
     Ask,
     Check,
@@ -31,7 +32,7 @@ from reflectioncoder.construct.prompts import PROMPT_VERSION, Prompts, load_prom
 from reflectioncoder.dialogues.dialogue import Block, Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import CellResult
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.answers import asserts_something, checks_for, extract, fenced_blocks, shown, uses_earlier
 
 PROBLEM = Problem("p/1", "Write `double`.", tests=("assert double(0) == 0",), entry_point="double", source="own")

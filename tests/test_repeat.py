@@ -8,9 +8,9 @@ import pytest
 
 from reflectioncoder.construct.filters.determinism import last_program, unstable
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
+from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter
-from reflectioncoder.interpreter.warm_process import InfrastructureError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 
 PROBLEM = Problem("p", "Write `f`.")
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflectioncoder.cli.main import main
-from reflectioncoder.config.build import BuildConfig, TrainConfig
+from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.toml import save
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue, write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.report.charts import Line, binned, line_chart

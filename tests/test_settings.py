@@ -2,8 +2,10 @@ import json
 
 import pytest
 
-from reflectioncoder.config.build import BuildConfig, EvaluateConfig, TrainConfig
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.evaluate import EvaluateConfig
 from reflectioncoder.config.toml import load, save, to_toml
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
 
 

@@ -15,8 +15,9 @@ from reflectioncoder.dialogues.dialogue import (
     instruction_dialogue,
     reflection_dialogue,
 )
-from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, add_special_tokens, decode, encode, prompt_ids, special_ids
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, decode, encode, prompt_ids, special_ids
 from reflectioncoder.errors import UserError
+from reflectioncoder.models.special_tokens import add_special_tokens
 
 TOKENIZER = build_tokenizer()
 MODEL = build_llama(len(TOKENIZER))

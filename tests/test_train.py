@@ -16,8 +16,8 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.config.toml import load, save
+from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.packing import split_by_cost

@@ -15,15 +15,16 @@ import torch
 from test_train import At, config, interrupt, log, quiet
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import Block, instruction_dialogue, reflection_dialogue, write_jsonl
-from reflectioncoder.dialogues.tokens import Encoded, add_special_tokens, encode
+from reflectioncoder.dialogues.tokens import Encoded, encode
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
+from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import trackers
-from reflectioncoder.train.batch.masking import visible_ranges
+from reflectioncoder.train.batch.masking import visible_ranges, visible_shares
 from reflectioncoder.train.batch.packing import build_rows, last_round, loss_weights, pack
 from reflectioncoder.train.compute.loss import micro_batch_loss
 from reflectioncoder.train.compute.master_weights import with_masters
@@ -185,7 +186,7 @@ def test_tensorboard_is_the_default_where_it_is_installed(monkeypatch: pytest.Mo
 
 def shares(samples: list[Encoded], run: TrainConfig, step: int, steps: int) -> dict[str, float]:
     ranges = [visible_ranges(one, run.masking, step, steps, run.seed) if one.is_reflection else [] for one in samples]
-    return trackers.visible_shares(samples, ranges)
+    return visible_shares(samples, ranges)
 
 
 def test_visible_shares_count_the_tokens_of_each_type() -> None:

@@ -10,8 +10,9 @@ import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from reflectioncoder.config.build import LoraConfig, LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, add_special_tokens, encode
+from reflectioncoder.config.train import LoraConfig, LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, encode
+from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import lora
 from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
 from reflectioncoder.train.compute.flops import Needed, peak_flops

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder.config.build import GenerateConfig
+from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.generate.generate import generate
 

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue
-from reflectioncoder.dialogues.tokens import Encoded, Span, add_special_tokens, encode
+from reflectioncoder.dialogues.tokens import Encoded, Span, encode
+from reflectioncoder.models.special_tokens import add_special_tokens
 
 VOCABULARY = 61
 

@@ -18,7 +18,7 @@ import torch
 from measuring import KEPT, keep, peak_above, timed
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from reflectioncoder.config.build import LossConfig, MaskingConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.train.batch.packing import MicroBatch, Row, Rows, loss_weights, pack, split_by_cost
 from reflectioncoder.train.compute import packed_attention as attention

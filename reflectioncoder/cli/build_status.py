@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from reflectioncoder.clients.messages import Price, Usage
+from reflectioncoder.clients.budget import Price, Usage
 from reflectioncoder.construct.ledger.ledger import Progress, progress
 from reflectioncoder.errors import UserError
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder import __version__
-from reflectioncoder.config.build import BuildConfig, DemoConfig, EvaluateConfig, GenerateConfig, TrainConfig
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.evaluate import DemoConfig, EvaluateConfig, GenerateConfig
 from reflectioncoder.config.toml import load, to_toml
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import RankError, UserError
 
 # First-touch memory dominates training on a processor when glibc gives pages back between steps (docs/method.md).
@@ -186,7 +188,7 @@ def _generate(config: GenerateConfig, dry_run: bool, _: bool) -> int:
     if config.backend == "transformers":
         _keep_memory()
     from reflectioncoder.generate.generate import generate, output_of
-    from reflectioncoder.tasks.base import get_task, task_options
+    from reflectioncoder.tasks.registry import get_task, task_options
 
     if dry_run:
         task = get_task(config.task, task_options(config))
@@ -306,7 +308,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _compare(words: Sequence[str]) -> int:
-    from reflectioncoder.evaluate.evaluate import compare
+    from reflectioncoder.evaluate.compare import compare
 
     if len(words) != 2:
         raise UserError("usage: reflectioncoder compare DIRECTORY_A DIRECTORY_B")

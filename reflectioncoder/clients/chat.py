@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from reflectioncoder.clients.budget import Budget, Usage
 from reflectioncoder.clients.endpoint import Endpoint
-from reflectioncoder.clients.messages import Answer, Budget, Tools, Turn, Usage
+from reflectioncoder.clients.messages import Answer, Tools, Turn
 from reflectioncoder.config.build import ChatConfig
 
 TOOL = "python"

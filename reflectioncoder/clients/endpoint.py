@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from reflectioncoder.clients.messages import Budget, BudgetError, Reason, SamplerError, Usage
+from reflectioncoder.clients.budget import Budget, BudgetError, Usage
+from reflectioncoder.clients.messages import Reason, SamplerError
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.errors import UserError
 

@@ -26,24 +26,22 @@ from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.toml import save, versions
 from reflectioncoder.construct import fork, outputs
 from reflectioncoder.construct.conversation.samples import sample_id
-from reflectioncoder.construct.conversation.scheduler import check_native, entry_of, reflect_by_chat
+from reflectioncoder.construct.conversation.scheduler import reflect_by_chat
 from reflectioncoder.construct.engines import engine
 from reflectioncoder.construct.export import FILES, export
 from reflectioncoder.construct.filters import contamination
-from reflectioncoder.construct.filters import sequence as filters
 from reflectioncoder.construct.filters.contamination import Contamination
-from reflectioncoder.construct.filters.determinism import unstable
-from reflectioncoder.construct.filters.sequence import Rejected
-from reflectioncoder.construct.ledger.ledger import Entry, Ledger
-from reflectioncoder.construct.mutation.sequence import reflect_by_mutation
+from reflectioncoder.construct.ledger.ledger import Ledger
+from reflectioncoder.construct.mutation.worker import INFRASTRUCTURE, Reflector
 from reflectioncoder.construct.prompts import load_prompts
 from reflectioncoder.construct.samplers import replay
-from reflectioncoder.dialogues.dialogue import Dialogue, write_lines
+from reflectioncoder.construct.samplers.choose import check_native
+from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
-from reflectioncoder.interpreter.warm_process import InfrastructureError
+from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.cache import Loaded, load_once
-from reflectioncoder.problems.load import Problem, load_problems
+from reflectioncoder.problems.load import load_problems
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
 
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change
@@ -53,7 +51,6 @@ NATIVE_FREE = ("batch_size", "device", "replicas")
 ELSEWHERE = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that decide nothing about the sequences
 SHOWN = 20  # bad rows that are named on the screen
 NOTES = "problem_notes.txt"  # all of them
-INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
 
 
 @dataclass(frozen=True)
@@ -194,7 +191,7 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
     if config.sampler == "mutation":
         del settings["sampler"]
     elif config.sampler == "native":
-        from reflectioncoder.generate.generate import fingerprint as weights  # seconds of imports
+        from reflectioncoder.models.load import fingerprint as weights  # seconds of imports
 
         settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
         settings["native.weights"] = weights(config.native.model)
@@ -215,54 +212,6 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
     python = ".".join(platform.python_version_tuple()[:2])
     stable: dict[str, Any] = json.loads(json.dumps({**settings, **known, "python": python}))
     return {**stable, "problem_texts": digest.hexdigest()}
-
-
-class _StrictInterpreter(Interpreter):
-    """An interpreter whose own failures are exceptions, so that nobody takes them for the program's."""
-
-    def run(self, code: Any, limits: Limits | None = None) -> Any:
-        results = super().run(code, limits)
-        for result in [results] if isinstance(results, CellResult) else results:
-            if result.outcome == "infrastructure":
-                raise InfrastructureError(result.message)
-        return results
-
-
-class Reflector:
-    """Turns problems into ledger entries inside a worker; holds the worker's interpreter."""
-
-    def __init__(self, config: BuildConfig) -> None:
-        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
-        self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
-
-    def __call__(self, problem: Problem) -> Entry:
-        """Make a sequence and put it through the filters that look at one sequence alone."""
-        dialogue = None
-        try:
-            made = reflect_by_mutation(problem, self._interpreter, self._config.seed)
-            if isinstance(made, Dialogue):
-                dialogue = made
-                rejected = filters.apply(made, problem, self._settings) or self._verify(made, problem)
-            else:
-                rejected = made
-        except UserError:
-            raise
-        except InfrastructureError as error:
-            return Entry(problem.id, "rejected", INFRASTRUCTURE, str(error))
-        except Exception as error:
-            # one odd program among thousands must not stop a build; the funnel shows it
-            rejected = Rejected(problem.id, "internal_error", f"{type(error).__name__}: {error}")
-        return entry_of(problem, dialogue, rejected)
-
-    def _verify(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
-        detail = filters.final_code_fails(dialogue, problem, self._interpreter)
-        if detail is not None:
-            return Rejected(problem.id, "final_code_fails", detail)
-        return unstable(dialogue, problem, self._interpreter, self._config.repeats)
-
-    def close(self) -> None:
-        """End the interpreter."""
-        self._interpreter.close()
 
 
 def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> str:

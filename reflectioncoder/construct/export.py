@@ -18,8 +18,9 @@ from reflectioncoder.construct.filters import sequence as filters
 from reflectioncoder.construct.filters.contamination import Contamination
 from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.ledger.ledger import Ledger
-from reflectioncoder.dialogues.dialogue import Dialogue, instruction_dialogue, write_jsonl, write_lines
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.dialogues.dialogue import Dialogue, instruction_dialogue, write_jsonl
+from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.problems.problem import Problem
 
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
 

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from reflectioncoder.clients.messages import OF_THE_PROBLEM, Answer, Usage
+from reflectioncoder.clients.budget import Usage
+from reflectioncoder.clients.messages import OF_THE_PROBLEM, Answer
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.construct.conversation.conversation import (
     DUE,
@@ -32,11 +33,11 @@ from reflectioncoder.construct.conversation.conversation import (
     from_record,
     to_record,
 )
-from reflectioncoder.construct.conversation.scheduler import FAILED, labels, rules_of
+from reflectioncoder.construct.conversation.scheduler import FAILED, rules_of
 from reflectioncoder.construct.ledger.database import OtherSettingsError, changes, check_layout, connect_to_read
-from reflectioncoder.construct.ledger.ledger import Entry, Ledger, progress
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger, labels, progress
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 
 Touched = Literal["last filters", "problems", "verdicts", "executions", "answers"]
 TOUCHES: Mapping[str, Touched] = {

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.dialogues.dialogue import Dialogue, write_lines
+from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import write_lines
 
 PARQUET, DATASET, CARD = "sequences.parquet", "dataset", "README.md"
 FORMATS: Mapping[str, str] = {"jsonl": "sequences.jsonl", "parquet": PARQUET, "dataset": f"{DATASET}/state.json"}

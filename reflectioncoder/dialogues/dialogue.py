@@ -8,17 +8,15 @@ It does not check that code runs or that a sequence is worth training on: that i
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import iter_jsonl, write_lines
 
 BlockType = Literal["text", "code", "execution"]
 Role = Literal["user", "assistant"]
@@ -184,43 +182,6 @@ def instruction_dialogue(instruction: str, answer: str, **extra: Any) -> Dialogu
     return Dialogue((user, assistant), INSTRUCTION, extra)
 
 
-def unzipped(data: bytes) -> bytes:
-    """What a file holds that may be gzipped, whatever its name. Raises OSError, EOFError or zlib.error if damaged."""
-    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-
-
-def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """The JSON values of a file with the name of each one's place ("file x.jsonl, line 3").
-
-    Raises:
-        UserError: no such file, bytes that are not UTF-8, or a line that is not JSON.
-    """
-    for where, _, value in iter_jsonl_at(path):
-        yield where, value
-
-
-def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]]:
-    """As `iter_jsonl`, with the byte at which each line begins between place and value."""
-    path = Path(path)
-    start = 0
-    try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    where = f"file {path}, line {number}"
-                    try:
-                        yield where, start, json.loads(line.decode("utf-8"))
-                    except UnicodeDecodeError as error:
-                        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
-                    except json.JSONDecodeError as error:
-                        raise UserError(
-                            f"{where}: not JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
-                        ) from None
-                start += len(line)
-    except OSError as error:
-        raise UserError(f"file {path}: {error.strerror or error}") from None
-
-
 def read_jsonl(path: str | os.PathLike[str], skipped: list[str] | None = None) -> list[Dialogue]:
     """Read the dialogues of a JSONL file.
 
@@ -248,38 +209,3 @@ def read_jsonl(path: str | os.PathLike[str], skipped: list[str] | None = None) -
 def write_jsonl(path: str | os.PathLike[str], dialogues: Iterable[Dialogue]) -> int:
     """Write dialogues, one a line, and return how many; the file appears whole or not at all."""
     return write_lines(path, (json.dumps(dialogue.to_dict(), ensure_ascii=False) for dialogue in dialogues))
-
-
-def encodable(text: str) -> str:
-    """Text without what UTF-8 cannot hold: JSON's escapes can carry half a surrogate pair, which no file takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
-    """Write lines of text through a temporary file beside `path` that replaces it at the end.
-
-    Raises:
-        UserError: the file cannot be written (a full disk, no permission); the old file is left as it was.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as out:
-            temporary = Path(out.name)
-            count = 0
-            for line in lines:
-                out.write(line + "\n")
-                count += 1
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return count

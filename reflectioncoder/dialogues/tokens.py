@@ -8,14 +8,10 @@ spells one out stays text and cannot forge a block boundary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.tokenization_utils_base import AddedToken
+from transformers import PreTrainedTokenizerBase
 
 from reflectioncoder.dialogues.dialogue import Block, BlockType, Dialogue, Message, Role
 from reflectioncoder.errors import UserError
@@ -26,7 +22,6 @@ END_OF_BLOCK = "<|endofblock|>"
 END_OF_MESSAGE = "<|endofmessage|>"
 SPECIAL_TOKENS: tuple[str, ...] = (*ROLE_TOKENS.values(), *BLOCK_TOKENS.values(), END_OF_BLOCK, END_OF_MESSAGE)
 ANSWER_PREFIX = "```python\n"
-ROW_MULTIPLE = 64  # of rows, so that GPUs multiply the output head in bfloat16 at full speed
 
 # Servers hand the rendered text to the tokenizer as one string, so names of special tokens inside a content are
 # broken up here ("<|user|>" becomes "<| user|>"); `encode` below keeps them letter by letter instead.
@@ -242,66 +237,3 @@ def prompt_ids(instruction: str, tokenizer: PreTrainedTokenizerBase, answer_pref
         special[text],
         *encode_content(answer_prefix, tokenizer, text),
     ]
-
-
-def _whole(tables: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
-    """Within it tables are whole, that DeepSpeed's ZeRO-3 has spread over the ranks."""
-    if not any(hasattr(table, "ds_id") for table in tables):
-        return nullcontext()
-    import deepspeed
-
-    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(tables), modifier_rank=0)
-    return gathered
-
-
-def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add the special tokens that are missing, with rows that are the mean of the rows of their name's pieces.
-
-    The output head gets its rows the same way where it is not tied to the embedding. Also sets the chat template
-    and the tokens at which generation stops, so that the saved model works with `apply_chat_template` and servers.
-
-    A table that has to grow becomes a multiple of 64 rows long, longer than the tokenizer by up to 63. The spare rows
-    are the mean of all old ones: the logit of a spare row is the mean of all old logits, so it is never more probable
-    than the average token, and in practice far less. No text has their ids, and decoding passes over them.
-
-    Returns:
-        How many tokens were added.
-
-    Raises:
-        UserError: the tokenizer has no end-of-sequence token.
-    """
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"tokenizer {tokenizer.name_or_path}: has no eos_token; set one in tokenizer_config.json")
-    vocabulary = tokenizer.get_vocab()
-    new = [token for token in SPECIAL_TOKENS if token not in vocabulary]
-    pieces = {token: tokenizer.encode(token, add_special_tokens=False) for token in new}
-    if new:
-        added = [AddedToken(token, special=True, normalized=False) for token in new]
-        tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
-        embedding: Any = model.get_input_embeddings()
-        # Of the whole table, where ZeRO-3 has it in parts.
-        before = getattr(embedding.weight, "ds_shape", embedding.weight.shape)[0]
-        if len(tokenizer) > before:  # many models have spare rows already
-            model.resize_token_embeddings(-(-len(tokenizer) // ROW_MULTIPLE) * ROW_MULTIPLE, mean_resizing=False)
-            embedding = model.get_input_embeddings()
-        head: Any = model.get_output_embeddings()
-        tables = [embedding.weight]
-        if head is not None and head.weight is not embedding.weight:
-            tables.append(head.weight)
-            if getattr(head, "bias", None) is not None:
-                tables.append(head.bias)
-        with torch.no_grad(), _whole(tables):
-            for table in tables:
-                table[before:] = table[:before].mean(0, dtype=torch.float32).to(table.dtype)
-            for token in new:
-                row = tokenizer.convert_tokens_to_ids(token)
-                for table in tables:
-                    table[row] = table[pieces[token]].float().mean(0).to(table.dtype)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.chat_template = CHAT_TEMPLATE
-    stop = [special_ids(tokenizer)[END_OF_MESSAGE], tokenizer.eos_token_id]
-    if model.generation_config is not None:
-        model.generation_config.eos_token_id = stop
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return len(new)

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue, iter_jsonl
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import SUFFIXES, iter_rows
+from reflectioncoder.files.jsonl import iter_jsonl
+from reflectioncoder.files.rows import SUFFIXES, iter_rows
 from reflectioncoder.syntax.trees import parse
 
 PAIRS = (

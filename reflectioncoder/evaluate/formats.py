@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reflectioncoder.dialogues.dialogue import write_lines
+from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.generate.completions import Completion
 
 if TYPE_CHECKING:
-    from reflectioncoder.evaluate.evaluate import Result, Score
+    from reflectioncoder.evaluate.results import Result, Score
 
 # evalplus's words for an outcome; whatever is no success and no timeout is a failure there
 STATUS = {"ok": "pass", "timeout": "timeout"}

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.dialogues.dialogue import write_lines
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.tasks.base import Verdict
 
 NAME = "unfinished.jsonl"

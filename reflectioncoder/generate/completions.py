@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.dialogues.dialogue import iter_jsonl, unzipped
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import iter_jsonl, unzipped
 from reflectioncoder.syntax.answers import PYTHON, without_thoughts
 from reflectioncoder.tasks.base import FENCE_STOP
 

@@ -11,27 +11,28 @@ This module needs no torch until a model is decoded with here; `generate_server.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.config import toml as settings
-from reflectioncoder.config.build import GenerateConfig
-from reflectioncoder.dialogues.dialogue import iter_jsonl, write_lines
+from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate.completions import Completion, clean_completion, line_of, read_completion
-from reflectioncoder.tasks.base import FENCE_STOP, Prompt, Task, get_task, task_options
+from reflectioncoder.files.jsonl import iter_jsonl, write_lines
+from reflectioncoder.generate.completions import Completion, line_of, read_completion
+from reflectioncoder.tasks.registry import get_task, task_options
 
 if TYPE_CHECKING:  # a server's completions take no torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from reflectioncoder.models.decode import Report, Request
+    from reflectioncoder.models.decode import Report
+from reflectioncoder.generate.backend import Backend, Key
+from reflectioncoder.generate.local import Local
 
 # Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are; and where
 # the problems are, for each completion has its prompt's hash.
@@ -39,9 +40,6 @@ FREE = ("output", "batch_size", "limit", "samples", "device", "most_stops", "cha
 HERE = ("model", "precision")  # say nothing about a model behind a server
 
 ELSEWHERE = "choose another file with --output (--generate.output of evaluate)"
-
-Key = tuple[str, int]  # a problem's id and a sample
-Keep = Callable[[Completion, int], None]  # takes a completion that has ended, and its number of tokens
 
 
 @dataclass(frozen=True)
@@ -58,74 +56,6 @@ class Generated:
     def tokens_per_second(self) -> float:
         """Decoding speed, 0 where nothing was missing."""
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-class Backend(Protocol):
-    """Whatever completes prompts.
-
-    Args:
-        wanted: all completions of the run in order, each with the hash of its prompt.
-        fingerprint: of the model.
-        paid: a completion is worth waiting for the disk.
-    """
-
-    wanted: dict[Key, str]
-    fingerprint: str
-    paid: bool
-
-    def load(self) -> None:
-        """Get ready; only called where something is missing."""
-        ...
-
-    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
-        """Make these completions and hand over each as soon as it ends, in any order.
-
-        Raises:
-            UserError: some cannot be made; those that were handed over are kept.
-        """
-        ...
-
-
-def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """`auto` as the style it means for this model. Raises UserError where a style cannot be had."""
-    from reflectioncoder.dialogues.tokens import knows_format
-
-    if style == "auto":
-        return "native" if knows_format(tokenizer) else "chat" if tokenizer.chat_template else "plain"
-    if style == "chat" and not tokenizer.chat_template:
-        raise UserError(f"tokenizer {tokenizer.name_or_path}: has no chat template; use prompt_style plain")
-    return style
-
-
-def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a prompt; in the styles `native` and `chat` the answer has already begun."""
-    from reflectioncoder.dialogues.tokens import prompt_ids
-
-    if style == "native":
-        return tuple(prompt_ids(prompt.instruction, tokenizer, prompt.opening))
-    if style == "chat":
-        messages = [{"role": "user", "content": prompt.instruction}]
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return tuple(tokenizer.encode(f"{text}{prompt.opening}", add_special_tokens=False))
-    return tuple(tokenizer.encode(prompt.continuation))
-
-
-def make_requests(
-    task: Task, style: str, tokenizer: PreTrainedTokenizerBase, samples: int = 1, max_new_tokens: int = 0
-) -> list[Request]:
-    """One request for each sample of each problem, in order; `max_new_tokens` 0 takes the task's own."""
-    from reflectioncoder.models.decode import Request
-
-    requests = []
-    for prompt in task.prompts():
-        ids = encode_prompt(prompt, style, tokenizer)
-        stops = prompt.stops if style == "plain" else FENCE_STOP
-        opens_line = (prompt.continuation if style == "plain" else prompt.opening).endswith("\n")
-        for sample in range(samples):
-            requests.append(
-                Request(prompt.task_id, sample, ids, max_new_tokens or task.max_new_tokens, stops, opens_line)
-            )
-    return requests
 
 
 def output_of(config: GenerateConfig) -> str:
@@ -202,52 +132,6 @@ def generate(
     return Generated(path, completions, len(missing), tokens, seconds)
 
 
-class Local:
-    """A model decoded here, with transformers. See `Backend` and, for the arguments, `generate`."""
-
-    paid = False
-
-    def __init__(
-        self,
-        config: GenerateConfig,
-        task: Task,
-        model: PreTrainedModel | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-    ) -> None:
-        from reflectioncoder.models.decode import prompt_hash
-        from reflectioncoder.models.load import load_tokenizer
-
-        self._config, self._model = config, model
-        self._tokenizer = load_tokenizer(config.model) if tokenizer is None else tokenizer
-        style = resolve_style(config.prompt_style, self._tokenizer)
-        made = make_requests(task, style, self._tokenizer, config.samples, config.max_new_tokens)
-        self._requests = {(request.task_id, request.sample): request for request in made}
-        self.wanted = {key: prompt_hash(request) for key, request in self._requests.items()}
-        self.fingerprint = fingerprint(config.model)
-
-    def load(self) -> None:
-        """See `Backend`."""
-        from reflectioncoder.models.load import load_model_and_tokenizer
-
-        if self._model is None:
-            config = self._config
-            self._model, self._tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
-
-    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
-        """See `Backend`."""
-        from reflectioncoder.models.decode import decode
-
-        config, requests = self._config, [self._requests[key] for key in missing]
-        assert self._model is not None  # loaded
-        for done in decode(
-            self._model, self._tokenizer, requests, config.batch_size, config.temperature, config.top_p, config.seed
-        ):
-            request = done.request
-            key = request.task_id, request.sample
-            code = clean_completion(done.text, request.stops)
-            keep(Completion(*key, code, done.text, self.wanted[key], finish=done.reason), len(done.ids))
-
-
 def check_settings(config: GenerateConfig) -> None:
     """Raise UserError for settings that contradict each other."""
     if config.samples < 1 or config.batch_size < 1 or config.max_new_tokens < 0 or config.limit < 0:
@@ -256,27 +140,6 @@ def check_settings(config: GenerateConfig) -> None:
         raise UserError("generate: temperature must be at least 0 and top_p in (0, 1]")
     if config.samples > 1 and config.temperature == 0:
         raise UserError("generate: several samples of greedy decoding are all the same; set a temperature")
-
-
-def fingerprint(name: str) -> str:
-    """A name for the weights of a local model: sizes and samples of its files; a hub name stands for itself."""
-    from reflectioncoder.models.load import resolve
-
-    folder = Path(resolve(name))
-    if not folder.is_dir():
-        return name
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix not in (".safetensors", ".bin", ".json", ".jinja") or not path.is_file():
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as data:
-            # Training changes every matrix, so pieces spread over a file tell two models apart.
-            for piece in range(64):
-                data.seek(size * piece // 64)
-                digest.update(data.read(min(65536, size // 64 + 1)))
-    return digest.hexdigest()[:16]
 
 
 def guard(config: GenerateConfig, path: Path, model: str) -> None:

@@ -21,14 +21,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from reflectioncoder.clients.budget import Budget, BudgetError, Usage, price_of
 from reflectioncoder.clients.chat import ChatSampler, usage_of
 from reflectioncoder.clients.endpoint import Endpoint, check_endpoint
-from reflectioncoder.clients.messages import Answer, Budget, BudgetError, SamplerError, Turn, Usage, price_of
-from reflectioncoder.config.build import ChatConfig, GenerateConfig
-from reflectioncoder.dialogues.dialogue import write_lines
+from reflectioncoder.clients.messages import Answer, SamplerError, Turn
+from reflectioncoder.config.build import ChatConfig
+from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.generate.backend import Keep, Key
 from reflectioncoder.generate.completions import Completion, clean_answer, clean_completion
-from reflectioncoder.generate.generate import Keep, Key
 from reflectioncoder.tasks.base import Prompt, Task
 
 REFUSED = 3  # requests in a row, before any was answered, that show that the server takes none of this kind

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.construct.samplers.native_vllm import seed_of, start_engine
 from reflectioncoder.dialogues.tokens import END_OF_BLOCK, END_OF_MESSAGE
 from reflectioncoder.errors import UserError
+from reflectioncoder.generate.backend import Keep, Key
 from reflectioncoder.generate.completions import Completion, clean_completion
-from reflectioncoder.generate.generate import Keep, Key, Local
+from reflectioncoder.generate.local import Local
+from reflectioncoder.models.vllm_engine import seed_of, start_engine
 
 
 class Vllm(Local):
@@ -23,8 +24,8 @@ class Vllm(Local):
 
     def load(self) -> None:
         """See `Backend`. Raises UserError where vLLM is missing or cannot run the model."""
+        from reflectioncoder.models.adapters import base_of
         from reflectioncoder.models.load import resolve
-        from reflectioncoder.train.lora import base_of
 
         config = self._config
         if base_of(Path(config.model)) is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reflectioncoder.dialogues.dialogue import encodable
+from reflectioncoder.files.jsonl import encodable
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits, Session
 from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values

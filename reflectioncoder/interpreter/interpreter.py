@@ -14,15 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
-from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter.warm_process import (
-    CellExchange,
-    InfrastructureError,
-    Remote,
-    WarmProcess,
-    other_python,
-    own_python,
-)
+from reflectioncoder.errors import InfrastructureError, UserError
+from reflectioncoder.interpreter.exchange import CellExchange
+from reflectioncoder.interpreter.warm_process import Remote, WarmProcess, other_python, own_python
 
 Outcome = Literal["ok", "error", "timeout", "memory", "output_limit", "killed", "infrastructure"]
 Isolation = Literal["auto", "full", "reduced", "none"]

@@ -7,9 +7,10 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import InfrastructureError, UserError
+from reflectioncoder.interpreter.exchange import CommandExchange
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits, Outcome, outcome_of_ending
-from reflectioncoder.interpreter.warm_process import CommandExchange, InfrastructureError, Remote, WarmProcess
+from reflectioncoder.interpreter.warm_process import Remote, WarmProcess
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import shutil
 import tempfile
@@ -14,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
-from reflectioncoder.dialogues.tokens import add_special_tokens
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.cache import cache_folder
-from reflectioncoder.train.lora import base_of, load_adapter
+from reflectioncoder.models.adapters import base_of, load_adapter
+from reflectioncoder.models.special_tokens import add_special_tokens
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -119,3 +120,24 @@ def load_model_and_tokenizer(
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def fingerprint(name: str) -> str:
+    """A name for the weights of a local model: sizes and samples of its files; a hub name stands for itself."""
+    from reflectioncoder.models.load import resolve
+
+    folder = Path(resolve(name))
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.suffix not in (".safetensors", ".bin", ".json", ".jinja") or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as data:
+            # Training changes every matrix, so pieces spread over a file tell two models apart.
+            for piece in range(64):
+                data.seek(size * piece // 64)
+                digest.update(data.read(min(65536, size // 64 + 1)))
+    return digest.hexdigest()[:16]

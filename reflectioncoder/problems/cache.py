@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.config.toml import versions
-from reflectioncoder.dialogues.dialogue import write_lines
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.problems.problem import Problem
 
 CACHE = "problems.cache.jsonl"
 WORTH_IT = 2000  # problems; fewer are read in no time

@@ -19,8 +19,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reflectioncoder.dialogues.dialogue import write_lines
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.report.charts import Line, line_chart
 from reflectioncoder.report.run_files import (
     Found,

@@ -15,8 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.dialogues.dialogue import Dialogue, iter_jsonl
+from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import iter_jsonl
 
 EXAMPLES = 3
 LOOK_AT = 200  # sequences the examples are chosen from

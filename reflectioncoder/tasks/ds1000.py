@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run, opened
+from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
 from reflectioncoder.tasks.evalplus.data import read_values
+from reflectioncoder.tasks.run_tests import opened
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits

@@ -10,9 +10,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, defines, run_tests
+from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
 from reflectioncoder.tasks.evalplus.data import HUMANEVAL, find_file, find_plus, read_rows
 from reflectioncoder.tasks.evalplus.task import CONTINUATION_STOPS, HumanEvalBase
+from reflectioncoder.tasks.run_tests import defines, run_tests
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Limits

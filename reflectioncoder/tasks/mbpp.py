@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, run_tests
+from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
 from reflectioncoder.tasks.evalplus.data import MBPP, find_file, find_plus, read_rows
 from reflectioncoder.tasks.evalplus.task import WHOLE_STOPS, MbppBase
+from reflectioncoder.tasks.run_tests import run_tests
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Limits

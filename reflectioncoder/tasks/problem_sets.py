@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems import load as sources
-from reflectioncoder.problems.load import Problem
-from reflectioncoder.tasks.base import ANSWER_OPENING, Prompt, Task, TaskOptions, Verdict, file_and_digest, run_tests
+from reflectioncoder.problems.problem import Problem
+from reflectioncoder.tasks.base import ANSWER_OPENING, Prompt, Task, TaskOptions, Verdict, file_and_digest
+from reflectioncoder.tasks.run_tests import run_tests
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Limits

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from reflectioncoder.config import toml as settings
-from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
 
 LOG = "log.jsonl"

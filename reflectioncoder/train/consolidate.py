@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config import toml as settings
-from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.models.adapters import ADAPTER
 from reflectioncoder.models.load import Precision, load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.train.checkpoints import MODEL, PROGRESS, newest_checkpoint, save_model
-from reflectioncoder.train.lora import ADAPTER
 from reflectioncoder.train.ranks.sharding import assemble
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.tokenization_utils_base import AddedToken
 
-from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError

@@ -13,7 +13,7 @@ import random
 from array import array
 from collections.abc import Sequence
 
-from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.packing import MicroBatch, build_rows, deal, loss_weights, pack, split_by_cost

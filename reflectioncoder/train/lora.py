@@ -6,10 +6,7 @@ kept apart from the frozen tables (PEFT's trainable tokens) and saved with the a
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.errors import UserError
+from reflectioncoder.models.adapters import _need
 from reflectioncoder.train.compute.loss import on_device
 from reflectioncoder.train.ranks.sharding import Engine
-
-ADAPTER = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check(config: TrainConfig, device: torch.device, engine: Engine) -> None:
@@ -44,11 +39,6 @@ def check(config: TrainConfig, device: torch.device, engine: Engine) -> None:
         _need("bitsandbytes", "QLoRA", "peft,qlora")
         if device.type != "cuda":
             raise UserError("lora.quantize = '4bit': needs a CUDA GPU; set lora.quantize to none")
-
-
-def _need(module: str, what: str, extra: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"{what}: {module} is not installed; run: pip install 'reflectioncoder[{extra}]'")
 
 
 def quantisation(config: TrainConfig) -> dict[str, Any]:
@@ -134,24 +124,3 @@ def set_precision(model: nn.Module, config: TrainConfig) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(getattr(torch, config.precision))
-
-
-def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """A model with the adapter of a directory merged into its weights.
-
-    Args:
-        model: the base model with its special tokens added.
-        folder: what a run with `lora.output = "adapter"` left.
-    """
-    from peft import PeftModel
-
-    merged: PreTrainedModel = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    return merged
-
-
-def base_of(folder: Path) -> str | None:
-    """The model that the adapter in a directory belongs to; None where there is no adapter."""
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return None
-    _need("peft", f"model {folder} is a LoRA adapter", "peft")
-    return str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])

@@ -27,11 +27,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from reflectioncoder.config.build import TrainConfig
-from reflectioncoder.dialogues.tokens import Encoded, add_special_tokens
+from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
+from reflectioncoder.models.adapters import ADAPTER
 from reflectioncoder.models.load import choose_device, load_model_and_tokenizer
+from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import dry_run as dryrun
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import lora, trackers
@@ -316,7 +318,7 @@ def _check(config: TrainConfig, output: Path) -> None:
     trackers.choose(config.report_to)
     if config.epochs <= 0:
         raise UserError(f"epochs = {config.epochs}: must be positive")
-    if any((output / name).exists() for name in (MODEL, f"{MODEL}.index.json", lora.ADAPTER)):
+    if any((output / name).exists() for name in (MODEL, f"{MODEL}.index.json", ADAPTER)):
         if config.resume and not config.overwrite:
             raise UserError(f"{output}: the run is finished, there is nothing to resume; set overwrite to train anew")
         if not config.overwrite:

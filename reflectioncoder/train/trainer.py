@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import RankError, UserError
 from reflectioncoder.train.batch.packing import MicroBatch
 from reflectioncoder.train.batch.steps import Ahead, Step, Steps

@@ -19,12 +19,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reflectioncoder.clients.messages import Answer, Sampler, Tools, Turn, Usage
+from reflectioncoder.clients.budget import Usage
+from reflectioncoder.clients.messages import Answer, Sampler, Tools, Turn
 from reflectioncoder.construct.filters.sequence import FilterSettings, Rejected, idle_asserts, io_in_code
 from reflectioncoder.construct.prompts import Prompts
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message, reflection_dialogue
 from reflectioncoder.interpreter.interpreter import CellResult
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.answers import (
     PYTHON,
     asserts_something,

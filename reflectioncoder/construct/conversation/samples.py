@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 
 from reflectioncoder.construct.ledger.ledger import Entry
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 
 NOT_NEEDED = "not_needed"
 

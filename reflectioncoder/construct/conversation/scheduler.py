@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from reflectioncoder.clients.messages import Answer, Budget, BudgetError, Sampler, SamplerError, Usage, price_of
-from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.clients.budget import Budget, BudgetError, Usage, price_of
+from reflectioncoder.clients.messages import Answer, SamplerError
+from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.toml import versions
 from reflectioncoder.construct.conversation.conversation import (
     Check,
@@ -33,33 +34,17 @@ from reflectioncoder.construct.conversation.conversation import (
 from reflectioncoder.construct.conversation.samples import FirstAccepted, sample_of
 from reflectioncoder.construct.engines import engine
 from reflectioncoder.construct.filters import sequence as filters
-from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.ledger.group_commit import Commits
-from reflectioncoder.construct.ledger.ledger import Entry, Ledger
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger, entry_of
 from reflectioncoder.construct.ledger.ledger import Step as LedgerStep
-from reflectioncoder.construct.prompts import Prompts, load_prompts
-from reflectioncoder.dialogues.dialogue import Dialogue
-from reflectioncoder.errors import UserError
+from reflectioncoder.construct.prompts import load_prompts
+from reflectioncoder.construct.samplers.choose import make_sampler, served_model
+from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.interpreter import CellResult
-from reflectioncoder.interpreter.warm_process import InfrastructureError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 
 FAILED = "failed"  # a step of the ledger that is no event of the conversation, but has cost something
 ATTEMPTS = 2
-
-
-def labels(problem: Problem) -> dict[str, Any]:
-    """What is known about where a problem comes from."""
-    known = {"id": problem.id, "source": problem.source, "licence": problem.licence, "level": problem.level}
-    return {key: value for key, value in known.items() if value not in (None, "")}
-
-
-def entry_of(problem: Problem, dialogue: Dialogue | None, rejected: Rejected | None) -> Entry:
-    """The ledger's entry of a finished problem, with where it comes from."""
-    payload = None if dialogue is None else {**labels(problem), **dialogue.to_dict()}
-    if rejected is None:
-        return Entry(problem.id, "done", payload=payload)
-    return Entry(problem.id, "rejected", rejected.reason.replace(" ", "_"), rejected.detail, payload)
 
 
 def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Ledger, console: Console) -> str:
@@ -74,28 +59,6 @@ def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Le
     return asyncio.run(_Conversations(config, ledger, console).run(problems))
 
 
-def served_model(config: BuildConfig) -> str:
-    """What the model of a build is called at its server."""
-    return config.chat.model or (config.native.model if config.sampler == "native" else "")
-
-
-def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
-    """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
-    if config.sampler == "replay":
-        from reflectioncoder.construct.samplers.replay import ReplaySampler
-
-        return ReplaySampler(config.chat.replay, config.chat.model)
-    if config.sampler == "native":
-        if config.native.backend != "completions":
-            return engine.native_sampler(config, budget, console)
-        from reflectioncoder.construct.samplers.native_completions import CompletionsSampler
-
-        return CompletionsSampler(config.native, config.chat, config.seed, budget)
-    from reflectioncoder.clients.chat import ChatSampler  # a second of imports
-
-    return ChatSampler(config.chat, budget, prompts.tool)
-
-
 def rules_of(config: BuildConfig, provenance: Mapping[str, Any] | None = None) -> tuple[Rules, type[Conversation]]:
     """What the conversations of a build go by, and their kind."""
     protocol: Protocol = "native" if config.sampler == "native" else config.chat.protocol
@@ -107,21 +70,6 @@ def rules_of(config: BuildConfig, provenance: Mapping[str, Any] | None = None) -
 
         return rules, NativeConversation
     return rules, Conversation
-
-
-def check_native(config: NativeConfig, chat: ChatConfig) -> None:
-    """Raise UserError for a setting of the fine-tuned model, or of its budget, that makes no sense."""
-    if not config.model:
-        raise UserError("native.model: name a model that was trained on the format, such as runs/train")
-    for name in ("batch_size", "max_new_tokens", "samples"):
-        if getattr(config, name) < 1:
-            raise UserError(f"native.{name} = {getattr(config, name)}: give a number above 0")
-    if config.temperature < 0 or not 0 < config.top_p <= 1:
-        raise UserError("native: temperature must be at least 0 and top_p in (0, 1]")
-    if config.samples > 1 and config.temperature == 0:
-        raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
-    if chat.budget_money and config.backend != "completions":
-        raise UserError("chat.budget_money: a model on this machine has no price; set chat.budget_tokens")
 
 
 class _Conversations:

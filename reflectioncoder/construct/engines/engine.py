@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
-from reflectioncoder.clients.messages import Budget, Sampler
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.construct.engines.interpreters import InterpreterPool, Programs
 from reflectioncoder.construct.engines.processes import Handler, Pool
@@ -80,14 +79,3 @@ def programs(config: BuildConfig, console: Console) -> Programs:
     from reflectioncoder.construct.engines.on_ray import RayInterpreters
 
     return RayInterpreters(partial(Interpreter, limits, config.isolation), config, console)
-
-
-def native_sampler(config: BuildConfig, budget: Budget, console: Console) -> Sampler:
-    """The native sampler for an event loop; to be called inside it."""
-    if config.engine == "local":
-        from reflectioncoder.construct.samplers.native import NativeSampler  # seconds of imports
-
-        return NativeSampler(config.native, config.seed, budget=budget)
-    from reflectioncoder.construct.engines.on_ray import RaySampler
-
-    return RaySampler(config, budget, console)

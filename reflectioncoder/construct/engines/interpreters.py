@@ -20,7 +20,7 @@ from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Isolation, Limits
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 
 T = TypeVar("T")
 

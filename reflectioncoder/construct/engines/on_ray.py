@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 import ray
 from rich.console import Console
 
-from reflectioncoder.clients.messages import Answer, Budget, SamplerError, Tools, Turn, Usage
+from reflectioncoder.clients.budget import Budget, Usage
+from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.construct.engines.interpreters import Programs
 from reflectioncoder.construct.engines.processes import Handler
 from reflectioncoder.construct.engines.ray_actors import Crew
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.interpreter import Interpreter
-from reflectioncoder.interpreter.warm_process import InfrastructureError
 
 if TYPE_CHECKING:
     from reflectioncoder.construct.samplers.native import NativeSampler
@@ -215,7 +215,7 @@ def open_sampler(config: BuildConfig, weights: str) -> NativeSampler:
         UserError: its node has no such model, or one with other weights.
     """
     from reflectioncoder.construct.samplers.native import NativeSampler
-    from reflectioncoder.generate.generate import fingerprint  # seconds of imports
+    from reflectioncoder.models.load import fingerprint  # seconds of imports
 
     if fingerprint(config.native.model) != weights:
         raise UserError(f"native.model: {config.native.model} on node {socket.gethostname()} has other weights")
@@ -234,8 +234,7 @@ class RaySampler:
     name = "native"
 
     def __init__(self, config: BuildConfig, budget: Budget, console: Console) -> None:
-        from reflectioncoder.generate.generate import fingerprint
-        from reflectioncoder.models.load import load_tokenizer
+        from reflectioncoder.models.load import fingerprint, load_tokenizer
 
         self.model, self.budget, self._longest = config.native.model, budget, config.native.max_new_tokens
         self._tokenizer = load_tokenizer(config.native.model)

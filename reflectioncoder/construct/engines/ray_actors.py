@@ -21,8 +21,7 @@ import ray
 from ray import exceptions
 
 from reflectioncoder.config.toml import versions
-from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter.warm_process import InfrastructureError
+from reflectioncoder.errors import InfrastructureError, UserError
 
 H = TypeVar("H")
 T = TypeVar("T")

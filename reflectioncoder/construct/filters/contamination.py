@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 from reflectioncoder.construct.filters.same_request import Requests
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import SUFFIXES, Problem, iter_rows
+from reflectioncoder.files.rows import SUFFIXES, iter_rows
+from reflectioncoder.problems.problem import Problem
 
 Part = Literal["prompt", "solution", "request"]
 WORD = re.compile(r"\w+")

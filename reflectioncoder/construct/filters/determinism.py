@@ -10,9 +10,9 @@ import re
 
 from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.dialogues.dialogue import Dialogue
+from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
-from reflectioncoder.interpreter.warm_process import InfrastructureError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.answers import uses_earlier
 
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+\b")

@@ -16,9 +16,9 @@ from functools import lru_cache
 from typing import Literal
 
 from reflectioncoder.dialogues.dialogue import Dialogue, unfenced
+from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
-from reflectioncoder.interpreter.warm_process import InfrastructureError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.asserted import exercised
 from reflectioncoder.syntax.trees import read, walk
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
 
+from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.ledger.database import (
     LAYOUT,
     OtherSettingsError,
@@ -28,7 +29,9 @@ from reflectioncoder.construct.ledger.database import (
     connect_to_read,
     failure,
 )
+from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.problems.problem import Problem
 
 Status = Literal["done", "rejected"]
 SCHEMA = """
@@ -406,3 +409,17 @@ def _is_held(lock: Path) -> bool:
     except (OSError, ValueError) as error:
         return isinstance(error, PermissionError)
     return True
+
+
+def labels(problem: Problem) -> dict[str, Any]:
+    """What is known about where a problem comes from."""
+    known = {"id": problem.id, "source": problem.source, "licence": problem.licence, "level": problem.level}
+    return {key: value for key, value in known.items() if value not in (None, "")}
+
+
+def entry_of(problem: Problem, dialogue: Dialogue | None, rejected: Rejected | None) -> Entry:
+    """The ledger's entry of a finished problem, with where it comes from."""
+    payload = None if dialogue is None else {**labels(problem), **dialogue.to_dict()}
+    if rejected is None:
+        return Entry(problem.id, "done", payload=payload)
+    return Entry(problem.id, "rejected", rejected.reason.replace(" ", "_"), rejected.detail, payload)

@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reflectioncoder.construct.filters.sequence import Rejected
+from reflectioncoder.construct.mutation.edits import Mutation, apply
 from reflectioncoder.construct.mutation.explain import Failure, analysis, closing, read_check
-from reflectioncoder.construct.mutation.kinds import Mutation, apply, find_mutations
+from reflectioncoder.construct.mutation.kinds import find_mutations
 from reflectioncoder.construct.prompts import PROMPT_VERSION, REFLECTION_INSTRUCTIONS, reflection_instruction
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 
 TRIAL_LIMITS = Limits(seconds=1.0)
 ATTEMPTS = 24  # first bugs tried before a problem is given up

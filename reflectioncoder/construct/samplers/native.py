@@ -27,7 +27,8 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from reflectioncoder.clients.messages import Answer, Budget, SamplerError, Tools, Turn, Usage
+from reflectioncoder.clients.budget import Budget, Usage
+from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
 from reflectioncoder.config.build import NativeConfig
 from reflectioncoder.construct.conversation.conversation import Ask, Conversation, Step
 from reflectioncoder.dialogues.dialogue import Block, BlockType, Dialogue, Message

@@ -24,8 +24,9 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from reflectioncoder.clients.budget import Budget, BudgetError, Usage
 from reflectioncoder.clients.endpoint import Endpoint
-from reflectioncoder.clients.messages import Answer, Budget, BudgetError, SamplerError, Tools, Turn, Usage
+from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
 from reflectioncoder.config.build import ChatConfig, NativeConfig
 from reflectioncoder.construct.samplers.native import Marks, ending, messages_of, prompt_of, read_answer, room_for
 from reflectioncoder.dialogues.tokens import BLOCK_TOKENS, END_OF_BLOCK, END_OF_MESSAGE, ROLE_TOKENS

@@ -9,9 +9,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn, Usage
-from reflectioncoder.dialogues.dialogue import iter_jsonl_at
+from reflectioncoder.clients.budget import Usage
+from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import iter_jsonl_at
 
 
 class ReplaySampler:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import Problem
+from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural.kinds import KINDS, Kind
 from reflectioncoder.problems.procedural.maps import MAPS, ROW_VIEWS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS, Constants

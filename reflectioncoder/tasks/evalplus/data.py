@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.dialogues.dialogue import unzipped
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import unzipped
 
 Arguments = list[Any]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from reflectioncoder.tasks.base import opened
+from reflectioncoder.tasks.run_tests import opened
 
 # comments, and texts in quotes: what is in them is not the program's structure
 _OPAQUE = re.compile(

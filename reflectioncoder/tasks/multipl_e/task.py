@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reflectioncoder.dialogues.dialogue import iter_jsonl
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
 from reflectioncoder.tasks.multipl_e.answers import assemble
 from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, Toolchain, find

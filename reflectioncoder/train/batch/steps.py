@@ -16,11 +16,11 @@ from threading import Event
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reflectioncoder.config.build import TrainConfig
+from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.dialogues.tokens import Encoded, encode
 from reflectioncoder.errors import UserError
-from reflectioncoder.train.batch.masking import Range, mask_rate, visible_ranges
+from reflectioncoder.train.batch.masking import Range, mask_rate, visible_ranges, visible_shares
 from reflectioncoder.train.batch.packing import (
     MicroBatch,
     cost,
@@ -34,7 +34,6 @@ from reflectioncoder.train.batch.packing import (
     weights_of,
 )
 from reflectioncoder.train.ranks.world import World
-from reflectioncoder.train.trackers import visible_shares
 
 SAMPLES_BETWEEN_PAUSES = 16
 PAUSE = 0.01  # seconds

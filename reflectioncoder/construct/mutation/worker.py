@@ -1,0 +1,66 @@
+"""One process's share of a build by mutation: problems to ledger entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.construct.filters import sequence as filters
+from reflectioncoder.construct.filters.determinism import unstable
+from reflectioncoder.construct.filters.sequence import Rejected
+from reflectioncoder.construct.ledger.ledger import Entry, entry_of
+from reflectioncoder.construct.mutation.sequence import reflect_by_mutation
+from reflectioncoder.dialogues.dialogue import Dialogue
+from reflectioncoder.errors import InfrastructureError, UserError
+from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.problems.problem import Problem
+
+INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
+
+
+class _StrictInterpreter(Interpreter):
+    """An interpreter whose own failures are exceptions, so that nobody takes them for the program's."""
+
+    def run(self, code: Any, limits: Limits | None = None) -> Any:
+        results = super().run(code, limits)
+        for result in [results] if isinstance(results, CellResult) else results:
+            if result.outcome == "infrastructure":
+                raise InfrastructureError(result.message)
+        return results
+
+
+class Reflector:
+    """Turns problems into ledger entries inside a worker; holds the worker's interpreter."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
+        self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
+
+    def __call__(self, problem: Problem) -> Entry:
+        """Make a sequence and put it through the filters that look at one sequence alone."""
+        dialogue = None
+        try:
+            made = reflect_by_mutation(problem, self._interpreter, self._config.seed)
+            if isinstance(made, Dialogue):
+                dialogue = made
+                rejected = filters.apply(made, problem, self._settings) or self._verify(made, problem)
+            else:
+                rejected = made
+        except UserError:
+            raise
+        except InfrastructureError as error:
+            return Entry(problem.id, "rejected", INFRASTRUCTURE, str(error))
+        except Exception as error:
+            # one odd program among thousands must not stop a build; the funnel shows it
+            rejected = Rejected(problem.id, "internal_error", f"{type(error).__name__}: {error}")
+        return entry_of(problem, dialogue, rejected)
+
+    def _verify(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
+        detail = filters.final_code_fails(dialogue, problem, self._interpreter)
+        if detail is not None:
+            return Rejected(problem.id, "final_code_fails", detail)
+        return unstable(dialogue, problem, self._interpreter, self._config.repeats)
+
+    def close(self) -> None:
+        """End the interpreter."""
+        self._interpreter.close()

@@ -1,0 +1,59 @@
+"""Which sampler writes the turns of a build. Add yours to `make_sampler`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from reflectioncoder.clients.budget import Budget
+from reflectioncoder.clients.messages import Sampler
+from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.construct.prompts import Prompts
+from reflectioncoder.errors import UserError
+
+
+def served_model(config: BuildConfig) -> str:
+    """What the model of a build is called at its server."""
+    return config.chat.model or (config.native.model if config.sampler == "native" else "")
+
+
+def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
+    """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
+    if config.sampler == "replay":
+        from reflectioncoder.construct.samplers.replay import ReplaySampler
+
+        return ReplaySampler(config.chat.replay, config.chat.model)
+    if config.sampler == "native":
+        if config.native.backend != "completions":
+            return native_sampler(config, budget, console)
+        from reflectioncoder.construct.samplers.native_completions import CompletionsSampler
+
+        return CompletionsSampler(config.native, config.chat, config.seed, budget)
+    from reflectioncoder.clients.chat import ChatSampler  # a second of imports
+
+    return ChatSampler(config.chat, budget, prompts.tool)
+
+
+def check_native(config: NativeConfig, chat: ChatConfig) -> None:
+    """Raise UserError for a setting of the fine-tuned model, or of its budget, that makes no sense."""
+    if not config.model:
+        raise UserError("native.model: name a model that was trained on the format, such as runs/train")
+    for name in ("batch_size", "max_new_tokens", "samples"):
+        if getattr(config, name) < 1:
+            raise UserError(f"native.{name} = {getattr(config, name)}: give a number above 0")
+    if config.temperature < 0 or not 0 < config.top_p <= 1:
+        raise UserError("native: temperature must be at least 0 and top_p in (0, 1]")
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
+    if chat.budget_money and config.backend != "completions":
+        raise UserError("chat.budget_money: a model on this machine has no price; set chat.budget_tokens")
+
+
+def native_sampler(config: BuildConfig, budget: Budget, console: Console) -> Sampler:
+    """The native sampler for an event loop; to be called inside it."""
+    if config.engine == "local":
+        from reflectioncoder.construct.samplers.native import NativeSampler  # seconds of imports
+
+        return NativeSampler(config.native, config.seed, budget=budget)
+    from reflectioncoder.construct.engines.on_ray import RaySampler
+
+    return RaySampler(config, budget, console)

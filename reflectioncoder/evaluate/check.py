@@ -1,0 +1,97 @@
+"""Completions to verdicts: many interpreters side by side, retries, and a second try for time-outs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from reflectioncoder.errors import UserError
+from reflectioncoder.evaluate.verdict_log import Key, Unfinished
+from reflectioncoder.files.jsonl import encodable
+from reflectioncoder.generate.completions import Completion
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.tasks.base import Task, Verdict
+
+if TYPE_CHECKING:  # scoring a file takes no model
+    pass
+from reflectioncoder.evaluate.results import Result
+
+ATTEMPTS = 3  # for failures of the interpreter
+Progress = Callable[[int, int], None]
+
+
+def check_all(
+    task: Task,
+    completions: Sequence[Completion],
+    pool: Sequence[Interpreter],
+    limits: Limits,
+    progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
+) -> list[Result]:
+    """Verdicts on all completions, in their order; the same code for the same problem is run once.
+
+    Args:
+        task: whose tests decide.
+        completions: what to check.
+        pool: open interpreters; each is used by one thread at a time.
+        limits: of each cell.
+        progress: see `evaluate`.
+        unfinished: has the verdicts of a run that was killed, and keeps those of this one.
+
+    Raises:
+        UserError: the interpreter itself failed several times on one completion.
+    """
+    free: SimpleQueue[Interpreter] = SimpleQueue()
+    for interpreter in pool:
+        free.put(interpreter)
+
+    def check(key: Key, alone: bool = False) -> Verdict:
+        found = unfinished.get(key, alone) if unfinished is not None else None
+        if found is not None:
+            return found
+        interpreter = free.get()
+        try:
+            verdict = _check_once(task, key, interpreter, limits)
+        finally:
+            free.put(interpreter)
+        if unfinished is not None:
+            unfinished.keep(key, verdict, alone)
+        return verdict
+
+    unique = list(dict.fromkeys(map(_key, completions)))
+    verdicts: dict[Key, Verdict] = {}
+    late: list[Key] = []
+    unique.sort(key=lambda key: -task.cost(key[0]))  # a long one at the end would leave the others idle
+    with ThreadPoolExecutor(len(pool)) as threads:
+        for key, verdict in zip(unique, threads.map(check, unique), strict=True):
+            verdicts[key] = verdict
+            late += [key] if verdict.outcome == "timeout" else []  # perhaps only because the machine was busy
+            if progress is not None:
+                progress(len(verdicts), len(unique) + len(late))
+    for number, key in enumerate(late, 1):
+        verdicts[key] = check(key, alone=True)
+        if progress is not None:
+            progress(len(unique) + number, len(unique) + len(late))
+    return [
+        Result(c.task_id, c.sample, v.passed, v.outcome, encodable(c.error or v.error), round(v.seconds, 4), v.groups)
+        for c in completions
+        for v in [verdicts[_key(c)]]
+    ]
+
+
+def _key(completion: Completion) -> Key:
+    return completion.task_id, completion.completion, completion.whole
+
+
+def _check_once(task: Task, key: Key, interpreter: Interpreter, limits: Limits) -> Verdict:
+    """A verdict on the program; failures that are the interpreter's own are tried again."""
+    for _ in range(ATTEMPTS):
+        verdict = task.check(key[0], key[1], interpreter, limits, key[2])
+        if verdict.outcome != "infrastructure":
+            return verdict
+    raise UserError(
+        f"task {task.name}, problem '{key[0]}': the interpreter failed {ATTEMPTS} times ({verdict.error}); "
+        "no score was written; run again to go on"
+    )

@@ -1,0 +1,106 @@
+"""Prompts to token ids, and the back end that decodes them here with transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reflectioncoder.config.evaluate import GenerateConfig
+from reflectioncoder.errors import UserError
+from reflectioncoder.generate.completions import Completion, clean_completion
+from reflectioncoder.tasks.base import FENCE_STOP, Prompt, Task
+
+if TYPE_CHECKING:  # a server's completions take no torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from reflectioncoder.models.decode import Request
+from reflectioncoder.generate.backend import Keep, Key
+from reflectioncoder.models.load import fingerprint
+
+
+def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """`auto` as the style it means for this model. Raises UserError where a style cannot be had."""
+    from reflectioncoder.dialogues.tokens import knows_format
+
+    if style == "auto":
+        return "native" if knows_format(tokenizer) else "chat" if tokenizer.chat_template else "plain"
+    if style == "chat" and not tokenizer.chat_template:
+        raise UserError(f"tokenizer {tokenizer.name_or_path}: has no chat template; use prompt_style plain")
+    return style
+
+
+def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids of a prompt; in the styles `native` and `chat` the answer has already begun."""
+    from reflectioncoder.dialogues.tokens import prompt_ids
+
+    if style == "native":
+        return tuple(prompt_ids(prompt.instruction, tokenizer, prompt.opening))
+    if style == "chat":
+        messages = [{"role": "user", "content": prompt.instruction}]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return tuple(tokenizer.encode(f"{text}{prompt.opening}", add_special_tokens=False))
+    return tuple(tokenizer.encode(prompt.continuation))
+
+
+def make_requests(
+    task: Task, style: str, tokenizer: PreTrainedTokenizerBase, samples: int = 1, max_new_tokens: int = 0
+) -> list[Request]:
+    """One request for each sample of each problem, in order; `max_new_tokens` 0 takes the task's own."""
+    from reflectioncoder.models.decode import Request
+
+    requests = []
+    for prompt in task.prompts():
+        ids = encode_prompt(prompt, style, tokenizer)
+        stops = prompt.stops if style == "plain" else FENCE_STOP
+        opens_line = (prompt.continuation if style == "plain" else prompt.opening).endswith("\n")
+        for sample in range(samples):
+            requests.append(
+                Request(prompt.task_id, sample, ids, max_new_tokens or task.max_new_tokens, stops, opens_line)
+            )
+    return requests
+
+
+class Local:
+    """A model decoded here, with transformers. See `Backend` and, for the arguments, `generate`."""
+
+    paid = False
+
+    def __init__(
+        self,
+        config: GenerateConfig,
+        task: Task,
+        model: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        from reflectioncoder.models.decode import prompt_hash
+        from reflectioncoder.models.load import load_tokenizer
+
+        self._config, self._model = config, model
+        self._tokenizer = load_tokenizer(config.model) if tokenizer is None else tokenizer
+        style = resolve_style(config.prompt_style, self._tokenizer)
+        made = make_requests(task, style, self._tokenizer, config.samples, config.max_new_tokens)
+        self._requests = {(request.task_id, request.sample): request for request in made}
+        self.wanted = {key: prompt_hash(request) for key, request in self._requests.items()}
+        self.fingerprint = fingerprint(config.model)
+
+    def load(self) -> None:
+        """See `Backend`."""
+        from reflectioncoder.models.load import load_model_and_tokenizer
+
+        if self._model is None:
+            config = self._config
+            self._model, self._tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
+
+    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+        """See `Backend`."""
+        from reflectioncoder.models.decode import decode
+
+        config, requests = self._config, [self._requests[key] for key in missing]
+        assert self._model is not None  # loaded
+        for done in decode(
+            self._model, self._tokenizer, requests, config.batch_size, config.temperature, config.top_p, config.seed
+        ):
+            request = done.request
+            key = request.task_id, request.sample
+            code = clean_completion(done.text, request.stops)
+            keep(Completion(*key, code, done.text, self.wanted[key], finish=done.reason), len(done.ids))

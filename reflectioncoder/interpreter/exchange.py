@@ -1,0 +1,152 @@
+"""The protocol between a session and its owner: what is sent, and how an answer is vouched for."""
+
+import codecs
+import json
+import os
+import secrets
+import select
+import struct
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+NONCE_BYTES = 16
+_FAILURE = struct.Struct("<?III")
+_LONGEST_RESULT = 1 << 15
+
+
+class Failure(NamedTuple):
+    """What the program's process tells of a cell that raised: claims, good enough for what is no success anyway."""
+
+    memory: bool
+    line: int | None
+    exception: str | None
+    message: str
+
+
+class Exchange(ABC):
+    """One request's traffic: sends it, collects text and answer, and notices every limit.
+
+    Args:
+        request: the bytes to send.
+        output_chars: most characters of all outputs together.
+    """
+
+    def __init__(self, request: bytes, output_chars: int) -> None:
+        self._to_send = memoryview(request)
+        self._left = output_chars
+        self._texts: dict[int, list[str]] = {}
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
+        self.answer = b""
+
+    @abstractmethod
+    def judge(self) -> str | None:
+        """`result` once the answer is complete, `forged` when it cannot become one, None while it may."""
+
+    def text(self, place: int = 0) -> str:
+        """What one of the outputs has said; bytes that are no UTF-8 are replaced."""
+        return "".join(self._texts[place]) + self._decoders[place].decode(b"", final=True)
+
+    def drive(self, command: int, outputs: Sequence[int], result: int, deadline: float) -> str:
+        """Until the answer, a limit or the end: `result`, `timeout`, `output_limit`, `forged` or `ended`."""
+        places = {fd: place for place, fd in enumerate(outputs)}
+        for place in places.values():
+            self._texts[place] = []
+            self._decoders[place] = codecs.getincrementaldecoder("utf-8")("replace")
+        poller = select.poll()
+        poller.register(command, select.POLLOUT)
+        for fd in (*outputs, result):
+            poller.register(fd, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            events = dict(poller.poll(left * 1000 + 1))
+            if command in events:
+                try:
+                    self._to_send = self._to_send[os.write(command, self._to_send) :]
+                except BlockingIOError:
+                    pass
+                except BrokenPipeError:
+                    self._to_send = self._to_send[:0]
+                if not self._to_send:
+                    poller.unregister(command)
+            for fd, place in places.items():
+                if fd in events:
+                    more = self._drain(fd, place)
+                    if more is None:  # every writer has closed it; polling on would spin
+                        poller.unregister(fd)
+                    elif not more:
+                        return "output_limit"
+            if result in events:
+                data = os.read(result, 1 << 16)
+                self.answer += data
+                state = self.judge() if data else "ended"
+                if state:
+                    # all that was written before the result is in the pipes by now
+                    for fd, place in places.items():
+                        while deadline > time.monotonic() and (more := self._drain(fd, place)) is not None:
+                            if not more:
+                                return "output_limit"
+                    return state
+        return "timeout"
+
+    def _drain(self, fd: int, place: int) -> bool | None:
+        """Read once. None: nothing there; False: over the cap."""
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return None
+        if not data:
+            return None
+        piece = self._decoders[place].decode(data)
+        self._texts[place].append(piece[: self._left])
+        self._left -= len(piece)
+        return self._left >= 0
+
+
+class CellExchange(Exchange):
+    """Cells to run as one, and the signature or the failure that comes back."""
+
+    def __init__(self, cells: Sequence[bytes], output_chars: int) -> None:
+        self._nonce = b"=" + secrets.token_bytes(NONCE_BYTES - 1)
+        sized = [len(cell).to_bytes(4, "little") + cell for cell in cells]
+        super().__init__(len(cells).to_bytes(4, "little") + b"".join(sized) + self._nonce, output_chars)
+        self.failure: Failure | None = None
+
+    def judge(self) -> str | None:
+        """See `Exchange.judge`; a complete answer without a failure is the signature."""
+        answer = self.answer
+        if not answer.startswith(b"E"):
+            if answer == self._nonce:
+                return "result"
+            return None if self._nonce.startswith(answer) else "forged"
+        start = 1 + _FAILURE.size
+        if len(answer) < start:
+            return None
+        memory, line, name_size, message_size = _FAILURE.unpack(answer[1:start])
+        if start + name_size + message_size > _LONGEST_RESULT:
+            return "forged"
+        if len(answer) < start + name_size + message_size:
+            return None
+        texts = answer[start : start + name_size], answer[start + name_size : start + name_size + message_size]
+        name, message = (text.decode("utf-8", "replace") for text in texts)
+        self.failure = Failure(memory, line or None, name or None, message)
+        return "result"
+
+
+class CommandExchange(Exchange):
+    """A command to run, and how it ended: a JSON object of a process that the command cannot reach."""
+
+    def __init__(self, request: dict[str, Any], output_chars: int) -> None:
+        body = json.dumps(request).encode()
+        super().__init__(len(body).to_bytes(4, "little") + body, output_chars)
+        self.ending: dict[str, Any] = {}
+
+    def judge(self) -> str | None:
+        """See `Exchange.judge`."""
+        if not self.answer.endswith(b"\n"):
+            return None if len(self.answer) < _LONGEST_RESULT else "forged"
+        try:
+            self.ending = json.loads(self.answer)
+        except ValueError:
+            return "forged"
+        return "result"

@@ -1,0 +1,38 @@
+"""Starting vLLM with a model of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from reflectioncoder.errors import UserError
+
+
+def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
+    """vLLM's engine with a model of a directory or hub.
+
+    Args:
+        model: what `from_pretrained` takes.
+        precision: of the weights.
+        batch_size: most requests decoded together.
+        seed: of the engine; requests have their own.
+
+    Raises:
+        UserError: vLLM is not installed, or cannot run the model.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it says a hundred lines about itself otherwise
+    try:
+        from vllm import EngineArgs, LLMEngine
+    except ImportError:
+        raise UserError("backend 'vllm': it is not installed; run: pip install vllm") from None
+    arguments = EngineArgs(model=model, dtype=precision, seed=seed, max_num_seqs=batch_size, enable_prefix_caching=True)
+    try:
+        return LLMEngine.from_engine_args(arguments)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"model {model}: vLLM cannot run it ({str(error).strip().splitlines()[0]})") from None
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 32 bits for one request, from whatever tells it apart."""
+    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4])
