@@ -325,6 +325,12 @@ def test_any_text_can_be_searched_for_code(text: str) -> None:
         assert extract(found.kept).code == found.code  # what is sent back to the model says the same
 
 
+def test_code_keeps_what_its_literals_hold() -> None:
+    code = 'def f():\n    return "\x0c\u2028"\n\nassert f()'
+    found = extract(f"Here:\n```python\n{code}\n```\n")
+    assert found.code == code and code in found.kept
+
+
 @given(st.text(alphabet="`a\n ", max_size=40))
 def test_shown_output_is_one_block(text: str) -> None:
     assert [block.code for block in fenced_blocks(shown(text))] == [text.strip("\n") or "(nothing)"]

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.cache import cache_folder
 from reflectioncoder.models.adapters import base_of, load_adapter
 from reflectioncoder.models.special_tokens import add_special_tokens
@@ -84,7 +84,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: no tokenizer can be loaded ({_first_line(error)})") from None
+        raise UserError(f"model {name}: no tokenizer can be loaded ({first_line(error)})") from None
 
 
 def load_model_and_tokenizer(
@@ -112,14 +112,10 @@ def load_model_and_tokenizer(
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, precision), **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: cannot be loaded ({_first_line(error)})") from None
+        raise UserError(f"model {name}: cannot be loaded ({first_line(error)})") from None
     if not options:  # quantised weights are where they belong
         loaded = loaded.to(choose_device(device))
     return loaded.eval(), tokenizer
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def fingerprint(name: str) -> str:

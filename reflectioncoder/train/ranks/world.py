@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from reflectioncoder.errors import RankError
+from reflectioncoder.errors import RankError, first_line
 
 # How long ranks wait for the one that writes or loads: storage may be slow, while a rank that died is noticed at once.
 PATIENCE = timedelta(hours=24)
@@ -85,7 +85,7 @@ class World:
             return replace(self, room=dist.new_group(backend="gloo", timeout=PATIENCE))
         except RuntimeError as error:
             raise RankError(
-                f"the ranks cannot reach each other{self.name} ({str(error).splitlines()[0][:120]}); set "
+                f"the ranks cannot reach each other{self.name} ({first_line(error)[:120]}); set "
                 "GLOO_SOCKET_IFNAME to the network interface that joins their machines"
             ) from None
 
@@ -160,7 +160,7 @@ def one_line(
 def explain_loss(world: World, where: str, error: BaseException, advice: str) -> NoReturn:
     """Raise the one line that a rank ends with when another is gone."""
     raise RankError(
-        f"lost contact with another rank {where}{world.name} ({str(error).splitlines()[0][:120]}); {advice}"
+        f"lost contact with another rank {where}{world.name} ({first_line(error)[:120]}); {advice}"
     ) from None
 
 
