@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shutil
 import statistics
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +19,11 @@ from typing import Any
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.files.whole import NEW, replace_with
 
 PARQUET, DATASET, CARD = "sequences.parquet", "dataset", "README.md"
 FORMATS: Mapping[str, str] = {"jsonl": "sequences.jsonl", "parquet": PARQUET, "dataset": f"{DATASET}/state.json"}
 OURS = "<!-- written by reflectioncoder build -->"
-NEW = "new"
 AT_ONCE = 1000  # rows in memory
 KNOWN = ("id", "source", "licence", "level")
 RAISED = re.compile(r"^([A-Za-z_][\w.]*) +Traceback \(most recent call last\)", re.MULTILINE)
@@ -90,7 +87,7 @@ def write_parquet(path: Path, dialogues: Sequence[Dialogue]) -> None:
             for table in itertools.chain((first,), tables):
                 file.write_table(table)
 
-    _replace(path, write)
+    replace_with(path, write)
 
 
 def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
@@ -114,27 +111,10 @@ def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
     hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        _replace(path, write)
+        replace_with(path, write)
     finally:
         if not hidden:
             datasets.enable_progress_bars()
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let something be written as `NEW` in a folder beside `path`, then put it in the place of what was there."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        write(temporary)
-        if path.is_dir():
-            path.rename(temporary / "old")
-        os.replace(temporary / NEW, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def error_of(execution: str) -> str | None:

@@ -29,6 +29,7 @@ from transformers import (
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.whole import write_whole
 
 LOG = "log.jsonl"
 EVALUATIONS = "eval.jsonl"
@@ -85,9 +86,7 @@ class Progress:
 
     def save(self, folder: Path) -> None:
         """Mark a checkpoint as whole."""
-        staging = folder / (PROGRESS + ".part")
-        staging.write_text(json.dumps(dataclasses.asdict(self)) + "\n", encoding="utf-8")
-        staging.rename(folder / PROGRESS)
+        write_whole(folder / PROGRESS, lambda out: out.write(json.dumps(dataclasses.asdict(self)) + "\n"))
 
 
 class LogFile(TrainerCallback):
