@@ -82,7 +82,7 @@ class SamplerError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # an exception is unpickled from its `args`, which are the detail alone
-        return type(self), (self.reason, self.detail, self.usage, self.wait)
+        return type(self), (self.reason, self.detail, self.usage, self.wait, self.final)
 
     @property
     def fatal(self) -> bool:
