@@ -18,6 +18,7 @@ from typing import Any
 
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.funnel import funnel_steps
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.whole import NEW, replace_with
 
@@ -221,16 +222,10 @@ def _head(card: Card, licences: set[str]) -> str:
 
 
 def _funnel_rows(funnel: Mapping[str, int]) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = []
-    left = funnel["problems"]
-    for step, count in funnel.items():
-        if step in ("problems", "sequences"):
-            rows.append((step, "", count))
-        elif step == "skipped_rows":
-            rows.append(("rows that could not be read", count, ""))
-        else:
-            left -= count
-            rows.append((step.replace("_", " "), count, left))
+    rows = []
+    for name, removed, left in funnel_steps(funnel):
+        cells = ["" if number is None else number for number in (removed, left)]
+        rows.append((name.replace("_", " "), *cells))
     return rows
 
 
