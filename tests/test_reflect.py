@@ -23,9 +23,10 @@ from reflectioncoder.construct.conversation.conversation import (
     Finished,
     Rules,
     Run,
+    Step,
     converse,
+    follow,
     from_record,
-    next_step,
     to_record,
 )
 from reflectioncoder.construct.prompts import PROMPT_VERSION, Prompts, load_prompts
@@ -42,6 +43,10 @@ GOOD = "def double(x):\n    return 2 * x\n\nassert double(2) == 4"
 FINAL = "def double(x):\n    return x + x"
 FAILED = CellResult("error", "AssertionError  Traceback (most recent call last)", "AssertionError", "", 4, 0.25)
 PASSED = CellResult("ok", "", seconds=0.5)
+
+
+def next_step(problem: Problem, rules: Rules, events: Sequence[Event]) -> Step:
+    return follow(problem, rules, events).step
 
 
 def says(text: str, **changes: Any) -> Answer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 from reflectioncoder.clients.budget import Usage
 
@@ -128,6 +128,3 @@ class Sampler(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
-
-
-REASONS: tuple[Reason, ...] = get_args(Reason)

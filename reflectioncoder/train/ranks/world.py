@@ -41,24 +41,18 @@ class World:
     Args:
         rank: of this process, from 0; rank 0 writes everything.
         size: number of processes on all machines.
-        local_rank: of this process on its machine.
         room: where ranks wait for each other, of `meet`.
     """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     room: Any = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def from_environment() -> World:
         """The launcher's variables; a process that no launcher started is alone."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
-        return (
-            World(int(os.environ.get("RANK", "0")), size, int(os.environ.get("LOCAL_RANK", "0")))
-            if size > 1
-            else World()
-        )
+        return World(int(os.environ.get("RANK", "0")), size) if size > 1 else World()
 
     @property
     def name(self) -> str:
