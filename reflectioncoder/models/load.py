@@ -114,8 +114,6 @@ def load_model_and_tokenizer(
 
 def fingerprint(name: str) -> str:
     """A name for the weights of a local model: sizes and samples of its files; a hub name stands for itself."""
-    from reflectioncoder.models.load import resolve
-
     folder = Path(resolve(name))
     if not folder.is_dir():
         return name
