@@ -31,7 +31,7 @@ CHILD = """
 import json, os, resource, sys, threading, time
 from pathlib import Path
 from rich.console import Console
-from reflectioncoder.construct.engines import interpreters as pool
+from reflectioncoder.interpreter import pool
 from reflectioncoder.construct.ledger import ledger
 from reflectioncoder.construct.build import build
 from reflectioncoder.config.build import BuildConfig, ChatConfig
@@ -77,16 +77,14 @@ def counted(self, records):
     return new
 ledger.Ledger.write = counted
 
-in_thread = pool.InterpreterPool._in_thread
-async def timed(self, work):
-    def run():
-        start = time.thread_time()
-        try:
-            return work()
-        finally:
-            client[0] += time.thread_time() - start
-    return await in_thread(self, run)
-pool.InterpreterPool._in_thread = timed
+use = pool.Pool.use
+def timed(self, work):
+    start = time.thread_time()
+    try:
+        return use(self, work)
+    finally:
+        client[0] += time.thread_time() - start
+pool.Pool.use = timed
 
 config = BuildConfig(
     output=f"{folder}/build", problems=f"{folder}/problems.jsonl", count=count, workers=workers, sampler="replay",

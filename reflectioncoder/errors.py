@@ -1,4 +1,4 @@
-"""Every exception of this package that crosses a module."""
+"""Exceptions that belong to no wing, and what to say of any."""
 
 
 class UserError(ValueError):

@@ -113,10 +113,10 @@ def test_an_empty_share_is_a_pass_that_counts_nothing() -> None:
 def test_the_world_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert World.from_environment() == World(0, 1, 0)
+    assert World.from_environment() == World(0, 1)
     for name, value in (("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert World.from_environment() == World(9, 16, 1) and not World.from_environment().first
+    assert World.from_environment() == World(9, 16) and not World.from_environment().first
 
 
 WAITING = """

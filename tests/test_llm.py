@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from chatserver import ChatServer, Reply, completion, failure
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from reflectioncoder.clients.budget import Budget, BudgetError, Price, Usage, price_of
 from reflectioncoder.clients.chat import ChatSampler
-from reflectioncoder.clients.messages import FATAL, OF_THE_PROBLEM, REASONS, Answer, SamplerError, Turn
+from reflectioncoder.clients.messages import FATAL, OF_THE_PROBLEM, Answer, Reason, SamplerError, Turn
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.construct.samplers.replay import ReplaySampler
 from reflectioncoder.errors import UserError
@@ -162,7 +162,7 @@ def test_every_passing_trouble_is_survived(name: str) -> None:
 
 
 def test_reasons_are_of_three_kinds() -> None:
-    transient = set(REASONS) - FATAL - OF_THE_PROBLEM
+    transient = set(get_args(Reason)) - FATAL - OF_THE_PROBLEM
     assert transient == {"rate_limited", "server_error", "connection", "timeout", "malformed", "stopped"}
     assert not FATAL & OF_THE_PROBLEM
 

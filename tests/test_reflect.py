@@ -23,9 +23,10 @@ from reflectioncoder.construct.conversation.conversation import (
     Finished,
     Rules,
     Run,
+    Step,
     converse,
+    follow,
     from_record,
-    next_step,
     to_record,
 )
 from reflectioncoder.construct.prompts import PROMPT_VERSION, Prompts, load_prompts
@@ -42,6 +43,10 @@ GOOD = "def double(x):\n    return 2 * x\n\nassert double(2) == 4"
 FINAL = "def double(x):\n    return x + x"
 FAILED = CellResult("error", "AssertionError  Traceback (most recent call last)", "AssertionError", "", 4, 0.25)
 PASSED = CellResult("ok", "", seconds=0.5)
+
+
+def next_step(problem: Problem, rules: Rules, events: Sequence[Event]) -> Step:
+    return follow(problem, rules, events).step
 
 
 def says(text: str, **changes: Any) -> Answer:
@@ -323,6 +328,12 @@ def test_any_text_can_be_searched_for_code(text: str) -> None:
     found = extract(text)
     if found.code:
         assert extract(found.kept).code == found.code  # what is sent back to the model says the same
+
+
+def test_code_keeps_what_its_literals_hold() -> None:
+    code = 'def f():\n    return "\x0c\u2028"\n\nassert f()'
+    found = extract(f"Here:\n```python\n{code}\n```\n")
+    assert found.code == code and code in found.kept
 
 
 @given(st.text(alphabet="`a\n ", max_size=40))

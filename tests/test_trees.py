@@ -34,3 +34,13 @@ def test_code_that_is_no_python_raises_each_time_without_gathering_a_traceback()
         trees.parse("\0")
     with pytest.raises(SyntaxError):
         trees.read("(" * 5000)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "a\n\nb", "a\r\nb\rc\n", "\n\na\r\n\r\n"])
+def test_lines_are_those_of_splitlines_where_newlines_are_newlines(text: str):
+    assert trees.lines_of(text) == text.splitlines()
+
+
+def test_what_a_string_literal_may_hold_breaks_no_line():
+    code = 'a = "\x0c\x85\u2028"\nb = 1\n'
+    assert trees.lines_of(code) == ['a = "\x0c\x85\u2028"', "b = 1"]

@@ -10,6 +10,7 @@ from typing import Any
 from reflectioncoder.clients.budget import Budget, Usage
 from reflectioncoder.clients.endpoint import Endpoint
 from reflectioncoder.clients.messages import Answer, Tools, Turn
+from reflectioncoder.clients.reply import EMPTY, by_length, read_reply
 from reflectioncoder.config.build import ChatConfig
 
 TOOL = "python"
@@ -79,40 +80,12 @@ class ChatSampler:
         return parameters
 
     def _read(self, body: bytes, messages: Sequence[Turn]) -> Answer:
-        """The answer in a body; its usage is what the server has billed, as far as it says."""
-        try:
-            data = json.loads(body)
-            choice = data["choices"][0]
-            message = choice["message"]
-            text = message.get("content") or ""
-            calls = message.get("tool_calls") or []
-            finish = str(choice.get("finish_reason") or "stop")
-            if not isinstance(text, str):
-                raise TypeError("content is not text")
-            usage = usage_of(data.get("usage"), text, messages)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-            start = body[:60].decode("utf-8", "replace")
-            raise self._endpoint.error(
-                "malformed", f"not a chat completion ({type(error).__name__}): {start!r}"
-            ) from None
-        text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be kept
-        code, tool_id = None, ""
-        if calls:
-            try:
-                arguments = json.loads(calls[0]["function"]["arguments"])
-                code, tool_id = arguments["code"], str(calls[0].get("id") or "call")
-                if not isinstance(code, str):
-                    raise TypeError("code is not text")
-                code = code.encode("utf-8", "replace").decode("utf-8")
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                if finish != "length":  # cut off in the middle of the call is another matter
-                    detail = f"a tool call without code ({type(error).__name__})"
-                    raise self._endpoint.error("malformed", detail, usage) from None
-        if finish == "content_filter":
-            raise self._endpoint.error("refused", "the server's content filter stopped the answer", usage, final=True)
-        if not text.strip() and code is None and finish != "length":
-            raise self._endpoint.error("empty", "the model answered nothing", usage)
-        return Answer(text, code, tool_id, finish, usage, str(data.get("model") or self.model))
+        """The answer in a body."""
+        characters = sum(len(turn.text) for turn in messages)
+        reply = read_reply(body, self._endpoint, by_length(characters), chat=True)
+        if not reply.text.strip() and reply.tool_code is None and reply.finish != "length":
+            raise self._endpoint.error("empty", EMPTY, reply.usage)
+        return Answer(reply.text, reply.tool_code, reply.tool_id, reply.finish, reply.usage, reply.model)
 
 
 def _message(turn: Turn) -> dict[str, Any]:
@@ -124,10 +97,3 @@ def _message(turn: Turn) -> dict[str, Any]:
         function = {"name": TOOL, "arguments": json.dumps({"code": turn.tool_code})}
         message["tool_calls"] = [{"id": turn.tool_id, "type": "function", "function": function}]
     return message
-
-
-def usage_of(said: Any, text: str, messages: Sequence[Turn]) -> Usage:
-    """What the server billed; an estimate of four characters a token where it does not say."""
-    if isinstance(said, dict) and isinstance(said.get("prompt_tokens"), int):
-        return Usage(1, said["prompt_tokens"], int(said.get("completion_tokens") or 0))
-    return Usage(1, sum(len(turn.text) for turn in messages) // 4 + 1, len(text) // 4 + 1)

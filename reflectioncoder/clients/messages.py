@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 from reflectioncoder.clients.budget import Usage
 
@@ -82,7 +82,7 @@ class SamplerError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # an exception is unpickled from its `args`, which are the detail alone
-        return type(self), (self.reason, self.detail, self.usage, self.wait)
+        return type(self), (self.reason, self.detail, self.usage, self.wait, self.final)
 
     @property
     def fatal(self) -> bool:
@@ -128,6 +128,3 @@ class Sampler(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
-
-
-REASONS: tuple[Reason, ...] = get_args(Reason)

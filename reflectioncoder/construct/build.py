@@ -37,6 +37,7 @@ from reflectioncoder.construct.samplers import replay
 from reflectioncoder.construct.samplers.choose import check_native
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.funnel import funnel_steps
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.cache import Loaded, load_once
 from reflectioncoder.problems.load import load_problems
@@ -265,13 +266,8 @@ def funnel_table(funnel: Mapping[str, int]) -> Table:
     table = Table("step", title="Funnel")
     table.add_column("removed", justify="right")
     table.add_column("left", justify="right")
-    left = funnel["problems"]
-    for step, count in funnel.items():
-        if step in ("problems", "sequences"):
-            table.add_row(step, "", str(count), style="bold")
-        elif step == "skipped_rows":
-            table.add_row("rows that could not be read", str(count), "")
-        else:
-            left -= count
-            table.add_row(step.replace("_", " "), str(count), str(left))
+    for name, removed, left in funnel_steps(funnel):
+        style = "bold" if name in ("problems", "sequences") else None
+        cells = ["" if number is None else str(number) for number in (removed, left)]
+        table.add_row(name.replace("_", " "), *cells, style=style)
     return table

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shutil
 import statistics
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.funnel import funnel_steps
 from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.files.whole import NEW, replace_with
 
 PARQUET, DATASET, CARD = "sequences.parquet", "dataset", "README.md"
 FORMATS: Mapping[str, str] = {"jsonl": "sequences.jsonl", "parquet": PARQUET, "dataset": f"{DATASET}/state.json"}
 OURS = "<!-- written by reflectioncoder build -->"
-NEW = "new"
 AT_ONCE = 1000  # rows in memory
 KNOWN = ("id", "source", "licence", "level")
 RAISED = re.compile(r"^([A-Za-z_][\w.]*) +Traceback \(most recent call last\)", re.MULTILINE)
@@ -90,7 +88,7 @@ def write_parquet(path: Path, dialogues: Sequence[Dialogue]) -> None:
             for table in itertools.chain((first,), tables):
                 file.write_table(table)
 
-    _replace(path, write)
+    replace_with(path, write)
 
 
 def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
@@ -114,27 +112,10 @@ def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
     hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        _replace(path, write)
+        replace_with(path, write)
     finally:
         if not hidden:
             datasets.enable_progress_bars()
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let something be written as `NEW` in a folder beside `path`, then put it in the place of what was there."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        write(temporary)
-        if path.is_dir():
-            path.rename(temporary / "old")
-        os.replace(temporary / NEW, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def error_of(execution: str) -> str | None:
@@ -241,16 +222,10 @@ def _head(card: Card, licences: set[str]) -> str:
 
 
 def _funnel_rows(funnel: Mapping[str, int]) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = []
-    left = funnel["problems"]
-    for step, count in funnel.items():
-        if step in ("problems", "sequences"):
-            rows.append((step, "", count))
-        elif step == "skipped_rows":
-            rows.append(("rows that could not be read", count, ""))
-        else:
-            left -= count
-            rows.append((step.replace("_", " "), count, left))
+    rows = []
+    for name, removed, left in funnel_steps(funnel):
+        cells = ["" if number is None else number for number in (removed, left)]
+        rows.append((name.replace("_", " "), *cells))
     return rows
 
 

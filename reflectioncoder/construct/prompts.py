@@ -1,4 +1,4 @@
-"""The fixed texts put to a model: reflection instructions, the re-answer prompt, the benchmark prompt (appendix D).
+"""The fixed texts put to a model: reflection instructions and the re-answer prompt.
 
 The reflection instructions ask for the same as the prompt of section 3.1, in this project's own words and in a few
 variants, so that a model does not learn one opening by heart. `Prompts` holds all that a chat model is told in the two
@@ -50,8 +50,6 @@ REANSWER = (
     "block between ```python and ```.\n\n{problem}"
 )
 
-HUMANEVAL = "Write a complete Python function for the problem.\n\n{prompt}"
-
 
 def reflection_instruction(problem: str, variant: int = 0) -> str:
     """The first user message of a reflection sequence.
@@ -61,11 +59,6 @@ def reflection_instruction(problem: str, variant: int = 0) -> str:
         variant: which wording; taken modulo the number of wordings.
     """
     return REFLECTION_INSTRUCTIONS[variant % len(REFLECTION_INSTRUCTIONS)].replace("{problem}", problem)
-
-
-def humaneval_prompt(prompt: str) -> str:
-    """The user message for one HumanEval problem (appendix D)."""
-    return HUMANEVAL.replace("{prompt}", prompt)
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.evaluate.results import Result
 from reflectioncoder.evaluate.verdict_log import Key, Unfinished
 from reflectioncoder.files.jsonl import encodable
 from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.interpreter.pool import Pool
 from reflectioncoder.tasks.base import Task, Verdict
-
-if TYPE_CHECKING:  # scoring a file takes no model
-    pass
-from reflectioncoder.evaluate.results import Result
 
 ATTEMPTS = 3  # for failures of the interpreter
 Progress = Callable[[int, int], None]
@@ -43,19 +38,13 @@ def check_all(
     Raises:
         UserError: the interpreter itself failed several times on one completion.
     """
-    free: SimpleQueue[Interpreter] = SimpleQueue()
-    for interpreter in pool:
-        free.put(interpreter)
+    shared = Pool(pool)
 
     def check(key: Key, alone: bool = False) -> Verdict:
         found = unfinished.get(key, alone) if unfinished is not None else None
         if found is not None:
             return found
-        interpreter = free.get()
-        try:
-            verdict = _check_once(task, key, interpreter, limits)
-        finally:
-            free.put(interpreter)
+        verdict = shared.use(lambda interpreter: _check_once(task, key, interpreter, limits))
         if unfinished is not None:
             unfinished.keep(key, verdict, alone)
         return verdict
@@ -64,8 +53,8 @@ def check_all(
     verdicts: dict[Key, Verdict] = {}
     late: list[Key] = []
     unique.sort(key=lambda key: -task.cost(key[0]))  # a long one at the end would leave the others idle
-    with ThreadPoolExecutor(len(pool)) as threads:
-        for key, verdict in zip(unique, threads.map(check, unique), strict=True):
+    with shared:
+        for key, verdict in zip(unique, shared.each(check, unique), strict=True):
             verdicts[key] = verdict
             late += [key] if verdict.outcome == "timeout" else []  # perhaps only because the machine was busy
             if progress is not None:

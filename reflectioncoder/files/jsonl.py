@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.whole import write_whole
 
 
 def unzipped(data: bytes) -> bytes:
@@ -62,24 +62,15 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
         UserError: the file cannot be written (a full disk, no permission); the old file is left as it was.
     """
     path = Path(path)
-    temporary = None
+
+    def write(out: IO[str]) -> int:
+        count = 0
+        for line in lines:
+            out.write(line + "\n")
+            count += 1
+        return count
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as out:
-            temporary = Path(out.name)
-            count = 0
-            for line in lines:
-                out.write(line + "\n")
-                count += 1
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        return write_whole(path, write)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return count

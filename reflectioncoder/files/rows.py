@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.jsonl import iter_jsonl, unzipped
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -72,7 +72,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 number += 1
                 yield f"file {path}, row {number}", row
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"file {path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+        raise UserError(f"file {path}: not readable as Parquet ({first_line(error)})") from None
 
 
 def _data_set_rows(source: str, split: str) -> Iterator[tuple[str, Any]]:
@@ -88,7 +88,6 @@ def _data_set_rows(source: str, split: str) -> Iterator[tuple[str, Any]]:
         else:
             rows = datasets.load_dataset(name, configuration or None, split=split)
     except Exception as error:  # the library lets through errors of a dozen others: network, file systems, parsers
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"data set {source}, split {split}: cannot load it ({reason})") from None
+        raise UserError(f"data set {source}, split {split}: cannot load it ({first_line(error)})") from None
     for number, row in enumerate(rows, 1):
         yield f"data set {source}, split {split}, row {number}", row

@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # a server's completions take no torch
 
     from reflectioncoder.models.decode import Request
 from reflectioncoder.generate.backend import Keep, Key
-from reflectioncoder.models.load import fingerprint
 
 
 def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -73,7 +72,7 @@ class Local:
         tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
         from reflectioncoder.models.decode import prompt_hash
-        from reflectioncoder.models.load import load_tokenizer
+        from reflectioncoder.models.load import fingerprint, load_tokenizer
 
         self._config, self._model = config, model
         self._tokenizer = load_tokenizer(config.model) if tokenizer is None else tokenizer

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Protocol
 
 from reflectioncoder.clients.budget import Budget, BudgetError, Usage, price_of
-from reflectioncoder.clients.chat import ChatSampler, usage_of
+from reflectioncoder.clients.chat import ChatSampler
 from reflectioncoder.clients.endpoint import Endpoint, check_endpoint
 from reflectioncoder.clients.messages import Answer, SamplerError, Turn
+from reflectioncoder.clients.reply import by_length, read_reply
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
@@ -263,16 +264,5 @@ class _Plain:
 
     def _read(self, body: bytes, prompt: str) -> Answer:
         """The text in a body; it may be empty, where the model stops at once."""
-        try:
-            data = json.loads(body)
-            choice = data["choices"][0]
-            text, finish = choice["text"] or "", str(choice.get("finish_reason") or "stop")
-            text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be kept
-            usage = usage_of(data.get("usage"), text, [Turn("user", prompt)])
-            served = str(data.get("model") or self._config.model)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-            start = body[:60].decode("utf-8", "replace")
-            raise self._endpoint.error("malformed", f"not a completion ({type(error).__name__}): {start!r}") from None
-        if finish == "content_filter":
-            raise self._endpoint.error("refused", "the server's content filter stopped the answer", usage, final=True)
-        return Answer(text, finish=finish, usage=usage, model=served)
+        reply = read_reply(body, self._endpoint, by_length(len(prompt)))
+        return Answer(reply.text, finish=reply.finish, usage=reply.usage, model=reply.model)

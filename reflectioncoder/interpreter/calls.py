@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reflectioncoder.errors import first_line
 from reflectioncoder.files.jsonl import encodable
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits, Session
 from reflectioncoder.interpreter.judge import VALUE_CHARS
@@ -71,9 +72,7 @@ def call_all(
     if result.outcome == "infrastructure":
         return Calls("infrastructure", (), result.message or "", result.seconds)
     if failure is None and not result.ok:
-        first = (result.message or "").strip().splitlines()
-        error = ": ".join(filter(None, (result.exception, first[0] if first else "")))
-        return Calls(result.outcome, records, error[:300], result.seconds, timings)
+        return Calls(result.outcome, records, result.error, result.seconds, timings)
     if failure is None and len(records) == len(seconds):
         return Calls("ok", records, "", result.seconds, timings)
     outcome, error = failure or ("error", "no value came back")
@@ -103,8 +102,8 @@ def _read(result: CellResult, count: int, timed: bool) -> tuple[tuple[Record, ..
 
 
 def _said(name: object, message: object) -> str:
-    lines = str(message).strip().splitlines()
-    return encodable(f"{name}: {lines[0]}" if lines else str(name))[:300]
+    line = first_line(str(message))
+    return encodable(f"{name}: {line}" if line else str(name))[:300]
 
 
 def bounded(record: Record, expected: Record) -> Record:

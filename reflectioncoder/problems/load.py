@@ -20,7 +20,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.rows import iter_rows
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.asserts import split_tests
-from reflectioncoder.syntax.trees import names_in, parse
+from reflectioncoder.syntax.trees import lines_of, names_in, parse
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def _standalone(setup: str, solution: str) -> str:
         body: list[ast.stmt] = parse(code).body  # type: ignore[attr-defined]
     except SyntaxError as error:
         raise UserError(f"solution is not Python: {error.msg} (line {error.lineno})") from None
-    lines = code.splitlines()
+    lines = lines_of(code)
     for statement in reversed(body):
         if isinstance(statement, ast.If) and "__name__" in names_in(statement.test):
             del lines[statement.lineno - 1 : statement.end_lineno]

@@ -17,6 +17,7 @@ from typing import Any
 
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.funnel import funnel_steps
 from reflectioncoder.files.jsonl import iter_jsonl
 
 EXAMPLES = 3
@@ -128,16 +129,10 @@ def funnel(table: Mapping[str, Any]) -> list[Step]:
     """Rows of `funnel.json`: "problems", then how many each reason took away, then "sequences"."""
     numbers = counts(table)
     widest = max(numbers.values(), default=0) or 1
-    left = numbers.get("problems")
     steps = []
-    for name, value in numbers.items():
-        if name in ("problems", "sequences") or left is None:
-            steps.append(Step(name, None, value, 100 * value / widest, 0.0))
-        elif name == "skipped_rows":
-            steps.append(Step("rows that could not be read", value, None, 0.0, 0.0))
-        else:
-            left = max(0, left - value)
-            steps.append(Step(name, value, left, 100 * left / widest, 100 * value / widest))
+    for name, removed, left in funnel_steps(numbers):
+        lost = removed if removed and left is not None else 0  # rows that could not be read were no problems
+        steps.append(Step(name, removed, left, 100 * (left or 0) / widest, 100 * lost / widest))
     return steps
 
 

@@ -19,7 +19,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reflectioncoder.syntax.trees import names_in, read, walk
+from reflectioncoder.syntax.trees import lines_of, names_in, read, walk
 
 PYTHON = ("python", "py", "python3", "ipython")
 FENCE_LINE = re.compile(r"^\s*(`{3,}|~{3,})\s*([\w+.#-]*)[^`]*$")
@@ -57,7 +57,7 @@ def without_thoughts(text: str) -> str:
 def fenced_blocks(text: str) -> list[Fenced]:
     """All fenced blocks of a text, in order."""
     blocks: list[Fenced] = []
-    lines = text.splitlines()
+    lines = lines_of(text)
     opened: tuple[int, str, str] | None = None
     for number, line in enumerate(lines):
         found = FENCE_LINE.match(line)
@@ -82,7 +82,7 @@ def _fenced(lines: Sequence[str], opened: tuple[int, str, str], close: int, end:
 
 def extract(text: str) -> Extracted:
     """Analysis and code of an answer, by the rules above."""
-    lines = text.splitlines()
+    lines = lines_of(text)
     blocks = fenced_blocks(text)
     marked = [block for block in blocks if block.language in PYTHON]
     usable = marked or [block for block in blocks if not block.language and CODE_LIKE.search(block.code)]

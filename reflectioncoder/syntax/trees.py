@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from functools import lru_cache
+
+_BREAK = re.compile(r"\r\n?|\n")
 
 
 def parse(code: str, mode: str = "exec") -> ast.AST:
@@ -58,3 +61,12 @@ def walk(node: ast.AST) -> list[ast.AST]:
 def names_in(node: ast.AST) -> set[str]:
     """All plain names that occur in a syntax tree."""
     return {item.id for item in walk(node) if isinstance(item, ast.Name)}
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text as Python counts them.
+
+    `str.splitlines` also breaks at form feeds, U+2028 and the like, which a string literal may hold.
+    """
+    lines = _BREAK.split(text)
+    return lines if lines[-1] else lines[:-1]

@@ -203,9 +203,7 @@ def _run(row: dict[str, Any], solution: str, interpreter: Interpreter, limits: L
         tests += "test_string(answer)\n"
     with interpreter.session(limits, module=True) as session:  # the answer in a cell of its own: tracebacks show cells
         result = session.run_together([row["code_context"], f"answer = {solution!r}", tests])
-    message = (result.message or "").strip().splitlines()
-    error = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
-    return Verdict(result.ok, result.outcome, error[:300], result.seconds)
+    return Verdict(result.ok, result.outcome, result.error, result.seconds)
 
 
 def _insertion(row: dict[str, Any]) -> str:

@@ -76,9 +76,7 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     cells = [cell for cell in candidate if cell.strip()]
     with interpreter.session(limits, module=True) as session:
         result = session.run_together([*cells, f"{_SAME.format(same=same, number=secrets.randbits(64))}\n{guarded}"])
-    message = (result.message or "").strip().splitlines()
-    error_text = "" if result.ok else ": ".join(filter(None, (result.exception, message[0] if message else "")))
-    return Verdict(result.ok, result.outcome, error_text[:300], result.seconds)
+    return Verdict(result.ok, result.outcome, result.error, result.seconds)
 
 
 def opened(answer: str) -> str:

@@ -29,7 +29,8 @@ from transformers import (
 
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.whole import write_whole
 from reflectioncoder.progress import Meter
 
 LOG = "log.jsonl"
@@ -87,9 +88,7 @@ class Progress:
 
     def save(self, folder: Path) -> None:
         """Mark a checkpoint as whole."""
-        staging = folder / (PROGRESS + ".part")
-        staging.write_text(json.dumps(dataclasses.asdict(self)) + "\n", encoding="utf-8")
-        staging.rename(folder / PROGRESS)
+        write_whole(folder / PROGRESS, lambda out: out.write(json.dumps(dataclasses.asdict(self)) + "\n"))
 
 
 class LogFile(TrainerCallback):
@@ -189,10 +188,9 @@ def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, fir
         for path in (output / LOG, output / EVALUATIONS):
             text = path.read_text(encoding="utf-8") if path.is_file() and checkpoint is not None else ""
             # A kill may leave half a line; what was logged after the checkpoint is logged again.
-            lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-            lines = [line for line in lines if json.loads(line)["step"] <= first.step]
+            lines = [line for line in text.split("\n")[:-1] if json.loads(line)["step"] <= first.step]
             if lines or path.name == LOG or path.is_file():
-                path.write_text("".join(lines), encoding="utf-8")
+                path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
 
@@ -225,4 +223,4 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, output: Path) -> 
         staging.rmdir()
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise UserError(f"cannot write {output}: {str(error).splitlines()[0]}; {how_to_go_on(output)}") from None
+        raise UserError(f"cannot write {output}: {first_line(error)}; {how_to_go_on(output)}") from None

@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import AddedToken
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.dialogues.training_files import read_training
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.models.load import choose_device, load_tokenizer, resolve
 from reflectioncoder.train.batch.steps import Steps, prepare, summary
 from reflectioncoder.train.compute.loss import chunk_bytes
@@ -65,7 +65,7 @@ def shape_of(config: TrainConfig) -> tuple[int, PreTrainedConfig]:
     try:
         found = AutoConfig.from_pretrained(resolve(config.model))
     except (OSError, ValueError) as error:
-        raise UserError(f"model {config.model}: cannot be loaded ({str(error).splitlines()[0]})") from None
+        raise UserError(f"model {config.model}: cannot be loaded ({first_line(error)})") from None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found)
     return sum(parameter.numel() for parameter in model.parameters()), found

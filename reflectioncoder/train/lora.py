@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.models.adapters import _need
 from reflectioncoder.train.compute.loss import on_device
 from reflectioncoder.train.ranks.sharding import Engine
@@ -92,7 +92,7 @@ def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Trai
     try:
         found: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
-        raise UserError(f"lora.targets = {', '.join(targets)}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"lora.targets = {', '.join(targets)}: {first_line(error)}") from None
     set_precision(found, config)
     # Checkpoints too: the trained rows are in the adapter, and the rest of the tables is made again as it was.
     found.save_pretrained = partial(found.save_pretrained, save_embedding_layers=False)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from reflectioncoder.config.train import TrainConfig
-from reflectioncoder.errors import RankError, UserError
+from reflectioncoder.errors import RankError, UserError, first_line
 from reflectioncoder.train.batch.packing import MicroBatch
 from reflectioncoder.train.batch.steps import Ahead, Step, Steps
 from reflectioncoder.train.checkpoints import EVALUATIONS, Progress, append_line, newest_checkpoint
@@ -247,8 +247,7 @@ class ReflectionTrainer(Trainer):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise RankError(
-                f"cannot write {folder}: {str(error).splitlines()[0]}; earlier checkpoints are intact, "
-                "go on with --resume"
+                f"cannot write {folder}: {first_line(error)}; earlier checkpoints are intact, go on with --resume"
             ) from None
 
 

@@ -1,7 +1,7 @@
 """One problem, one conversation, one reflection sequence: the two stages of section 3.1 as a pure state machine.
 
-`next_step` looks at what has happened so far (answers, executions) and says what is due: ask the model, run this
-code, check the final code, or the end. It remembers nothing, so a conversation that was cut off goes on from its
+`follow` looks at what has happened so far (answers, executions), and its `step` says what is due: ask the model, run
+this code, check the final code, or the end. It remembers nothing, so a conversation that was cut off goes on from its
 recorded events and nothing is asked twice. `converse` is the thin loop around it.
 
 First stage: the model writes code with asserts, the interpreter runs it, the model analyses and repairs, until a run
@@ -117,8 +117,10 @@ class Rules:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def next_step(problem: Problem, rules: Rules, events: Sequence[Event], kind: type[Conversation] | None = None) -> Step:
-    """What is due after the events so far.
+def follow(
+    problem: Problem, rules: Rules, events: Sequence[Event], kind: type[Conversation] | None = None
+) -> Conversation:
+    """The conversation after the events so far, whose `step` is what is due next.
 
     Args:
         problem: what the conversation is about.
@@ -129,13 +131,6 @@ def next_step(problem: Problem, rules: Rules, events: Sequence[Event], kind: typ
     Raises:
         ValueError: an event that is not what was due, so not one of this conversation.
     """
-    return follow(problem, rules, events, kind).step
-
-
-def follow(
-    problem: Problem, rules: Rules, events: Sequence[Event], kind: type[Conversation] | None = None
-) -> Conversation:
-    """The conversation after the events so far; arguments and errors as of `next_step`."""
     conversation = (kind or Conversation)(problem, rules)
     for event in events:
         if not isinstance(event, DUE.get(type(conversation.step), ())):
@@ -332,7 +327,7 @@ async def converse(
         run: runs a cell.
         check: runs the final code with its asserts and tests.
         record: awaited with each new event before anything else happens with it.
-        kind: see `next_step`.
+        kind: see `follow`.
 
     Raises:
         SamplerError, BudgetError: see `Sampler`; the conversation can go on later.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import methodcaller
 from typing import TypeVar, cast, overload
@@ -20,6 +19,7 @@ from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Isolation, Limits
+from reflectioncoder.interpreter.pool import Pool, close_all, open_all
 from reflectioncoder.problems.problem import Problem
 
 T = TypeVar("T")
@@ -79,28 +79,15 @@ class InterpreterPool(Programs):
             raise UserError(f"interpreter pool: size = {size}: give a number above 0")
         self._size, self._limits, self._isolation = size, limits, isolation
         self._all: list[Interpreter] = []
-        self._free: asyncio.Queue[Interpreter] = asyncio.Queue()
 
     async def __aenter__(self) -> InterpreterPool:
-        self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="interpreter")
-        try:
-            starts = [self._in_thread(lambda: Interpreter(self._limits, self._isolation)) for _ in range(self._size)]
-            for done in await asyncio.gather(*starts, return_exceptions=True):
-                if isinstance(done, BaseException):
-                    raise done
-                self._all.append(done)
-                self._free.put_nowait(done)
-        except BaseException:
-            await self.__aexit__()
-            raise
+        self._all = await asyncio.to_thread(open_all, self._size, lambda: Interpreter(self._limits, self._isolation))
+        self._pool = Pool(self._all)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(self._in_thread(interpreter.close) for interpreter in self._all))
-        self._threads.shutdown()
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._pool.close()
+        await asyncio.to_thread(close_all, self._all)
 
     async def use(self, work: Callable[[Interpreter], T]) -> T:
         """Call a function with the next free interpreter, in a thread of its own.
@@ -108,12 +95,4 @@ class InterpreterPool(Programs):
         Args:
             work: such as `lambda interpreter: judge(program, "f", examples, interpreter)`.
         """
-        interpreter = await self._free.get()
-        try:
-            # cancelled, the thread still runs to the program's time limit; only then is the interpreter free
-            return await asyncio.shield(task := asyncio.ensure_future(self._in_thread(lambda: work(interpreter))))
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
-        finally:
-            self._free.put_nowait(interpreter)
+        return await self._pool.use_async(work)

@@ -24,7 +24,6 @@ from reflectioncoder.config.toml import versions
 from reflectioncoder.errors import InfrastructureError, UserError
 
 H = TypeVar("H")
-T = TypeVar("T")
 LOST = (
     exceptions.RayActorError,
     exceptions.ObjectLostError,

@@ -21,10 +21,15 @@ class OtherSettingsError(UserError):
     """A ledger was begun with other settings than these, which `changed` names."""
 
     def __init__(self, path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        self._given = path, dict(old), dict(new)
         self.changed = changes(old, new)
         listed = ", ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in self.changed)
         hint = "set them back or choose another output directory"
         super().__init__(f"{path}: begun with other settings ({listed}); {hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exception is unpickled from its `args`, which are the message alone
+        return type(self), self._given
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from transformers import AutoConfig
 from reflectioncoder.clients.budget import Budget, BudgetError, Usage
 from reflectioncoder.clients.endpoint import Endpoint
 from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
+from reflectioncoder.clients.reply import EMPTY, read_reply
 from reflectioncoder.config.build import ChatConfig, NativeConfig
 from reflectioncoder.construct.samplers.native import Marks, ending, messages_of, prompt_of, read_answer, room_for
 from reflectioncoder.dialogues.tokens import BLOCK_TOKENS, END_OF_BLOCK, END_OF_MESSAGE, ROLE_TOKENS
@@ -157,31 +157,21 @@ class CompletionsSampler:
 
     def _read(self, body: bytes, asked: Usage) -> Part:
         """The tokens in a body."""
+
+        def estimate(text: str, ids: Sequence[int] | None) -> Usage:
+            return Usage(1, asked.tokens_in, len(self._encoded(text) if ids is None else ids))
+
         error = self._endpoint.error
-        try:
-            data = json.loads(body)
-            choice = data["choices"][0]
-            text, given = choice.get("text") or "", choice.get("token_ids")
-            finish, stopped_at = str(choice.get("finish_reason") or "stop"), choice.get("stop_reason")
-            ids = self._encoded(text.encode("utf-8", "replace").decode()) if given is None else list(given)
-            if not all(isinstance(id, int) and 0 <= id < 1 << 31 for id in ids):
-                raise TypeError("token_ids are not all token ids")
-            usage = data.get("usage") or {}
-            billed = usage.get("prompt_tokens"), usage.get("completion_tokens") or 0
-            used = Usage(1, int(billed[0]), int(billed[1])) if billed[0] else Usage(1, asked.tokens_in, len(ids))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as failure:
-            start = body[:60].decode("utf-8", "replace")
-            raise error("malformed", f"not a completion ({type(failure).__name__}): {start!r}") from None
-        if finish == "content_filter":
-            raise error("refused", "the server's content filter stopped the answer", used, final=True)
+        reply = read_reply(body, self._endpoint, estimate)
+        ids = self._encoded(reply.text) if reply.ids is None else list(reply.ids)
         if not ids:
-            raise error("empty", "the model answered nothing", used)
-        if finish == "stop" and ids[-1] not in self._marks.every:  # the token that it stopped at is not there
-            if given is None and not (isinstance(stopped_at, int) and self._marks.every.intersection(ids)):
-                detail = f"the server leaves special tokens out of its answers ({text[:40]!r}){HINT}"
-                raise error("no_special_tokens", detail, used)
-            ids.append(stopped_at if isinstance(stopped_at, int) else int(self._tokenizer.eos_token_id))
-        return Part(tuple(ids), finish != "stop", used, str(data.get("model") or self.model))
+            raise error("empty", EMPTY, reply.usage)
+        if reply.finish == "stop" and ids[-1] not in self._marks.every:  # the token that it stopped at is not there
+            if reply.ids is None and not (reply.stop_reason is not None and self._marks.every.intersection(ids)):
+                detail = f"the server leaves special tokens out of its answers ({reply.text[:40]!r}){HINT}"
+                raise error("no_special_tokens", detail, reply.usage)
+            ids.append(int(self._tokenizer.eos_token_id) if reply.stop_reason is None else reply.stop_reason)
+        return Part(tuple(ids), reply.finish != "stop", reply.usage, reply.model)
 
 
 def _positions(model: str) -> int:

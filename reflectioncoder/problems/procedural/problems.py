@@ -168,35 +168,6 @@ def _weights(kind: str) -> dict[tuple[str, str, str, str, bool], int]:
     return {tail: Composition(kind, tail[0], (), "", *tail[1:]).level for tail in _tails(kind)}
 
 
-@lru_cache
-def _counted(kinds: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    counts = dict.fromkeys(LEVELS, 0)
-    for kind in kinds:
-        # The same decision as `_sensible`, grouped: it looks at the filters only through their number and two flags.
-        groups: dict[tuple[int, bool, frozenset[str]], int] = {}
-        for filters, _ in _selections(kind):
-            sizes = frozenset(accessor for accessor, key in filters if key in _SIZE_FILTERS)
-            group = (len(filters), bool(sizes), sizes)
-            groups[group] = groups.get(group, 0) + 1
-        for tail, weight in _weights(kind).items():
-            rule, view, map_key = tail[:3]
-            for (filters_used, sized, sizes), number in groups.items():
-                level = filters_used + weight
-                if level not in LEVELS or not (filters_used or map_key or rule):
-                    continue
-                if map_key in ("abs", "cap", "floor") and view in sizes:
-                    continue
-                if rule in ("until_negative", "until_above", "until_low") and sized:
-                    continue
-                counts[level] += number
-    return tuple(counts.items())
-
-
-def space_size(kind: str | None = None) -> dict[int, int]:
-    """The number of distinct compositions of each level (of one kind), counted; constants and wordings come on top."""
-    return dict(_counted((kind,) if kind else tuple(KINDS)))
-
-
 def iter_problems(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[Problem]:
     """The problems of `iter_exact` without their compositions: for streams longer than a list should be."""
     return (problem for _, problem in iter_exact(seed, split, levels))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+from reflectioncoder.syntax.trees import lines_of
 from reflectioncoder.tasks.run_tests import opened
 
 # comments, and texts in quotes: what is in them is not the program's structure
@@ -123,9 +124,9 @@ def _levels(before: str) -> tuple[str, str]:
 
 def _new(text: str, prompt: str) -> str:
     """Lines of a text without those that are the prompt's, whatever their blanks."""
-    lines = text.splitlines()
+    lines = lines_of(text)
     gone: set[int] = set()
-    theirs, ours = (["".join(line.split()) for line in side] for side in (lines, prompt.splitlines()))
+    theirs, ours = (["".join(line.split()) for line in side] for side in (lines, lines_of(prompt)))
     for same in SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks():
         if any(re.search(r"\w", line) for line in theirs[same.a : same.a + same.size]):  # a lone brace is nobody's
             gone.update(range(same.a, same.a + same.size))

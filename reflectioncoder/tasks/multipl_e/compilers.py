@@ -9,15 +9,13 @@ anew for every file (a test holds the two equal, message by message).
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.files.cache import cache_folder
+from reflectioncoder.files.whole import make_once
 from reflectioncoder.tasks.multipl_e.languages import Toolchain
 
 _SECONDS = 300
@@ -59,28 +57,13 @@ def ready_folder(toolchain: Toolchain) -> str:
     made_by = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__), _TYPESCRIPT_FRAME))
     text = f"{toolchain.version} {compiler} {compiler.stat().st_mtime_ns} {made_by}"
     name = f"{toolchain.language.fence}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    target = cache_folder() / "toolchains" / name
-    if target.is_dir():
-        return str(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=".preparing-"))
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; set REFLECTIONCODER_CACHE elsewhere") from None
-    try:
-        recipe(toolchain, staging)
-        for path in [staging, *staging.iterdir()]:  # programs have a user id of their own
+
+    def prepare(folder: Path) -> None:
+        recipe(toolchain, folder)
+        for path in [folder, *folder.iterdir()]:  # programs have a user id of their own
             path.chmod(0o755 if path.is_dir() else 0o644)
-        try:
-            staging.rename(target)
-        except OSError:  # another process finished first
-            if not target.is_dir():
-                raise
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; set REFLECTIONCODER_CACHE elsewhere") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return str(target)
+
+    return str(make_once(f"toolchains/{name}", prepare))
 
 
 def _cpp(toolchain: Toolchain, folder: Path) -> None:

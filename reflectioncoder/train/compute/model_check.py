@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.train.compute.loss import head_of
 from reflectioncoder.train.compute.packed_attention import boundaries
 
@@ -50,7 +50,7 @@ def check_model(model: PreTrainedModel) -> None:
     except UserError:
         raise
     except (TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{name} does not take packed rows: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name} does not take packed rows: {first_line(error)}") from None
     finally:
         model.train(training)
     tolerance = TOLERANCE.get(logits.dtype, 0.1)

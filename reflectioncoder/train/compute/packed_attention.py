@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 
 NAME = "reflectioncoder_varlen"
 # Arguments of attention layers that would change the result in ways the calls below do not follow.
@@ -302,7 +302,7 @@ def use_varlen_attention(model: PreTrainedModel, longest: int = 0) -> None:
     try:
         model.set_attn_implementation(NAME)
     except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{type(model).__name__} cannot use packed rows: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{type(model).__name__} cannot use packed rows: {first_line(error)}") from None
     if model.config._attn_implementation != NAME:
         raise UserError(f"{type(model).__name__} has its own attention and cannot use packed rows")
 

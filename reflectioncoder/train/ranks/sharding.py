@@ -23,7 +23,7 @@ from transformers import (
     Trainer,
 )
 
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.train.ranks.world import World
 
 Engine = Literal["none", "fsdp2", "deepspeed"]
@@ -47,7 +47,7 @@ def variables(path: str) -> dict[str, str]:
     except OSError as error:
         raise UserError(f"sharding {path}: {error.strerror}; see configs/accelerate") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"sharding {path}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"sharding {path}: {first_line(error)}") from None
     if not isinstance(table, Mapping):
         raise UserError(f"sharding {path}: is no accelerate configuration")
     kind = str(table.get("distributed_type", "NO"))

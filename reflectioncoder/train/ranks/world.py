@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from reflectioncoder.errors import RankError
+from reflectioncoder.errors import RankError, first_line
 
 # How long ranks wait for the one that writes or loads: storage may be slow, while a rank that died is noticed at once.
 PATIENCE = timedelta(hours=24)
@@ -41,24 +41,18 @@ class World:
     Args:
         rank: of this process, from 0; rank 0 writes everything.
         size: number of processes on all machines.
-        local_rank: of this process on its machine.
         room: where ranks wait for each other, of `meet`.
     """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     room: Any = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def from_environment() -> World:
         """The launcher's variables; a process that no launcher started is alone."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
-        return (
-            World(int(os.environ.get("RANK", "0")), size, int(os.environ.get("LOCAL_RANK", "0")))
-            if size > 1
-            else World()
-        )
+        return World(int(os.environ.get("RANK", "0")), size) if size > 1 else World()
 
     @property
     def name(self) -> str:
@@ -85,7 +79,7 @@ class World:
             return replace(self, room=dist.new_group(backend="gloo", timeout=PATIENCE))
         except RuntimeError as error:
             raise RankError(
-                f"the ranks cannot reach each other{self.name} ({str(error).splitlines()[0][:120]}); set "
+                f"the ranks cannot reach each other{self.name} ({first_line(error)[:120]}); set "
                 "GLOO_SOCKET_IFNAME to the network interface that joins their machines"
             ) from None
 
@@ -160,7 +154,7 @@ def one_line(
 def explain_loss(world: World, where: str, error: BaseException, advice: str) -> NoReturn:
     """Raise the one line that a rank ends with when another is gone."""
     raise RankError(
-        f"lost contact with another rank {where}{world.name} ({str(error).splitlines()[0][:120]}); {advice}"
+        f"lost contact with another rank {where}{world.name} ({first_line(error)[:120]}); {advice}"
     ) from None
 
 
