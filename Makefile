@@ -37,6 +37,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Compilers of the MultiPL-E languages, from Debian and npm; needs root. What is there already, from wherever, is left.
 # Debian 12 has no Swift. Where Debian's Rust is old, rustc-web is the newer one.

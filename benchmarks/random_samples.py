@@ -11,7 +11,8 @@ from typing import Literal
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded, Span
-from reflectioncoder.train.batch.packing import MicroBatch, Rows, build_rows, loss_weights, pack
+from reflectioncoder.train.batch.packing import MicroBatch, pack
+from reflectioncoder.train.batch.rows import Rows, build_rows, loss_weights
 
 Kind = Literal["text", "code", "execution"]
 FIRST: tuple[tuple[Kind, float], ...] = (

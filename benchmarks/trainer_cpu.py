@@ -39,7 +39,8 @@ from reflectioncoder.config.build import EMBEDDED_MODEL
 from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.models.load import load_model_and_tokenizer
-from reflectioncoder.train.batch.packing import Row, Rows, loss_weights, pack
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import Row, Rows, loss_weights
 from reflectioncoder.train.compute.loss import micro_batch_loss
 from reflectioncoder.train.compute.master_weights import MasterAdamW
 from reflectioncoder.train.compute.packed_attention import use_varlen_attention

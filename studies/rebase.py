@@ -24,7 +24,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded, Span
-from reflectioncoder.train.batch.packing import build_rows, last_round, loss_weights, pack
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import build_rows, last_round, loss_weights
 from reflectioncoder.train.compute.loss import micro_batch_loss
 from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 

@@ -16,7 +16,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import build_rows, loss_weights
 from reflectioncoder.train.compute.loss import micro_batch_loss
 from reflectioncoder.train.compute.model_check import check_model
 from reflectioncoder.train.compute.packed_attention import boundaries, has_rotary_positions, use_varlen_attention

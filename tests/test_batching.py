@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
-from reflectioncoder.train.batch.packing import (
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import (
     Row,
     Rows,
     build_rows,
     cost,
     last_round,
     loss_weights,
-    pack,
     plan_steps,
     split_by_cost,
 )

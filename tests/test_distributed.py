@@ -24,7 +24,8 @@ from reflectioncoder.config.toml import save
 from reflectioncoder.config.train import LoraConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.train.batch.packing import deal, pack, split_by_cost
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import deal, split_by_cost
 from reflectioncoder.train.consolidate import consolidate
 from reflectioncoder.train.ranks.sharding import choose, loads_once, variables
 from reflectioncoder.train.ranks.world import World

@@ -21,7 +21,8 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
 from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import lora
-from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import build_rows, loss_weights
 from reflectioncoder.train.compute import loss
 from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 from reflectioncoder.train.consolidate import consolidate

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
-from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack, split_by_cost
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import build_rows, loss_weights, split_by_cost
 from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
 from reflectioncoder.train.compute.loss import Head, micro_batch_loss, scored_loss
 from reflectioncoder.train.compute.packed_attention import use_varlen_attention

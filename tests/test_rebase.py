@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
-from reflectioncoder.train.batch.packing import Row, Rows, build_rows, last_round, loss_weights, pack
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import Row, Rows, build_rows, last_round, loss_weights
 from reflectioncoder.train.compute.loss import micro_batch_loss
 from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 

@@ -12,7 +12,8 @@ import tiny
 import torch
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.train.batch.packing import build_rows, deal, loss_weights, pack, split_by_cost
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import build_rows, deal, loss_weights, split_by_cost
 from reflectioncoder.train.batch.steps import Ahead, Step, Steps
 from reflectioncoder.train.ranks.world import World
 

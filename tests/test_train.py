@@ -20,7 +20,7 @@ from reflectioncoder.config.toml import load, save
 from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.train.batch.packing import split_by_cost
+from reflectioncoder.train.batch.rows import split_by_cost
 from reflectioncoder.train.checkpoints import newest_checkpoint
 from reflectioncoder.train.compute.master_weights import MasterAdamW
 from reflectioncoder.train.train import describe_plan, train

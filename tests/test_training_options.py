@@ -25,7 +25,8 @@ from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import trackers
 from reflectioncoder.train.batch.masking import visible_ranges, visible_shares
-from reflectioncoder.train.batch.packing import build_rows, last_round, loss_weights, pack
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import build_rows, last_round, loss_weights
 from reflectioncoder.train.compute.loss import micro_batch_loss
 from reflectioncoder.train.compute.master_weights import with_masters
 from reflectioncoder.train.ranks.world import World, lost_contact, out_of_memory

@@ -14,7 +14,8 @@ from reflectioncoder.config.train import LoraConfig, LossConfig, MaskingConfig, 
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, encode
 from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import lora
-from reflectioncoder.train.batch.packing import build_rows, loss_weights, pack
+from reflectioncoder.train.batch.packing import pack
+from reflectioncoder.train.batch.rows import build_rows, loss_weights
 from reflectioncoder.train.compute.flops import Needed, peak_flops
 from reflectioncoder.train.compute.loss import micro_batch_loss
 from reflectioncoder.train.compute.packed_attention import use_varlen_attention

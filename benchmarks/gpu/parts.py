@@ -20,7 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
-from reflectioncoder.train.batch.packing import MicroBatch, Row, Rows, loss_weights, pack, split_by_cost
+from reflectioncoder.train.batch.packing import MicroBatch, pack
+from reflectioncoder.train.batch.rows import Row, Rows, loss_weights, split_by_cost
 from reflectioncoder.train.compute import packed_attention as attention
 from reflectioncoder.train.compute.flops import Needed, peak_flops
 from reflectioncoder.train.compute.loss import Head, micro_batch_loss, scored_loss

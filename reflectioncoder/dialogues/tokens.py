@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
-
-from transformers import PreTrainedTokenizerBase
 
 from reflectioncoder.dialogues.dialogue import Block, BlockType, Dialogue, Message, Role
 from reflectioncoder.errors import UserError
+
+if TYPE_CHECKING:  # seconds of imports, and only its methods are used
+    from transformers import PreTrainedTokenizerBase
 
 ROLE_TOKENS: dict[Role, str] = {"user": "<|user|>", "assistant": "<|assistant|>"}
 BLOCK_TOKENS: dict[BlockType, str] = {"text": "<|text|>", "code": "<|code|>", "execution": "<|execution|>"}

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.errors import UserError
-from reflectioncoder.train.batch.packing import MicroBatch, build_rows, deal, loss_weights, pack, split_by_cost
+from reflectioncoder.train.batch.packing import MicroBatch, pack
+from reflectioncoder.train.batch.rows import build_rows, deal, loss_weights, split_by_cost
 from reflectioncoder.train.ranks.world import World
 
 

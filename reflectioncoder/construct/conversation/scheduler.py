@@ -66,7 +66,7 @@ def rules_of(config: BuildConfig, provenance: Mapping[str, Any] | None = None) -
     prompts = load_prompts(config.chat.prompts)
     rules = Rules(prompts, protocol, config.max_rounds, config.seed, settings, provenance or {})
     if config.sampler == "native":
-        from reflectioncoder.construct.samplers.native import NativeConversation  # seconds of imports
+        from reflectioncoder.construct.conversation.native import NativeConversation  # seconds of imports
 
         return rules, NativeConversation
     return rules, Conversation

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 import ray
 from rich.console import Console
 
-from reflectioncoder.clients.budget import Budget, Usage
-from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.construct.engines.interpreters import Programs
 from reflectioncoder.construct.engines.processes import Handler
@@ -31,7 +29,7 @@ from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.interpreter import Interpreter
 
 if TYPE_CHECKING:
-    from reflectioncoder.construct.samplers.native import NativeSampler
+    pass
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -113,7 +111,7 @@ def replicas_of(config: BuildConfig) -> int:
     return config.native.replicas or max(1, int(ray.cluster_resources().get("GPU", 0)))
 
 
-def _printer(console: Console) -> Callable[[str], None]:
+def printer(console: Console) -> Callable[[str], None]:
     return partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -147,7 +145,7 @@ class RayWorkers(Generic[T, R]):
         """Keep a task for each actor and one in waiting for it, until some are done; none where none are left."""
         if self._crew is None:
             size = partial(cores_of, self._config)
-            self._crew = Crew(self._make, size, self._config.ray_wait, _printer(self._console))
+            self._crew = Crew(self._make, size, self._config.ray_wait, printer(self._console))
         while len(self._under_way) < 2 * self._crew.places and (item := next(waiting, None)) is not None:
             self._under_way.add(asyncio.create_task(self._one(*item)))
         if not self._under_way:
@@ -197,7 +195,7 @@ class RayInterpreters(Programs):
 
     async def __aenter__(self) -> RayInterpreters:
         size = partial(cores_of, self._config)
-        self._crew = Crew(self._make, size, self._config.ray_wait, _printer(self._console))
+        self._crew = Crew(self._make, size, self._config.ray_wait, printer(self._console))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -206,66 +204,3 @@ class RayInterpreters(Programs):
     async def use(self, work: Callable[[Interpreter], T]) -> T:
         """See `Programs.use` and `Crew.use`."""
         return cast(T, await self._crew.use(work))
-
-
-def open_sampler(config: BuildConfig, weights: str) -> NativeSampler:
-    """The native sampler of an actor.
-
-    Raises:
-        UserError: its node has no such model, or one with other weights.
-    """
-    from reflectioncoder.construct.samplers.native import NativeSampler
-    from reflectioncoder.models.load import fingerprint  # seconds of imports
-
-    if fingerprint(config.native.model) != weights:
-        raise UserError(f"native.model: {config.native.model} on node {socket.gethostname()} has other weights")
-    return NativeSampler(config.native, config.seed)
-
-
-class RaySampler:
-    """A fine-tuned model in actors, one copy of it in each; made and used inside one event loop. See `Sampler`.
-
-    Args:
-        config: of the build.
-        budget: what all answers together may use; each counts as a request.
-        console: where to report what is lost.
-    """
-
-    name = "native"
-
-    def __init__(self, config: BuildConfig, budget: Budget, console: Console) -> None:
-        from reflectioncoder.models.load import fingerprint, load_tokenizer
-
-        self.model, self.budget, self._longest = config.native.model, budget, config.native.max_new_tokens
-        self._tokenizer = load_tokenizer(config.native.model)
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-        # no processors of their own, or the interpreters might leave no room for them
-        self._crew: Crew[NativeSampler] = Crew(
-            partial(open_sampler, config, fingerprint(config.native.model)), partial(replicas_of, config),
-            config.ray_wait, _printer(console), room=2 * config.native.batch_size, cpus=0, gpus=gpus,
-        )  # fmt: skip
-
-    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
-        """See `Sampler`."""
-        from reflectioncoder.construct.samplers.native import prompt_of
-
-        worst, used = Usage(1, len(prompt_of(messages, self._tokenizer)), self._longest), Usage()
-        await self.budget.reserve(worst)
-        try:
-            answer = cast(Answer, await self._crew.use(methodcaller("answer", messages, problem, number, tools)))
-            used = answer.usage
-            return answer
-        except InfrastructureError as error:
-            raise SamplerError("server_error", str(error)) from None
-        finally:
-            self.budget.settle(worst, used)
-
-    def stop(self) -> None:
-        """See `Sampler`."""
-        self._crew.end(SamplerError("stopped", "the build is stopping"))
-        self._crew.tell(methodcaller("stop"))
-
-    async def close(self) -> None:
-        """See `Sampler`."""
-        self.stop()
-        await self._crew.close()

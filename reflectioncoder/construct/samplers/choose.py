@@ -54,6 +54,6 @@ def native_sampler(config: BuildConfig, budget: Budget, console: Console) -> Sam
         from reflectioncoder.construct.samplers.native import NativeSampler  # seconds of imports
 
         return NativeSampler(config.native, config.seed, budget=budget)
-    from reflectioncoder.construct.engines.on_ray import RaySampler
+    from reflectioncoder.construct.samplers.native_ray import RaySampler
 
     return RaySampler(config, budget, console)

@@ -21,13 +21,12 @@ from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.dialogues.tokens import Encoded, encode
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.masking import Range, mask_rate, visible_ranges, visible_shares
-from reflectioncoder.train.batch.packing import (
-    MicroBatch,
+from reflectioncoder.train.batch.packing import MicroBatch, pack
+from reflectioncoder.train.batch.rows import (
     cost,
     count_targets,
     deal,
     last_round,
-    pack,
     plan_steps,
     rows_of,
     split_by_cost,

@@ -1,0 +1,279 @@
+"""Samples to rows: teacher and student views, loss weights, costs, and the plan of the steps. Needs no torch."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress, islice
+
+from reflectioncoder.config.train import LossConfig, MaskingConfig
+from reflectioncoder.dialogues.tokens import Encoded
+from reflectioncoder.train.batch.masking import Range, visible_ranges
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence as the model reads it.
+
+    Args:
+        ids: n token ids.
+        positions: n position ids, rising, perhaps with gaps.
+        targets: places of the tokens that cross-entropy asks for; token t is predicted at place t - 1.
+        distill: places whose next-token distribution enters the KL term; teacher and student have as many.
+    """
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    targets: tuple[int, ...]
+    distill: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a sample; they stay together in one forward pass."""
+
+    teacher: Row
+    student: Row | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens through the model."""
+        return len(self.teacher.ids) + (len(self.student.ids) if self.student else 0)
+
+
+def last_round(encoded: Encoded) -> Encoded:
+    """The sample without its earlier rounds: BOS, the last user message, the answer, EOS."""
+    start = encoded.message_bounds[-2][0]
+    head = encoded.message_bounds[0][0]
+    shift = start - head
+    return Encoded(
+        ids=encoded.ids[:head] + encoded.ids[start:],
+        is_label=encoded.is_label[:head] + encoded.is_label[start:],
+        spans=(),
+        message_bounds=tuple((a - shift, b - shift) for a, b in encoded.message_bounds[-2:]),
+        is_reflection=False,
+        sample_id=encoded.sample_id,
+    )
+
+
+def teacher_targets(encoded: Encoded, semantics: str) -> tuple[int, ...]:
+    """Places of the tokens that the teacher's cross-entropy asks for.
+
+    `paper`: the labels of appendix C. `release`: with the `<|assistant|>` tokens and EOS.
+    """
+    targets = tuple(compress(range(len(encoded)), encoded.is_label))
+    if semantics == "release":
+        targets = tuple(sorted({*targets, *(start for start, _ in encoded.message_bounds[1::2]), len(encoded) - 1}))
+    return targets
+
+
+def _asked(encoded: Encoded, semantics: str) -> range:
+    """Places of the tokens of the final answer that the student's cross-entropy asks for.
+
+    Paper: everything after `<|assistant|>` up to and including `<|endofmessage|>`. Release: also `<|assistant|>`.
+    """
+    answer, end = encoded.message_bounds[-1]
+    return range(answer if semantics == "release" else answer + 1, end)
+
+
+def count_targets(encoded: Encoded, semantics: str) -> tuple[int, int, int]:
+    """Targets of the teacher's and the student's cross-entropy, and places of KL, which are as many as the latter."""
+    asked = len(_asked(encoded, semantics)) if encoded.is_reflection else 0
+    return len(teacher_targets(encoded, semantics)), asked, asked
+
+
+def build_rows(encoded: Encoded, masking: MaskingConfig, positions: str, step: int, max_steps: int, seed: int) -> Rows:
+    """Teacher and student rows of a sample at a step (section 3.2).
+
+    Args:
+        encoded: a reflection or an instruction sample; the latter has a teacher row only.
+        masking: strategy and semantics.
+        positions: `keep` gives the student's tokens their places in the teacher, `rebase` numbers them from zero.
+        step: optimizer steps already taken.
+        max_steps: optimizer steps of the whole run.
+        seed: of the random choices.
+    """
+    ranges = visible_ranges(encoded, masking, step, max_steps, seed) if encoded.is_reflection else []
+    return rows_of(encoded, ranges, masking.semantics, positions)
+
+
+def rows_of(encoded: Encoded, ranges: Sequence[Range], semantics: str, positions: str) -> Rows:
+    """Teacher and student rows of a sample of which the student sees some token ranges; see `build_rows`."""
+    length = len(encoded.ids)
+    targets = teacher_targets(encoded, semantics)
+    if not encoded.is_reflection:
+        return Rows(Row(encoded.ids, tuple(range(length)), targets))
+    asked = _asked(encoded, semantics)
+    # Release: KL takes the places of the tokens that cross-entropy asks for, unshifted.
+    distill = asked if semantics == "release" else range(asked.start - 1, asked.stop - 1)
+    places = tuple(chain.from_iterable(range(a, b) for a, b in ranges))
+    shift = length - len(places)  # the second round is intact, so it only moves to the left
+    student = Row(
+        ids=tuple(chain.from_iterable(encoded.ids[a:b] for a, b in ranges)),
+        positions=places if positions == "keep" else tuple(range(len(places))),
+        targets=tuple(range(asked.start - shift, asked.stop - shift)),
+        distill=tuple(range(distill.start - shift, distill.stop - shift)),
+    )
+    return Rows(Row(encoded.ids, tuple(range(length)), targets, tuple(distill)), student)
+
+
+def cost(encoded: Encoded, masking: MaskingConfig, step: int, max_steps: int, seed: int) -> int:
+    """Tokens that the sample's rows bring through the model at a step, without building them."""
+    if not encoded.is_reflection:
+        return len(encoded.ids)
+    ranges = visible_ranges(encoded, masking, step, max_steps, seed)
+    return len(encoded.ids) + sum(end - start for start, end in ranges)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one predicted token of a sample counts: in the loss, and in the logged mean of its term."""
+
+    teacher: float
+    student: float
+    kl: float
+    teacher_mean: float
+    student_mean: float
+    kl_mean: float
+
+
+def loss_weights(batch: Sequence[Rows], config: LossConfig) -> list[Weights]:
+    """Weights that make the sum over all tokens of a global batch its loss (section 3.2, last paragraph), however cut.
+
+    Args:
+        batch: all samples of the global batch.
+        config: `pooled` or `separate` cross-entropy, `sample` or `token` normalization, weight of KL.
+
+    Returns:
+        One `Weights` a sample.
+    """
+    counts = [
+        (len(one.teacher.targets), *((len(one.student.targets), len(one.student.distill)) if one.student else (0, 0)))
+        for one in batch
+    ]
+    return weights_of(counts, config)
+
+
+def weights_of(counts: Sequence[tuple[int, int, int]], config: LossConfig) -> list[Weights]:
+    """The same, of what `count_targets` gives for each sample of the global batch."""
+    totals = [sum(column) for column in zip(*counts, strict=True)]
+    with_student = sum(1 for _, student, _ in counts if student)
+    weights = []
+    for teacher, student, kl in counts:
+        if config.normalization == "token":
+            means = [1 / total if total else 0.0 for total in totals]
+            pooled = 1 / (totals[0] + totals[1])
+            terms = means
+        else:
+            own = [1 / count if count else 0.0 for count in (teacher, student, kl)]
+            means = [own[0] / len(counts), *(value / max(with_student, 1) for value in own[1:])]
+            pooled = 1 / (teacher + student) / len(counts)
+            terms = [value / len(counts) for value in own]
+        ce = (pooled, pooled) if config.cross_entropy == "pooled" else (terms[0], terms[1])
+        weights.append(Weights(*ce, config.distillation * terms[2], *means))
+    return weights
+
+
+def split_by_cost(costs: Sequence[int], micro_tokens: int, ranks: int = 1) -> list[list[int]]:
+    """Spread the samples of a batch over micro-batches of similar cost.
+
+    The largest sample goes first, each to the micro-batch that is least full; the number of micro-batches is the
+    smallest that keeps each within the budget (a single sample above it goes alone).
+
+    Args:
+        costs: tokens of each sample.
+        micro_tokens: most tokens of a micro-batch.
+        ranks: the number of micro-batches is a multiple of it, so that each rank can take as many.
+
+    Returns:
+        Indices into `costs`, each exactly once; with one rank no micro-batch is empty.
+    """
+    large_first = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
+    least = min(max(1, -(-sum(costs) // micro_tokens)), max(1, len(costs)))
+    for count in range(-(-least // ranks) * ranks, len(costs) + ranks, ranks):
+        heap = [(0, k) for k in range(count)]
+        groups: list[list[int]] = [[] for _ in range(count)]
+        for i in large_first:
+            load, k = heapq.heappop(heap)
+            groups[k].append(i)
+            heapq.heappush(heap, (load + costs[i], k))
+        if all(load <= micro_tokens or len(groups[k]) <= 1 for load, k in heap):
+            return [sorted(group) for group in groups]
+    raise AssertionError("as many micro-batches as samples are always enough")
+
+
+def deal(groups: Sequence[list[int]], costs: Sequence[int], ranks: int, rank: int) -> list[list[int]]:
+    """The micro-batches of one rank: each rank gets as many, and those that run at the same time are of similar cost.
+
+    Args:
+        groups: of `split_by_cost`.
+        costs: tokens of each sample.
+        ranks: number of ranks.
+        rank: from 0.
+    """
+    if ranks == 1:
+        return list(groups)
+    fullest = sorted(groups, key=lambda group: (-sum(costs[i] for i in group), group))
+    # Turns alternate in direction, so that no rank always gets the fuller ones.
+    places = [turn * ranks + (rank if turn % 2 == 0 else ranks - 1 - rank) for turn in range(len(groups) // ranks)]
+    return [fullest[place] for place in places]
+
+
+def sample_stream(repeats: Sequence[int], seed: int) -> Iterator[int]:
+    """Sample indices epoch after epoch without end; each epoch has sample i `repeats[i]` times, in its own order."""
+    epoch = 0
+    while True:
+        order = [i for i, times in enumerate(repeats) for _ in range(times)]
+        random.Random(f"{seed}:epoch:{epoch}").shuffle(order)
+        yield from order
+        epoch += 1
+
+
+def plan_steps(
+    repeats: Sequence[int],
+    cost_at: Callable[[int, int, int], int],
+    *,
+    batch_size: int,
+    epochs: float,
+    max_steps: int = -1,
+    max_tokens: int = -1,
+    seed: int = 0,
+) -> list[tuple[int, ...]]:
+    """Which samples each optimizer step takes.
+
+    Args:
+        repeats: how often an epoch has each sample (up-sampling).
+        cost_at: (sample, step, max steps) -> tokens through the model; it depends on the mask rate, hence on how
+            many steps the run has in all.
+        batch_size: samples of a step; the last step of an epochs-bound run may have fewer.
+        epochs: passes over the data, where neither of the next two is given.
+        max_steps: number of steps; -1 for none.
+        max_tokens: the run ends with the first step that reaches so many tokens; -1 for none.
+        seed: of the order.
+
+    Returns:
+        Sample indices of every step.
+    """
+    if max_steps < 0 and max_tokens < 0:
+        samples = list(islice(sample_stream(repeats, seed), max(1, round(epochs * sum(repeats)))))
+        return [tuple(samples[i : i + batch_size]) for i in range(0, len(samples), batch_size)]
+    stream = sample_stream(repeats, seed)
+    steps: list[tuple[int, ...]] = []
+
+    def total(count: int) -> int:
+        while len(steps) < count:
+            steps.append(tuple(islice(stream, batch_size)))
+        return sum(cost_at(i, step, count) for step in range(count) for i in steps[step])
+
+    if max_tokens < 0:
+        total(max_steps)
+        return steps[:max_steps]
+    low, high = 0, 1  # total(low) < max_tokens <= total(high)
+    while total(high) < max_tokens and (max_steps < 0 or high < max_steps):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if total(middle) < max_tokens else (low, middle)
+    return steps[: high if max_steps < 0 else min(high, max_steps)]

@@ -1,0 +1,105 @@
+"""What commit ea0b0a7 wrote is read, resumed and gives the same results: a build, a checkpoint and verdicts.
+
+`written_by_ea0b0a7.tar.xz` holds, beside the inputs, three runs of that commit that were stopped half-way
+(`build_killed` after 5 of 12 problems, `run_killed` after step 3 of 6, `evaluation_killed` after 3 of 8 verdicts) and
+the same three runs carried to their end (`build`, `run`, `evaluation`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.evaluate import EvaluateConfig
+from reflectioncoder.config.toml import load
+from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.construct.build import build
+from reflectioncoder.evaluate.compare import compare
+from reflectioncoder.evaluate.evaluate import evaluate
+
+ARCHIVE = Path(__file__).parent / "written_by_ea0b0a7.tar.xz"
+SAME_PYTHON = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="a ledger belongs to one Python version; this one is 3.11's"
+)
+
+
+@pytest.fixture
+def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The archive, unpacked in the working directory, as its configurations name relative paths."""
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@SAME_PYTHON
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_build_has_the_same_bytes_resumed_or_from_the_start(earlier: Path, resumed: bool) -> None:
+    expected = {path.name: path.read_bytes() for path in (earlier / "build").glob("*.json*")}
+    card = (earlier / "build" / "README.md").read_text(encoding="utf-8")
+    shutil.rmtree(earlier / "build")
+    if resumed:
+        shutil.move(earlier / "build_killed", earlier / "build")
+        config = load(BuildConfig, earlier / "build" / "config.toml")
+    else:
+        config = BuildConfig(output="build", count=12, workers=1, formats=("jsonl",))
+    said = io.StringIO()
+    build(config, Console(file=said))
+    assert ("5 problems are finished" in said.getvalue().replace("\n", " ")) == resumed
+    names = {"sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json"}
+    assert names < expected.keys()
+    for name in names:
+        assert (earlier / "build" / name).read_bytes() == expected[name], name
+    assert (earlier / "build" / "README.md").read_text(encoding="utf-8") == card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_training_run_has_the_same_losses_resumed_or_from_the_start(earlier: Path, resumed: bool) -> None:
+    from reflectioncoder.train.train import train
+
+    config = load(TrainConfig, earlier / "run_killed" / "config.toml")
+    expected = [json.loads(line) for line in (earlier / "run" / "log.jsonl").read_text().split("\n") if line]
+    if resumed:
+        shutil.rmtree(earlier / "run")
+        shutil.move(earlier / "run_killed", earlier / "run")
+        train(dataclasses.replace(config, resume=True), lambda _: None)
+    else:
+        train(dataclasses.replace(config, output="again"), lambda _: None)
+    found = [
+        json.loads(line) for line in Path("run" if resumed else "again", "log.jsonl").read_text().split("\n") if line
+    ]
+    assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert list(mine) == list(theirs)
+        for name in mine.keys() - {"seconds", "tokens_per_second"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name  # another processor rounds otherwise
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_an_evaluation_has_the_same_verdicts_resumed_or_from_the_start(earlier: Path, resumed: bool) -> None:
+    config = load(EvaluateConfig, earlier / "evaluation" / "config.toml")
+    output = "evaluation_killed" if resumed else "again"
+    checked: list[int] = []
+    score = evaluate(dataclasses.replace(config, output=output), None, lambda done, of: checked.append(done))
+    assert (score.pass_at_1, score.n) == (0.625, 8)
+    names = ("task_id", "sample", "passed", "outcome", "error", "groups")
+    old, new = (
+        [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().split("\n") if line]
+        for folder in ("evaluation", output)
+    )
+    assert [[row[name] for name in names] for row in new] == [[row[name] for name in names] for row in old]
+    same = ("task", "pass_at_1", "low", "high", "n", "not_run", "k", "tests", "completions", "prompts", "parts")
+    facts = [json.loads((Path(folder) / "score.json").read_text()) for folder in ("evaluation", output)]
+    assert list(facts[0]) == list(facts[1])
+    assert [facts[0][name] for name in same] == [facts[1][name] for name in same]
+    assert compare("evaluation", output).difference == 0
