@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder.cli.build_status import describe
+from reflectioncoder.cli.build import describe
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger, progress
 from reflectioncoder.errors import UserError
 

@@ -81,10 +81,10 @@ def test_strange_files_are_typed_outcomes(
     ("words", "message"),
     [
         (["nosuch.py"], "nosuch.py: No such file or directory"),
-        (["a.py", "b.py"], "give one file, or - for standard input; found 2"),
-        (["a.py", "--tmeout", "3"], "unknown flag --tmeout; one of --cells"),
+        (["a.py", "b.py"], "is one word too many; usage: reflectioncoder run FILE [--KEY VALUE ...]"),
+        (["a.py", "--tmeout", "3"], "flag --tmeout: unknown key 'tmeout'; perhaps you meant --timeout"),
         (["a.py", "--timeout"], "flag --timeout needs a value"),
-        (["a.py", "--timeout", "soon"], "flag --timeout: expected a number, found 'soon'"),
+        (["a.py", "--timeout", "soon"], "flag --timeout: expected float, found 'soon'"),
         (["a.py", "--timeout", "-1"], "seconds = -1.0: give a number above 0"),
     ],
 )

@@ -1,28 +1,27 @@
-"""`reflectioncoder doctor`: what this machine has, and what would give more; asks no network."""
+"""`reflectioncoder doctor`: what this machine has and what it lacks; uses no network."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
+from reflectioncoder.cli.arguments import Switches, Verb
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, find
 
-USAGE = "usage: reflectioncoder doctor [--json]"
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """What this machine offers: versions, devices, isolation, compilers of MultiPL-E, the environment of DS-1000."""
 
 
-def doctor_verb(words: Sequence[str]) -> int:
-    """Print the report, or with --json one object. Raises UserError for other words."""
-    if list(words) not in ([], ["--json"]):
-        raise UserError(USAGE)
+def run_doctor(_: DoctorArguments, switches: Switches) -> int:
+    """Print the report, or one JSON object."""
     found = examine()
-    if words:
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        print("\n".join(describe(found)))
+    print(json.dumps(found, ensure_ascii=False) if switches.json else "\n".join(describe(found)))
     return 0
 
 
@@ -80,3 +79,8 @@ def _toolchain(key: str) -> dict[str, Any]:
     toolchain = find(key)
     there = not toolchain.missing
     return {"found": there, "version": toolchain.version if there else "", "install": toolchain.reason}
+
+
+DOCTOR = Verb(
+    "say what this machine offers: isolation, devices, versions, compilers", DoctorArguments, run_doctor, json=True
+)

@@ -6,35 +6,48 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from reflectioncoder.cli.arguments import Switches, Verb, positional
 from reflectioncoder.errors import UserError
-from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 
-USAGE = """\
-usage: reflectioncoder run FILE [--cells] [--timeout S] [--memory MB] [--isolation LEVEL] [--json]
+if TYPE_CHECKING:
+    from reflectioncoder.interpreter.interpreter import CellResult
 
-Run a Python program in the isolated interpreter and print what a notebook would show. FILE `-` reads standard input.
 
-  --cells            split the program at lines that start with `# %%` and run cell by cell, as a notebook does
-  --timeout S        seconds a cell may take (default 5)
-  --memory MB        memory the program may take (default 512)
-  --isolation LEVEL  auto (default), full, reduced, or none, which lets the program reach files and network
-  --json             one JSON object: status, output, exception, line, seconds, peak_mb, isolation
+@dataclass(frozen=True)
+class RunArguments:
+    """One Python program in the isolated interpreter; prints what a notebook would show.
 
-The exit status is 0 only where the program ran to its end: status ok. Others are 1, and 2 for bad input.
-"""
+    The exit status is 0 only where the program ran to its end (status ok); otherwise 1, and 2 for bad input. With
+    `--json` the object has status, output, exception, line, seconds, peak_mb and isolation.
+
+    Args:
+        file: the program; `-` reads standard input.
+        cells: split the program at lines that start with `# %%` and run cell by cell, as a notebook does.
+        timeout: seconds that a cell may take.
+        memory: MB that the program may take.
+        isolation: `auto` takes the strongest that this machine allows; `none` lets the program reach files and network.
+    """
+
+    file: str = positional()
+    cells: bool = False
+    timeout: float = 5.0
+    memory: int = 512
+    isolation: Literal["auto", "full", "reduced", "none"] = "auto"
+
+
 _MARK = re.compile(r"^# ?%%.*$", re.MULTILINE)
 
 
-def run_verb(words: Sequence[str]) -> int:
-    """The verb. Raises UserError for bad flags and files that cannot be read."""
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE, end="")
-        return 0 if words else 2
-    file, options = _options(words)
-    limits = Limits(options["timeout"], options["memory"])
+def run_program(arguments: RunArguments, switches: Switches) -> int:
+    """Run the program. Raises UserError for a file that cannot be read."""
+    from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
+
+    file = arguments.file
+    limits = Limits(arguments.timeout, arguments.memory)
     data = _read(file)
     try:
         text = data.decode("utf-8")
@@ -42,18 +55,18 @@ def run_verb(words: Sequence[str]) -> int:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"{file} is not UTF-8: byte 0x{data[error.start]:02x} in line {line}"
         result = CellResult("error", f"SyntaxError: {message}\n", "SyntaxError", message, line)
-        return _show([result], 0, "none needed", options["json"])
-    cells = _MARK.split(text) if options["cells"] else [text]
+        return _show([result], 0, "none needed", switches.json)
+    cells = _MARK.split(text) if arguments.cells else [text]
     if len(cells) > 1 and not cells[0].strip():
         cells = cells[1:]  # nothing stands before the first mark
-    with Interpreter(limits, options["isolation"]) as interpreter:
+    with Interpreter(limits, arguments.isolation) as interpreter:
         results = []
         session = interpreter.session()
         for cell in cells:
             results.append(session.run(cell))
             if not results[-1].ok:
                 break
-        return _show(results, session.close(peak=True), interpreter.isolation, options["json"])
+        return _show(results, session.close(peak=True), interpreter.isolation, switches.json)
 
 
 def _show(results: Sequence[CellResult], peak_mb: int, isolation: str, as_json: bool) -> int:
@@ -85,28 +98,4 @@ def _read(file: str) -> bytes:
         raise UserError(f"{file}: {error.strerror}") from None
 
 
-def _options(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    options: dict[str, Any] = {"cells": False, "json": False, "timeout": 5.0, "memory": 512, "isolation": "auto"}
-    files: list[str] = []
-    rest = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            files.append(word)
-            continue
-        key = word[2:]
-        if key not in options:
-            raise UserError(f"unknown flag {word}; one of {', '.join('--' + name for name in options)}")
-        if isinstance(options[key], bool):
-            options[key] = True
-            continue
-        if not rest:
-            raise UserError(f"flag {word} needs a value")
-        value = rest.pop(0)
-        try:
-            options[key] = type(options[key])(value)
-        except ValueError:
-            raise UserError(f"flag {word}: expected a number, found {value!r}") from None
-    if len(files) != 1:
-        raise UserError(f"give one file, or - for standard input; found {len(files)}")
-    return files[0], options
+RUN = Verb("run one program in the isolated interpreter", RunArguments, run_program, json=True)

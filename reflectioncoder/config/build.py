@@ -79,6 +79,9 @@ class NativeConfig:
         keep: `all` of a problem's samples that pass; `first` makes them one after the other up to the first that
             passes, and counts the others as `not_needed`.
         replicas: of the model, on a Ray cluster; 0 means one per GPU of it, or one where there is none.
+        top_p: share of probability that nucleus sampling keeps.
+        precision: of the parameters.
+        device: `auto` takes a CUDA GPU where there is one; or `cpu`, `cuda`, `cuda:N`.
     """
 
     model: str = ""

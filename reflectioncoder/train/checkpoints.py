@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from transformers import (
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.progress import Meter
 
 LOG = "log.jsonl"
 EVALUATIONS = "eval.jsonl"
@@ -62,7 +64,7 @@ FREE = (
     "rank_timeout",
     "tokens_per_second",
 )
-NARRATION_SECONDS = 10.0
+NARRATION_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,14 @@ class Progress:
 
 
 class LogFile(TrainerCallback):
-    """Writes `log.jsonl`, a line per logged step, and tells on standard error how it goes."""
+    """Writes `log.jsonl`, a line for each logged step, and shows progress: lines, or a bar on a terminal."""
 
     def __init__(self, path: Path, first: Progress, say: Callable[[str], None]) -> None:
         self.path = path
         self.last = first
         self.say = say
         self.said = -math.inf
+        self.meter = Meter("training")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -117,7 +120,9 @@ class LogFile(TrainerCallback):
         line |= {"tokens": tokens, "tokens_per_second": round(speed, 1), "seconds": round(seconds, 3)}
         self.last = Progress(state.global_step, tokens, seconds)
         append_line(self.path, json.dumps(line))
-        if time.monotonic() - self.said >= NARRATION_SECONDS or state.global_step == state.max_steps:
+        if sys.stderr.isatty():
+            self.meter.update(state.global_step, state.max_steps, f"loss {line['loss']:.4f}, {speed:.0f} tokens/s")
+        elif time.monotonic() - self.said >= NARRATION_SECONDS or state.global_step == state.max_steps:
             self.said = time.monotonic()
             terms = ""
             if line["student_ce"] > 0:  # a step of plain samples only has no teacher and no student
@@ -126,6 +131,10 @@ class LogFile(TrainerCallback):
             self.say(
                 f"step {state.global_step}/{state.max_steps}  loss {line['loss']:.4f}{terms}  {speed:.0f} tokens/s"
             )
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Let go of the terminal."""
+        self.meter.close()
 
 
 def append_line(path: Path, line: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -70,12 +69,3 @@ def _model(folder: Path, precision: Precision) -> PreTrainedModel:
         raise UserError(f"{folder}: holds no weights")
     generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
     return assemble(weights, AutoConfig.from_pretrained(folder), generation, precision)
-
-
-def consolidate_verb(words: Sequence[str]) -> int:
-    """`reflectioncoder consolidate CHECKPOINT OUTPUT`."""
-    if len(words) != 2:
-        raise UserError("usage: reflectioncoder consolidate CHECKPOINT OUTPUT")
-    consolidate(Path(words[0]), Path(words[1]))
-    print(words[1])
-    return 0

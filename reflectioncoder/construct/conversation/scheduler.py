@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from reflectioncoder.clients.budget import Budget, BudgetError, Usage, price_of
 from reflectioncoder.clients.messages import Answer, SamplerError
@@ -42,6 +41,7 @@ from reflectioncoder.construct.samplers.choose import make_sampler, served_model
 from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.interpreter import CellResult
 from reflectioncoder.problems.problem import Problem
+from reflectioncoder.progress import Meter
 
 FAILED = "failed"  # a step of the ledger that is no event of the conversation, but has cost something
 ATTEMPTS = 2
@@ -111,14 +111,12 @@ class _Conversations:
         provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
         provenance["interpreter"] = f"ipython {versions()['ipython']}"
         self._rules, self._kind = rules_of(config, provenance)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = self._console
         try:
-            with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-                shown = progress.add_task("conversing", total=len(todo))
+            with Meter("conversing", len(todo)) as meter:
                 async with engine.programs(config, console) as self._pool:
                     for attempt in range(ATTEMPTS):
-                        await self._all(iter(todo), progress, shown)
+                        await self._all(iter(todo), meter)
                         if not self._left or self._stopped or self._fatal:
                             break
                         todo = [problem for problem, _ in self._left]
@@ -141,7 +139,7 @@ class _Conversations:
             )
         return self._stopped
 
-    async def _all(self, problems: Iterator[Problem], progress: Progress, shown: TaskID) -> None:
+    async def _all(self, problems: Iterator[Problem], meter: Meter) -> None:
         async def worker() -> None:
             for problem in problems:
                 if self._stopped or self._fatal:
@@ -150,7 +148,7 @@ class _Conversations:
                 if entry is not None:
                     await self._commits.write(entry)
                     self._finished += 1
-                    progress.advance(shown)
+                    meter.advance()
 
         tasks = [asyncio.create_task(worker()) for _ in range(self._at_once)]
         try:

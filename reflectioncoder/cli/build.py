@@ -1,0 +1,95 @@
+"""`reflectioncoder build`, and `build status`: how far a build is, while it runs or later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reflectioncoder.cli.arguments import Switches, Verb, positional
+from reflectioncoder.config.build import BuildConfig
+
+if TYPE_CHECKING:  # seconds of imports, which help does not need
+    from reflectioncoder.construct.ledger.ledger import Progress
+
+
+@dataclass(frozen=True)
+class StatusArguments:
+    """How far a build is: its funnel so far, speed, cost and time left.
+
+    Args:
+        directory: output directory of the build.
+    """
+
+    directory: str = positional()
+
+
+def run_build(config: BuildConfig, switches: Switches) -> int:
+    """Build, or say what would be built."""
+    if switches.dry_run:
+        how = f"with {config.chat.model} at {config.chat.base_url}" if config.sampler == "chat" else "by mutation"
+        how = f"with the answers in {config.chat.replay}" if config.sampler == "replay" else how
+        how = f"with blocks by {config.native.model}" if config.sampler == "native" else how
+        where = f"{config.fork}, with what {config.output} has" if config.fork else config.output
+        print(f"would build from {config.count} problems ({config.problems}) {how} into {where}")
+        return 0
+    from reflectioncoder.construct.build import build
+
+    build(config)
+    return 0
+
+
+def run_status(arguments: StatusArguments, switches: Switches) -> int:
+    """Print the state of a build."""
+    from reflectioncoder.construct.ledger.ledger import progress
+
+    found = progress(arguments.directory)
+    print(json.dumps(dataclasses.asdict(found)) if switches.json else "\n".join(describe(found)))
+    return 0
+
+
+def describe(found: Progress) -> list[str]:
+    """Lines for a person: funnel so far, speed, cost, time left."""
+    from reflectioncoder.clients.budget import Price, Usage
+
+    finished = found.done + sum(found.rejected.values())
+    # once the last filters have run, the funnel is the whole truth
+    state = "finished" if found.funnel else "running" if found.running else "stopped"
+    share = f" of {found.total} ({finished / found.total:.1%})" if found.total else ""
+    lines = [f"{'state':22}{state}", f"{'problems finished':22}{finished}{share}"]
+    if found.funnel:
+        lines += [f"  {step.replace('_', ' '):20}{count}" for step, count in found.funnel.items()]
+    else:
+        lines.append(f"  {'sequences so far':20}{found.done}")
+        for reason, count in sorted(found.rejected.items(), key=lambda item: -item[1]):
+            lines.append(f"  {reason.replace('_', ' '):20}{count}")
+    if found.forked:
+        taken = "{finished} finished problems, {answers} answers of {open} others, from {from}"
+        lines.append(f"{'taken over':22}{taken.format(**found.forked)}")
+    if found.open:
+        lines.append(f"{'conversations open':22}{found.open}")
+    if found.requests:
+        spent = f"{found.requests} requests, {found.tokens_in} tokens in, {found.tokens_out} out"
+        if found.prices is not None:
+            cost = Price(*found.prices).cost(Usage(found.requests, found.tokens_in, found.tokens_out))
+            spent += f", {cost:.4g} in money"
+        lines.append(f"{'spent':22}{spent}")
+    if found.per_minute and not found.funnel:
+        lines.append(f"{'speed':22}{found.per_minute:.1f} problems a minute")
+        left = found.total - finished
+        if left > 0:
+            minutes = left / found.per_minute
+            lines.append(
+                f"{'time left':22}{f'{minutes / 60:.1f} hours' if minutes >= 90 else f'{minutes:.1f} minutes'}"
+            )
+    return lines
+
+
+BUILD = Verb(
+    "make reflection sequences from problems, by planted bugs (no language model) or with a model",
+    BuildConfig,
+    run_build,
+    configured=True,
+)
+STATUS = Verb("say how far a build is", StatusArguments, run_status, json=True)

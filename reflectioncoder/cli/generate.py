@@ -1,0 +1,60 @@
+"""`reflectioncoder generate`: completions of a task's problems."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from reflectioncoder.cli.arguments import Switches, Verb
+from reflectioncoder.cli.process import keep_freed_memory
+from reflectioncoder.config.evaluate import GenerateConfig
+from reflectioncoder.progress import Meter
+
+if TYPE_CHECKING:
+    from reflectioncoder.models.decode import Report
+
+
+def run_generate(config: GenerateConfig, switches: Switches) -> int:
+    """Generate what is missing and say how fast it went."""
+    if config.backend == "transformers" and not switches.dry_run:
+        keep_freed_memory()
+    from reflectioncoder.generate.generate import generate, output_of
+    from reflectioncoder.tasks.registry import get_task, task_options
+
+    if switches.dry_run:
+        task = get_task(config.task, task_options(config))
+        print(f"would write {len(task.prompts())} x {config.samples} completions to {output_of(config)}")
+        return 0
+    with decoding() as report:
+        made = generate(config, report)
+    speed = f", {made.tokens_per_second:.1f} tokens a second" if made.new else ""
+    print(f"{len(made.completions)} completions, {made.new} of them new{speed}: {made.path}", file=sys.stderr)
+    say_truncated(sum(completion.truncated for completion in made.completions), len(made.completions))
+    without = [completion for completion in made.completions if completion.error]
+    if without:
+        first = f"the first is '{without[0].task_id}' ({without[0].error})"
+        print(f"{len(without)} completions are empty, as the server gave no answer; {first}", file=sys.stderr)
+    return 0
+
+
+@contextmanager
+def decoding() -> Iterator[Report]:
+    """A report for `generate` that shows how far decoding is."""
+    with Meter("decoding") as meter:
+
+        def report(done: int, of: int, speed: float) -> None:
+            meter.update(done, of, f"{speed:.1f} tokens a second")
+
+        yield report
+
+
+def say_truncated(count: int, of: int = 0) -> None:
+    """Say on standard error how many answers ran out of tokens."""
+    if count:
+        what = f"{count} of {of} answers" if of else f"{count} answers"
+        print(f"{what} ran out of tokens before their code ended; raise max_new_tokens", file=sys.stderr)
+
+
+GENERATE = Verb("write completions of a task's problems", GenerateConfig, run_generate, configured=True)

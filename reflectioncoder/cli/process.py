@@ -1,0 +1,22 @@
+"""Settings of the process itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# First-touch memory dominates training on a processor when glibc gives pages back between steps (docs/method.md).
+MALLOC_TUNABLES = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+def keep_freed_memory() -> None:
+    """Restart the process with allocator settings that keep freed pages; they are read only when a process starts."""
+    if sys.platform != "linux" or "MALLOC_TRIM_THRESHOLD_" in os.environ or "pytest" in sys.modules:
+        return
+    os.environ.update(MALLOC_TUNABLES)
+    os.execv(sys.executable, [sys.executable, "-m", "reflectioncoder", *sys.argv[1:]])

@@ -1,0 +1,50 @@
+"""`reflectioncoder train` and `consolidate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reflectioncoder.cli.arguments import Switches, Verb, positional
+from reflectioncoder.cli.process import keep_freed_memory
+from reflectioncoder.config.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class ConsolidateArguments:
+    """A training checkpoint, in shards or whole, as a plain model directory for `from_pretrained`.
+
+    Args:
+        checkpoint: directory of the checkpoint, such as runs/train/checkpoint-100, or of the run.
+        output: directory to write; it must not exist or be empty.
+    """
+
+    checkpoint: str = positional()
+    output: str = positional()
+
+
+def run_train(config: TrainConfig, switches: Switches) -> int:
+    """Train, or print the plan: steps, memory and time."""
+    keep_freed_memory()
+    from reflectioncoder.train.train import describe_plan, train
+
+    if switches.dry_run:
+        print(describe_plan(config))
+        return 0
+    train(config)
+    return 0
+
+
+def run_consolidate(arguments: ConsolidateArguments, _: Switches) -> int:
+    """Write the model directory and print its name."""
+    from reflectioncoder.train.consolidate import consolidate
+
+    consolidate(Path(arguments.checkpoint), Path(arguments.output))
+    print(arguments.output)
+    return 0
+
+
+TRAIN = Verb(
+    "fine-tune a causal language model on them by masked self-distillation", TrainConfig, run_train, configured=True
+)
+CONSOLIDATE = Verb("turn a training checkpoint into a plain model directory", ConsolidateArguments, run_consolidate)
