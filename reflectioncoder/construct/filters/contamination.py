@@ -8,7 +8,7 @@ do not count.
 
 It sees copies, whole or in part, and short requests in other words; not a task that is told as a story, nor the same
 algorithm written with other names of variables.
-docs/decisions.md says how the thresholds were measured.
+docs/contamination.md says how the thresholds were measured.
 """
 
 from __future__ import annotations

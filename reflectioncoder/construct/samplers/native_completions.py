@@ -32,7 +32,7 @@ from reflectioncoder.construct.samplers.native import Marks, ending, messages_of
 from reflectioncoder.dialogues.tokens import BLOCK_TOKENS, END_OF_BLOCK, END_OF_MESSAGE, ROLE_TOKENS
 from reflectioncoder.models.load import load_tokenizer, resolve
 
-HINT = "; native.backend 'completions' needs a server that takes vLLM's parameters (docs/decisions.md)"
+HINT = "; native.backend 'completions' needs a server that takes vLLM's parameters (docs/decisions/0023)"
 
 
 @dataclass(frozen=True)
