@@ -11,7 +11,7 @@ tokens, second ones of 80 to 250) in one process, interleaved: a repeat is one p
 compared, too. The optimizer's update is timed separately, because it is the same for both. Times are medians over the
 repeats, by the clock and by processor time, which a busy machine disturbs less. Memory is the peak of resident memory
 in one step above what model, gradients and optimizer take, at mask rate 0, our worst case, in child processes. `--kept`
-compares ours with itself by what is kept for the backward pass: everything, the costly results (selective checkpointing),
+compares ours with itself by what is kept for the backward pass: all, the costly results (selective checkpointing),
 the layers' inputs (gradient checkpointing), at mask rate 0.5 and interleaved; `--compile` adds a model whose
 feed-forward blocks are compiled. `--long` gives one row of each length,
 without and with it, `--profile` the operations that take most of our step at mask rate 0.5. The last line is JSON.
