@@ -1,4 +1,4 @@
-"""What a build costs beside the interpreter, and whether that grows: recorded answers, no model, many problems.
+"""Overhead of a build besides the interpreter, and how it scales: recorded answers, no model, many problems.
 
     .venv/bin/python benchmarks/build_scale.py [--sizes 1000,10000,100000] [--workers 2] [--light] [--engine ray]
 

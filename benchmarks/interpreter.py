@@ -1,4 +1,4 @@
-"""How many programs a second: the interpreter beside kernels, `python -c` and a bare fork.
+"""Programs per second: the interpreter compared with Jupyter kernels, `python -c` and a bare fork.
 
     .venv/bin/python benchmarks/interpreter.py [--repeats 5] [--seconds 4] [--workers 2]
     .venv/bin/python benchmarks/interpreter.py --preload numpy,pandas      # what importing libraries ahead costs
@@ -74,7 +74,7 @@ def fresh_kernel() -> Iterator[Runner]:
 
 @contextmanager
 def warm_kernel() -> Iterator[Runner]:
-    """One kernel, `%reset` between programs: quick, but a program can spoil it for the next."""
+    """One kernel with `%reset` between programs: fast, but a program can affect the next one."""
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel()

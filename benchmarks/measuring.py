@@ -26,14 +26,14 @@ def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[float, float, An
 
 
 def keep(model: PreTrainedModel, what: str) -> None:
-    """Set a model up to keep one of `KEPT`."""
+    """Set a model up to keep one of `KEPT` for the backward pass."""
     getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
     if what != "everything":
         checkpoint_layers(model, what == "selective")
 
 
 def peak_above(run: Callable[[], Any], device: str = "cpu") -> int:
-    """Bytes by which a call's peak lies above what is held before it."""
+    """Peak memory of a call minus the memory in use before it, in bytes."""
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -1,7 +1,7 @@
 """Reflection samples of random tokens whose lengths and shares are those of real ones, for benchmarks of training.
 
 The shares are those of 200 sequences that `make demo` built: of the first round's tokens 16 % are the user's, 39 %
-code, 24 % execution, 21 % analysis; of the second round's 46 % are the user's. What the tokens are matters to no cost.
+code, 24 % execution, 21 % analysis; of the second round's 46 % are the user's. The token ids do not affect the cost.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@
 Both do the forward and backward pass of the same global batch of reflection samples (first rounds of 300 to 900
 tokens, second ones of 80 to 250) in one process, interleaved: a repeat is one plain step and ours at five mask rates,
 0 to 1. The plain step costs the same at every rate, as it only masks; it takes the rates in turn. The losses are
-compared on the way. The optimizer's update is timed apart, for it is the same for both. Times are medians over the
+compared, too. The optimizer's update is timed separately, because it is the same for both. Times are medians over the
 repeats, by the clock and by processor time, which a busy machine disturbs less. Memory is the peak of resident memory
 in one step above what model, gradients and optimizer take, at mask rate 0, our worst case, in child processes. `--kept`
-compares ours with itself by what is kept for the backward pass: everything, the dear results (selective checkpointing),
+compares ours with itself by what is kept for the backward pass: all, the costly results (selective checkpointing),
 the layers' inputs (gradient checkpointing), at mask rate 0.5 and interleaved; `--compile` adds a model whose
 feed-forward blocks are compiled. `--long` gives one row of each length,
 without and with it, `--profile` the operations that take most of our step at mask rate 0.5. The last line is JSON.

@@ -10,8 +10,8 @@
    everything is run and filtered for real, once for each temperature, `native.toml`.
 4. The funnels are put side by side, and counted again as if there had been fewer samples of each problem.
 
-Every stage is a verb of the command line. One that is finished is not done again, and one that was interrupted goes on
-where it was. The last line is JSON.
+Every stage is a command of the command line. Finished stages are skipped, and interrupted stages resume. The last line
+is JSON.
 """
 
 from __future__ import annotations

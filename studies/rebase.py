@@ -1,4 +1,4 @@
-"""Absolute positions, the limitation that the paper names: `keep` and `rebase` with a small GPT-2 made from nothing.
+"""Absolute positions, a limitation named in the paper: `keep` and `rebase` with a small, randomly initialised GPT-2.
 
     .venv/bin/python studies/rebase.py [--steps 600] [--seeds 3] [--plain 0,3]
 

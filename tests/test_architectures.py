@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "sinks": ("gpt_oss", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 2}, "s_aux"),
     "ALiBi": ("bloom", {"n_head": 4, "n_layer": 2}, "its own attention"),
-    "no boundaries": ("stablelm", {}, "does not hand on where packed rows begin"),
+    "no boundaries": ("stablelm", {}, "does not pass the boundaries of packed rows on"),
     "a longer head": ("modernbert-decoder", {"local_attention": 8}, "not its output head"),
 }
 
@@ -211,7 +211,7 @@ def test_a_leak_between_rows_and_a_model_that_looks_ahead_are_refused() -> None:
             return norm(hidden + hidden.mean(1, keepdim=True))
 
     model.model.norm = Leaking()
-    with pytest.raises(UserError, match="tokens of one packed row change what another row reads"):
+    with pytest.raises(UserError, match="tokens of one packed row affect another row"):
         check_model(model)
     model.model.norm = norm
     check_model(model)

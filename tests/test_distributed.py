@@ -242,7 +242,7 @@ def test_an_accelerate_file_means_what_its_launcher_makes_of_it(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a list", "is no accelerate configuration"),
+        ("- a list", "not an accelerate configuration"),
         ("distributed_type: MEGATRON_LM", "MEGATRON_LM is not one of"),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}", "set fsdp_version: 2"),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "no ranks were started"),
@@ -286,7 +286,7 @@ def test_a_killed_rank_ends_the_job_and_resume_goes_on_exactly(base: Path, tmp_p
     )
     assert job.returncode != 0
     lines = [line for line in job.stderr.splitlines() if line.startswith("reflectioncoder train: ")]
-    assert len(lines) == 1 and "go on from checkpoint-4 with --resume" in lines[0], job.stderr
+    assert len(lines) == 1 and "continue from checkpoint-4 with --resume" in lines[0], job.stderr
     assert not (killed / "model.safetensors").exists()
     alone = tmp_path / "alone"
     shutil.copytree(killed, alone)

@@ -125,7 +125,7 @@ def test_an_interrupted_adapter_run_goes_on_exactly(base: Path, tmp_path: Path, 
     seen = Precisions()
     train(lora_config(base, tmp_path / "whole", precision=precision), quiet, [seen])
     assert seen.trained == seen.read == {getattr(torch, precision)}
-    with pytest.raises(UserError, match="go on from checkpoint-2"):
+    with pytest.raises(UserError, match="continue from checkpoint-2"):
         train(lora_config(base, tmp_path / "cut", precision=precision), quiet, [At(3, interrupt)])
     kept = load_file(tmp_path / "cut" / "checkpoint-2" / "adapter_model.safetensors")
     assert kept and all(min(value.shape) <= 7 for value in kept.values())  # ranks and rows, no tables
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_an_adapter_becomes_a_plain_model(base: Path, tmp_path: 
         return lora_config(base, tmp_path / name, "adapter", max_steps=steps, learning_rate=1e-2, **same)
 
     train(run("short", 2), quiet)
-    with pytest.raises(UserError, match="go on from checkpoint-2"):
+    with pytest.raises(UserError, match="continue from checkpoint-2"):
         train(run("long", 6), quiet, [At(3, interrupt)])
     consolidate(tmp_path / "long", tmp_path / "plain")
     assert not (tmp_path / "plain" / "adapter_config.json").exists()

@@ -188,7 +188,7 @@ class Poison(TrainerCallback):
 
 def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_used(base: Path, tmp_path: Path) -> None:
     poison = Poison(3)
-    with pytest.raises(UserError, match=r"step 3: the gradient norm is (nan|inf); start anew .*checkpoint-2 is"):
+    with pytest.raises(UserError, match=r"step 3: the gradient norm is (nan|inf); start again .*checkpoint-2 is"):
         train(config(base, tmp_path), quiet, [poison])
     assert all(parameter.isfinite().all() for parameter in poison.model.parameters())
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3]
@@ -221,9 +221,9 @@ def test_absolute_positions_need_rebase(base: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on_and_resume_refuses_another_run(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="interrupted after step 3 of 6; go on from checkpoint-2 with --resume"):
+    with pytest.raises(UserError, match="interrupted after step 3 of 6; continue from checkpoint-2 with --resume"):
         train(config(base, tmp_path), quiet, [At(3, interrupt)])
-    with pytest.raises(UserError, match="holds checkpoint-2 of an unfinished run; add --resume to go on"):
+    with pytest.raises(UserError, match="holds checkpoint-2 of an unfinished run; add --resume to continue"):
         train(config(base, tmp_path), quiet)
     assert len(log(tmp_path)) == 2  # the third step had not been logged
     with pytest.raises(UserError, match=r"learning_rate was 0\.001 and is now 0\.1"):

@@ -271,7 +271,7 @@ def test_optimizers_of_eight_bits_keep_float32_weights_and_go_on_exactly(kind: s
     ("changes", "message"),
     [
         ({"eval_steps": 2}, "nothing to evaluate on"),
-        ({"eval_share": 0.5}, "say how often with eval_steps"),
+        ({"eval_share": 0.5}, "say how often to evaluate with eval_steps"),
         ({"patience": 1}, "need an evaluation"),
         ({"eval_share": 1.5}, "eval_share = 1.5"),
         (
@@ -329,7 +329,7 @@ def test_out_of_memory_says_what_to_lower_and_loses_nothing(base: Path, tmp_path
         train(config(base, tmp_path), quiet, [At(3, no_memory)])
     assert str(caught.value) == (
         "out of memory after step 3 of 6; lower micro_tokens (now 500), or set gradient_checkpointing, neither of "
-        "which changes the result; go on from checkpoint-2 with --resume"
+        "which changes the result; continue from checkpoint-2 with --resume"
     )
     train(config(base, tmp_path, resume=True, micro_tokens=50, gradient_checkpointing=True), quiet)
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
@@ -354,7 +354,7 @@ def test_out_of_memory_names_what_really_helps(base: Path, tmp_path: Path, monke
 
 def test_an_evaluation_that_cannot_be_written_says_how_to_go_on(base: Path, tmp_path: Path) -> None:
     run = config(base, tmp_path, eval_data=(str(base / "held.jsonl"),), eval_steps=3)
-    with pytest.raises(UserError, match=r"cannot write .*eval\.jsonl: .*; go on from checkpoint-2 with --resume"):
+    with pytest.raises(UserError, match=r"cannot write .*eval\.jsonl: .*; continue from checkpoint-2 with --resume"):
         train(run, quiet, [At(2, (tmp_path / "eval.jsonl").mkdir)])
 
 

@@ -1,4 +1,4 @@
-"""Everything that needs a CUDA GPU to be measured, in parts of less than eight minutes each.
+"""All measurements that need a CUDA GPU, in parts of less than eight minutes each.
 
     python benchmarks/gpu/run.py --out DIR [--parts exact,attention,...] [--device cuda|cpu] [--smoke]
 
@@ -13,7 +13,7 @@ rows         one row of 1,024 to 32,768 tokens: time and memory
 profile      where the time of a step goes
 generate     greedy tokens a second at batches of 1 to 256
 
-It needs this repository, torch, transformers and nothing from the net. `--smoke` shrinks every size so that it runs on
+It needs this repository, torch and transformers, and no network. `--smoke` shrinks every size so that it runs on
 a processor. Results go into DIR/results.json after every part; a part that fails leaves its error there and the others
 run. The last line is JSON.
 """

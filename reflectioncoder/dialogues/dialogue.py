@@ -3,7 +3,7 @@
 The schema on disk is that of the released data sets:
 `{"messages": [{"role": ..., "content": [{"type": ..., "content": ...}]}], "type": ...}`.
 Keys this module does not know are kept as they are, so provenance survives a round trip.
-It does not check that code runs or that a sequence is worth training on: that is `filters.py`.
+It does not check that code runs or that a sequence is worth training on: that is `construct/filters/sequence.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Completions to verdicts: many interpreters side by side, retries, and a second try for time-outs."""
+"""From completions to verdicts: parallel interpreters, retries, and a second try for time-outs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def check_all(
     progress: Progress | None = None,
     unfinished: Unfinished | None = None,
 ) -> list[Result]:
-    """Verdicts on all completions, in their order; the same code for the same problem is run once.
+    """Verdicts on all completions, in their order; identical code for one problem is run once.
 
     Args:
-        task: whose tests decide.
-        completions: what to check.
+        task: task whose tests are run.
+        completions: completions to check.
         pool: open interpreters; each is used by one thread at a time.
-        limits: of each cell.
+        limits: limits of each cell.
         progress: see `evaluate`.
-        unfinished: has the verdicts of a run that was killed, and keeps those of this one.
+        unfinished: verdict log; holds the verdicts of a killed run and receives those of this run.
 
     Raises:
         UserError: the interpreter itself failed several times on one completion.
@@ -75,7 +75,7 @@ def _key(completion: Completion) -> Key:
 
 
 def _check_once(task: Task, key: Key, interpreter: Interpreter, limits: Limits) -> Verdict:
-    """A verdict on the program; failures that are the interpreter's own are tried again."""
+    """Verdict on a program; failures of the interpreter itself are retried."""
     for _ in range(ATTEMPTS):
         verdict = task.check(key[0], key[1], interpreter, limits, key[2])
         if verdict.outcome != "infrastructure":

@@ -47,8 +47,8 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
 
 
 def _judged_by(path: str | os.PathLike[str]) -> tuple[str | None, str | None]:
-    """Task and tests as the score beside an evaluation's results names them, a task that is a file without its folder;
-    None where it does not say."""
+    """Task and tests named by the score beside an evaluation's results (a task file without its folder); None where
+    the score does not name them."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
         facts = json.loads((folder / "score.json").read_text(encoding="utf-8"))

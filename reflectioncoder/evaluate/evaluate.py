@@ -1,8 +1,8 @@
 """Completions to verdicts to pass@k with intervals, and the paired comparison of two runs.
 
 Verdicts are `output/results.jsonl`, one line a completion in the task's order; the score is `output/score.json`.
-A failure of the interpreter itself is tried again and never counted against a program; a verdict that ran out of
-time is tried once more with nothing else running. Verdicts are kept as they come (`unfinished.py`).
+Failures of the interpreter itself are retried and never count against a program; a time-out is retried once with
+nothing else running. Verdicts are saved as they arrive, so that a killed evaluation resumes (`verdict_log.py`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def evaluate(
     folder = Path(config.output or f"runs/evaluate/{Path(config.generate.task).stem}")
     samples = config.generate.samples
     if not config.k or min(config.k) < 1 or (not config.completions and max(config.k) > samples):
-        raise UserError(f"k = {list(config.k)}: wants 1 <= k <= generate.samples = {samples}")
+        raise UserError(f"k = {list(config.k)}: must be at least 1 and at most generate.samples = {samples}")
     if config.workers < 0 or config.seconds <= 0 or config.memory_mb < LEAST_MB:
         raise UserError(f"workers must be at least 0, seconds above 0 and memory_mb at least {LEAST_MB}")
     if folder.exists() and not folder.is_dir():
@@ -115,10 +115,10 @@ def evaluate(
 
 
 def _absent(completions: Sequence[Completion], missing: Sequence[str], ks: Sequence[int]) -> list[Result]:
-    """Results for problems without a completion: as many failed samples as other problems have, and as k wants.
+    """Results for problems without a completion: as many failed samples as other problems have, at least the largest k.
 
     Raises:
-        UserError: a problem has fewer completions than k wants; said here, as checking may take hours.
+        UserError: a problem has fewer completions than the largest k; checked first, as scoring may take hours.
     """
     counts = Counter(completion.task_id for completion in completions)
     few = [task_id for task_id, count in counts.items() if count < max(ks)]
@@ -130,13 +130,13 @@ def _absent(completions: Sequence[Completion], missing: Sequence[str], ks: Seque
 
 
 def claim(folder: Path, deciding: Mapping[str, Any], named: bool) -> Path:
-    """The folder for an evaluation: `folder`, unless another one's results are in it; then one beside it.
+    """The folder for an evaluation: `folder`, or one beside it if `folder` holds another evaluation's results.
 
     Args:
-        folder: where it would be.
-        deciding: what decides its verdicts. The same completions may be scored anew, such as after a toolchain was
-            installed, and what is unfinished goes on.
-        named: the user wants no other folder.
+        folder: preferred folder.
+        deciding: everything that determines the verdicts. The same completions may be scored again, for example after
+            a toolchain was installed, and an unfinished evaluation resumes.
+        named: the user named the folder, so no other may be used.
 
     Raises:
         UserError: another evaluation is there, and the folder was named by the user.
@@ -157,7 +157,7 @@ def claim(folder: Path, deciding: Mapping[str, Any], named: bool) -> Path:
 
 
 def _is_about(path: Path, deciding: Mapping[str, Any]) -> bool:
-    """Whether a score is of the same task and completions; one that cannot be read is nobody's."""
+    """Whether a score belongs to the same task and completions; False if it cannot be read."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         return all(facts.get(name) == deciding[name] for name in ("task", "completions"))

@@ -1,4 +1,4 @@
-"""What an evaluation found: the verdict on each completion, and the score with its interval."""
+"""Results of an evaluation: the verdict on each completion, and the score with its interval."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Score:
-    """What a run is worth.
+    """The score of a run.
 
     Args:
         task: its name.
-        pass_at_1: mean over the problems of the share of their samples that pass; None where none could be run.
+        pass_at_1: mean over the problems of the share of their samples that pass; None if no problem could be run.
         low: lower end of its 95 % Wilson interval.
         high: upper end.
         n: problems scored.

@@ -67,7 +67,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def bootstrap_difference(
     first: Sequence[float], second: Sequence[float], draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of mean(second) - mean(first), problems drawn anew with replacement.
+    """95 % bootstrap percentile interval of mean(second) - mean(first), resampling problems with replacement.
 
     Args:
         first: score of each problem in the first run, in [0, 1].

@@ -1,6 +1,6 @@
-"""Verdicts of an evaluation that has not come to its end: kept as they come, so that a killed one goes on.
+"""Log of the verdicts of an unfinished evaluation, so that a killed evaluation resumes.
 
-The first line says what was being evaluated, and each other one is a verdict with a digest of what it is about. The
+The first line describes what is evaluated. Every other line is a verdict with a hash of the program it is about. The
 file is removed once the score is written.
 """
 
@@ -24,7 +24,7 @@ Key = tuple[str, str, bool]  # what is run once: problem, code, whether it is wh
 
 
 def under_way(folder: Path) -> Mapping[str, Any] | None:
-    """What the unfinished evaluation in a folder is about; None where there is none, {} where that cannot be read."""
+    """Description of the unfinished evaluation in a folder; None if there is none, {} if it cannot be read."""
     try:
         with (folder / NAME).open(encoding="utf-8") as lines:
             facts = json.loads(lines.readline())
@@ -39,8 +39,8 @@ class Unfinished:
     """The verdicts of an evaluation so far, in memory and on disk; may be used by several threads.
 
     Args:
-        folder: of the evaluation, which `under_way` says is free or about the same.
-        facts: what decides a verdict, besides the program: task, tests and limits.
+        folder: folder of the evaluation; `under_way` must have found it free or with the same description.
+        facts: what determines a verdict besides the program: task, tests and limits.
 
     Raises:
         UserError: the file cannot be written.
@@ -68,17 +68,17 @@ class Unfinished:
             raise UserError(f"cannot write {self._path}: {error.strerror}") from None
 
     def get(self, key: Key, alone: bool = False) -> Verdict | None:
-        """The verdict on a program, if there is one; one found while others ran will not do where `alone` is wanted."""
+        """The logged verdict on a program, or None; with `alone` only a verdict found while nothing else ran counts."""
         verdict, was_alone = self._found.get(_name(key), (None, False))
         return verdict if was_alone or not alone else None
 
     def keep(self, key: Key, verdict: Verdict, alone: bool = False) -> None:
-        """Write down a verdict, unless it says more about this machine than about the program.
+        """Log a verdict, unless it depends more on this machine than on the program.
 
         Args:
             key: the program.
-            verdict: on it.
-            alone: nothing else ran, so that a time-out is final.
+            verdict: the verdict on the program.
+            alone: nothing else ran, so a time-out is final.
 
         Raises:
             UserError: it cannot be written.
@@ -93,7 +93,7 @@ class Unfinished:
                 raise UserError(f"cannot write {self._path}: {error.strerror}; run again to go on") from None
 
     def close(self) -> None:
-        """Close the file, which whoever writes the score removes."""
+        """Close the file; it is removed after the score is written."""
         self._file.close()
 
 

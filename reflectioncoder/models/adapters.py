@@ -1,4 +1,4 @@
-"""LoRA adapters in a directory: whose they are, and merging them into their base model."""
+"""LoRA adapters in a directory: finding their base model, and merging them into it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def base_of(folder: Path) -> str | None:
-    """The model that the adapter in a directory belongs to; None where there is no adapter."""
+    """The base model of the adapter in a directory; None if there is no adapter."""
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
     _need("peft", f"model {folder} is a LoRA adapter", "peft")

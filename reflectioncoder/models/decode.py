@@ -1,12 +1,11 @@
-"""Batched decoding on any causal language model of transformers: greedy or sampled, rows leave when they end.
+"""Continuous batched decoding, greedy or sampled, for any causal language model of transformers.
 
-The loop keeps at most `batch_size` rows. Rows that end leave the batch, waiting prompts join it, and keys and values
-are stored right-aligned, with unused columns on the left hidden by the mask; so no time goes into rows that are
-finished. A row's sampling depends on (seed, task id, sample) alone. What a row's logits are can still depend on its
-neighbours in the last bits (matrix kernels differ by shape): in float32 this practically never changes a token, in
-bfloat16 a near-tie may fall the other way.
+The loop runs at most `batch_size` rows. Finished rows leave the batch and waiting prompts join it, so no time is spent
+on finished rows. Keys and values are stored right-aligned; the mask hides unused columns on the left. A row's sampling
+depends only on (seed, task id, sample). The last bits of its logits can still depend on the other rows, as matrix
+kernels differ by shape: in float32 this practically never changes a token, in bfloat16 it can decide a near-tie.
 
-Models that keep more than keys and values between steps (state-space layers) are refused.
+Models that keep more state than keys and values between steps (state-space layers) are rejected.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Request:
         max_new_tokens: the completion ends there at the latest.
         stops: the completion ends once its text contains one of these.
         opens_line: the prompt ends with a newline, so that a stop that begins with one may come first.
-        ended: says after each token whether the completion ends with it, and why; empty text goes on. It takes the
-            place of end tokens and stops, and the completion's ids then hold the last token too.
+        ended: called after each token; returns why the completion ends there, or empty text to continue. It replaces
+            end tokens and stops, and the completion's ids then include the last token.
     """
 
     task_id: str
@@ -63,7 +62,7 @@ class Finished:
     reason: str
 
 
-# Called with whether nothing else is to be done, so that it may wait; None: nothing will come any more.
+# Called with True if the loop is idle, so that it may block; returns None if no more requests will come.
 More = Callable[[bool], Sequence[Request] | None]
 
 
@@ -138,7 +137,7 @@ def decode(
     seed: int = 0,
     more: More | None = None,
 ) -> Iterator[Finished]:
-    """Complete all requests, longest prompts first, and hand each out as soon as it ends.
+    """Complete all requests, longest prompts first, and yield each completion as soon as it ends.
 
     Args:
         model: in evaluation mode, on its device.
@@ -372,7 +371,7 @@ def _accept(row: _Row, token: int, ends: set[int], tokenizer: PreTrainedTokenize
 
 
 def prompt_hash(request: Request) -> str:
-    """A short name for everything of a request that decides its completion, besides model and sampling."""
+    """Hash of everything in a request that determines its completion, besides model and sampling settings."""
     parts = (request.ids, request.max_new_tokens, request.stops)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 

@@ -23,7 +23,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """`auto` takes a CUDA GPU where there is one, else the processor."""
+    """Resolve a device name; `auto` selects a CUDA GPU if there is one, else the CPU. Raises UserError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -70,7 +70,7 @@ def _convert(source: Path, weights: str, folder: Path) -> None:
 
 
 def resolve(name: str) -> str:
-    """What to hand to `from_pretrained` for a model's name."""
+    """The argument of `from_pretrained` for a model's name."""
     return str(embedded_model_directory()) if name == EMBEDDED_MODEL else name
 
 
@@ -103,7 +103,7 @@ def load_model_and_tokenizer(
         add_special_tokens(model, tokenizer)
         return load_adapter(model, Path(name)).eval(), tokenizer
     tokenizer = load_tokenizer(name)
-    transformers_logging.disable_progress_bar()  # one bar a load buries what a run has to say
+    transformers_logging.disable_progress_bar()  # a progress bar per load would bury the run's own messages
     try:
         with slow(f"loading {name}"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(

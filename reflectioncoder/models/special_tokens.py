@@ -17,7 +17,7 @@ ROW_MULTIPLE = 64  # of rows, so that GPUs multiply the output head in bfloat16 
 
 
 def _whole(tables: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
-    """Within it tables are whole, that DeepSpeed's ZeRO-3 has spread over the ranks."""
+    """Context manager that gathers tables which DeepSpeed's ZeRO-3 has partitioned over the ranks."""
     if not any(hasattr(table, "ds_id") for table in tables):
         return nullcontext()
     import deepspeed
@@ -27,9 +27,9 @@ def _whole(tables: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
 
 
 def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add the special tokens that are missing, with rows that are the mean of the rows of their name's pieces.
+    """Add the missing special tokens; each new row is the mean of the rows of the tokens in the special token's name.
 
-    The output head gets its rows the same way where it is not tied to the embedding. Also sets the chat template
+    An output head that is not tied to the embedding gets its rows the same way. Also sets the chat template
     and the tokens at which generation stops, so that the saved model works with `apply_chat_template` and servers.
 
     A table that has to grow becomes a multiple of 64 rows long, longer than the tokenizer by up to 63. The spare rows

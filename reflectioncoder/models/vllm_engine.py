@@ -1,4 +1,4 @@
-"""Starting vLLM with a model of this machine."""
+"""Starting a vLLM engine on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
     Raises:
         UserError: vLLM is not installed, or cannot run the model.
     """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it says a hundred lines about itself otherwise
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # otherwise it logs about a hundred lines
     try:
         from vllm import EngineArgs, LLMEngine
     except ImportError:

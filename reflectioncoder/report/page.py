@@ -1,6 +1,6 @@
 """One self-contained HTML page about a run: `report.html`.
 
-It takes what it finds in a directory, be it a whole demo, a build, a training or an evaluation; a section whose files
+It reports on whatever a directory holds: a whole demo, a build, a training run or an evaluation. A section whose files
 are missing or unreadable becomes a line that says so. Sequences are untrusted text and are escaped by the template.
 The page describes the files and nothing else: it holds no dates and is the same for the same files.
 """

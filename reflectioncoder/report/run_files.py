@@ -1,7 +1,7 @@
-"""What the files of a run say, for the report.
+"""Read the files of a run for the report.
 
-Everything is optional: what is missing or broken becomes a line for the reader instead of an error, because a report
-is most wanted when a run ended badly.
+Every file is optional. A missing or broken file becomes a line on the page instead of an error, because a report is
+needed most when a run failed.
 """
 
 from __future__ import annotations

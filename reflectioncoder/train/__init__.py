@@ -1,1 +1,1 @@
-"""The verb train: masked self-distillation (section 3.2)."""
+"""The command `train`: masked self-distillation (section 3.2)."""

@@ -1,7 +1,7 @@
-"""What a training run leaves on disk: log, checkpoints and the model, so that a kill at any moment loses little.
+"""Files that a training run writes: log, checkpoints and the model. A kill at any moment loses little.
 
-A checkpoint counts only with the file that is written into it last; the weights of a finished model are moved into
-place last too.
+A checkpoint is complete only once its last file, `progress.json`, is written. The weights of a finished model are moved
+into place last, too.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from reflectioncoder.progress import Meter
 
 LOG = "log.jsonl"
 EVALUATIONS = "eval.jsonl"
-PROGRESS = "progress.json"  # written last into a checkpoint: its presence says that the checkpoint is whole
+PROGRESS = "progress.json"  # written last: a checkpoint with this file is complete
 MODEL = "model.safetensors"
-# What says what the weights are, so that a former run's files would speak for the new ones.
+# Files that describe the weights; left over from an earlier run they would misdescribe the new ones.
 BESIDE_WEIGHTS = (
     "adapter_config.json",
     "config.json",
@@ -49,7 +49,7 @@ BESIDE_WEIGHTS = (
     "vocab.json",
     "merges.txt",
 )
-# What may differ between a run and its resumption without changing what is computed.
+# Settings that may change when a run is resumed, because they do not change what is computed.
 FREE = (
     "output",
     "resume",
@@ -70,14 +70,14 @@ NARRATION_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Args:
         step: optimizer steps taken.
-        tokens: through the model.
-        seconds: in the training loop.
-        engine: that shards the model.
-        data: digest of the samples (`steps.digest`); empty where an older version wrote the checkpoint.
+        tokens: tokens through the model so far.
+        seconds: time in the training loop so far.
+        engine: sharding engine.
+        data: digest of the samples (`steps.digest`); empty if an older version wrote the checkpoint.
     """
 
     step: int = 0
@@ -124,7 +124,7 @@ class LogFile(TrainerCallback):
         elif time.monotonic() - self.said >= NARRATION_SECONDS or state.global_step == state.max_steps:
             self.said = time.monotonic()
             terms = ""
-            if line["student_ce"] > 0:  # a step of plain samples only has no teacher and no student
+            if line["student_ce"] > 0:  # a step with plain samples only has no teacher and student terms
                 terms = f"  teacher {line['teacher_ce']:.4f}  student {line['student_ce']:.4f}  kl {line['kl']:.4f}"
                 terms += f"  mask {line['mask_rate']:.2f}"
             self.say(
@@ -137,7 +137,7 @@ class LogFile(TrainerCallback):
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, at once on disk so that a kill loses nothing. Raises UserError where that fails."""
+    """Append a line to a file and flush it, so that a kill loses nothing. Raises UserError if it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -146,7 +146,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def newest_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint in an output directory, None where there is none."""
+    """The newest complete checkpoint in an output directory, or None."""
     whole = [folder for folder in checkpoints(output) if (folder / PROGRESS).is_file()]
     return whole[-1] if whole else None
 
@@ -158,11 +158,11 @@ def checkpoints(output: Path) -> list[Path]:
 
 def how_to_go_on(output: Path) -> str:
     checkpoint = newest_checkpoint(output)
-    return f"go on from {checkpoint.name} with --resume" if checkpoint else "no checkpoint was written yet"
+    return f"continue from {checkpoint.name} with --resume" if checkpoint else "no checkpoint was written yet"
 
 
 def check_same_run(config: TrainConfig, output: Path) -> None:
-    """Raises UserError where a resumed run was started with a setting that changes what is computed."""
+    """Raises UserError if a setting that changes what is computed differs from the run that is resumed."""
     before = settings.load(TrainConfig, output / "config.toml")
     names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in FREE]
     changed = [
@@ -175,7 +175,7 @@ def check_same_run(config: TrainConfig, output: Path) -> None:
 
 
 def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: Progress) -> None:
-    """Leave in the output what belongs to this run: its config, its log so far, its whole checkpoints."""
+    """Keep only what belongs to this run: its config, its log so far and its complete checkpoints."""
     settings.save(config, output)
     try:
         for folder in checkpoints(output):
@@ -196,14 +196,14 @@ def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, fir
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
-    """Save a model that `from_pretrained` and `apply_chat_template` take as it is.
+    """Save a model so that `from_pretrained` and `apply_chat_template` work with it.
 
-    The weights are moved into place last, so a directory that has them is a finished model.
+    The weights are moved into place last, so a directory with weights holds a finished model.
 
     Args:
-        model: a model, or LoRA's wrapper, of which the adapter alone is saved.
-        tokenizer: goes with it.
-        output: directory.
+        model: a model, or a PEFT model, of which only the adapter is saved.
+        tokenizer: the model's tokenizer, saved beside it.
+        output: directory to write to.
 
     Raises:
         UserError: the directory cannot be written.
@@ -212,10 +212,10 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, output: Path) -> 
     try:
         shutil.rmtree(staging, ignore_errors=True)
         if isinstance(model, PreTrainedModel):
-            # The attention used for packed rows is known to this process only.
+            # The attention function for packed rows is registered in this process only.
             model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
             model.save_pretrained(staging)
-        else:  # the special tokens' rows are in the adapter, the tables they belong to need not be
+        else:  # the adapter holds the rows of the special tokens, so the embedding tables need not be saved
             model.save_pretrained(staging, save_embedding_layers=False)
         tokenizer.save_pretrained(staging)
         for path in sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors"):

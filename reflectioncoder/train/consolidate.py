@@ -1,4 +1,4 @@
-"""A training checkpoint, in shards or whole, as a plain `from_pretrained` directory."""
+"""Convert a training checkpoint, sharded or not, to a plain `from_pretrained` directory."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from reflectioncoder.train.checkpoints import MODEL, PROGRESS, newest_checkpoint
 from reflectioncoder.train.ranks.sharding import assemble
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"
-DEEPSPEED_SHARDS = "latest"  # the file in which DeepSpeed names its newest folder
+DEEPSPEED_SHARDS = "latest"  # the file that holds the name of DeepSpeed's newest folder
 
 
 def consolidate(checkpoint: Path, output: Path) -> None:
-    """Write the model of a checkpoint as `reflectioncoder train` writes a finished one.
+    """Write the model of a checkpoint as `reflectioncoder train` writes a finished model.
 
-    The adapter of a LoRA run is merged, whatever `lora.output` says.
+    The adapter of a LoRA run is merged, regardless of `lora.output`.
 
     Args:
-        checkpoint: `checkpoint-N` of a run, or the run's directory, of which the newest is taken.
-        output: directory to make; must not hold a model yet.
+        checkpoint: `checkpoint-N` of a run, or the run's directory, whose newest checkpoint is used.
+        output: directory to create; must not contain a model yet.
 
     Raises:
-        UserError: no whole checkpoint there; an output that would be overwritten; DeepSpeed is needed and missing.
+        UserError: no complete checkpoint found, the output already holds a model, or DeepSpeed is needed and missing.
     """
     folder = checkpoint if (checkpoint / PROGRESS).is_file() else newest_checkpoint(checkpoint)
     if folder is None:
-        raise UserError(f"{checkpoint}: holds no whole checkpoint of reflectioncoder train")
+        raise UserError(f"{checkpoint}: holds no complete checkpoint of reflectioncoder train")
     if (output / MODEL).exists() or (output / f"{MODEL}.index.json").exists():
-        raise UserError(f"{output}: holds a model already; choose another directory")
+        raise UserError(f"{output}: already holds a model; choose another directory")
     run = folder.parent / "config.toml"
     precision: Precision = settings.load(TrainConfig, run).precision if run.is_file() else "float32"
     tokenizer = load_tokenizer(str(folder))

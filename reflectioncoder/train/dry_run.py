@@ -1,7 +1,7 @@
 """`reflectioncoder train --dry-run`: steps, tokens, memory and time of a run, without loading any weights.
 
-Memory and time are estimates from the model's configuration: what is counted is named below, what an allocator adds on
-top is not known beforehand.
+Memory and time are estimated from the model's configuration. What is counted is listed below; allocator overhead is not
+included.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from reflectioncoder.train.ranks.world import World
 
 GIB = 2**30
 THIRDS = 3
-# Share of the speed of a plain matrix product that training reaches, for the estimate of time.
+# Fraction of the speed of a plain matrix product that training reaches, for the time estimate.
 SHARE_OF_PRODUCT = 0.5
 WIDTHS = (10, 11, 11, 13, 8, 8, 9)
-DEFAULT_RANKS = 8  # for the sharded columns, where the run itself has one
+DEFAULT_RANKS = 8  # for the sharded columns, if the run itself has a single rank
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Memory:
     """Bytes on one device.
 
     Args:
-        weights: as they lie, with the copy that an engine gathers for a layer.
-        gradients: summed in float32.
+        weights: weights, with the copy of one layer that a sharding engine gathers.
+        gradients: accumulated in float32.
         optimizer: float32 copies and the two moments of AdamW.
-        activations: of the largest pass, kept for the backward pass.
-        logits: of one chunk of scored places, and the float32 gradient of the output head.
+        activations: activations of the largest pass, kept for the backward pass.
+        logits: logits of one chunk of scored tokens, and the float32 gradient of the output head.
     """
 
     weights: float
@@ -61,7 +61,7 @@ class Memory:
 
 
 def shape_of(config: TrainConfig) -> tuple[int, PreTrainedConfig]:
-    """The number of parameters of a model, and its configuration, from its configuration alone."""
+    """The number of parameters of a model, and its configuration; loads no weights."""
     try:
         found = AutoConfig.from_pretrained(resolve(config.model))
     except (OSError, ValueError) as error:
@@ -72,15 +72,15 @@ def shape_of(config: TrainConfig) -> tuple[int, PreTrainedConfig]:
 
 
 def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks: int, largest: int = 0) -> Memory:
-    """An estimate for one device.
+    """Estimate the memory of one device.
 
     Args:
-        config: of the run.
-        parameters: of the model.
+        config: configuration of the run.
+        parameters: number of parameters of the model.
         shape: the model's configuration.
         engine: `none`, `zero1`, `zero2`, `zero3` or `fsdp2`.
-        ranks: over which an engine shards.
-        largest: tokens of the largest sample's rows, which stay in one pass even where that is over `micro_tokens`.
+        ranks: number of ranks that the engine shards over.
+        largest: tokens of the largest sample's rows, which stay in one pass even above `micro_tokens`.
     """
     tokens = max(config.micro_tokens, largest)
     low = 2 if config.precision == "bfloat16" else 4
@@ -89,8 +89,8 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
     inner = getattr(shape, "intermediate_size", None) or 4 * hidden
     key_heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
     keys = key_heads * (getattr(shape, "head_dim", None) or hidden // shape.num_attention_heads)
-    # Kept of a layer for each token: the inputs and results of two norms, queries, attention's result, its projection,
-    # keys and values, and four tensors of the gated feed-forward; norms keep float32.
+    # Per layer and token: inputs and results of two norms, queries, attention output, its projection, keys and values,
+    # and four tensors of the gated feed-forward; norms keep float32.
     of_layer = low * (6 * hidden + 2 * keys + 4 * inner) + 4 * 2 * hidden
     kept = layers * of_layer
     if config.gradient_checkpointing:
@@ -103,7 +103,7 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
         trained = layers * config.lora.r * (7 * hidden + 3 * inner + 2 * keys) + len(SPECIAL_TOKENS) * hidden
         weights = parameters * (0.55 if config.lora.quantize == "4bit" else low)
         return Memory(weights, 4 * trained, 8 * trained, kept * tokens, logits)
-    layer = parameters / (layers + 1) * low  # what is gathered at a time
+    layer = parameters / (layers + 1) * low  # gathered one layer at a time
     masters = 4 if low == 2 else 0
     weights = trained * low
     gradients, optimizer = 4.0 * trained, float((masters + 8) * trained)
@@ -119,18 +119,18 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
 
 
 def host_memory(config: TrainConfig, parameters: int, engine: str, ranks: int) -> float:
-    """Bytes of a machine's own memory that its ranks take while they load the model.
+    """Bytes of host memory that the ranks of one machine use while they load the model.
 
     Args:
-        config: of the run.
-        parameters: of the model.
-        engine: as in `memory`; `fsdp2` has float32 weights, of which rank 0 alone reads a copy where the file of
-            `sharding` says `fsdp_cpu_ram_efficient_loading: true`, as ours does.
-        ranks: of the machine.
+        config: configuration of the run.
+        parameters: number of parameters of the model.
+        engine: as in `memory`; `fsdp2` has float32 weights, of which only rank 0 reads a copy if the `sharding` file
+            says `fsdp_cpu_ram_efficient_loading: true`, as ours does.
+        ranks: number of ranks on the machine.
     """
     if engine == "fsdp2":
         return 4.0 * parameters * (1 if _hands_out(config.sharding) else ranks)
-    # Newer releases of transformers spare all but one of ZeRO-3's copies too.
+    # Newer releases of transformers need only one copy with ZeRO-3, too.
     return float((2 if config.precision == "bfloat16" else 4) * parameters * ranks)
 
 
@@ -139,7 +139,7 @@ def _hands_out(path: str) -> bool:
 
 
 def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Floating-point operations a second of a plain matrix product."""
+    """Measured floating-point operations per second of a plain matrix product."""
     size = 4096 if device.type == "cuda" else 512
     left = torch.ones(size, size, dtype=dtype, device=device)
     done, start = -1, time.monotonic()
@@ -147,7 +147,7 @@ def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.5
         right = left @ left
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if done < 0:  # the first one is slow
+        if done < 0:  # the first call is a warm-up
             start = time.monotonic()
         done += 1
     del right
@@ -155,7 +155,7 @@ def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.5
 
 
 def describe_plan(config: TrainConfig) -> str:
-    """What a run would do, without loading the weights.
+    """Describe what a run would do, without loading the weights.
 
     Raises:
         UserError: as `train`, for settings, data and tokenizer.
@@ -186,7 +186,7 @@ def describe_plan(config: TrainConfig) -> str:
 
 
 def _tokens(steps: Steps) -> tuple[int, int, list[str]]:
-    """Tokens of the whole run and of its largest sample, and a line for each third of the mask schedule."""
+    """Tokens of the whole run, tokens of its largest sample, and a line for each third of the mask schedule."""
     total, largest, lines = 0, 0, []
     bounds = [round(k * len(steps) / THIRDS) for k in range(THIRDS + 1)]
     for start, end in pairwise(bounds):

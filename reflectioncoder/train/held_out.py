@@ -1,7 +1,7 @@
-"""Held-out samples during training: which they are, and their loss as inference would have it.
+"""Held-out samples during training: their selection, and their loss under the conditions of inference.
 
-They are scored with everything hidden from the student that is ever hidden (mask rate 1), so that scores of different
-steps compare, and the student reads what inference reads.
+They are scored at mask rate 1, where the student sees nothing of the first round. So scores of different steps are
+comparable, and the student reads the same input as at inference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reflectioncoder.train.ranks.world import World
 
 
 def check(config: TrainConfig) -> None:
-    """Whether the settings of held-out evaluation fit together. Raises UserError."""
+    """Check the settings of held-out evaluation. Raises UserError if they contradict each other."""
     if not 0 <= config.eval_share < 1:
         raise UserError(f"eval_share = {config.eval_share}: must be at least 0 and below 1")
     has_data = bool(config.eval_data) or config.eval_share > 0
@@ -31,7 +31,7 @@ def check(config: TrainConfig) -> None:
     if config.eval_steps and not has_data:
         raise UserError("eval_steps: there is nothing to evaluate on; set eval_data or eval_share")
     if has_data and not config.eval_steps:
-        raise UserError("eval_data, eval_share: say how often with eval_steps")
+        raise UserError("eval_data, eval_share: say how often to evaluate with eval_steps")
     if (config.patience or config.keep_best) and not config.eval_steps:
         raise UserError("patience, keep_best: need an evaluation; set eval_steps with eval_data or eval_share")
     if config.keep_best and (config.save_steps <= 0 or config.save_steps % config.eval_steps):
@@ -41,10 +41,10 @@ def check(config: TrainConfig) -> None:
 
 
 def split(samples: Sequence[Encoded], config: TrainConfig) -> tuple[list[int], list[int]]:
-    """Places of the samples to train on, and of those held out by `eval_share`.
+    """Indices of the samples to train on, and of those held out by `eval_share`.
 
-    A sample's fate depends on the seed and its last question only. So a sequence and the same problem as a plain sample
-    go the same way, and so do duplicates: no held-out answer is learnt from another sample.
+    Whether a sample is held out depends only on the seed and its last question. So a reflection sequence, a plain
+    sample of the same problem and duplicates stay together: no held-out answer is learnt from another sample.
     """
     held = [place for place, sample in enumerate(samples) if _draw(sample, config.seed) < config.eval_share]
     if config.eval_share > 0 and not 0 < len(held) < len(samples):
@@ -60,7 +60,7 @@ def _draw(sample: Encoded, seed: int) -> float:
 
 
 def micro_batches(samples: Sequence[Encoded], config: TrainConfig, world: World) -> list[MicroBatch]:
-    """This rank's share of the held-out samples; the losses of all ranks add up to their loss."""
+    """This rank's share of the held-out samples; the losses of all ranks sum to the held-out loss."""
     masking = dataclasses.replace(config.masking, strategy="all")
     rows = [build_rows(sample, masking, config.positions, 1, 1, config.seed) for sample in samples]
     weights = loss_weights(rows, config.loss)
@@ -70,7 +70,7 @@ def micro_batches(samples: Sequence[Encoded], config: TrainConfig, world: World)
 
 
 def metrics(loss: float, teacher_ce: float, student_ce: float, kl: float) -> dict[str, float]:
-    """What is logged; the perplexity is the student's, of plain samples alone the teacher's."""
+    """The logged metrics. Perplexity is the student's, or the teacher's if all samples are plain."""
     perplexity = math.exp(min(student_ce or teacher_ce, 700.0))
     return {
         "eval_loss": loss,

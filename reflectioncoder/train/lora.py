@@ -1,6 +1,6 @@
-"""LoRA and QLoRA through PEFT: low-rank adapters beside frozen weights, and the rows of the special tokens.
+"""LoRA and QLoRA through PEFT: low-rank adapters beside frozen weights, and trainable rows for the special tokens.
 
-The special tokens are new, so their rows in the embedding and in an untied output head have to be learnt too. They are
+The special tokens are new, so their rows in the embedding and in an untied output head must be trained, too. They are
 kept apart from the frozen tables (PEFT's trainable tokens) and saved with the adapter.
 """
 
@@ -23,7 +23,7 @@ from reflectioncoder.train.ranks.sharding import Engine
 
 
 def check(config: TrainConfig, device: torch.device, engine: Engine) -> None:
-    """Whether the settings of LoRA can be followed here, with the engine that shards. Raises UserError."""
+    """Check the LoRA settings against the device and the sharding engine. Raises UserError if they do not fit."""
     lora = config.lora
     if lora.r == 0:
         if lora.quantize != "none":
@@ -42,7 +42,7 @@ def check(config: TrainConfig, device: torch.device, engine: Engine) -> None:
 
 
 def quantisation(config: TrainConfig) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load frozen weights in four bits, where asked for."""
+    """Arguments of `from_pretrained` that load frozen weights in 4 bits; empty unless `lora.quantize` asks for it."""
     if config.lora.quantize == "none":
         return {}
     from transformers import BitsAndBytesConfig
@@ -57,18 +57,18 @@ def quantisation(config: TrainConfig) -> dict[str, Any]:
 
 
 def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> Any:
-    """A PEFT model around `model`, which gets the adapters in place.
+    """Wrap `model` in a PEFT model; the adapters are added in place.
 
-    What is trained has the precision that the model computes in, or PEFT would cast what every layer reads to float32;
-    the optimizer keeps float32 copies (`optimizer.Masters`).
+    Trained parameters have the precision that the model computes in; otherwise PEFT would cast the input of every layer
+    to float32. The optimizer keeps float32 copies (`master_weights.Masters`).
 
     Args:
-        model: with its special tokens added.
-        tokenizer: which knows their ids.
-        config: of the run.
+        model: model with its special tokens added.
+        tokenizer: tokenizer with the ids of the special tokens.
+        config: configuration of the run.
 
     Raises:
-        UserError: `lora.targets` names no layer of the model.
+        UserError: `lora.targets` matches no layer of the model.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -88,29 +88,29 @@ def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Trai
         trainable_token_indices=dict.fromkeys(names, rows),
     )
     settings.base_model_name_or_path = config.model
-    torch.manual_seed(config.seed)  # ranks and resumed runs begin with the same adapters
+    torch.manual_seed(config.seed)  # ranks and resumed runs start from the same adapters
     try:
         found: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"lora.targets = {', '.join(targets)}: {first_line(error)}") from None
     set_precision(found, config)
-    # Checkpoints too: the trained rows are in the adapter, and the rest of the tables is made again as it was.
+    # Also in checkpoints: the adapter holds the trained rows, and the rest of the tables can be rebuilt.
     found.save_pretrained = partial(found.save_pretrained, save_embedding_layers=False)
     table: Any = model.get_input_embeddings()
     layer = table.token_adapter
-    if type(layer.base_layer) is nn.Embedding:  # others may do more than look up
+    if type(layer.base_layer) is nn.Embedding:  # subclasses may do more than a lookup
         layer.forward = partial(embed, layer)
     return found
 
 
 def embed(layer: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Rows of a frozen embedding, and of the trained ones beside it.
+    """Look up a frozen embedding together with its trained rows.
 
-    PEFT's own forward copies the whole table and makes gradients for all of it.
+    PEFT's own forward copies the whole table and computes gradients for all of it.
 
     Args:
-        layer: PEFT's trainable tokens around an embedding.
-        ids: of tokens, of any shape.
+        layer: PEFT's trainable-tokens wrapper of an embedding.
+        ids: token ids, of any shape.
     """
     (adapter,) = layer.active_adapters
     hits = ids[..., None] == on_device(tuple(layer.token_indices[adapter]), ids.device)
@@ -120,7 +120,7 @@ def embed(layer: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def set_precision(model: nn.Module, config: TrainConfig) -> None:
-    """Give what is trained the precision of the run: beside weights of four bits, and once loaded, it is float32."""
+    """Cast the trained parameters to the run's precision; PEFT makes them float32 for 4-bit weights and on loading."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(getattr(torch, config.precision))

@@ -1,7 +1,7 @@
 """Learning curves for TensorBoard, Weights & Biases and Trackio, beside `log.jsonl`.
 
-The Trainer hands its log to them; here is which are used, and the curves that only they get: how much of each type of
-block the student sees, KL by the stage of the mask schedule.
+The Trainer passes its log to the trackers. This module chooses them and adds curves that only they get: the visible
+share of each block type, and KL by stage of the mask schedule.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ STAGES = 3
 
 
 def choose(names: Sequence[str]) -> list[str]:
-    """The trackers of a run: those named, or TensorBoard where it is installed.
+    """The trackers of a run: the named ones, or TensorBoard if it is installed.
 
     Raises:
-        UserError: a tracker that was named is not installed.
+        UserError: a named tracker is not installed.
     """
     if list(names) == ["auto"]:
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
@@ -31,5 +31,5 @@ def choose(names: Sequence[str]) -> list[str]:
 
 
 def stage(mask_rate: float) -> int:
-    """The third of the mask schedule that a rate falls into, from 1: thresholds are strict, as in section 3.2."""
+    """The third of the mask schedule that a rate belongs to, from 1 to 3; thresholds are strict, as in section 3.2."""
     return min(STAGES, 1 + sum(mask_rate > k / STAGES for k in range(1, STAGES)))

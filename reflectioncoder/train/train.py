@@ -60,7 +60,7 @@ from reflectioncoder.train.ranks.sharding import Engine, choose, like_the_first,
 from reflectioncoder.train.ranks.world import SMALLER, EndsWithALine, World, one_line
 from reflectioncoder.train.trainer import ReflectionTrainer
 
-# What the Trainer calls them.
+# The Trainer's names for these settings.
 OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adafactor": "adafactor",
@@ -69,13 +69,13 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "lion_8bit": "lion_8bit",
 }
-# What helps where there is no memory for the model in one piece.
-ROOM = "that needs more of the machine's own memory (consolidate does the same to a checkpoint, on any machine)"
+# Advice if the host has no memory for the whole model.
+ROOM = "this needs more host memory (consolidate converts a checkpoint to a model, on any machine)"
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run did.
+    """Result of a run.
 
     Args:
         output: directory of the trained model.
@@ -84,7 +84,7 @@ class TrainResult:
         seconds: time in the training loop, over the whole run.
         samples: samples used, up-sampling not counted.
         dropped: samples left out because they were longer than `max_length`.
-        loss: of the last step.
+        loss: loss of the last step.
     """
 
     output: str
@@ -120,7 +120,7 @@ def train(
         first = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
         if first.engine != engine:
             raise UserError(f"{checkpoint}: was written with sharding engine {first.engine}, this run has {engine}")
-        say(f"going on from {checkpoint}")
+        say(f"continuing from {checkpoint}")
     else:
         first = Progress()
     dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
@@ -129,7 +129,7 @@ def train(
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
     lora.check(config, arguments.device, engine)
     if "8bit" in config.optimizer and arguments.device.type != "cuda":
-        raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; take adamw or adafactor")
+        raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; use adamw or adafactor")
     world = world.meet()
 
     def advice() -> str:
@@ -164,7 +164,7 @@ def train(
     arguments.max_steps = len(steps)
     arguments.warmup_steps = math.ceil(config.warmup_ratio * len(steps))
     with fits("loading"):
-        world.wait()  # until every rank has read what the output held before
+        world.wait()  # until every rank has read the previous contents of the output
     if world.first:
         start_output(output, config, checkpoint, first)
     trainer = ReflectionTrainer(trained, arguments, steps, config, first, tokenizer, engine)
@@ -197,7 +197,7 @@ def train(
                     shutil.rmtree(folder, ignore_errors=True)
                 text = json.dumps(dataclasses.asdict(result), indent=2)
                 (output / "result.json").write_text(text + "\n", encoding="utf-8")
-            world.wait()  # a rank that ends earlier looks dead to the others
+            world.wait()  # the other ranks would treat a rank that exits earlier as dead
     return result
 
 
@@ -210,24 +210,24 @@ def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> 
 
 
 def _what_to_lower(trainer: ReflectionTrainer) -> str:
-    """What makes the pass, in or after which a run was out of memory, need less of it."""
+    """Advice on how the pass in or after which a run was out of memory can use less memory."""
     budget, tokens = trainer.config.micro_tokens, trainer.passing
     if not tokens:
         return f"the model does not fit with its optimizer; {SMALLER}"
     if tokens > budget:  # the resumed run has to have the same samples
         return (
             f"the last pass was a single sample of {tokens} tokens, which micro_tokens (now {budget}) cannot cut; set "
-            "gradient_checkpointing, which does not change the result, or lower max_length and start anew"
+            "gradient_checkpointing, which does not change the result, or lower max_length and start again"
         )
     return f"lower micro_tokens (now {budget}), or set gradient_checkpointing, neither of which changes the result"
 
 
 def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, output: Path) -> None:
-    """Leave the trained model, which may be in LoRA's wrapper, as the settings want it."""
+    """Save the trained model, or PEFT model, in the form that the settings ask for."""
     if config.lora.r and config.lora.output == "merged":
         if config.lora.quantize == "none":
             model = model.merge_and_unload()
-        else:  # merged into four bits much of what was learnt would be rounded away
+        else:  # merging into 4-bit weights would round away much of what was learnt
             with tempfile.TemporaryDirectory(dir=output, prefix=".adapter-") as folder:
                 model.save_pretrained(folder, save_embedding_layers=False)
                 model, _ = load_model_and_tokenizer(folder, config.precision, "cpu")
@@ -237,7 +237,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, o
 def hold_out(
     samples: list[Encoded], repeats: list[int], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
 ) -> tuple[list[Encoded], list[int], list[Encoded]]:
-    """What is trained on, how often an epoch has each, and what is held out."""
+    """Training samples, how often each occurs in an epoch, and held-out samples."""
     kept, held = validation.split(samples, config)
     found = [samples[place] for place in held]
     if config.eval_data:
@@ -251,14 +251,14 @@ def _where(trainer: ReflectionTrainer) -> str:
 
 
 def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int, loaded: bool) -> None:
-    """Set a model up for rows of at most so many tokens; one whose weights are loaded is tried.
+    """Set a model up for rows of at most `longest` tokens; if its weights are loaded, check it (`model_check.py`).
 
     Raises:
-        UserError: it cannot do what training needs.
+        UserError: the model cannot be trained here.
     """
     if config.positions == "keep" and config.objective == "reflection" and not has_rotary_positions(model):
         raise UserError(
-            f"model {config.model}: has no rotary positions, so student tokens cannot keep their places; "
+            f"model {config.model}: has no rotary positions, so student tokens cannot keep their positions; "
             'set positions = "rebase"'
         )
     use_varlen_attention(model, longest)
@@ -272,14 +272,14 @@ def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int, loade
 
 
 def compile_feed_forward(model: PreTrainedModel) -> None:
-    """Have torch compile the feed-forward blocks, for rows of any length."""
+    """Compile the feed-forward blocks with torch.compile, for rows of any length."""
     for name, module in model.named_modules():
         if name.endswith(".mlp"):
             module.compile(dynamic=True)
 
 
 def describe_plan(config: TrainConfig) -> str:
-    """What a run would do, without loading the weights (`dryrun.py`). Raises UserError as `train`."""
+    """Describe what a run would do, without loading the weights (`dry_run.py`). Raises UserError as `train`."""
     _check(config, Path(config.output))
     return dryrun.describe_plan(config)
 
@@ -302,7 +302,7 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 def _check(config: TrainConfig, output: Path) -> None:
-    """Everything that can be told to be wrong before anything is loaded."""
+    """Raise UserError for every problem that can be found before anything is loaded."""
     if config.lora.r < 0:
         raise UserError(f"lora.r = {config.lora.r}: must be positive, or 0 to train all weights")
     if not config.data:
@@ -320,18 +320,18 @@ def _check(config: TrainConfig, output: Path) -> None:
         raise UserError(f"epochs = {config.epochs}: must be positive")
     if any((output / name).exists() for name in (MODEL, f"{MODEL}.index.json", ADAPTER)):
         if config.resume and not config.overwrite:
-            raise UserError(f"{output}: the run is finished, there is nothing to resume; set overwrite to train anew")
+            raise UserError(f"{output}: the run is finished, there is nothing to resume; set overwrite to train again")
         if not config.overwrite:
             raise UserError(f"{output}: holds a finished model; choose another output, or set overwrite")
     elif not (config.resume or config.overwrite) and (unfinished := newest_checkpoint(output)):
         raise UserError(
-            f"{output}: holds {unfinished.name} of an unfinished run; add --resume to go on from there, or --overwrite "
-            "to start anew"
+            f"{output}: holds {unfinished.name} of an unfinished run; add --resume to continue, or --overwrite "
+            "to start again"
         )
 
 
 def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
-    """The Trainer's arguments, but for the number of steps; where several ranks were started, they meet here."""
+    """The Trainer's arguments except the number of steps; with several ranks this initialises their process group."""
     transformers_logging.disable_progress_bar()
     schedule = "constant_with_warmup" if config.scheduler == "constant" else config.scheduler
     arguments = TrainingArguments(
@@ -360,7 +360,7 @@ def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
         metric_for_best_model="eval_loss" if config.eval_steps else None,
         greater_is_better=False if config.eval_steps else None,
         load_best_model_at_end=config.keep_best,
-        restore_callback_states_from_checkpoint=True,  # how many evaluations were without a better one
+        restore_callback_states_from_checkpoint=True,  # keeps the count of evaluations without improvement
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -1,8 +1,8 @@
 """The Trainer of masked self-distillation: one batch is one optimizer step with its own, exact normalisation.
 
-One item of the data loader is this rank's share of a whole global batch, cut into micro-batches whose losses add up to
-the batch's loss. So accumulation, schedules, clipping and resume see optimizer steps only, and nothing rescales the
-loss.
+One item of the data loader is this rank's share of a global batch, split into micro-batches whose losses sum to the
+loss of the batch. So accumulation, schedules, clipping and resuming only deal with optimizer steps, and nothing
+rescales the loss.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class ReflectionTrainer(Trainer):
     """A Trainer of which one batch is one optimizer step with its own, exact normalisation.
 
     Args:
-        model: with `attention.use_varlen_attention` applied; perhaps in the wrapper of `lora.add`.
+        model: model with `packed_attention.use_varlen_attention` applied; possibly a PEFT model from `lora.add`.
         args: gradient accumulation 1 and no clipping (`max_grad_norm` of the config is applied here).
-        steps: the run; its world says how many ranks share it.
-        config: of the run.
+        steps: the steps of the run; their world says how many ranks share it.
+        config: configuration of the run.
         first: steps already taken, with their tokens and seconds (a resumed run), and the digest of the samples.
-        tokenizer: kept with every checkpoint.
-        engine: that shards the model.
+        tokenizer: saved with every checkpoint.
+        engine: sharding engine.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class ReflectionTrainer(Trainer):
     ) -> None:
         self.engine = engine
         self.config = config
-        # `evaluate` takes `held_out`; the Trainer only wants to see that there is something to evaluate on.
+        # `evaluate` uses `held_out`; the Trainer only requires some evaluation data set.
         super().__init__(model=model, args=args, eval_dataset=steps if config.eval_steps else None)
         self.tokenizer = tokenizer
-        # The plain network; `model` may be LoRA's wrapper around it, and an engine may wrap that.
+        # The plain network; `model` may be a PEFT model around it, and an engine may wrap that.
         self.network: Any = model.get_base_model() if config.lora.r else model
         self.steps = steps
         self.world = steps.world
@@ -75,31 +75,31 @@ class ReflectionTrainer(Trainer):
         self.terms: dict[str, float] = {}
         self.curves: dict[str, float] = {}
         self.needed = Needed(self.network)
-        self.operations = 0  # that the steps of this process needed, on all ranks
+        self.operations = 0  # floating-point operations needed by the steps of this process, on all ranks
         self.logged = (first.tokens, self.operations, first.seconds)
         self.held_out: list[MicroBatch] = []
-        self.passing = 0  # tokens of the newest pass
+        self.passing = 0  # tokens of the latest pass
         if engine == "none":
-            # Says that nothing is left to prepare, so that accelerate puts no DistributedDataParallel around the model:
-            # its buckets would take the model's size again, and it cannot see the optimizer's float32 gradients.
+            # Marks the model as prepared, so that accelerate does not wrap it in DistributedDataParallel: its buckets
+            # would take the model's size again, and it does not handle the optimizer's float32 gradients.
             model._is_accelerate_prepared = True
 
     def create_accelerator_and_postprocess(self) -> None:
-        """The accelerator with its sharding engine."""
+        """Create the accelerator and set up its sharding engine."""
         super().create_accelerator_and_postprocess()
         attach(self, self.engine, self.config.precision)
 
     @property
     def seconds(self) -> float:
-        """Time in the training loop so far, of all runs that led here."""
+        """Time in the training loop so far, including the runs that were resumed."""
         return self.seconds_before + time.monotonic() - self.started
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Steps in order, one an item; a resumed run skips those already taken without making them."""
+        """Steps in order, one per item; a resumed run skips the steps already taken without building them."""
         return DataLoader(Ahead(self.steps), batch_size=1, shuffle=False, collate_fn=_only_item)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimizer with float32 master weights, which an engine keeps itself; weight decay on matrices only."""
+        """Create the optimizer, with float32 master weights unless an engine keeps them; only matrices are decayed."""
         if self.optimizer is None:
             trained = [p for p in self.network.parameters() if p.requires_grad]
             groups = [
@@ -118,7 +118,7 @@ class ReflectionTrainer(Trainer):
         return found if self.engine != "none" else with_masters(found), options
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """The steps that are left; none where the checkpoint was written by the evaluation that ended the run."""
+        """Run the remaining steps; there are none if early stopping ended the run at this checkpoint."""
         stoppers = [found for found in self.callback_handler.callbacks if isinstance(found, EarlyStoppingCallback)]
         if any(stopper.early_stopping_patience_counter >= stopper.early_stopping_patience for stopper in stoppers):
             self.control.should_training_stop = True
@@ -141,10 +141,10 @@ class ReflectionTrainer(Trainer):
         self.world.total(totals)
         loss, teacher_ce, student_ce, kl = totals.tolist()
         for name, value in (("loss", loss), ("gradient norm", norm)):
-            if not math.isfinite(value):  # weights are as the last step left them, but for DeepSpeed's
+            if not math.isfinite(value):  # the weights are those of the previous step, except with DeepSpeed
                 newest = newest_checkpoint(Path(self.config.output))
                 raise UserError(
-                    f"step {self.state.global_step}: the {name} is {value}; start anew with a lower learning_rate or "
+                    f"step {self.state.global_step}: the {name} is {value}; start again with a lower learning_rate or "
                     "precision float32" + (f" ({newest.name} is intact)" if newest else "")
                 )
         self.tokens += step.tokens
@@ -162,7 +162,7 @@ class ReflectionTrainer(Trainer):
         return totals[0].float()
 
     def forward(self, batch: MicroBatch) -> LossTerms:
-        """The loss of a micro-batch; a sharding engine gathers the weights around it."""
+        """The loss of a micro-batch, called through the sharding engine, which gathers the weights."""
         self.passing = batch.tokens
         if self.engine == "none":
             return micro_batch_loss(self.network, batch)
@@ -170,7 +170,7 @@ class ReflectionTrainer(Trainer):
         return through(root, partial(micro_batch_loss, self.network), batch, caller=self.model_wrapped)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        """Add a micro-batch's gradients. Engines take means over the ranks where the loss asks for sums."""
+        """Add a micro-batch's gradients. Engines average over the ranks, but this loss needs sums."""
         if self.engine == "none":
             loss.backward()
             return
@@ -179,8 +179,8 @@ class ReflectionTrainer(Trainer):
         self.accelerator.backward(loss * self.world.size)
 
     def finish_gradients(self) -> float:
-        """Bring the gradients of all ranks together and clip them; their norm before that."""
-        if self.engine == "deepspeed":  # it has done so, as its configuration says
+        """Sum the gradients of all ranks and clip them; returns their norm before clipping."""
+        if self.engine == "deepspeed":  # already done, as set in its configuration
             wrapped: Any = self.model_wrapped
             return float(wrapped.get_global_grad_norm())
         inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
@@ -192,7 +192,7 @@ class ReflectionTrainer(Trainer):
         return float(norm.full_tensor() if self.engine == "fsdp2" else norm)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
-        """The loss of the held-out samples (`validation.py`); best checkpoints and early stopping go by it."""
+        """The loss of the held-out samples (`held_out.py`), which selects the best checkpoint and stops early."""
         self.model_wrapped.eval()
         totals = torch.zeros(4, dtype=torch.float64, device=self.args.device)
         with torch.no_grad():
@@ -208,7 +208,7 @@ class ReflectionTrainer(Trainer):
         return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss terms to what every logger gets."""
+        """Add the loss terms to the logs of every tracker."""
         if "loss" in logs:
             seconds = self.seconds
             passed = max(seconds - self.logged[2], 1e-9)
@@ -221,7 +221,7 @@ class ReflectionTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights; ranks that do not write wait in their own room, whose time limit is long."""
+        """Write the weights; ranks that do not write wait at a gloo barrier with a long timeout."""
         super().save_model(output_dir, _internal_call)
         self.world.wait()
 
@@ -239,7 +239,7 @@ class ReflectionTrainer(Trainer):
                 if self.network.generation_config is not None:
                     self.network.generation_config.save_pretrained(folder)
                 self.tokenizer.save_pretrained(folder)
-            self.world.wait()  # a checkpoint is whole when every rank has written its part
+            self.world.wait()  # a checkpoint is complete when every rank has written its part
             if self.world.first:
                 Progress(self.state.global_step, self.tokens, self.seconds, self.engine, self.data).save(folder)
         except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:

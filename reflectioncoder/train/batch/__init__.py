@@ -1,1 +1,1 @@
-"""Samples to batches: masks, rows, packing, the plan of the steps. Numbers only."""
+"""From samples to batches: masking, rows, packing and the plan of the optimizer steps."""

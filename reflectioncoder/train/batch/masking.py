@@ -1,4 +1,4 @@
-"""What the student does not see: dynamic masking of the first round (section 3.2, figure 3; appendix B.5).
+"""Dynamic masking of the first round: what the student does not see (section 3.2, figure 3; appendix B.5).
 
 Everything here is pure: block types, a mask rate and an explicit random generator go in, kept blocks or token
 ranges come out. Hidden tokens are hidden from every query, so the caller may drop them before the first layer.
@@ -18,7 +18,7 @@ from reflectioncoder.errors import UserError
 Range = tuple[int, int]
 BLOCK_STRATEGIES = ("block", "sequential", "random")
 TOKEN_STRATEGIES = ("random_token", "sequential_token")
-# `rate * n` may land a rounding error above the whole number it stands for (0.28 * 25 > 7).
+# Floating-point error can put `rate * n` slightly above the exact integer (0.28 * 25 > 7).
 ROUNDING = 1e-9
 
 
@@ -93,9 +93,9 @@ def random_mask(n: int, rate: float, rng: random.Random) -> list[bool]:
 
 
 def strategy_at(config: MaskingConfig, step: int, sample_id: str, seed: int) -> str:
-    """The strategy of a sample at a step: the configured one, or the one that `mix` draws.
+    """The masking strategy of a sample at a step: the configured one, or a random one for `mix`.
 
-    `mix` draws per step, under `release` per sample.
+    `mix` draws once per step; under `release` semantics it draws once per sample.
     """
     if config.strategy != "mix":
         return config.strategy
@@ -106,10 +106,10 @@ def strategy_at(config: MaskingConfig, step: int, sample_id: str, seed: int) -> 
 def kept_blocks(
     types: Sequence[str], config: MaskingConfig, rate: float, step: int, sample_id: str, seed: int
 ) -> list[bool]:
-    """Which blocks of the first assistant message stay visible; of a block-level or constant strategy.
+    """Which blocks of the first assistant message stay visible under a block-level or constant strategy.
 
     Returns:
-        One flag a block, True where it stays visible.
+        One flag per block, True where it stays visible.
     """
     strategy = strategy_at(config, step, sample_id, seed)
     if strategy == "block":
@@ -132,7 +132,7 @@ def visible_ranges(encoded: Encoded, config: MaskingConfig, step: int, max_steps
         config: strategy, order and semantics.
         step: optimizer steps already taken.
         max_steps: optimizer steps of the whole run.
-        seed: of the random choices, which depend on it, `step` and the sample's id only.
+        seed: seed of the random choices; they depend only on the seed, `step` and the sample's id.
 
     Returns:
         Token ranges `[start, end)`, in order and without overlap.
@@ -161,11 +161,11 @@ def visible_shares(samples: Sequence[Encoded], ranges: Sequence[Sequence[Range]]
     """The share of each block type's tokens, in the first rounds of a batch, that the student sees.
 
     Args:
-        samples: of the batch.
-        ranges: `masking.visible_ranges` of each; those of plain samples are not looked at.
+        samples: the samples of the batch.
+        ranges: `visible_ranges` of each sample; ignored for samples that are not reflection sequences.
 
     Returns:
-        `visible_execution`, `visible_text` and `visible_code`, as far as the batch has such blocks.
+        `visible_execution`, `visible_text` and `visible_code`, in [0, 1]; a type without blocks is omitted.
     """
     seen: dict[str, int] = {}
     all_tokens: dict[str, int] = {}

@@ -20,20 +20,20 @@ from reflectioncoder.train.batch.rows import Row, Rows, Weights
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Packed rows of some samples, and the places that are scored.
+    """Packed rows of some samples, and the indices that are scored.
 
-    The first 2K of the n scored places are K pairs: place k of the teacher's and place K + k of the student's side
-    predict the same token of a final answer, and enter KL(teacher || student).
+    The first 2K of the n scored indices form K pairs: entry k belongs to a teacher row and entry K + k to its student
+    row. Both predict the same token of a final answer and enter KL(teacher || student).
 
     Args:
         input_ids: [1, T].
         position_ids: [1, T].
         cu_seqlens: [rows + 1], int32, where rows start and end.
         max_length: tokens of the longest row.
-        index: [n], place in the packed row whose output is scored.
-        target: [n], the token it should predict.
-        ce_weight: [n], what its cross-entropy counts in the loss; 0 where only KL is asked.
-        kl_weight: [K], what the pair's KL counts in the loss.
+        index: [n], index in [0, T) whose output is scored.
+        target: [n], the token id to predict.
+        ce_weight: [n], weight of the cross-entropy in the loss; 0 where only KL is scored.
+        kl_weight: [K], weight of the pair's KL in the loss.
         teacher_mean, student_mean: [n], weights that give the logged means of the cross-entropies.
         kl_mean: [K], weights that give the logged mean of KL.
     """
@@ -56,7 +56,7 @@ class MicroBatch:
         return self.input_ids.shape[1]
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same on another device; copies to a GPU are only begun, so that nothing waits for it."""
+        """Copy to another device; copies to a GPU are asynchronous."""
 
         def move(value: Any) -> Any:
             if not isinstance(value, torch.Tensor):
@@ -73,7 +73,7 @@ def _repeated(values: Sequence[float], times: Sequence[int], kind: Any) -> NDArr
 
 
 def _joined(parts: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> NDArray[np.int64]:
-    """Numbers of several sequences one after another, each counted from its start where those are given."""
+    """Concatenate sequences of integers; `starts`, if given, is an offset added to each sequence."""
     lengths = [len(part) for part in parts]
     found = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=sum(lengths))
     return found if starts is None else found + _repeated(starts, lengths, np.int64)
@@ -87,8 +87,8 @@ def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
     """
     samples = samples or [(Rows(Row((0, 0), (0, 1), (1,))), Weights(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))]
     rows: list[Row] = []
-    worth: list[tuple[float, float, float]] = []  # of a row's targets: in the loss, in the means of its two terms
-    pairs: list[tuple[int, Weights]] = []  # numbers of the students' rows; the teachers' are before them
+    worth: list[tuple[float, float, float]] = []  # weights of a row's targets: loss, teacher mean, student mean
+    pairs: list[tuple[int, Weights]] = []  # index of each student row; its teacher row comes just before it
     for both, weights in samples:
         rows.append(both.teacher)
         worth.append((weights.teacher, weights.teacher_mean, 0.0))
@@ -98,7 +98,7 @@ def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
             worth.append((weights.student, 0.0, weights.student_mean))
     bounds = [0, *accumulate(len(row.ids) for row in rows)]
     ids = _joined([row.ids for row in rows])
-    # Of every place: the token it should predict, and what that counts; zeros where nothing is asked.
+    # For every index: the token to predict and its weights; zeros where nothing is scored.
     asking = _joined([row.targets for row in rows], bounds[:-1]) - 1
     target = np.zeros(len(ids), dtype=np.int64)
     target[asking] = ids[asking + 1]

@@ -15,13 +15,13 @@ from reflectioncoder.train.batch.masking import Range, visible_ranges
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence as the model reads it.
+    """One input sequence of the model.
 
     Args:
         ids: n token ids.
-        positions: n position ids, rising, perhaps with gaps.
-        targets: places of the tokens that cross-entropy asks for; token t is predicted at place t - 1.
-        distill: places whose next-token distribution enters the KL term; teacher and student have as many.
+        positions: n position ids, increasing, possibly with gaps.
+        targets: indices of the tokens that cross-entropy scores; token t is predicted at index t - 1.
+        distill: indices whose next-token distribution enters the KL term, equally many in teacher and student.
     """
 
     ids: tuple[int, ...]
@@ -59,9 +59,9 @@ def last_round(encoded: Encoded) -> Encoded:
 
 
 def teacher_targets(encoded: Encoded, semantics: str) -> tuple[int, ...]:
-    """Places of the tokens that the teacher's cross-entropy asks for.
+    """Indices of the tokens that the teacher's cross-entropy scores.
 
-    `paper`: the labels of appendix C. `release`: with the `<|assistant|>` tokens and EOS.
+    `paper`: the labels of appendix C. `release`: also the `<|assistant|>` tokens and EOS.
     """
     targets = tuple(compress(range(len(encoded)), encoded.is_label))
     if semantics == "release":
@@ -70,7 +70,7 @@ def teacher_targets(encoded: Encoded, semantics: str) -> tuple[int, ...]:
 
 
 def _asked(encoded: Encoded, semantics: str) -> range:
-    """Places of the tokens of the final answer that the student's cross-entropy asks for.
+    """Indices of the tokens of the final answer that the student's cross-entropy scores.
 
     Paper: everything after `<|assistant|>` up to and including `<|endofmessage|>`. Release: also `<|assistant|>`.
     """
@@ -79,7 +79,7 @@ def _asked(encoded: Encoded, semantics: str) -> range:
 
 
 def count_targets(encoded: Encoded, semantics: str) -> tuple[int, int, int]:
-    """Targets of the teacher's and the student's cross-entropy, and places of KL, which are as many as the latter."""
+    """Numbers of teacher cross-entropy targets, student cross-entropy targets and KL terms (the last two are equal)."""
     asked = len(_asked(encoded, semantics)) if encoded.is_reflection else 0
     return len(teacher_targets(encoded, semantics)), asked, asked
 
@@ -90,26 +90,26 @@ def build_rows(encoded: Encoded, masking: MaskingConfig, positions: str, step: i
     Args:
         encoded: a reflection or an instruction sample; the latter has a teacher row only.
         masking: strategy and semantics.
-        positions: `keep` gives the student's tokens their places in the teacher, `rebase` numbers them from zero.
+        positions: `keep` gives student tokens their position ids of the teacher row, `rebase` numbers them from zero.
         step: optimizer steps already taken.
         max_steps: optimizer steps of the whole run.
-        seed: of the random choices.
+        seed: seed of the random choices.
     """
     ranges = visible_ranges(encoded, masking, step, max_steps, seed) if encoded.is_reflection else []
     return rows_of(encoded, ranges, masking.semantics, positions)
 
 
 def rows_of(encoded: Encoded, ranges: Sequence[Range], semantics: str, positions: str) -> Rows:
-    """Teacher and student rows of a sample of which the student sees some token ranges; see `build_rows`."""
+    """Teacher and student rows of a sample, given the token ranges the student sees; see `build_rows`."""
     length = len(encoded.ids)
     targets = teacher_targets(encoded, semantics)
     if not encoded.is_reflection:
         return Rows(Row(encoded.ids, tuple(range(length)), targets))
     asked = _asked(encoded, semantics)
-    # Release: KL takes the places of the tokens that cross-entropy asks for, unshifted.
+    # The release applies KL at the indices of the target tokens themselves, without the shift by one.
     distill = asked if semantics == "release" else range(asked.start - 1, asked.stop - 1)
     places = tuple(chain.from_iterable(range(a, b) for a, b in ranges))
-    shift = length - len(places)  # the second round is intact, so it only moves to the left
+    shift = length - len(places)  # the second round is complete, so all its tokens shift left by the same amount
     student = Row(
         ids=tuple(chain.from_iterable(encoded.ids[a:b] for a, b in ranges)),
         positions=places if positions == "keep" else tuple(range(len(places))),
@@ -120,7 +120,7 @@ def rows_of(encoded: Encoded, ranges: Sequence[Range], semantics: str, positions
 
 
 def cost(encoded: Encoded, masking: MaskingConfig, step: int, max_steps: int, seed: int) -> int:
-    """Tokens that the sample's rows bring through the model at a step, without building them."""
+    """Number of tokens in the sample's rows at a step, without building the rows."""
     if not encoded.is_reflection:
         return len(encoded.ids)
     ranges = visible_ranges(encoded, masking, step, max_steps, seed)
@@ -129,7 +129,7 @@ def cost(encoded: Encoded, masking: MaskingConfig, step: int, max_steps: int, se
 
 @dataclass(frozen=True)
 class Weights:
-    """What one predicted token of a sample counts: in the loss, and in the logged mean of its term."""
+    """Weights of one predicted token of a sample: in the loss, and in the logged mean of each loss term."""
 
     teacher: float
     student: float
@@ -140,14 +140,16 @@ class Weights:
 
 
 def loss_weights(batch: Sequence[Rows], config: LossConfig) -> list[Weights]:
-    """Weights that make the sum over all tokens of a global batch its loss (section 3.2, last paragraph), however cut.
+    """Token weights with which the loss of a global batch is a plain sum (section 3.2, last paragraph).
+
+    The sum is the same however the batch is split into micro-batches.
 
     Args:
         batch: all samples of the global batch.
         config: `pooled` or `separate` cross-entropy, `sample` or `token` normalization, weight of KL.
 
     Returns:
-        One `Weights` a sample.
+        One `Weights` per sample.
     """
     counts = [
         (len(one.teacher.targets), *((len(one.student.targets), len(one.student.distill)) if one.student else (0, 0)))
@@ -157,7 +159,7 @@ def loss_weights(batch: Sequence[Rows], config: LossConfig) -> list[Weights]:
 
 
 def weights_of(counts: Sequence[tuple[int, int, int]], config: LossConfig) -> list[Weights]:
-    """The same, of what `count_targets` gives for each sample of the global batch."""
+    """Like `loss_weights`, from the `count_targets` of each sample of the global batch."""
     totals = [sum(column) for column in zip(*counts, strict=True)]
     with_student = sum(1 for _, student, _ in counts if student)
     weights = []
@@ -179,13 +181,13 @@ def weights_of(counts: Sequence[tuple[int, int, int]], config: LossConfig) -> li
 def split_by_cost(costs: Sequence[int], micro_tokens: int, ranks: int = 1) -> list[list[int]]:
     """Spread the samples of a batch over micro-batches of similar cost.
 
-    The largest sample goes first, each to the micro-batch that is least full; the number of micro-batches is the
-    smallest that keeps each within the budget (a single sample above it goes alone).
+    Samples are placed in order of decreasing cost, each into the least full micro-batch. The number of micro-batches is
+    the smallest that keeps each within the budget; a single sample above the budget gets its own micro-batch.
 
     Args:
         costs: tokens of each sample.
-        micro_tokens: most tokens of a micro-batch.
-        ranks: the number of micro-batches is a multiple of it, so that each rank can take as many.
+        micro_tokens: maximum tokens of a micro-batch.
+        ranks: the number of micro-batches is a multiple of this, so that each rank gets equally many.
 
     Returns:
         Indices into `costs`, each exactly once; with one rank no micro-batch is empty.
@@ -205,24 +207,24 @@ def split_by_cost(costs: Sequence[int], micro_tokens: int, ranks: int = 1) -> li
 
 
 def deal(groups: Sequence[list[int]], costs: Sequence[int], ranks: int, rank: int) -> list[list[int]]:
-    """The micro-batches of one rank: each rank gets as many, and those that run at the same time are of similar cost.
+    """The micro-batches of one rank: equally many per rank, of similar cost among those that run at the same time.
 
     Args:
-        groups: of `split_by_cost`.
+        groups: the result of `split_by_cost`.
         costs: tokens of each sample.
         ranks: number of ranks.
-        rank: from 0.
+        rank: this rank, from 0.
     """
     if ranks == 1:
         return list(groups)
     fullest = sorted(groups, key=lambda group: (-sum(costs[i] for i in group), group))
-    # Turns alternate in direction, so that no rank always gets the fuller ones.
+    # The direction alternates, so that no rank always gets the largest micro-batches.
     places = [turn * ranks + (rank if turn % 2 == 0 else ranks - 1 - rank) for turn in range(len(groups) // ranks)]
     return [fullest[place] for place in places]
 
 
 def sample_stream(repeats: Sequence[int], seed: int) -> Iterator[int]:
-    """Sample indices epoch after epoch without end; each epoch has sample i `repeats[i]` times, in its own order."""
+    """Endless stream of sample indices, epoch after epoch; each epoch holds sample i `repeats[i]` times, reshuffled."""
     epoch = 0
     while True:
         order = [i for i, times in enumerate(repeats) for _ in range(times)]
@@ -244,14 +246,14 @@ def plan_steps(
     """Which samples each optimizer step takes.
 
     Args:
-        repeats: how often an epoch has each sample (up-sampling).
-        cost_at: (sample, step, max steps) -> tokens through the model; it depends on the mask rate, hence on how
-            many steps the run has in all.
-        batch_size: samples of a step; the last step of an epochs-bound run may have fewer.
-        epochs: passes over the data, where neither of the next two is given.
-        max_steps: number of steps; -1 for none.
-        max_tokens: the run ends with the first step that reaches so many tokens; -1 for none.
-        seed: of the order.
+        repeats: how often each sample occurs in an epoch (up-sampling).
+        cost_at: (sample, step, max steps) -> tokens through the model; the count depends on the mask rate and so on
+            the total number of steps.
+        batch_size: samples per step; the last step of a run limited by epochs may have fewer.
+        epochs: passes over the data; used if neither `max_steps` nor `max_tokens` is given.
+        max_steps: number of steps; -1 for no limit.
+        max_tokens: the run ends with the step that reaches this many tokens; -1 for no limit.
+        seed: seed of the sample order.
 
     Returns:
         Sample indices of every step.

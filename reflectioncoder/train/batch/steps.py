@@ -1,6 +1,6 @@
-"""The optimizer steps of a run: which samples there are, and what each step trains on.
+"""The optimizer steps of a run: its samples, and what each step trains on.
 
-A step is a function of samples, configuration and its number alone, so ranks, resumed runs and dry runs agree.
+A step depends only on samples, configuration and step number, so ranks, resumed runs and dry runs agree.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ PAUSE = 0.01  # seconds
 
 @dataclass(frozen=True)
 class Step:
-    """What one rank does of a global batch.
+    """One rank's share of a global batch.
 
     Args:
-        micro_batches: of this rank; their losses, summed over all ranks, are the loss of the batch.
-        mask_rate: it was made with.
-        tokens: through the model, on all ranks.
-        scored: places that have a target, on all ranks.
-        squares: of the rows' lengths, added up on all ranks.
-        visible: shares of the blocks that students see, of `trackers.visible_shares`.
+        micro_batches: micro-batches of this rank; their losses, summed over all ranks, are the loss of the batch.
+        mask_rate: mask rate of the step, in [0, 1].
+        tokens: tokens through the model, on all ranks.
+        scored: indices that have a target, on all ranks.
+        squares: sum of the squared row lengths, on all ranks.
+        visible: shares of the block tokens that students see, from `masking.visible_shares`.
     """
 
     micro_batches: list[MicroBatch]
@@ -64,9 +64,9 @@ class Steps(Dataset[Step]):
 
     Args:
         samples: encoded samples.
-        repeats: how often an epoch has each.
-        config: of the run.
-        world: the ranks a global batch is spread over; each gets the same number of micro-batches.
+        repeats: how often each sample occurs in an epoch.
+        config: configuration of the run.
+        world: the ranks that share a global batch; each gets the same number of micro-batches.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Steps(Dataset[Step]):
         )
 
     def cost(self, sample: int, step: int, max_steps: int) -> int:
-        """Tokens that a sample brings through the model at a step."""
+        """Number of tokens in a sample's rows at a step."""
         return cost(self.samples[sample], self.config.masking, step, max_steps, self.config.seed)
 
     def __len__(self) -> int:
@@ -96,10 +96,10 @@ class Steps(Dataset[Step]):
         return self.make(step, lambda: None)
 
     def make(self, step: int, pause: Callable[[], object]) -> Step:
-        """A step; `pause` is called after every few milliseconds of work."""
+        """Build a step; `pause` is called after every few milliseconds of work."""
         config, max_steps, semantics = self.config, len(self.plan), self.config.masking.semantics
         samples = [self.samples[i] for i in self.plan[step]]
-        # Weights and costs depend on all samples, and come of their counts; rows are built of those of this rank only.
+        # Weights and costs need the counts of all samples; rows are built only for this rank's samples.
         ranges: list[list[Range]] = []
         counts: list[tuple[int, int, int]] = []
         for number, sample in enumerate(samples):
@@ -128,14 +128,15 @@ class Steps(Dataset[Step]):
 
 
 class Ahead(Dataset[Step]):
-    """Steps, the next of which is made in a thread while the present one runs.
+    """Steps with prefetching: a background thread builds the next step while the current one runs.
 
-    A thread and no process: nothing has to be sent, and nothing forked beside a GPU. Threads share one interpreter, and
-    one that works without a break would hold up the other, which gives work to the GPU, at each of its operations; so
-    this one pauses as long as nobody waits for it.
+    A thread is used instead of a process: no data has to be transferred, and nothing is forked while a GPU is in use.
+    Threads share Python's global interpreter lock, so a busy prefetch thread would delay the main thread, which
+    launches the GPU kernels. The prefetch thread therefore sleeps between pieces of work unless its result is already
+    needed.
 
     Args:
-        steps: of the run.
+        steps: the steps of the run.
     """
 
     def __init__(self, steps: Steps) -> None:
@@ -161,23 +162,24 @@ class Ahead(Dataset[Step]):
 def prepare(
     dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: TrainConfig, to_train_on: bool = True
 ) -> tuple[list[Encoded], list[int], int]:
-    """Encode the samples of a run; those longer than `max_length` are left out.
+    """Encode the samples of a run; samples longer than `max_length` are dropped.
 
     Args:
-        dialogues: of the files that `config.data` names.
-        tokenizer: with the special tokens.
-        config: of the run.
-        to_train_on: whether there have to be reflection sequences, where those are the objective.
+        dialogues: the dialogues of the files in `config.data`.
+        tokenizer: tokenizer with the special tokens added.
+        config: configuration of the run.
+        to_train_on: require at least one reflection sequence if the objective needs them.
 
     Returns:
-        The samples, named by their place in the data; how often an epoch has each (reflection data is up-sampled,
-        whatever the objective, so that objectives see the same samples); and how many were left out.
+        The samples, with their index in the data as id; how often each occurs in an epoch (reflection data is
+        up-sampled for every objective, so that objectives see the same samples); and the number of dropped samples.
 
     Raises:
-        UserError: nothing is left; no reflection sequence among them; a tokenizer that cannot begin a sample.
+        UserError: no samples remain, no reflection sequence among them, or the tokenizer has no BOS token to begin a
+            sample with.
     """
     if not dialogues:
-        raise UserError(f"data {', '.join(config.data)}: there are no samples")
+        raise UserError(f"data {', '.join(config.data)}: no samples found")
     if to_train_on and config.objective == "reflection" and not any(dialogue.is_reflection for dialogue in dialogues):
         raise UserError(
             f"data {', '.join(config.data)}: none of the {len(dialogues)} samples is a reflection sequence; add some "
@@ -185,7 +187,7 @@ def prepare(
         )
     if tokenizer.bos_token_id is None and config.bos == "required":
         raise UserError(
-            f"model {config.model}: its tokenizer has no BOS token, with which a sample begins; name one in "
+            f"model {config.model}: its tokenizer has no BOS token to begin samples with; name one in "
             'tokenizer_config.json, or set bos = "none", as the recipes for Qwen do'
         )
     samples = []
@@ -207,7 +209,7 @@ def prepare(
 
 
 def digest(samples: Sequence[Encoded], repeats: Sequence[int], held_out: Sequence[Encoded]) -> str:
-    """A name for the samples of a run, their tokens, labels and order, so that it is not resumed with others."""
+    """Hash of a run's samples (tokens, labels and order); a run is resumed only with the same samples."""
     found = hashlib.sha256(array("Q", [len(samples), len(held_out), *repeats]).tobytes())
     for sample in (*samples, *held_out):
         found.update(array("Q", [len(sample)]).tobytes())
@@ -216,7 +218,7 @@ def digest(samples: Sequence[Encoded], repeats: Sequence[int], held_out: Sequenc
 
 
 def summary(samples: Sequence[Encoded], dropped: int, config: TrainConfig) -> str:
-    """What `prepare` found, in one line."""
+    """One-line summary of what `prepare` returned."""
     reflections = sum(sample.is_reflection for sample in samples)
     text = f"{len(samples)} samples ({reflections} reflection, {len(samples) - reflections} plain)"
     return text + (f"; dropped {dropped} longer than {config.max_length} tokens" if dropped else "")

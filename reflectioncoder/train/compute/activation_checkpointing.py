@@ -1,8 +1,9 @@
-"""What of a forward pass is kept until the backward one, and what is computed again there.
+"""Activation checkpointing: which activations are kept for the backward pass, and which are recomputed.
 
-Everything is quickest. Keeping only the results of matrix products and attention (selective checkpointing) gives up a
-few per cent of the time: norms, rotations and activations are cheap, but they hold more than half of the memory.
-Keeping only what goes into each layer (gradient checkpointing) costs a whole forward pass. Neither changes the result.
+Keeping all of them is fastest. Keeping only the results of matrix products and attention (selective checkpointing)
+costs a few per cent of the time: norms, rotations and activation functions are cheap to recompute, but their results
+take more than half of the memory. Keeping only the layer inputs (gradient checkpointing) costs a whole forward pass.
+Neither changes the result.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 def policy(inner: int | None, _: Any, op: Any, *args: Any, **__: Any) -> CheckpointPolicy:
     """Keep attention and matrix products, except the feed-forward network's last.
 
-    Nobody needs the result of that one on the way back, because the layer ends with it, so it is not made again either.
+    The layer ends with that product, so the backward pass does not need its result and it is not recomputed either.
 
     Args:
-        inner: how wide the feed-forward network is inside; None keeps all products.
-        op: what is done with `args`.
+        inner: intermediate size of the feed-forward network; None keeps all products.
+        op: the operation applied to `args`.
     """
     if op in PRODUCTS:
         last = args[-2].shape[1] == inner
@@ -35,16 +36,16 @@ def policy(inner: int | None, _: Any, op: Any, *args: Any, **__: Any) -> Checkpo
 
 
 def checkpoint_layers(model: PreTrainedModel, selective: bool) -> None:
-    """Compute again, layer by layer, what the backward pass needs.
+    """Turn on activation checkpointing for every layer of a model.
 
     Args:
-        model: any of transformers'.
-        selective: keep the dear results.
+        model: any transformers model.
+        selective: keep the expensive results (matrix products and attention); otherwise only layer inputs are kept.
     """
     options: dict[str, Any] = {"use_reentrant": False}
     if selective:
         inner = getattr(model.config.get_text_config(), "intermediate_size", None)
         options["context_fn"] = partial(create_selective_checkpoint_contexts, partial(policy, inner))
-    # Newer releases of transformers gave it another name.
+    # Newer releases of transformers renamed it.
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(options)

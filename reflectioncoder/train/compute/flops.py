@@ -1,7 +1,7 @@
-"""How much of a GPU's arithmetic training uses: the operations that a step needs against what the device can do.
+"""Model FLOP utilisation (MFU): the operations that a step needs, relative to the peak of the device.
 
-Needed is one forward pass, the gradients of what every layer reads, and the gradients of what is trained; whatever is
-computed beyond that (recomputed activations, four bits turned into sixteen) counts as loss.
+Counted are one forward pass, the gradients of all layer inputs, and the gradients of the trained weights. Additional
+work (recomputed activations, dequantisation of 4-bit weights) is not counted.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-# Dense bfloat16 operations a second, without sparsity, from the makers' data sheets, by a part of the device's name, of
-# which the first that fits counts.
+# Dense bfloat16 operations per second (without sparsity) from the vendors' data sheets, by a substring of the device
+# name; the first match counts.
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -28,7 +28,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Operations a second that a device can do at most; None where that is not known."""
+    """Peak bfloat16 operations per second of a device; None if unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -36,14 +36,15 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class Needed:
-    """Floating-point operations that steps of a model need.
+    """Floating-point operations that the steps of a model need.
 
-    Three times the forward pass where weights are trained, twice where they are frozen, as they need no gradients:
-    matrices for every token, the output head for scored places, causal attention for half the square of a row. Norms
-    and other elementwise work, rotations, windows of attention and the rows of the special tokens are left out.
+    Trained weights cost three times their forward pass, frozen ones twice, because they need no weight gradients.
+    Counted are matrix products for every token, the output head for scored tokens, and causal attention over half the
+    square of each row. Norms and other elementwise work, rotations, sliding windows and the rows of the special tokens
+    are ignored.
 
     Args:
-        model: with LoRA's adapters in it, if there are any, and with its weights not sharded yet.
+        model: the model with its LoRA adapters, if any, before its weights are sharded.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -52,7 +53,7 @@ class Needed:
         self.token = self.place = 0
         for module in model.modules():
             if isinstance(module, nn.Linear):
-                size = module.in_features * module.out_features  # weights of four bits lie packed
+                size = module.in_features * module.out_features  # 4-bit weights are stored packed
             elif isinstance(module, Conv1D):
                 size = module.weight.numel()
             else:
@@ -64,9 +65,9 @@ class Needed:
                 self.token += needed
         shape: Any = model.config.get_text_config()
         heads_wide = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        # Scores and mixing take 2 n^2 d each over both triangles, and half of that under the causal mask.
+        # Q K^T and the product with V take 2 n^2 d each without a mask, and half of that under the causal mask.
         self.square = 3 * 2 * shape.num_hidden_layers * shape.num_attention_heads * heads_wide
 
     def __call__(self, tokens: int, scored: int, squares: int) -> int:
-        """Of rows with so many tokens in all, so many places that need logits, and lengths with so large squares."""
+        """Operations for the tokens of some rows, their scored tokens and the sum of their squared lengths."""
         return self.token * tokens + self.place * scored + self.square * squares

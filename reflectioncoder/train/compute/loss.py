@@ -1,7 +1,7 @@
 """The loss of section 3.2 on packed rows: weighted cross-entropy and KL(teacher || student), in chunks.
 
-Only scored places go through the output head, some hundred at a time; their gradients are made on the way forward,
-so full-vocabulary logits never outlive a chunk and are never computed twice.
+Only scored tokens go through the output head, a few hundred at a time. Their gradients are computed in the forward
+pass, so full-vocabulary logits never outlive a chunk and are never computed twice.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from reflectioncoder.train.batch.packing import MicroBatch
 from reflectioncoder.train.compute.packed_attention import boundaries
 
 T = TypeVar("T")
-CHUNK_BYTES = 96 * 2**20  # of float32 logits; some three times as much lives at once
-# A chunk also reads and writes the gradient of the whole table, so a GPU, which multiplies faster, wants larger ones.
+CHUNK_BYTES = 96 * 2**20  # of float32 logits; peak memory is about three times as much
+# Each chunk also reads and writes the gradient of the whole output head, so fast GPUs profit from larger chunks.
 CUDA_CHUNK_BYTES = 512 * 2**20
 
 
@@ -33,9 +33,9 @@ class Head:
         weight: [V, H].
         bias: [V] or None.
         scale: factor on the logits.
-        softcap: logits become softcap * tanh(logits / softcap); 0 leaves them.
-        own: [k, H] rows that are trained beside a frozen `weight` and stand in for its rows `places`; None is none.
-        places: [k], int64.
+        softcap: logits become softcap * tanh(logits / softcap); 0 for no capping.
+        own: [k, H] trained rows that replace rows `places` of a frozen `weight`, or None.
+        places: [k], int64, row indices.
     """
 
     weight: torch.Tensor
@@ -60,12 +60,12 @@ def head_of(model: PreTrainedModel) -> Head:
     """The output head of a model.
 
     Raises:
-        UserError: a head that is not a linear layer.
+        UserError: the output head is not a linear layer.
     """
     layer: Any = model.get_output_embeddings()
-    rows = getattr(layer, "token_adapter", None)  # LoRA trains some rows of a frozen table
+    rows = getattr(layer, "token_adapter", None)  # PEFT's trainable tokens: some rows of a frozen head
     linear = layer if rows is None else rows.base_layer
-    # Engines make classes of their own from nn.Linear; heads with other arithmetic have their own forward.
+    # Sharding engines subclass nn.Linear; heads with other arithmetic override forward.
     if getattr(type(linear), "forward", None) is not nn.Linear.forward:
         raise UserError(f"{type(model).__name__}: its output head is not a linear layer, which training needs")
     config = model.config.get_text_config()
@@ -82,12 +82,12 @@ def head_of(model: PreTrainedModel) -> Head:
 
 @cache
 def on_device(places: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """A tensor of rows' numbers, copied once, as each copy would make the processor wait for a GPU."""
+    """Row indices as a tensor; cached, because each copy to a GPU would block the CPU."""
     return torch.tensor(places, device=device)
 
 
 def _pieces(n: int, pairs: int, chunk: int) -> Iterator[tuple[slice, ...]]:
-    """Places to score together: those of teachers with their students' behind them, then one run of the others."""
+    """Slices to score together: first chunks of teacher entries with their student entries, then the rest."""
     half = max(1, chunk // 2)
     for a in range(0, pairs, half):
         b = min(a + half, pairs)
@@ -116,10 +116,10 @@ def _add_product(total: torch.Tensor, grad: torch.Tensor, states: torch.Tensor) 
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """Sum of weighted cross-entropies and KL terms of scored places, chunk by chunk.
+    """Sum of weighted cross-entropies and KL terms of scored tokens, chunk by chunk.
 
-    Inputs as in `scored_loss`, with the fields of its head and whether gradients are wanted; outputs are the loss, the
-    n cross-entropies and the K divergences, of which only the loss has a gradient.
+    Inputs are those of `scored_loss`, the fields of its head, and whether gradients are needed. Outputs are the loss,
+    the n cross-entropies and the K divergences; only the loss has a gradient.
     """
 
     @staticmethod
@@ -197,7 +197,7 @@ class ChunkedLoss(torch.autograd.Function):
             found = None
             if own_table is not None:
                 own_low = low[:, places]
-                low[:, places] = 0  # the frozen rows in their place were not used
+                low[:, places] = 0  # the frozen rows that `own` replaces were not used
                 found = own_low @ own_table
                 if grad_own is not None:
                     _add_product(grad_own, own_low, states)
@@ -212,7 +212,7 @@ class ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
         of_hidden, *rest = ctx.saved_tensors
-        # Sums of many terms are scaled before they are rounded.
+        # Accumulated gradients are scaled before they are rounded to the lower precision.
         sums = zip(rest, ctx.dtypes, strict=True)
         scaled = [None if of is None else of.mul_(grad_loss).to(dtype) for of, dtype in sums]
         return of_hidden * grad_loss.to(of_hidden.dtype), *scaled, *[None] * 8
@@ -226,22 +226,22 @@ def scored_loss(
     kl_weight: torch.Tensor,
     chunk: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted cross-entropy of n places plus weighted KL of K teacher and student pairs, at temperature 1.
+    """Weighted cross-entropy of n tokens plus weighted KL of K teacher-student pairs, at temperature 1.
 
     Args:
-        hidden: [n, H] last hidden states; places k and K + k, for k < K, are a teacher and its student.
+        hidden: [n, H] last hidden states; entries k and K + k, for k < K, are a teacher-student pair.
         head: the output head.
-        target: [n] tokens to predict.
-        ce_weight: [n] factors of the cross-entropies.
-        kl_weight: [K] factors of KL(teacher || student); the teacher is a constant there.
-        chunk: places at a time; 0 chooses by memory.
+        target: [n] token ids to predict.
+        ce_weight: [n] weights of the cross-entropies.
+        kl_weight: [K] weights of KL(teacher || student); no gradient flows into the teacher there.
+        chunk: tokens scored at a time; 0 chooses by memory.
 
     Returns:
-        The loss; n cross-entropies and K divergences in natural units, without gradient.
+        The loss; n cross-entropies and K divergences in nats, without gradient.
     """
     chunk = chunk or max(2, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
     of_head = head.weight, head.bias, head.own, head.places
-    # Inside the function autograd is off whatever the caller wants, so what it wants is told.
+    # Autograd is always off inside the function, so whether gradients are needed is passed in.
     wanted = torch.is_grad_enabled()
     return ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden, *of_head, target, ce_weight, kl_weight, head.scale, head.softcap, chunk, wanted
@@ -249,16 +249,16 @@ def scored_loss(
 
 
 def chunk_bytes(device: torch.device) -> int:
-    """Bytes of float32 logits that are made at a time on a device."""
+    """Bytes of float32 logits per chunk on a device."""
     if device.type != "cuda":
         return CHUNK_BYTES
     return max(CHUNK_BYTES, min(CUDA_CHUNK_BYTES, torch.cuda.get_device_properties(device).total_memory // 64))
 
 
 class LossTerms(NamedTuple):
-    """What a micro-batch adds to its global batch: the loss with gradient, and the logged means without.
+    """A micro-batch's contribution to its global batch: the loss with gradient, and the logged means without.
 
-    A tuple, because sharding engines look for tensors in what a forward pass returns.
+    It is a tuple because sharding engines look for tensors in the return value of a forward pass.
     """
 
     loss: torch.Tensor
@@ -270,13 +270,13 @@ class LossTerms(NamedTuple):
 def through(module: nn.Module, function: Callable[..., T], *args: Any, caller: nn.Module | None = None) -> T:
     """Call a function as if it were a module's forward pass.
 
-    Sharding engines bring a module's parameters together in hooks around its call, so whatever uses them has to
-    happen inside one.
+    Sharding engines gather a module's parameters in hooks around its call, so code that uses them must run inside such
+    a call.
 
     Args:
-        module: whose forward the function stands in for, this once.
+        module: module whose forward is replaced by the function for this call.
         function: called with `args`.
-        caller: what is called in the module's place, where an engine has wrapped it.
+        caller: the engine's wrapper, called instead of the module if there is one.
     """
     own = module.__dict__.get("forward")
     module.forward = function

@@ -1,7 +1,8 @@
 """AdamW with float32 master weights for models that compute in bfloat16.
 
-A bfloat16 number keeps eight bits, so a small update added to it is mostly lost. Here the optimizer owns float32
-copies; gradients are added to them after every backward pass in float32, and the model gets the rounded result.
+bfloat16 has 8 bits of precision, so small updates are mostly lost to rounding. Here the optimizer keeps float32 copies
+of the weights. Gradients are accumulated into them in float32 after every backward pass, and the model gets the rounded
+result of each update.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from torch import nn
 
 
 class Masters(torch.optim.Optimizer):
-    """An optimizer whose parameters are float32 copies of the model's where the model's are of a lower precision.
+    """Mixin for optimizers: updates float32 copies of parameters that have a lower precision.
 
-    `backward` on the model moves every gradient into the copy's at once; parameters of float32 or more are updated
-    in place as usual. The state holds the copies, so a resumed run goes on exactly.
+    `backward` on the model adds every gradient to that of its copy immediately. Parameters of float32 or more are
+    updated in place as usual. The optimizer state includes the copies, so resuming is exact.
 
     Args:
-        groups: parameter groups as for any optimizer, with the model's parameters.
-        **options: as for the optimizer that this is mixed into (`with_masters`).
+        groups: parameter groups with the model's parameters, as for any optimizer.
+        **options: options of the optimizer that this is mixed into (`with_masters`).
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], **options: Any) -> None:
@@ -48,12 +49,12 @@ class Masters(torch.optim.Optimizer):
         return master
 
     def parameters(self) -> list[torch.Tensor]:
-        """The parameters that are updated: what gradient clipping has to look at."""
+        """The parameters that are updated, for gradient clipping: float32 copies where they exist."""
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update, rounded into the model; the copies' gradients are used up, as nobody else clears them."""
+        """Update the copies, write the rounded values into the model, and clear the copies' gradients."""
         result = super().step(closure)
         self._publish()
         for _, master in self._pairs:
@@ -70,7 +71,7 @@ class Masters(torch.optim.Optimizer):
         return {**super().state_dict(), "masters": [master.detach() for _, master in self._pairs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, and the model's parameters from it."""
+        """Restore a `state_dict`, and the model's parameters from its float32 copies."""
         state_dict = dict(state_dict)
         masters = state_dict.pop("masters")
         super().load_state_dict(state_dict)
@@ -85,5 +86,5 @@ class MasterAdamW(Masters, torch.optim.AdamW):
 
 
 def with_masters(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """Another optimizer with float32 copies."""
+    """A subclass of an optimizer class that keeps float32 copies."""
     return type(f"Master{kind.__name__}", (Masters, kind), {})

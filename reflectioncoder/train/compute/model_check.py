@@ -1,7 +1,7 @@
-"""A look at a model before it is trained: are packed rows in it what they are alone, and is its head what it seems?
+"""A check before training: does a model keep packed rows apart, and is its output head a plain linear layer?
 
-Architectures differ in more ways than a list can name. A few tokens through the model show what matters here, so that
-one that would be trained wrongly is refused instead.
+Architectures differ in more ways than a list can cover. So a few tokens are run through the model, and a model that
+would be trained wrongly is rejected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from reflectioncoder.train.compute.loss import head_of
 from reflectioncoder.train.compute.packed_attention import boundaries
 
 FIRST, SECOND = 5, 7  # tokens of the two rows
-# Of the largest value. Kernels may round otherwise for another length; a leak or another head changes far more.
+# Relative to the largest value. Kernels may round differently for another length; a leak or another head changes more.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
@@ -23,11 +23,11 @@ def check_model(model: PreTrainedModel) -> None:
     """Make sure that a model can be trained on packed rows.
 
     Args:
-        model: with `attention.use_varlen_attention` applied; without weights to compute with, as on `meta` or in
-            ZeRO-3's partitions, it is not tried.
+        model: a model with `packed_attention.use_varlen_attention` applied. The check is skipped if its weights are
+            not available, as on `meta` or in ZeRO-3's partitions.
 
     Raises:
-        UserError: tokens of one row change what another row reads, or the logits are not those of the output head.
+        UserError: tokens of one row affect another row, or the logits are not those of the output head.
     """
     device, name = model.device, type(model).__name__
     if device.type == "meta" or any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
@@ -60,7 +60,7 @@ def check_model(model: PreTrainedModel) -> None:
         return not bool(gap <= tolerance * expected.double().abs().max())
 
     if differ(hidden[1][FIRST:], hidden[0][FIRST:]):
-        raise UserError(f"{name}: tokens of one packed row change what another row reads, so it cannot be trained here")
+        raise UserError(f"{name}: tokens of one packed row affect another row, so it cannot be trained here")
     if not differ(hidden[1][:FIRST], hidden[0][:FIRST]):
         raise UserError(f"{name}: its hidden states do not depend on its tokens; are its weights loaded?")
     if differ(head_of(model).logits(hidden[0]), logits):

@@ -1,9 +1,9 @@
 """Causal attention over packed rows, on CPU and CUDA, registered with transformers as `reflectioncoder_varlen`.
 
-Rows stand one after another in a batch of one, and cumulative lengths say where each begins. A causal call per row
-needs no mask, so its cost is that of the rows and not of their square. On CUDA one variable-length kernel takes all
-rows where the number type allows; otherwise the rows go one by one. Sliding windows are counted in positions, so that
-a student's row without its hidden tokens sees what it would see with them masked.
+Rows are concatenated in a batch of one; cumulative lengths mark their boundaries. Rows attended separately need no
+mask, so the cost is the sum over the rows instead of the square of the total length. On CUDA one variable-length kernel
+processes all rows if the dtype allows it; otherwise rows are processed one by one. Sliding windows are counted in
+position ids, so that a student row without its hidden tokens sees the same tokens as with them masked.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from transformers import AttentionInterface, PreTrainedModel
 from reflectioncoder.errors import UserError, first_line
 
 NAME = "reflectioncoder_varlen"
-# Arguments of attention layers that would change the result in ways the calls below do not follow.
+# Arguments of attention layers that change the result in ways not implemented here.
 UNSUPPORTED = ("s_aux", "position_bias")
 # Rotations that depend on the longest position in the batch, hence on which rows happen to be packed together.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-BLOCK = 512  # queries at a time where a mask is needed
+BLOCK = 512  # queries per block if a mask is needed
 MATMUL_MARGIN = 64  # a smaller window is not worth smaller blocks
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """How packed rows lie; made once a forward pass and read by every layer.
+    """Layout of packed rows; built once per forward pass and read by every layer.
 
     Args:
         bounds: [rows + 1], int32, where rows start and end.
         longest: tokens of the longest row.
-        positions: [T] position ids, rising within a row; None counts places within each row.
+        positions: [T] position ids, increasing within a row; None numbers each row from zero.
     """
 
     bounds: torch.Tensor
@@ -52,7 +52,7 @@ class PackedRows:
 
     @cached_property
     def spans(self) -> list[int]:
-        """Positions from the first to the last token of each row, both counted; more than its length with gaps."""
+        """Last minus first position id plus one, for each row; more than its length if there are gaps."""
         if self.positions is None:
             return self.lengths
         ends = self.bounds.long()
@@ -73,7 +73,7 @@ def repeat_heads(states: torch.Tensor, times: int) -> torch.Tensor:
 
 @cache
 def _torch_varlen() -> Any:
-    """PyTorch's variable-length attention, None where this build has none."""
+    """PyTorch's variable-length attention, or None if this build has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -83,13 +83,13 @@ def _torch_varlen() -> Any:
 
 @cache
 def _varlen_options() -> frozenset[str]:
-    """What arguments PyTorch's variable-length attention knows, which differs between releases."""
+    """Argument names of PyTorch's variable-length attention, which differ between releases."""
     return frozenset(inspect.signature(_torch_varlen()).parameters)
 
 
 @cache
 def _flash_varlen() -> Any:
-    """flash-attn's variable-length attention, None where it is not installed."""
+    """flash-attn's variable-length attention, or None if it is not installed."""
     try:
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
     except ImportError:
@@ -125,7 +125,7 @@ def _kernel(
     times = q.shape[1] // k.shape[1]
     if times > 1 and "enable_gqa" not in known:
         k, v = (states.repeat_interleave(times, dim=1) for states in (k, v))
-    # Releases before 2.11 say is_causal and know no window, later ones give the window.
+    # Releases before 2.11 take is_causal and have no window; later ones take the window.
     if "window_size" in known:
         options["window_size"] = sides
     elif window:
@@ -166,7 +166,7 @@ def _row(
 
     `window` is counted in positions; 0 is none, as for `softcap`.
     """
-    # On the processor query heads share key heads inside the kernel; on a GPU that may choose one of quadratic memory.
+    # On CPU the kernel shares key heads itself; on a GPU, enable_gqa may select a kernel with quadratic memory.
     times = query.shape[1] // key.shape[1]
     shared = times > 1 and not softcap and not query.is_cuda
     if not shared:
@@ -219,7 +219,7 @@ def varlen_attention(
     bounds: torch.Tensor | None = kwargs.get("cu_seq_lens_q")
     if bounds is None or attention_mask is not None:
         raise UserError(
-            f"{type(module).__name__} does not hand on where packed rows begin (cu_seq_lens_q), "
+            f"{type(module).__name__} does not pass the boundaries of packed rows on (cu_seq_lens_q), "
             "so this model cannot be trained here"
         )
     refuse_layer(module, kwargs)
@@ -229,7 +229,7 @@ def varlen_attention(
     if window and max(rows.spans) <= window:
         window = 0
     if dropout == 0.0 and not softcap:
-        # A kernel counts the window in places: the same thing where a row has no gaps, or none it could cut off.
+        # Kernels count the window in tokens, which is equivalent if a row has no gaps or fits into the window.
         alike = not window or all(
             span in (length, min(span, window)) for length, span in zip(rows.lengths, rows.spans, strict=True)
         )

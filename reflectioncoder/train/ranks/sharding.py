@@ -1,7 +1,7 @@
-"""FSDP2 and DeepSpeed ZeRO through accelerate: chosen by its configuration file, and what training must know of them.
+"""FSDP2 and DeepSpeed ZeRO through accelerate, chosen by an accelerate configuration file.
 
-The file is one that `accelerate launch` takes (configs/accelerate/). Started by `accelerate launch --config_file FILE`
-the environment already says what it says; started by `torchrun`, the setting `sharding = FILE` has the same effect.
+The file is one that `accelerate launch` accepts (configs/accelerate/). `accelerate launch --config_file FILE` puts its
+settings into the environment; with `torchrun`, the setting `sharding = FILE` has the same effect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.train.ranks.world import World
 
 Engine = Literal["none", "fsdp2", "deepspeed"]
-# Keys of an accelerate file whose variable is not called as they are.
+# Keys of an accelerate file whose environment variable has a different name.
 FSDP_VARIABLES = {"fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP"}
 DEEPSPEED_VARIABLES = {
     "gradient_clipping": "ACCELERATE_GRADIENT_CLIPPING",
@@ -40,7 +40,7 @@ def variables(path: str) -> dict[str, str]:
     """The environment that `accelerate launch` would set for a configuration file.
 
     Raises:
-        UserError: no such file, or a kind of training that is not known here.
+        UserError: the file cannot be read, or its distributed_type is not supported.
     """
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def variables(path: str) -> dict[str, str]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"sharding {path}: {first_line(error)}") from None
     if not isinstance(table, Mapping):
-        raise UserError(f"sharding {path}: is no accelerate configuration")
+        raise UserError(f"sharding {path}: not an accelerate configuration")
     kind = str(table.get("distributed_type", "NO"))
     if kind == "FSDP":
         given = table.get("fsdp_config") or {}
@@ -74,7 +74,7 @@ def _text(value: Any) -> str:
 
 
 def choose(path: str) -> Engine:
-    """Put the settings of a file, if one is given, into the environment; the engine that the environment asks for.
+    """Load a configuration file, if given, into the environment; return the sharding engine the environment selects.
 
     Raises:
         UserError: as `variables`; DeepSpeed is not installed; there are no ranks to shard over.
@@ -99,13 +99,13 @@ def choose(path: str) -> Engine:
 
 
 def attach(trainer: Trainer, engine: Engine, precision: str) -> None:
-    """Complete what accelerate has set up, once the Trainer has its accelerator.
+    """Complete accelerate's setup, once the Trainer has its accelerator.
 
-    With FSDP2 the shards are float32 and so are the sums of gradients; `bfloat16` is what passes compute in. That is
-    what the optimizer's float32 copies do for a model that is not sharded. DeepSpeed keeps such copies too.
+    With FSDP2 the shards and the gradient sums are float32, and forward and backward passes compute in `bfloat16`. This
+    replaces the optimizer's float32 copies of an unsharded model. DeepSpeed keeps such copies itself.
     """
     if engine == "deepspeed" and precision == "bfloat16":
-        # DeepSpeed would add up the micro-batches in bfloat16, which loses the small ones.
+        # DeepSpeed would accumulate gradients in bfloat16 by default, which loses small contributions.
         types = trainer.accelerator.state.deepspeed_plugin.deepspeed_config.setdefault("data_types", {})
         types.setdefault("grad_accum_dtype", "fp32")
     if engine != "fsdp2":
@@ -114,8 +114,8 @@ def attach(trainer: Trainer, engine: Engine, precision: str) -> None:
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    # accelerate knows FSDP on accelerators only, while the engine runs on processors as well. Its state outlives a
-    # Trainer, so each gets a plugin of its own.
+    # accelerate enables FSDP on accelerators only, although it also works on CPU. Its global state outlives a Trainer,
+    # so each Trainer gets its own plugin.
     for shared in (AcceleratorState._shared_state, PartialState._shared_state):
         shared["distributed_type"] = DistributedType.FSDP
     plugin = FullyShardedDataParallelPlugin()
@@ -127,23 +127,23 @@ def attach(trainer: Trainer, engine: Engine, precision: str) -> None:
 
 
 def loads_once(engine: Engine) -> bool:
-    """Whether rank 0 alone reads the weights, which FSDP2 then hands out shard by shard."""
+    """Whether only rank 0 reads the weights, which FSDP2 then distributes shard by shard."""
     return engine == "fsdp2" and os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true"
 
 
 def like_the_first(
     load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]], world: World
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that rank 0 loads, and on other ranks one of its shape, whose weights are no values yet.
+    """Load the model on rank 0; create a model of the same shape with uninitialised weights on other ranks.
 
-    Storage that nobody writes to takes no memory, so a machine holds one copy of the weights at most.
+    Storage that is never written takes no memory, so a machine holds at most one copy of the weights.
 
     Args:
-        load: what rank 0 calls.
-        world: of the run.
+        load: function that loads the model; called on rank 0 only.
+        world: ranks of the run.
 
     Raises:
-        UserError: as `load`; a model with buffers that are saved with it, which accelerate cannot hand out.
+        UserError: as `load`; or the model has persistent buffers, which accelerate cannot distribute.
     """
     box: list[Any] = [None]
     model: PreTrainedModel
@@ -152,7 +152,7 @@ def like_the_first(
         saved = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
         if saved:
             raise UserError(
-                f"{type(model).__name__}: has buffers ({min(saved)}) that rank 0 cannot hand out; set "
+                f"{type(model).__name__}: has buffers ({min(saved)}) that rank 0 cannot distribute; set "
                 "fsdp_cpu_ram_efficient_loading: false in the file of sharding"
             )
         box = [(model.config, dict(model.named_buffers()), tokenizer)]
@@ -173,21 +173,21 @@ def like_the_first(
 def whole_model(
     network: PreTrainedModel, trainer: Trainer, engine: Engine, precision: str, first: bool
 ) -> PreTrainedModel | None:
-    """A model like `network` that is not sharded, on rank 0; all ranks must call it, the others get None."""
+    """An unsharded copy of `network` on rank 0, None on other ranks; all ranks must call this."""
     if engine == "none":
         return network if first else None
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if engine == "deepspeed":
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-        unset_hf_deepspeed_config()  # else stage 3 would shard the new model too, and wait for the other ranks
+        unset_hf_deepspeed_config()  # else ZeRO-3 would shard the new model, too, and wait for the other ranks
     return assemble(weights, network.config, network.generation_config, precision) if first else None
 
 
 def assemble(
     weights: Mapping[str, torch.Tensor], config: PreTrainedConfig, generation: GenerationConfig | None, precision: str
 ) -> PreTrainedModel:
-    """A model from its configuration and all its weights, on the processor.
+    """Build a model on CPU from its configuration and all its weights.
 
     Raises:
         UserError: some of the weights are missing.
@@ -200,7 +200,7 @@ def assemble(
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise UserError(
-            f"the weights of the model are not whole: {missing[0]} and {len(missing) - 1} others are missing"
+            f"the weights of the model are incomplete: {missing[0]} and {len(missing) - 1} others are missing"
         )
     if generation is not None:
         model.generation_config = generation

@@ -1,8 +1,8 @@
-"""Training on several processes: which rank this is, sums over the ranks, and what happens when one dies.
+"""Training on several processes: this rank, sums over all ranks, and error handling when a rank dies.
 
-`torchrun` or `accelerate launch` start one process a device and set the environment that is read here. Without a
-sharding engine every rank holds the whole model and the gradients are summed once a step; sharded runs leave that to
-their engine (see `sharding.py`).
+`torchrun` or `accelerate launch` start one process per device and set the environment variables read here. Without a
+sharding engine every rank holds the whole model and gradients are summed once per step; in sharded runs the engine does
+that (see `sharding.py`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import torch.distributed as dist
 
 from reflectioncoder.errors import RankError, first_line
 
-# How long ranks wait for the one that writes or loads: storage may be slow, while a rank that died is noticed at once.
+# Timeout while one rank writes or loads: storage may be slow, and a dead rank is noticed immediately anyway.
 PATIENCE = timedelta(hours=24)
-# What errors of a processor's, a GPU's or a library's memory have in common.
+# Text common to out-of-memory errors of CPU, GPU and libraries.
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-# What helps where the model itself does not fit.
+# Advice if the model itself does not fit.
 SMALLER = (
     "set precision = bfloat16, spread the model over several GPUs (--sharding), train adapters (lora.r, with "
     "lora.quantize = 4bit for less), or take a smaller model"
@@ -36,10 +36,10 @@ SMALLER = (
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as their launcher set them.
+    """The processes of a run, as configured by their launcher.
 
     Args:
-        rank: of this process, from 0; rank 0 writes everything.
+        rank: rank of this process, from 0; rank 0 writes all files.
         size: number of processes on all machines.
         room: where ranks wait for each other, of `meet`.
     """
@@ -50,28 +50,28 @@ class World:
 
     @staticmethod
     def from_environment() -> World:
-        """The launcher's variables; a process that no launcher started is alone."""
+        """Read the launcher's environment variables; without a launcher the size is 1."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         return World(int(os.environ.get("RANK", "0")), size) if size > 1 else World()
 
     @property
     def name(self) -> str:
-        """To put behind a sentence; empty where the process is alone."""
+        """Suffix for messages that names rank and host; empty for a single process."""
         return f" on rank {self.rank} of {self.size} ({socket.gethostname()})" if self.size > 1 else ""
 
     @property
     def first(self) -> bool:
-        """Whether this is the rank that writes."""
+        """Whether this is rank 0, which writes all files."""
         return self.rank == 0
 
     def meet(self) -> World:
-        """The same world with a room to wait in; all ranks call it once their process group is there.
+        """Return this world with a group for barriers; all ranks call it after the main group is initialised.
 
-        The room's connections are the processors' own (gloo), whatever carries the gradients: they notice at once that
-        a rank died, and have a time limit of their own, so that one rank may write for longer than `rank_timeout`.
+        The group uses gloo on CPU, whatever backend sums the gradients. It notices a dead rank immediately, and it has
+        its own timeout, so that one rank may write for longer than `rank_timeout`.
 
         Raises:
-            RankError: the ranks' machines cannot reach each other that way.
+            RankError: the machines of the ranks cannot connect through gloo.
         """
         if self.size == 1 or not dist.is_initialized():
             return self
@@ -84,20 +84,20 @@ class World:
             ) from None
 
     def wait(self) -> None:
-        """Until all ranks are here, however long one of them writes. Raises RuntimeError where one died meanwhile."""
+        """Wait for all ranks, with a long timeout: one may write. Raises RuntimeError if a rank died meanwhile."""
         if self.size > 1 and dist.is_initialized():
             dist.barrier(group=self.room)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, in place."""
+        """Sum a tensor over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def total_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Sum the gradients over all ranks, in place; a rank that has none counts as zeros.
+        """Sum the gradients over all ranks, in place; missing gradients count as zeros.
 
-        Once a step is enough: losses are weighted by the global batch, so gradients are sums and not means.
+        Once per step is enough. Losses are weighted by the global batch, so gradients are summed, not averaged.
         """
         if self.size == 1:
             return
@@ -111,7 +111,7 @@ class World:
 
 
 def lost_contact(error: BaseException) -> bool:
-    """Whether an error says that another rank is gone or does not answer."""
+    """Whether an error means that another rank died or does not respond."""
     if isinstance(error, (dist.DistBackendError, dist.DistNetworkError)):
         return True
     text = str(error).lower()
@@ -120,7 +120,7 @@ def lost_contact(error: BaseException) -> bool:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a GPU or the machine has no memory left."""
+    """Whether an error means that a GPU or the host is out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in NO_MEMORY)
@@ -130,16 +130,16 @@ def out_of_memory(error: BaseException) -> bool:
 def one_line(
     world: World, where: Callable[[], str], lower: Callable[[], str], advice: Callable[[], str]
 ) -> Iterator[None]:
-    """Running out of memory or losing another rank inside ends in one line.
+    """Context manager that turns out-of-memory errors and lost ranks into a one-line error.
 
     Args:
-        world: of the run.
-        where: called for what was going on.
-        lower: called for what needs less memory.
-        advice: called for how to go on.
+        world: ranks of the run.
+        where: returns what the run was doing.
+        lower: returns how to use less memory.
+        advice: returns how to continue the run.
 
     Raises:
-        RankError: with that line.
+        RankError: with the one-line message.
     """
     try:
         yield
@@ -152,21 +152,21 @@ def one_line(
 
 
 def explain_loss(world: World, where: str, error: BaseException, advice: str) -> NoReturn:
-    """Raise the one line that a rank ends with when another is gone."""
+    """Raise the one-line error of a rank that lost contact with another."""
     raise RankError(
         f"lost contact with another rank {where}{world.name} ({first_line(error)[:120]}); {advice}"
     ) from None
 
 
 class EndsWithALine:
-    """While in use, SIGTERM ends this process with one line, even while it waits for other ranks.
+    """Context manager in which SIGTERM ends this process with a one-line message, even during a collective.
 
-    A launcher ends the remaining ranks that way when one dies. They often wait in a collective, where no Python code
-    runs; so the signal wakes a thread.
+    Launchers send SIGTERM to the remaining ranks when one dies. These often wait in a collective, where no Python code
+    runs, so a separate thread handles the signal.
 
     Args:
-        world: of the run; nothing changes where the process is alone.
-        line: called for what to say.
+        world: ranks of the run; with a single process nothing changes.
+        line: returns the message.
     """
 
     def __init__(self, world: World, line: Callable[[], str]) -> None:
