@@ -101,7 +101,7 @@ def test_a_model_behind_http_writes_sequences(tmp_path: Path, protocol: str) -> 
         result, _ = run(settings)
         assert len(server.requests) == 15
         again, said = run(settings)
-        assert "finished before" in said
+        assert "already finished" in said
         assert again.sequences == 5
         assert len(server.requests) == 15
     assert result.funnel == {"problems": 5, "sequences": 5}

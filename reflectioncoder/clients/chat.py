@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible chat endpoint as a sampler; `endpoint.py` has the patience, the budget and the typed errors."""
+"""Sampler for OpenAI-compatible chat endpoints; `endpoint.py` handles retries, timeouts, budgets and typed errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ChatSampler:
     """A chat model behind an endpoint; used inside one event loop.
 
     Args:
-        config: endpoint, model and how to ask it.
-        budget: what all requests together may use.
-        tool_description: what to tell a model about the `python` tool.
+        config: endpoint, model and sampling settings.
+        budget: shared by all requests; no limit if None.
+        tool_description: description of the `python` tool sent to the model.
         single: see `Endpoint`.
 
     Raises:
-        UserError: no model, or a URL that is none or that holds a password.
+        UserError: no model is named, or the URL is invalid or contains a password.
     """
 
     name = "chat"
@@ -79,7 +79,7 @@ class ChatSampler:
         return parameters
 
     def _read(self, body: bytes, messages: Sequence[Turn]) -> Answer:
-        """The answer in a body; its usage is what the server has billed, as far as it says."""
+        """Parse a response body. Usage is the server's count, or an estimate if it sends none."""
         try:
             data = json.loads(body)
             choice = data["choices"][0]
@@ -105,7 +105,7 @@ class ChatSampler:
                     raise TypeError("code is not text")
                 code = code.encode("utf-8", "replace").decode("utf-8")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                if finish != "length":  # cut off in the middle of the call is another matter
+                if finish != "length":  # a call cut off by the token limit is not malformed
                     detail = f"a tool call without code ({type(error).__name__})"
                     raise self._endpoint.error("malformed", detail, usage) from None
         if finish == "content_filter":
@@ -116,7 +116,7 @@ class ChatSampler:
 
 
 def _message(turn: Turn) -> dict[str, Any]:
-    """A turn as the protocol writes it."""
+    """A turn as a message of the chat completions protocol."""
     if turn.role == "tool":
         return {"role": "tool", "tool_call_id": turn.tool_id, "content": turn.text}
     message: dict[str, Any] = {"role": turn.role, "content": turn.text}
@@ -127,7 +127,7 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def usage_of(said: Any, text: str, messages: Sequence[Turn]) -> Usage:
-    """What the server billed; an estimate of four characters a token where it does not say."""
+    """The usage that the server reports, or an estimate of one token per four characters if it reports none."""
     if isinstance(said, dict) and isinstance(said.get("prompt_tokens"), int):
         return Usage(1, said["prompt_tokens"], int(said.get("completion_tokens") or 0))
     return Usage(1, sum(len(turn.text) for turn in messages) // 4 + 1, len(text) // 4 + 1)
