@@ -253,7 +253,7 @@ class Crew(Generic[H]):
                 self.end(
                     UserError(
                         f"ray: no node has taken any work for {self._wait:g} s (ray_wait): are there nodes with free"
-                        " processors? What is finished is kept: start again to go on"
+                        " processors? Finished problems are kept: rerun to continue"
                     )
                 )
 
