@@ -185,7 +185,7 @@ def test_a_changed_configuration_is_refused_and_changes_nothing(reference: Path)
 
 
 def test_a_second_build_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    with Ledger(tmp_path, {}), pytest.raises(UserError, match=r"another build .* is at work on it"):
+    with Ledger(tmp_path, {}), pytest.raises(UserError, match=r"another build .* is using it"):
         build(settings(tmp_path), quiet())
 
 

@@ -250,7 +250,7 @@ def test_killed_at_any_moment_it_goes_on_and_asks_for_no_recorded_answer_again(t
             looked = progress(output)
             assert looked.running
             assert looked.total == count
-            with pytest.raises(UserError, match=rf"another build \(process {process.pid}\) is at work on it"):
+            with pytest.raises(UserError, match=rf"another build \(process {process.pid}\) is using it"):
                 run(settings)
             process.send_signal(sign)
             printed = process.communicate(timeout=30)

@@ -215,7 +215,7 @@ def test_what_leaves_nothing_to_take_over_is_said_before_anything_is_paid(tmp_pa
         same = config(old, problems, server.url)
         with (
             Ledger(old, fingerprint(same, load_problems(problems))),
-            pytest.raises(UserError, match="a build is at work on it; wait for it or stop it"),
+            pytest.raises(UserError, match="a build is using it; wait for it or stop it"),
         ):
             run(config(old, problems, server.url, repeats=0, fork=str(new)))
         run(config(new, problems, server.url, repeats=0))

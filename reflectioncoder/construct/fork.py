@@ -163,7 +163,7 @@ class _Old(Ledger):
             self.fingerprint: dict[str, Any] = json.loads(rows[0][0] if rows else "")
         except BlockingIOError:
             self._lock.close()
-            raise UserError(f"{self.path}: a build is at work on it; wait for it or stop it") from None
+            raise UserError(f"{self.path}: a build is using it; wait for it or stop it") from None
         except (OSError, sqlite3.Error, ValueError) as error:
             self.close()
             raise error if isinstance(error, UserError) else self._failed(error) from None
