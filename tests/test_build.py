@@ -144,7 +144,7 @@ def test_killed_twice_and_started_again_gives_the_same_bytes(reference: Path, tm
     assert len(before) < 12
     console = quiet()
     build(settings(output), console)
-    assert f"going on, {len(before)} problems are finished" in said(console)
+    assert f"resuming, {len(before)} problems are finished" in said(console)
     assert before.items() <= recorded(output).items()
     assert files(output) == files(reference)
 
@@ -166,7 +166,7 @@ def test_ctrl_c_says_one_line_and_keeps_what_is_finished(reference: Path, tmp_pa
 def test_a_finished_build_is_not_done_again(reference: Path) -> None:
     console, before = quiet(), files(reference)
     result = build(settings(reference, workers=1), console)  # the number of workers may change
-    assert "finished before" in said(console)
+    assert "already finished" in said(console)
     assert result.sequences == result.funnel["sequences"] == len(read_jsonl(result.path))
     assert result.seconds < 5
     assert files(reference) == before
@@ -185,7 +185,7 @@ def test_a_changed_configuration_is_refused_and_changes_nothing(reference: Path)
 
 
 def test_a_second_build_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    with Ledger(tmp_path, {}), pytest.raises(UserError, match=r"another build .* is at work on it"):
+    with Ledger(tmp_path, {}), pytest.raises(UserError, match=r"another build .* is using it"):
         build(settings(tmp_path), quiet())
 
 

@@ -101,7 +101,7 @@ def test_a_model_behind_http_writes_sequences(tmp_path: Path, protocol: str) -> 
         result, _ = run(settings)
         assert len(server.requests) == 15
         again, said = run(settings)
-        assert "finished before" in said
+        assert "already finished" in said
         assert again.sequences == 5
         assert len(server.requests) == 15
     assert result.funnel == {"problems": 5, "sequences": 5}
@@ -250,7 +250,7 @@ def test_killed_at_any_moment_it_goes_on_and_asks_for_no_recorded_answer_again(t
             looked = progress(output)
             assert looked.running
             assert looked.total == count
-            with pytest.raises(UserError, match=rf"another build \(process {process.pid}\) is at work on it"):
+            with pytest.raises(UserError, match=rf"another build \(process {process.pid}\) is using it"):
                 run(settings)
             process.send_signal(sign)
             printed = process.communicate(timeout=30)

@@ -195,7 +195,7 @@ def test_what_leaves_nothing_to_take_over_is_said_before_anything_is_paid(tmp_pa
     prompts = tmp_path / "prompts.toml"
     prompts.write_text('reanswer = "Now: {problem}"')
     with ChatServer(model) as server:
-        with pytest.raises(UserError, match="no such file; --fork takes over from the build in --output"):
+        with pytest.raises(UserError, match="no such file; --fork takes over the results of the build in --output"):
             run(config(old, problems, server.url, fork=str(new)))
         run(config(old, problems, server.url))
         for changed, message in (
@@ -203,8 +203,8 @@ def test_what_leaves_nothing_to_take_over_is_said_before_anything_is_paid(tmp_pa
             (config(old, problems, server.url, {"prompts": str(prompts)}, fork=str(new)), "prompt_texts decides"),
             (config(old, problems, server.url, {"max_tokens": 9}, fork=str(new)), "nothing to take over"),
             (config(old, problems, server.url, sampler="mutation", fork=str(new)), "nothing to take over"),
-            (config(old, problems, server.url, fork=str(new)), "begun with these very settings; leave --fork out"),
-            (config(old, problems, server.url, repeats=0, fork=str(old)), "is the directory to take over from"),
+            (config(old, problems, server.url, fork=str(new)), "has the same settings; to resume it leave out --fork"),
+            (config(old, problems, server.url, repeats=0, fork=str(old)), "is the directory of the old build"),
         ):
             with pytest.raises(UserError, match=message) as caught:
                 run(changed)
@@ -215,7 +215,7 @@ def test_what_leaves_nothing_to_take_over_is_said_before_anything_is_paid(tmp_pa
         same = config(old, problems, server.url)
         with (
             Ledger(old, fingerprint(same, load_problems(problems))),
-            pytest.raises(UserError, match="a build is at work on it; wait for it or stop it"),
+            pytest.raises(UserError, match="a build is using it; wait for it or stop it"),
         ):
             run(config(old, problems, server.url, repeats=0, fork=str(new)))
         run(config(new, problems, server.url, repeats=0))

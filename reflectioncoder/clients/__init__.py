@@ -1,1 +1,1 @@
-"""A model behind an OpenAI-compatible server."""
+"""Clients for models behind OpenAI-compatible servers."""

@@ -1,4 +1,4 @@
-"""What answers cost: token usage, prices, and the budget that stops a build."""
+"""Token usage, prices, and the budget that stops a build when it is used up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from reflectioncoder.errors import UserError
 
 @dataclass(frozen=True)
 class Usage:
-    """What a request or a whole build has used; requests that failed count, tokens only where they were billed."""
+    """Requests and tokens used by one request or a whole build.
+
+    Failed requests count as requests; their tokens count only if the server billed them.
+    """
 
     requests: int = 0
     tokens_in: int = 0
@@ -29,33 +32,38 @@ class Usage:
 
     @property
     def tokens(self) -> int:
-        """Both kinds together."""
+        """Input and output tokens together."""
         return self.tokens_in + self.tokens_out
 
 
 class BudgetError(Exception):
-    """The next request might not fit into the budget any more; `usage` is what was spent before, for nothing."""
+    """The next request might exceed the budget.
+
+    `usage` is what earlier, failed attempts at the same answer have used.
+    """
 
     usage = Usage()
 
 
 @dataclass(frozen=True)
 class Price:
-    """Money for a million tokens, in whatever currency the budget is in."""
+    """Price of a million input and a million output tokens, in the currency of the budget."""
 
     tokens_in: float
     tokens_out: float
 
     def cost(self, usage: Usage) -> float:
-        """What a usage costs."""
+        """Cost of a usage, in the currency of the price."""
         return (usage.tokens_in * self.tokens_in + usage.tokens_out * self.tokens_out) / 1e6
 
 
 def price_of(model: str, table: Sequence[str]) -> Price | None:
-    """The price of a model from entries like "small-model=0.15/0.60" (input/output, for a million tokens).
+    """Find a model's price in entries like "small-model=0.15/0.60" (input/output, per million tokens).
+
+    The last entry of the model counts. Returns None if there is none.
 
     Raises:
-        UserError: an entry that is not of this form.
+        UserError: an entry does not have this form.
     """
     found = None
     for entry in table:
@@ -66,7 +74,7 @@ def price_of(model: str, table: Sequence[str]) -> Price | None:
                 raise ValueError
         except (ValueError, TypeError):
             raise UserError(
-                f"chat.prices: '{entry}' is not MODEL=INPUT/OUTPUT (for a million tokens), such as 'm=0.15/0.60'"
+                f"chat.prices: '{entry}' is not MODEL=INPUT/OUTPUT (per million tokens), such as 'm=0.15/0.60'"
             ) from None
         if name == model:
             found = price
@@ -74,16 +82,20 @@ def price_of(model: str, table: Sequence[str]) -> Price | None:
 
 
 class Budget:
-    """What a build may use at most. A request reserves the most it can cost, so that nothing is overdrawn.
+    """The most that a build may use.
 
-    Where the rest might not do for one more request while others are under way, it waits until these are settled.
+    Each request first reserves the most it can cost, so the budget is never exceeded. If the remainder may be too small
+    for another request while others are running, the request waits until these have settled.
 
     Args:
-        requests: HTTP requests, 0 for no limit, as below.
-        tokens: input and output together.
-        money: by the price.
-        price: of the model.
-        spent: in earlier runs of the same build.
+        requests: limit on HTTP requests; 0 for no limit, also for the next two.
+        tokens: limit on input and output tokens together.
+        money: limit on the cost, in the currency of `price`.
+        price: the model's price; required for a limit on the cost.
+        spent: usage of earlier runs of the same build.
+
+    Raises:
+        UserError: `money` is set but `price` is not.
     """
 
     def __init__(
@@ -97,7 +109,7 @@ class Budget:
         self._settled = asyncio.Event()
 
     def exceeded(self, usage: Usage) -> str | None:
-        """Which limit a usage would break, or None."""
+        """The limit that a usage exceeds, in words; None if it exceeds none."""
         if self.requests and usage.requests > self.requests:
             return f"{self.requests} requests"
         if self.tokens and usage.tokens > self.tokens:
@@ -107,10 +119,10 @@ class Budget:
         return None
 
     async def reserve(self, worst: Usage) -> None:
-        """Set aside the most that one request can use.
+        """Reserve the most that one request can use; wait while running requests may still free budget.
 
         Raises:
-            BudgetError: it does not fit, and nothing under way can change that.
+            BudgetError: the request does not fit and no request is running.
         """
         while limit := self.exceeded(self.spent + self._reserved + worst):
             if self._reserved == Usage():
@@ -119,7 +131,7 @@ class Budget:
         self._reserved += worst
 
     def settle(self, worst: Usage, used: Usage) -> None:
-        """Give back a reservation and book what was really used."""
+        """Release a reservation and book the actual usage."""
         self._reserved -= worst
         self.spent += used
         self._settled.set()

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible chat endpoint as a sampler; `endpoint.py` has the patience, the budget and the typed errors."""
+"""Sampler for OpenAI-compatible chat endpoints; `endpoint.py` handles retries, timeouts, budgets and typed errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ChatSampler:
     """A chat model behind an endpoint; used inside one event loop.
 
     Args:
-        config: endpoint, model and how to ask it.
-        budget: what all requests together may use.
-        tool_description: what to tell a model about the `python` tool.
+        config: endpoint, model and sampling settings.
+        budget: shared by all requests; no limit if None.
+        tool_description: description of the `python` tool sent to the model.
         single: see `Endpoint`.
 
     Raises:
-        UserError: no model, or a URL that is none or that holds a password.
+        UserError: no model is named, or the URL is invalid or contains a password.
     """
 
     name = "chat"
@@ -89,7 +89,7 @@ class ChatSampler:
 
 
 def _message(turn: Turn) -> dict[str, Any]:
-    """A turn as the protocol writes it."""
+    """A turn as a message of the chat completions protocol."""
     if turn.role == "tool":
         return {"role": "tool", "tool_call_id": turn.tool_id, "content": turn.text}
     message: dict[str, Any] = {"role": turn.role, "content": turn.text}

@@ -1,9 +1,9 @@
-"""An OpenAI-compatible server: connection reuse, time-outs, retries with back-off, budgets, typed errors.
+"""Client for one OpenAI-compatible server: connection reuse, timeouts, retries with back-off, budgets, typed errors.
 
-The official client speaks the protocol; retries are ours alone, since its own neither see answers that are malformed
-or empty nor count against a budget nor hold back the other requests when the server asks for a pause. The key comes
-from the environment and is taken out of every text that leaves this module. What is asked, and how its answer is
-read, is for the samplers that use it: `chat.py` and `native_completions.py`.
+The official client implements the protocol, with its own retries switched off: they do not cover malformed or empty
+answers, do not count against a budget, and do not hold back other requests when the server asks for a pause. The API
+key is read from the environment and removed from every text that leaves this module. The callers build the requests
+and parse the answers: `clients/chat.py`, `construct/samplers/native_completions.py` and `generate/server.py`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from reflectioncoder.clients.messages import Reason, SamplerError
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.errors import UserError
 
-NO_KEY = "none"  # what is sent where no key is set: local servers do not look at it
+NO_KEY = "none"  # sent if no key is set; local servers ignore it
 LONGEST_PAUSE = 30.0
-PATIENCE = 10  # times the longest wait, for a server that asks to come back later again and again
-DOWN_AFTER = 3  # requests given up one after the other, none answered in between
-PAID_RETRIES = 2  # of answers that are empty or endless: each may be billed
-SHORTEST_KEY = 6  # a shorter one is no secret, and taking it out of texts would spoil them
+PATIENCE = 10  # how often the longest wait is granted to a server that keeps asking to retry later
+DOWN_AFTER = 3  # requests given up in a row, with no answer in between
+PAID_RETRIES = 2  # retries after empty or endless answers, each of which may be billed
+SHORTEST_KEY = 6  # characters; a shorter key is not a secret, and removing it would garble texts
 
 
 class Billed(Protocol):
-    """What an answer is read as; it knows what it cost."""
+    """A parsed answer with its usage."""
 
     @property
     def usage(self) -> Usage:
-        """Of the one request that it came by."""
+        """Usage of the request that returned the answer."""
         ...
 
 
@@ -48,18 +48,18 @@ Create = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 class Endpoint:
-    """A server and how patiently it is asked; used inside one event loop.
+    """Client for one OpenAI-compatible server, with retries and timeouts; used inside one event loop.
 
     Args:
-        config: where it is and how to ask it.
-        model: its name there.
-        budget: what all requests together may use.
-        serves: what it is asked for, in words.
-        single: a refusal is said to be one, `final` where it is a content filter's; otherwise the first request that is
-            refused, before any was answered, is taken to show that no request of this kind will do.
+        config: URL, key variable, timeouts and retries.
+        model: the model's name on the server.
+        budget: shared by all requests; no limit if None.
+        serves: what the server is asked for, in words, for error messages.
+        single: report each refused request as refused (`final` if a content filter refused it). If False, a refusal
+            before the first answer counts as a bad request that would fail for every problem.
 
     Raises:
-        UserError: no model, or a URL that is none or that holds a password.
+        UserError: no model is named, or the URL is invalid or contains a password.
     """
 
     def __init__(
@@ -91,26 +91,26 @@ class Endpoint:
         self._stopped = asyncio.Event()
 
     def stop(self) -> None:
-        """No further requests; those that wait for a retry give up at once."""
+        """Send no further requests; requests waiting for a retry fail at once."""
         self._stopped.set()
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         await self.client.close()
 
     async def ask(
         self, create: Create, parameters: Mapping[str, Any], worst: Usage, read: Callable[[bytes], R]
     ) -> tuple[R, Usage]:
-        """One answer, after as many attempts as it takes.
+        """Request one answer, with retries.
 
         Args:
             create: method of `client` that opens a streaming response.
-            parameters: of the request.
+            parameters: parameters of the request.
             worst: the most that one attempt can use.
-            read: what to make of a body; raises `error(...)` where there is no answer in it.
+            read: parses a response body; raises `error(...)` if it contains no answer.
 
         Returns:
-            what `read` gave, and what the attempts before it have used for nothing.
+            the result of `read`, and the usage of the failed attempts before it.
 
         Raises:
             SamplerError, BudgetError: see `Sampler`.
@@ -118,7 +118,7 @@ class Endpoint:
         started, spent, failures = time.monotonic(), Usage(), 0
         while True:
             while (wait := self._not_before - time.monotonic()) > 0:
-                await self._pause(wait + random.uniform(0, min(wait, 1.0)), spent)  # not all in the same instant
+                await self._pause(wait + random.uniform(0, min(wait, 1.0)), spent)  # jitter
             await self._pause(0, spent)
             try:
                 await self.budget.reserve(worst)
@@ -140,7 +140,7 @@ class Endpoint:
             spent += used
             waited = time.monotonic() - started
             if failure.wait is None or waited > PATIENCE * self._config.longest_wait:
-                failures += 1  # a server that says when to come back has not failed
+                failures += 1  # being asked to wait is not a failure
             self._give_up_or_go_on(failure, failures, spent)
             if failure.wait is not None:
                 self._not_before = max(self._not_before, time.monotonic() + failure.wait)  # the others wait too
@@ -158,11 +158,11 @@ class Endpoint:
             raise SamplerError("stopped", "the build is stopping", spent)
 
     def _give_up_or_go_on(self, failure: SamplerError, failures: int, spent: Usage) -> None:
-        """Raise where another attempt is of no use; return where one is due."""
+        """Raise if another attempt is pointless; return if one is due."""
         reason, detail = failure.reason, failure.detail
         if failure.fatal or failure.final or reason == "refused":
             if reason == "refused" and not self._answered and not self._single:
-                reason = "bad_request"  # not this problem: it never did answer anything
+                reason = "bad_request"  # nothing was answered yet, so the request is at fault, not this problem
             raise SamplerError(reason, detail, spent, final=failure.final)
         if failure.wait is not None and failure.wait > self._config.longest_wait:
             raise SamplerError("quota", f"{detail}: asks to wait {failure.wait:.0f} s; start again later", spent)
@@ -177,10 +177,10 @@ class Endpoint:
             raise SamplerError(reason, detail, spent)
 
     async def _request(self, create: Create, parameters: Mapping[str, Any], worst: Usage) -> bytes:
-        """The body of one HTTP request."""
+        """Send one HTTP request and return the response body."""
         config = self._config
         try:
-            async with asyncio.timeout(config.timeout):  # the client's own limit is for each read
+            async with asyncio.timeout(config.timeout):  # the client's own timeout applies to each read only
                 return await self._body(create, parameters, worst)
         except TimeoutError:
             raise self.error("timeout", f"no whole answer in {config.timeout:g} s") from None
@@ -199,8 +199,8 @@ class Endpoint:
             raise self.error("malformed", f"{type(error).__name__}: {error}") from None
 
     async def _body(self, create: Create, parameters: Mapping[str, Any], worst: Usage) -> bytes:
-        # read in pieces: an answer without end must not fill the memory
-        most = 65_536 + 64 * worst.tokens_out + 16 * worst.tokens_in  # some servers say the prompt back
+        # read in chunks, so that an endless answer cannot fill the memory
+        most = 65_536 + 64 * worst.tokens_out + 16 * worst.tokens_in  # some servers echo the prompt
         body = bytearray()
         async with create(**parameters) as response:
             async for piece in response.iter_bytes(65_536):
@@ -240,17 +240,17 @@ class Endpoint:
     def error(
         self, reason: Reason, detail: str, usage: Usage | None = None, wait: float | None = None, final: bool = False
     ) -> SamplerError:
-        """A typed error whose line holds no key; its usage is what the server has billed, as far as it says."""
+        """Make a typed error with the key removed from its text; usage defaults to one request without tokens."""
         line = " ".join(self.public(detail).split())[:300]
         return SamplerError(reason, line, usage or Usage(1), wait, final)
 
     def public(self, text: str) -> str:
-        """A text without the key."""
+        """A text with the API key removed."""
         return text.replace(self._secret, "***") if self._secret else text
 
 
 def check_endpoint(config: ChatConfig, model: str) -> None:
-    """Raise UserError for no model, a URL that is none or holds a password, or a limit of 0."""
+    """Raise UserError if no model is named, the URL is invalid or contains a password, or a limit is not positive."""
     url = urlsplit(config.base_url)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise UserError(f"chat.base_url = '{config.base_url}': expected http://HOST:PORT/v1 or https://HOST/v1")
@@ -267,7 +267,7 @@ def check_endpoint(config: ChatConfig, model: str) -> None:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds that the server asks to wait, from a number or a date, or None."""
+    """Seconds to wait from a `Retry-After` header (a number or a date), or None."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit

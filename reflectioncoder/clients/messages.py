@@ -1,9 +1,8 @@
-"""What answers in a conversation, and what it may cost: samplers, their typed errors, usage, prices, budgets.
+"""The sampler interface: messages, answers and typed errors. The network code is in `endpoint.py`.
 
-A `Sampler` turns messages into an `Answer`. Three kinds of failure are told apart, because they end differently: a
-*fatal* one (wrong key, unknown model) stops the build; one of the *problem* (the model answers nothing, or without
-end) rejects the problem; any other is the server's, and leaves the problem open for a later attempt.
-The network is in `endpoint.py`; this module knows no network.
+A `Sampler` turns messages into an `Answer`. There are three kinds of failure. A *fatal* failure (wrong key, unknown
+model) stops the build. A failure *of the problem* (an empty or endless answer) rejects the problem. Any other failure
+is the server's and leaves the problem open for a later attempt. Usage, prices and budgets are in `budget.py`.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ class Turn:
     """One message of a conversation with a chat model.
 
     Args:
-        role: who says it; "tool" is the result of a tool call.
-        text: what is said.
-        tool_id: of the tool call that an assistant's turn makes or a tool's turn answers, empty where there is none.
+        role: author of the message; "tool" is the result of a tool call.
+        text: text of the message.
+        tool_id: id of the tool call that an assistant turn makes or a tool turn answers; empty if there is none.
         tool_code: the code that an assistant's tool call asks to run.
     """
 
@@ -47,16 +46,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """One answer of a model.
 
     Args:
-        text: the message.
-        tool_code: code of its first call of the `python` tool, None where it called nothing.
-        tool_id: of that call.
-        finish: why it stopped: "stop", "tool_calls", "length", or what else the server says.
-        usage: of every request it took, also those that failed.
-        model: what the server calls itself.
-        seconds: wall-clock time, waiting for retries included.
+        text: text of the message.
+        tool_code: code of the first call of the `python` tool; None if there is no call.
+        tool_id: id of that call.
+        finish: why the answer ended: "stop", "tool_calls", "length", or the server's own word.
+        usage: usage of all requests for this answer, failed ones included.
+        model: the model's name as the server reports it.
+        seconds: wall-clock time, waits for retries included.
     """
 
     text: str
@@ -69,9 +68,10 @@ class Answer:
 
 
 class SamplerError(Exception):
-    """No answer: why, in a word and in a line that holds no key; `usage` is what was spent for nothing.
+    """A request that got no answer.
 
-    `wait` is how many seconds the server asks to wait, `final` that another attempt would end the same way.
+    `reason` is a word and `detail` a line without the API key. `usage` is what the failed attempts used. `wait` is the
+    number of seconds the server asks to wait. `final` says that another attempt would fail the same way.
     """
 
     def __init__(
@@ -91,16 +91,16 @@ class SamplerError(Exception):
 
     @property
     def of_the_problem(self) -> bool:
-        """Whether it says something about this problem, not about the server."""
+        """Whether the failure is due to this problem, not to the server."""
         return self.reason in OF_THE_PROBLEM
 
 
 class Sampler(Protocol):
-    """Whatever answers.
+    """Source of a conversation's answers: a model, or recorded answers.
 
     Args:
         name: the kind of sampler, recorded in every sequence.
-        model: what it was asked for.
+        model: name of the requested model.
     """
 
     name: str
@@ -110,21 +110,21 @@ class Sampler(Protocol):
         """Answer a conversation.
 
         Args:
-            messages: all of it so far.
+            messages: the conversation so far.
             problem: id of the problem.
-            number: how many answers the conversation has had.
-            tools: "offered": it may call the `python` tool; "closed": it did earlier but may not now.
+            number: number of answers the conversation already has, from 0.
+            tools: "offered": the model may call the `python` tool; "closed": it was offered before but no longer is.
 
         Raises:
-            SamplerError: no answer, after all the retries there are.
-            BudgetError: not asked, for want of budget.
+            SamplerError: no answer after all retries.
+            BudgetError: the budget does not allow the request.
         """
         ...
 
     def stop(self) -> None:
-        """No further requests; those that wait for a retry give up at once."""
+        """Send no further requests; requests waiting for a retry fail at once."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

@@ -1,8 +1,8 @@
-"""Many problems at once: reflection sequences by mutation or by a chat model, filtered, in files (appendix A).
+"""Build reflection sequences for many problems, by mutation or with a model; filter and export them (appendix A).
 
-Workers turn problems into sequences in any order; this process alone writes them to the ledger, and at the end exports
-them in the order of the problems. So the files do not depend on the number of workers, nor on how often the build was
-killed and started again.
+Workers turn problems into sequences in any order. Only this process writes to the ledger, and at the end it exports
+the sequences in the order of the problems. The files therefore depend neither on the number of workers nor on how
+often the build was killed and restarted.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
 from reflectioncoder.progress import Meter
 
-# of the chat settings, those that decide what is answered; where the server is and what it may cost may change
+# chat settings that decide the answers; the server's address and the budget may change between runs
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
-# of the native settings, those that do not decide it (as for `generate`, what other rows do to one is not counted)
+# native settings that do not decide the answers (as in `generate`, effects of the batch on one row are ignored)
 NATIVE_FREE = ("batch_size", "device", "replicas")
-ELSEWHERE = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that decide nothing about the sequences
-SHOWN = 20  # bad rows that are named on the screen
-NOTES = "problem_notes.txt"  # all of them
+ELSEWHERE = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that do not affect the sequences
+SHOWN = 20  # bad rows listed on the screen
+NOTES = "problem_notes.txt"  # file that lists all bad rows
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build gave.
+    """Result of a build.
 
     Args:
-        sequences: how many were kept.
-        funnel: "problems", then each reason with the number it took away, then "sequences".
+        sequences: number of sequences kept.
+        funnel: "problems", then the number removed for each reason, then "sequences".
         seconds: wall-clock time of this call.
         path: the file of sequences.
-        stopped: why problems are left over (a spent budget), empty where none are; a later build goes on with them.
+        stopped: why some problems are unfinished (the budget is used up); empty if none are. A later run resumes them.
     """
 
     sequences: int
@@ -74,20 +74,22 @@ class BuildResult:
 
 
 def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
-    """Make, filter and export the reflection sequences of a configuration; goes on where an earlier run stopped.
+    """Make, filter and export the reflection sequences of a configuration; resumes an earlier run.
+
+    Written to `config.output`: `sequences.jsonl` and the files that `formats` names, `instructions.jsonl` (the last
+    round of each sequence alone, for plain instruction tuning), `rejects.jsonl`, `contamination.jsonl`, `funnel.json`,
+    the data card `README.md`, the ledger and the configuration.
 
     Args:
         config: see `BuildConfig`.
-        console: where to report; standard output if not given.
+        console: console for progress and results; standard output if not given.
 
     Returns:
-        the counts; `sequences.jsonl` and what `formats` names, `instructions.jsonl` (the last round of each sequence on
-        its own, for plain instruction tuning), `rejects.jsonl`, `contamination.jsonl`, `funnel.json`, the data card
-        `README.md`, the ledger and the configuration are in `config.output`.
+        the counts of the build.
 
     Raises:
-        UserError: bad input, an output directory of another configuration or in use, or a full disk; what was finished
-            before is kept.
+        UserError: bad input, an output directory in use or made with another configuration, or a full disk. Finished
+            problems are kept.
     """
     started = time.monotonic()
     console = console or Console()
@@ -106,7 +108,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     with fork.opened(output, decided) as ledger:
         funnel = ledger.note("funnel")
         if funnel is not None and all((output / name).is_file() for name in _files(config)):
-            console.print(f"{output}: finished before with this configuration; nothing to do", highlight=False)
+            console.print(f"{output}: already finished with this configuration; nothing to do", highlight=False)
         else:
             save(config, output)
             if skipped or loaded.renamed:
@@ -118,7 +120,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             finished = ledger.finished()
             pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
             if finished:
-                console.print(f"{output}: going on, {len(finished)} problems are finished", highlight=False)
+                console.print(f"{output}: resuming, {len(finished)} problems are finished", highlight=False)
             ledger.note("total", len(problems))
             ledger.note("contaminated", len(banned))
             if pending:
@@ -138,7 +140,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     console.print(f"{result.sequences} sequences in {result.seconds:.1f} s: {result.path}", highlight=False)
     if stopped:
         console.print(
-            f"stopped: {stopped}; {funnel['unfinished']} problems are left, start again with more to go on",
+            f"stopped: {stopped}; {funnel['unfinished']} problems are left; raise the limit and rerun to continue",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
     return result
@@ -174,7 +176,7 @@ def _problems(config: BuildConfig) -> Loaded:
 def _contaminated(
     config: BuildConfig, problems: Sequence[Problem], detector: Callable[[], contamination.Detector], ledger: Ledger
 ) -> list[Contamination]:
-    """The contaminated problems; found once and kept in the ledger, where the references are files."""
+    """The contaminated problems; recorded in the ledger and reused if all references are unchanged files."""
     paths = [Path(source) for source in config.decontaminate]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
     kept = ledger.note("contaminations")
@@ -186,7 +188,7 @@ def _contaminated(
 
 
 def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
-    """All that decides the sequences: settings (not where they go, nor how many work on it), problems, versions."""
+    """Everything that decides the sequences: problems, versions, and settings except output paths and worker counts."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ELSEWHERE}
     chat, native = settings.pop("chat"), settings.pop("native")
     if config.sampler == "mutation":
@@ -208,7 +210,7 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())
-    # the interpreter's tracebacks are part of the sequences
+    # tracebacks, which differ between Python versions, are part of the sequences
     known = {key: value for key, value in versions().items() if key in ("reflectioncoder", "ipython")}
     python = ".".join(platform.python_version_tuple()[:2])
     stable: dict[str, Any] = json.loads(json.dumps({**settings, **known, "python": python}))
@@ -232,7 +234,7 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
             console.print(f"attempt {attempt}: {len(again)} problems without a result from the interpreter")
     raise UserError(
         f"the interpreter gave no result for {len(again)} problems, first {again[0].id}; the others are kept:"
-        " start the build again, with fewer workers if memory is short"
+        " rerun to continue, with fewer workers if memory is short"
     )
 
 
@@ -242,7 +244,7 @@ def _detector(config: BuildConfig) -> contamination.Detector:
 
 
 def _files(config: BuildConfig) -> list[str]:
-    """All that a finished build has written."""
+    """Names of all files that a finished build has written."""
     return [*FILES, *(outputs.FORMATS[name] for name in config.formats)]
 
 
@@ -262,7 +264,7 @@ def _card(
 
 
 def funnel_table(funnel: Mapping[str, int]) -> Table:
-    """How many problems each step took away, and what was left after it."""
+    """The table of how many problems each step removed, and how many were left after it."""
     table = Table("step", title="Funnel")
     table.add_column("removed", justify="right")
     table.add_column("left", justify="right")

@@ -1,7 +1,6 @@
-"""The files of a build, in the order of its problems, with one sequence in memory at a time.
+"""Export the files of a build in the order of its problems, with one sequence in memory at a time.
 
-What became of each problem is read from the ledger as often as it is needed, so a build of any size exports in the
-memory of its problems alone.
+Results are read from the ledger whenever they are needed, so only the problems themselves are held in memory.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contaminatio
 
 
 class Stored(Sequence[Dialogue]):
-    """Sequences that lie in a ledger; each is read when it is asked for.
+    """Sequences stored in a ledger; each is read on access.
 
     Args:
-        ledger: an open one.
-        ids: of finished problems with a sequence, in the order to have.
+        ledger: an open ledger.
+        ids: ids of finished problems with a sequence, in the order of the export.
     """
 
     def __init__(self, ledger: Ledger, ids: Sequence[str]) -> None:
@@ -55,7 +54,7 @@ class Stored(Sequence[Dialogue]):
 
 
 class _Texts(Sequence[tuple[str, str]]):
-    """What duplicates are found by: the instruction and the final code of each sequence."""
+    """Texts in which duplicates are searched: the instruction and the final code of each sequence."""
 
     def __init__(self, stored: Stored, instructions: Mapping[str, str]) -> None:
         self._stored, self._instructions = stored, instructions
@@ -80,12 +79,12 @@ def export(
     """Write `FILES` but for the funnel, and count what was kept.
 
     Args:
-        problems: all of the build.
-        found: contaminated ones.
-        detector: for code that a model wrote, which is seen only now.
-        ledger: with what became of the problems; those it does not know are counted as unfinished.
+        problems: all problems of the build.
+        found: the contaminated problems.
+        detector: checks the code that a model wrote, which did not exist before.
+        ledger: results of the problems; problems without one count as unfinished.
         output: directory of the files.
-        near_duplicates: share of common 5-grams from which two sequences count as the same.
+        near_duplicates: Jaccard index of the 5-grams from which two sequences count as the same; above 1 finds none.
 
     Returns:
         the sequences that were kept, and the funnel.

@@ -1,8 +1,8 @@
-"""A new build that takes over from another what its changed settings do not touch: `build --fork NEW_DIRECTORY`.
+"""Start a new build that reuses the results of another which the changed settings leave valid: `build --fork NEW`.
 
-A ledger belongs to one configuration. Where that changes, most of what was paid for often stays true: what a model
-answered to the same words is its answer whatever the filters say of it. `TOUCHES` says for each setting what it
-decides; a problem is compared by its text. The old ledger is only read, and nobody can build on it meanwhile.
+A ledger belongs to one configuration. When the configuration changes, most of the paid answers often remain valid: a
+model's answer to the same prompt does not depend on the filters. `TOUCHES` lists what each setting affects. Problems
+are compared by their text. The old ledger is opened read-only and locked, so no build can write to it meanwhile.
 """
 
 from __future__ import annotations
@@ -41,37 +41,37 @@ from reflectioncoder.problems.problem import Problem
 
 Touched = Literal["last filters", "problems", "verdicts", "executions", "answers"]
 TOUCHES: Mapping[str, Touched] = {
-    # applied to all sequences together at the end of every build, so nothing recorded depends on them
+    # applied at the end of every build to all sequences together, so no record depends on them
     "near_duplicates": "last filters", "decontaminate": "last filters", "contamination_share": "last filters",
-    # which problems there are
+    # decide which problems there are
     "problems": "problems", "fields": "problems", "split": "problems", "count": "problems", "levels": "problems",
     "problem_texts": "problems", "native.samples": "problems",
-    # what is made of answers and executions
+    # decide the verdict on given answers and executions
     "io_names": "verdicts", "io_match": "verdicts", "max_rounds": "verdicts", "repeats": "verdicts",
     "reflectioncoder": "verdicts",
-    # what a program does, so all that a model said after it was told
+    # decide what a program prints, and so every answer after it
     "seconds": "executions", "memory_mb": "executions", "isolation": "executions", "ipython": "executions",
     "python": "executions",
 }  # fmt: skip
-# every other setting (the model, its prompts, the seed, ...) decides all that a model says
+# every other setting (model, prompts, seed, ...) affects all answers
 ALL: Touched = "answers"
-# raised, a limit touches only what ran into it
+# raising one of these limits affects only the records that ran into it
 EXECUTION_LIMITS = ("seconds", "memory_mb")
 ANSWER_LIMITS = ("chat.max_tokens", "native.max_new_tokens")
-CUT_OFF = "length"  # how an answer ends that ran into its limit
-FACTS = tuple(f"answer_{reason}" for reason in OF_THE_PROBLEM)  # rejections for what a model does, not for our rules
+CUT_OFF = "length"  # `finish` of an answer that ran into the token limit
+FACTS = tuple(f"answer_{reason}" for reason in OF_THE_PROBLEM)  # rejections due to the model, not the filters
 TOO_LONG = "answer_too_long"
 LABELS = ("id", "source", "licence", "level")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What changed settings leave of a build.
+    """Which records of a build stay valid under changed settings.
 
     Args:
-        verdicts: whether what became of the problems stays.
-        executions: which of the programs' results stay: of all, of those that kept within their limits, or none.
-        answers: the same of what the model said.
+        verdicts: whether the verdicts on finished problems stay valid.
+        executions: which executions stay valid: all, those within their limits, or none.
+        answers: the same for the model's answers.
     """
 
     verdicts: bool = True
@@ -79,7 +79,7 @@ class Change:
     answers: Literal["all", "within limits", "none"] = "all"
 
     def keeps(self, event: Event) -> bool:
-        """Whether an event stays, as far as it alone can tell."""
+        """Whether an event stays valid, judged by itself alone."""
         if isinstance(event, Answer):
             return self.answers == "all" or (self.answers == "within limits" and event.finish != CUT_OFF)
         within = not event.detail if isinstance(event, Checked) else event.outcome in ("ok", "error")
@@ -87,7 +87,7 @@ class Change:
 
 
 def change_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
-    """What the differences between two fingerprints leave of the first one's build."""
+    """Compare two fingerprints: which records of the first one's build stay valid under the second."""
     changed = changes(old, new)
     raised = {key for key in changed if key in (*EXECUTION_LIMITS, *ANSWER_LIMITS) and _raised(old, new, key)}
     touched = {TOUCHES.get(key, ALL) for key in changed if key not in raised}
@@ -104,7 +104,7 @@ def _raised(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
 
 
 def digest(problem: Problem) -> str:
-    """Changes with all of a problem that a conversation about it, or its verdict, depends on, but for its id."""
+    """Digest of everything in a problem, except its id, that its conversation or its verdict depends on."""
     parts = repr((problem.instruction, problem.solution, problem.tests, problem.entry_point))
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -117,28 +117,28 @@ def kept(
     rules: Rules,
     kind: type[Conversation] = Conversation,
 ) -> tuple[Entry | None, list[Event]]:
-    """What of a problem's record stays true: the verdict, and the events from the first on that would come again.
+    """The part of a problem's record that stays valid: its verdict, and the longest valid prefix of its events.
 
     Args:
-        problem: as it reads now; its text is the old one.
-        entry: what became of it, None where it is not finished.
-        events: of its conversation.
-        change: what the changed settings leave.
-        rules: the new ones.
-        kind: of the conversation.
+        problem: the problem in the new build; its text is unchanged.
+        entry: its ledger entry; None if it is not finished.
+        events: the events of its conversation.
+        change: what the changed settings leave valid.
+        rules: the new rules.
+        kind: class of the conversation.
     """
     if change.verdicts:
         return entry, list(events)
     conversation, stay = kind(problem, rules), list[Event]()
     for event in events:
-        # what ends the conversation under the new rules makes the rest superfluous
+        # events after the end of the conversation under the new rules are not needed
         if not change.keeps(event) or not isinstance(event, DUE.get(type(conversation.step), ())):
             break
         stay.append(event)
         try:
             conversation.take(event)
         except Exception:
-            break  # the build will meet it again and reject the problem
+            break  # the new build repeats this event and rejects the problem
     refused = entry is not None and entry.reason in FACTS and not (
         entry.reason == TOO_LONG and change.answers != "all"
     )  # fmt: skip
@@ -147,12 +147,12 @@ def kept(
 
 
 class _Old(Ledger):
-    """A ledger of whatever configuration that is only read; no build can begin on it meanwhile."""
+    """A ledger of any configuration, opened read-only and locked against builds."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.path, self._held, self._database = Path(directory) / "ledger.sqlite", False, None
         if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file; --fork takes over from the build in --output")
+            raise UserError(f"{self.path}: no such file; --fork takes over the results of the build in --output")
         lock = self.path.with_name("ledger.lock")
         try:
             self._lock = Path(lock if lock.is_file() else os.devnull).open(encoding="utf-8")  # noqa: SIM115 - held until `close`
@@ -163,21 +163,21 @@ class _Old(Ledger):
             self.fingerprint: dict[str, Any] = json.loads(rows[0][0] if rows else "")
         except BlockingIOError:
             self._lock.close()
-            raise UserError(f"{self.path}: a build is at work on it; wait for it or stop it") from None
+            raise UserError(f"{self.path}: a build is using it; wait for it or stop it") from None
         except (OSError, sqlite3.Error, ValueError) as error:
             self.close()
             raise error if isinstance(error, UserError) else self._failed(error) from None
 
 
 def offer(changed: Collection[str]) -> str:
-    """What to say of `--fork` to somebody whose settings differ in these."""
+    """The hint about `--fork` for an error message about these changed settings."""
     if decisive := [key for key in changed if TOUCHES.get(key, ALL) == ALL and key not in ANSWER_LIMITS]:
         return f" ({decisive[0]} decides every answer, so nothing can be taken over)"
     return ", or add --fork NEW_DIRECTORY: it takes over what they do not touch and builds the rest there"
 
 
 def opened(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
-    """The ledger of a build. Raises UserError as `Ledger` does, with the offer to fork where that would help."""
+    """Open the ledger of a build. Raises UserError as `Ledger` does, with a hint about `--fork` if that would help."""
     try:
         return Ledger(output, fingerprint)
     except OtherSettingsError as error:
@@ -185,15 +185,15 @@ def opened(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
 
 
 def check(config: BuildConfig, fingerprint: Mapping[str, Any]) -> _Old | None:
-    """The ledger that a build takes over from; None where it has done so before, or takes nothing over.
+    """Open the ledger that a fork takes over; None if the build is no fork or has been forked before.
 
     Raises:
-        UserError: there is none, it is at work, its settings are the same, or these leave nothing of it.
+        UserError: the old ledger is missing or in use, has the same settings, or holds nothing that stays valid.
     """
     if not config.fork:
         return None
     if Path(config.fork).resolve() == Path(config.output).resolve():
-        raise UserError(f"fork: {config.fork} is the directory to take over from; name a new one")
+        raise UserError(f"fork: {config.fork} is the directory of the old build; name a new one")
     if (Path(config.fork) / "ledger.sqlite").is_file():
         found = progress(config.fork)
         if found.forked:
@@ -203,7 +203,7 @@ def check(config: BuildConfig, fingerprint: Mapping[str, Any]) -> _Old | None:
     old = _Old(config.output)
     try:
         if not (changed := changes(old.fingerprint, fingerprint)):
-            raise UserError(f"{old.path}: begun with these very settings; leave --fork out to go on with it")
+            raise UserError(f"{old.path}: has the same settings; to resume it leave out --fork")
         if change_of(old.fingerprint, fingerprint).answers == "none":
             raise UserError(f"{old.path}: nothing to take over{offer(changed)}; give another --output without --fork")
     except UserError:
@@ -216,19 +216,19 @@ def begin(
     ledger: Ledger, fingerprint: Mapping[str, Any], config: BuildConfig, problems: Sequence[Problem],
     banned: Collection[str], old: _Old | None, console: Console,
 ) -> None:  # fmt: skip
-    """Record in a new ledger how its problems read, and what it takes over; at once and only once.
+    """Record the digests of the problems and the records taken over in a new ledger, once and in one transaction.
 
     Args:
-        ledger: of the new build.
-        fingerprint: its settings.
-        config: likewise.
-        problems: all of them.
-        banned: ids of those that need nothing.
-        old: see `check`; closed here.
-        console: where to report.
+        ledger: ledger of the new build.
+        fingerprint: settings of the new build.
+        config: configuration of the new build.
+        problems: all problems of the new build.
+        banned: ids of problems that are not worked on (contaminated).
+        old: the ledger of the old build, see `check`; closed here.
+        console: console for the report.
 
     Raises:
-        UserError: one of the ledgers cannot be read or written, or the new one is of a build that is no fork.
+        UserError: a ledger cannot be read or written, or the new directory holds a build that is no fork.
     """
     if ledger.digests():
         if old is not None:
@@ -243,7 +243,7 @@ def begin(
         with old:
             known = old.digests()
             if not known and old.fingerprint["problem_texts"] == fingerprint["problem_texts"]:
-                known = digests  # begun by a version that did not record them
+                known = digests  # begun by a version that recorded no digests
             same = [item for item in problems if known.get(item.id) == digests[item.id] and item.id not in banned]
             forked = _take_over(old, ledger, config, same, change_of(old.fingerprint, fingerprint))
         ledger.note("forked", forked)
@@ -262,7 +262,7 @@ def _take_over(
         recorded = [from_record(name, value) for name, value in old.events(problem.id) if name != FAILED]
         entry, events = kept(problem, entry, recorded, change, rules, kind)
         for number, event in enumerate(events):
-            new.add_event(problem.id, number, *to_record(event))  # without cost: the other build has paid
+            new.add_event(problem.id, number, *to_record(event))  # at no cost: the old build has paid for it
             usage += event.usage if isinstance(event, Answer) else Usage()
         if entry is not None:
             new.put(relabelled(entry, problem), timed=False)
@@ -276,7 +276,7 @@ def _take_over(
 
 
 def relabelled(entry: Entry, problem: Problem) -> Entry:
-    """An entry with the labels (source, licence, level) that its problem has now."""
+    """An entry with the current labels (source, licence, level) of its problem."""
     if entry.payload is None:
         return entry
     given = labels(problem)

@@ -1,7 +1,7 @@
-"""The kept sequences in the forms that others read: Parquet, a `datasets` directory, and the card that describes them.
+"""Export formats of the kept sequences: Parquet, a `datasets` directory, and the data card.
 
-Every file appears whole or not at all, and depends on the sequences and their configuration alone, not on when or how
-fast they were made. `sequences.jsonl`, in the released schema, is written by `build.py`; it is the original.
+Files are replaced atomically. Their contents depend only on the sequences and the configuration, not on time or speed.
+`sequences.jsonl`, the original in the released schema, is written by `construct/export.py`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 
 def check_formats(formats: Iterable[str]) -> None:
-    """Raise a UserError that names the first format there is not."""
+    """Raise UserError for the first unknown format."""
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"formats: '{name}' is not one of {', '.join(FORMATS)}")
 
 
 def export(directory: Path, dialogues: Sequence[Dialogue], formats: Iterable[str]) -> None:
-    """Write the sequences in every asked format but JSONL.
+    """Write the sequences in every requested format except JSONL.
 
     Raises:
-        UserError: a disk that is full, or no permission; what was there before is left as it was.
+        UserError: the disk is full, or permission is missing; existing files are left unchanged.
     """
     if "parquet" in formats:
         write_parquet(directory / PARQUET, dialogues)
@@ -53,8 +53,10 @@ def export(directory: Path, dialogues: Sequence[Dialogue], formats: Iterable[str
 
 
 def _tables(dialogues: Sequence[Dialogue]) -> Iterator[Any]:
-    """Tables of at most `AT_ONCE` rows; one row a sequence: messages and type as released, what is known of the
-    problem, and the rest as JSON. Without a sequence there is one table without rows."""
+    """Yield tables of at most `AT_ONCE` rows, one row per sequence; one empty table if there are no sequences.
+
+    A row has the messages and type as released, the problem's labels, and the remaining keys as JSON.
+    """
     import pyarrow
 
     text = pyarrow.string()
@@ -78,7 +80,7 @@ def _tables(dialogues: Sequence[Dialogue]) -> Iterator[Any]:
 
 
 def write_parquet(path: Path, dialogues: Sequence[Dialogue]) -> None:
-    """Write sequences as one Parquet file. Raises UserError where that cannot be done."""
+    """Write sequences as one Parquet file. Raises UserError if that fails."""
     import pyarrow.parquet
 
     def write(folder: Path) -> None:
@@ -92,7 +94,7 @@ def write_parquet(path: Path, dialogues: Sequence[Dialogue]) -> None:
 
 
 def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
-    """Write sequences as a directory that `datasets.load_from_disk` reads. Raises UserError where that fails."""
+    """Write sequences as a directory that `datasets.load_from_disk` reads. Raises UserError if that fails."""
     import datasets
     import pyarrow
 
@@ -106,7 +108,7 @@ def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
             for table in itertools.chain((first,), tables):
                 out.write_table(table)
         rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
-        # without a shard an empty one could not be loaded
+        # an empty data set without a shard could not be loaded
         rows.save_to_disk(str(folder / NEW), num_shards=None if len(dialogues) else 1)
 
     hidden = datasets.are_progress_bars_disabled()
@@ -119,7 +121,7 @@ def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
 
 
 def error_of(execution: str) -> str | None:
-    """The type of the exception that an execution block shows, "stopped" for a broken limit, None for neither."""
+    """The exception type shown in an execution block, "stopped" for an exceeded limit, None if neither."""
     if found := RAISED.search(execution):
         return found.group(1)
     if "The interpreter was stopped (" in execution:
@@ -130,14 +132,14 @@ def error_of(execution: str) -> str | None:
 
 @dataclass(frozen=True)
 class Card:
-    """What a data card is written from.
+    """Contents of a data card.
 
     Args:
-        funnel: "problems", then each reason with the number it took away, then "sequences".
-        dialogues: those kept.
+        funnel: "problems", then the number removed for each reason, then "sequences".
+        dialogues: the kept sequences.
         origins: (source, licence) of each problem that was read.
-        how: settings and versions, by name, in the order in which they are shown.
-        formats: of the sequences' files.
+        how: settings and versions by name, in the order shown.
+        formats: formats of the sequence files.
     """
 
     funnel: Mapping[str, int]
@@ -148,7 +150,7 @@ class Card:
 
 
 def write_card(directory: Path, card: Card) -> Path:
-    """Write the card as `README.md`, or as `data_card.md` beside a README that is not ours."""
+    """Write the card as `README.md`, or as `data_card.md` if the folder has a README of another origin."""
     path = directory / CARD
     if path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace"):
         path = directory / "data_card.md"
@@ -157,7 +159,7 @@ def write_card(directory: Path, card: Card) -> Path:
 
 
 def render_card(card: Card) -> str:
-    """The card in Markdown, with the head that the Hugging Face hub reads."""
+    """The card in Markdown, with the YAML header that the Hugging Face hub reads."""
     sources = Counter(card.origins)
     used, rounds, errors = Counter[tuple[str, str]](), Counter[int](), Counter[str]()
     lengths: dict[str, list[int]] = {"whole dialogue": [], "reflection sequence": [], "final answer": []}

@@ -1,8 +1,8 @@
 """The fixed texts put to a model: reflection instructions and the re-answer prompt.
 
-The reflection instructions ask for the same as the prompt of section 3.1, in this project's own words and in a few
-variants, so that a model does not learn one opening by heart. `Prompts` holds all that a chat model is told in the two
-stages; a TOML file with keys of the same names overrides any of it. `PROMPT_VERSION` changes with every text here and
+The reflection instructions ask for the same as the prompt of section 3.1 in this project's own words. There are
+several variants, so that a model does not memorize one opening. `Prompts` holds every text that a chat model gets in
+the two stages; a TOML file with the same keys overrides any of them. `PROMPT_VERSION` changes with every text here and
 is recorded in the provenance of each sequence.
 """
 
@@ -63,21 +63,21 @@ def reflection_instruction(problem: str, variant: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a chat model is told while it builds a reflection sequence (section 3.1).
+    """The texts that a chat model gets while it builds a reflection sequence (section 3.1).
 
-    Placeholders are `{problem}`, and `{output}` for what the interpreter printed.
+    Placeholders are `{problem}`, and `{output}` for the interpreter's output.
 
     Args:
-        version: recorded in every sequence; for a file of one's own without a version, a digest of its texts.
-        system_fenced: how a conversation goes where code stands in the answer.
-        system_tools: the same where the model calls a tool.
-        tool: description of that tool.
+        version: recorded in every sequence; a digest of the texts for a prompts file without a version.
+        system_fenced: system prompt for code in fenced blocks.
+        system_tools: system prompt for code in tool calls.
+        tool: description of the `python` tool.
         reflection: wordings of the first user message; one is drawn for each problem.
-        failed: a run that ended in an error.
-        untested: a run that ended well but asserted nothing.
-        passed: a run whose asserts held; `reanswer` follows.
-        no_code: the answer to an answer without code.
-        reanswer: the second stage.
+        failed: message after a run that ended in an error.
+        untested: message after a run that succeeded without any assert.
+        passed: message after a run whose asserts all passed; `reanswer` follows.
+        no_code: message after an answer without code.
+        reanswer: prompt of the second stage.
     """
 
     version: str = PROMPT_VERSION
@@ -110,15 +110,16 @@ class Prompts:
 
     @property
     def digest(self) -> str:
-        """Changes with any text."""
+        """Digest of all texts: 16 hexadecimal digits."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_prompts(path: str | os.PathLike[str] = "") -> Prompts:
-    """Our own prompts, or those with what a TOML file overrides.
+    """Load the prompts: the defaults, overridden by the keys of a TOML file if one is given.
 
     Raises:
-        UserError: no such file, an unknown key, a text that lacks its placeholder, or not text at all.
+        UserError: the file is missing or no TOML, or has an unknown key, a value that is not text, or a text without
+            its placeholder.
     """
     prompts = Prompts()
     if not path:
@@ -133,7 +134,7 @@ def load_prompts(path: str | os.PathLike[str] = "") -> Prompts:
     known = {item.name: getattr(prompts, item.name) for item in dataclasses.fields(prompts)}
     for key, value in table.items():
         if key not in known:
-            raise UserError(f"{where}: unknown key '{key}'; there are {', '.join(known)}")
+            raise UserError(f"{where}: unknown key '{key}'; known keys are {', '.join(known)}")
         texts = value if key == "reflection" and isinstance(value, list) else [value]
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise UserError(f"{where}: key '{key}' must be text{' or a list of it' if key == 'reflection' else ''}")

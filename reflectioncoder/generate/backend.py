@@ -1,4 +1,4 @@
-"""What completes prompts: the interface of the three back ends."""
+"""The interface of the three back ends that complete prompts."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Protocol
 
 from reflectioncoder.generate.completions import Completion
 
-if TYPE_CHECKING:  # a server's completions take no torch
+if TYPE_CHECKING:  # the server back end must not import torch
     pass
 
 Key = tuple[str, int]  # a problem's id and a sample
-Keep = Callable[[Completion, int], None]  # takes a completion that has ended, and its number of tokens
+Keep = Callable[[Completion, int], None]  # called with a finished completion and its number of tokens
 
 
 class Backend(Protocol):
-    """Whatever completes prompts.
+    """A back end that completes prompts.
 
     Args:
         wanted: all completions of the run in order, each with the hash of its prompt.
-        fingerprint: of the model.
-        paid: a completion is worth waiting for the disk.
+        fingerprint: fingerprint of the model.
+        paid: whether completions cost money, so that each is synced to disk before the run continues.
     """
 
     wanted: dict[Key, str]
@@ -28,13 +28,13 @@ class Backend(Protocol):
     paid: bool
 
     def load(self) -> None:
-        """Get ready; only called where something is missing."""
+        """Load the model or connect; called only if completions are missing."""
         ...
 
     def complete(self, missing: Sequence[Key], keep: Keep) -> None:
-        """Make these completions and hand over each as soon as it ends, in any order.
+        """Make these completions and pass each to `keep` as soon as it is finished, in any order.
 
         Raises:
-            UserError: some cannot be made; those that were handed over are kept.
+            UserError: some completions cannot be made; those passed to `keep` stay on disk.
         """
         ...

@@ -1,4 +1,4 @@
-"""Completions: what a model answered, cleaned and as it was; their lines on disk. Needs no model and no torch."""
+"""Completions: the model's answers, cleaned and raw, and their lines on disk. Needs no model and no torch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Completion:
     """An answer of the model.
 
     Args:
-        task_id: of the problem.
+        task_id: id of the problem.
         sample: index among the problem's samples.
         completion: cleaned code.
-        raw: what the model wrote, up to and including the stop text.
+        raw: the model's output, up to and including the stop text.
         prompt: hash of the prompt; empty for files made elsewhere.
-        whole: the code is a whole program, not to be put behind the prompt.
-        error: why there is no answer, in the server's words; such a completion is empty.
-        finish: why the answer ended: "end" (the model said so), "stop" (a text of the task), "length" (no tokens left),
-            or a server's word; empty where that is not known.
+        whole: whether the code is a whole program, not a continuation of the prompt.
+        error: why there is no answer, as the server reports it; such a completion is empty.
+        finish: why the answer ended: "end" (end token), "stop" (a stop text of the task), "length" (token limit), or
+            the server's own word; empty if unknown.
     """
 
     task_id: str
@@ -45,16 +45,16 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
-        """Whether the answer ran out of tokens before its code ended; prose that is cut off costs nothing."""
+        """Whether the token limit cut off the code; text cut off after the code does not count."""
         return self.finish == "length" and self.raw.replace("\r\n", "\n").rstrip().endswith(self.completion.rstrip())
 
 
 def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
-    """The code of an answer whose opening fence stood in the prompt.
+    """Extract the code of an answer whose opening fence was in the prompt.
 
-    A fence at the very beginning (the model opened its answer again) is dropped; the code ends at the first stop
-    text, usually the closing fence at the beginning of a line. Indentation of the first line is kept, because the
-    answer may be the body of a function.
+    A fence at the very beginning (the model repeated it) is dropped. The code ends at the first stop text, usually the
+    closing fence at the start of a line. The first line keeps its indentation, because the answer may be the body of a
+    function.
     """
     text = raw.replace("\r\n", "\n")
     first, newline, rest = text.lstrip("\n").partition("\n")
@@ -71,16 +71,16 @@ _FENCE = re.compile(rf"^(?P<indent>{_ITEM}|[^\S\n]*)```(?P<name>[\w+#.-]*)[^\S\n
 
 
 def clean_answer(raw: str, language: str = "python") -> str:
-    """The code of a chat answer that opens its fence itself, perhaps after some prose.
+    """Extract the code of a chat answer that opens its fence itself, perhaps after some prose.
 
-    It is what stands in the first block of the language; without one, in the block that begins the answer, the first
-    that names any language, or the first at all. An answer without an opening fence is code from its beginning.
-    Fences are indented in the items of a list only (elsewhere they belong to the code), and their code with them.
-    What a reasoning model thinks aloud is left out.
+    The code is the first block of the language; failing that the block at the start of the answer, the first block with
+    any language, or the first block. An answer without an opening fence is all code. Indented fences count only in list
+    items (elsewhere they are part of the code); their code is dedented with them. The thinking part of a reasoning
+    model's answer is removed.
 
     Args:
         raw: the answer.
-        language: how the task's fences call it, in lower case.
+        language: the language's name in the task's fences, in lower case.
     """
     text = without_thoughts(raw.replace("\r\n", "\n"))
     names = PYTHON if language in PYTHON else (language,)
@@ -103,19 +103,20 @@ def clean_answer(raw: str, language: str = "python") -> str:
 
 
 def iter_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """The rows of a file of JSON lines, or of a folder with a JSON file a problem, as MultiPL-E leaves its results.
+    """The rows of a JSONL file, or of a folder with one JSON file per problem, as MultiPL-E writes its results.
 
     Yields:
-        The name of each row's place, and its value. In a folder those are files .json and .json.gz, in order of names.
+        The location of each row, for messages, and its value. In a folder the rows are the files .json and .json.gz,
+        sorted by name.
 
     Raises:
-        UserError: nothing there, or bytes that are not JSON in UTF-8.
+        UserError: nothing is there, or the bytes are not JSON in UTF-8.
     """
     folder = Path(path)
     if not folder.is_dir():
         yield from iter_jsonl(path)
         return
-    # MultiPL-E puts the verdicts of its own run beside the completions.
+    # MultiPL-E writes the verdicts of its own run beside the completions.
     files = [file for file in sorted(folder.glob("*.json*")) if re.search(r"(?<!\.results)\.json(\.gz)?$", file.name)]
     if not files:
         raise UserError(f"folder {folder}: holds no .json or .json.gz files of completions")
@@ -138,7 +139,7 @@ def line_of(completion: Completion) -> str:
 
 
 def read_completion(row: Any, where: str) -> Completion:
-    """A completion from a line: "completion", or "solution", which is whole and goes first, as in evalplus.
+    """Read a completion from a line: "completion", or "solution", a whole program that takes precedence (evalplus).
 
     Raises:
         UserError: the line holds neither.

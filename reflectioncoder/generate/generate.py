@@ -1,11 +1,11 @@
 """Prompts of a task to completions on disk, resumable.
 
-Each completion is a line {"task_id", "sample", "completion", "raw", "prompt", "finish"}, written as soon as it ends;
-a run that was killed goes on with what is missing. Beside the file lie its configuration and a fingerprint of the
-model, so that completions of another setting or of a model that was trained anew are not taken for this one's.
+Each completion is a line {"task_id", "sample", "completion", "raw", "prompt", "finish"}, written as soon as it is
+finished; after a kill the next run makes only the missing ones. The configuration and a fingerprint of the model are
+stored beside the file, so that completions of other settings or of a retrained model are not mixed with these.
 
-This module needs no torch until a model is decoded with here; `generate_server.py` asks one behind a server,
-`generate_vllm.py` runs one in vLLM.
+This module imports torch only to decode locally (`local.py`); `server.py` uses a model behind a server, `vllm.py` runs
+one in vLLM.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from reflectioncoder.files.jsonl import iter_jsonl, write_lines
 from reflectioncoder.generate.completions import Completion, line_of, read_completion
 from reflectioncoder.tasks.registry import get_task, task_options
 
-if TYPE_CHECKING:  # a server's completions take no torch
+if TYPE_CHECKING:  # the server back end must not import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflectioncoder.models.decode import Report
 from reflectioncoder.generate.backend import Backend, Key
 from reflectioncoder.generate.local import Local
 
-# Settings that do not change what a completion is: where it is kept, how fast it comes, how many there are; and where
-# the problems are, for each completion has its prompt's hash.
+# Settings that do not affect a single completion: output path, speed, number of completions; and the path of the
+# problems, because each completion has the hash of its prompt.
 FREE = ("output", "batch_size", "limit", "samples", "device", "most_stops", "chat", "data")
-HERE = ("model", "precision")  # say nothing about a model behind a server
+HERE = ("model", "precision")  # settings without meaning for a model behind a server
 
 ELSEWHERE = "choose another file with --output (--generate.output of evaluate)"
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a run made: all completions in order, and of those that were new the tokens and seconds."""
+    """Result of a run: all completions in order, and the tokens and seconds of the new ones."""
 
     path: Path
     completions: tuple[Completion, ...]
@@ -54,12 +54,12 @@ class Generated:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed, 0 where nothing was missing."""
+        """Decoding speed in tokens per second; 0 if no completion was missing."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
 def output_of(config: GenerateConfig) -> str:
-    """Where completions go: `config.output`, or a file of its own for each task and model below runs/completions."""
+    """The output file: `config.output`, or a file per task and model under runs/completions."""
     if config.output:
         return config.output
     model = config.chat.model if config.backend == "server" else config.model
@@ -74,16 +74,16 @@ def generate(
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Generated:
-    """Generate what is missing in the file of completions (`output_of`) and return all completions of the task.
+    """Generate the completions missing in the output file (`output_of`) and return all completions of the task.
 
     Args:
-        config: model, task and decoding.
-        report: called after each completion with how many are done, of how many, and tokens a second.
-        model: the model, where it is loaded already; otherwise `config.model` is loaded if anything is missing.
-        tokenizer: the model's.
+        config: model, task and decoding settings.
+        report: called after each completion with the number done, the total, and tokens per second.
+        model: the model if it is already loaded; otherwise `config.model` is loaded if completions are missing.
+        tokenizer: the model's tokenizer.
 
     Raises:
-        UserError: a bad setting, a file of another setting, or no such model or task.
+        UserError: an invalid setting, an output file made with other settings, or an unknown model or task.
     """
     check_settings(config)
     config = dataclasses.replace(config, output=output_of(config))
@@ -126,7 +126,7 @@ def generate(
             raise UserError(f"cannot write {path}: {error.strerror}; what is in it can be resumed") from None
         seconds = time.perf_counter() - started
     completions = tuple(found[key] for key in backend.wanted)
-    if missing:  # lines in the order of the task, whatever order they ended in
+    if missing:  # rewrite the lines in the order of the task
         rest = sorted((c for key, c in found.items() if key not in backend.wanted), key=lambda c: (c.task_id, c.sample))
         write_lines(path, map(line_of, [*completions, *rest]))
     return Generated(path, completions, len(missing), tokens, seconds)
@@ -143,10 +143,10 @@ def check_settings(config: GenerateConfig) -> None:
 
 
 def guard(config: GenerateConfig, path: Path, model: str) -> None:
-    """Write the configuration beside `path`, or make sure that the one there is the same.
+    """Write the configuration beside `path`, or check that the existing one is the same.
 
     Raises:
-        UserError: completions of another setting or model are there already.
+        UserError: `path` holds completions of other settings or of another model.
     """
     state = path.with_name(f"{path.stem}.model.json")
     saved = path.with_name(f"{path.stem}.toml")
@@ -167,24 +167,24 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
 
 
 def _deciding(config: GenerateConfig) -> dict[str, Any]:
-    """The settings that decide what a completion is, the back end first."""
+    """The settings that decide a completion, the back end first."""
     names = ["backend", *(entry.name for entry in dataclasses.fields(config) if entry.name not in FREE)]
     if config.backend != "server":
         return {name: getattr(config, name) for name in names}
-    # where the server is and what it may cost may change, as for a build
+    # the server's address and the budget may change between runs, as for a build
     served = {"chat.model": config.chat.model, "chat.temperature left out": config.chat.temperature < 0}
     return {name: getattr(config, name) for name in names if name not in HERE} | served
 
 
 def read_finished(path: Path, wanted: Mapping[Key, str]) -> dict[Key, Completion]:
-    """Completions that are in the file already; a last line cut off by a kill is removed from it.
+    """Read the existing completions; a last line cut off by a kill is removed from the file.
 
     Args:
-        path: the file, which need not be there.
+        path: the file; it need not exist.
         wanted: hashes of the prompts, see `Backend`.
 
     Raises:
-        UserError: a line that is not a completion, or one of another prompt.
+        UserError: a line is not a completion, or belongs to another prompt.
     """
     if not path.exists():
         return {}

@@ -1,4 +1,4 @@
-"""Prompts to token ids, and the back end that decodes them here with transformers."""
+"""Encoding of prompts, and the back end that decodes on this machine with transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.generate.completions import Completion, clean_completion
 from reflectioncoder.tasks.base import FENCE_STOP, Prompt, Task
 
-if TYPE_CHECKING:  # a server's completions take no torch
+if TYPE_CHECKING:  # the server back end must not import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflectioncoder.models.decode import Request
@@ -18,7 +18,7 @@ from reflectioncoder.generate.backend import Keep, Key
 
 
 def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """`auto` as the style it means for this model. Raises UserError where a style cannot be had."""
+    """The prompt style, with `auto` resolved for this model. Raises UserError if the model cannot use the style."""
     from reflectioncoder.dialogues.tokens import knows_format
 
     if style == "auto":
@@ -29,7 +29,7 @@ def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a prompt; in the styles `native` and `chat` the answer has already begun."""
+    """Token ids of a prompt; in the styles `native` and `chat` they include the opening of the answer."""
     from reflectioncoder.dialogues.tokens import prompt_ids
 
     if style == "native":
@@ -60,7 +60,7 @@ def make_requests(
 
 
 class Local:
-    """A model decoded here, with transformers. See `Backend` and, for the arguments, `generate`."""
+    """Back end that decodes on this machine with transformers. See `Backend`; for the arguments see `generate`."""
 
     paid = False
 

@@ -1,13 +1,13 @@
-"""A model behind any OpenAI-compatible server as a back end of `generate.py`; needs no torch.
+"""Back end of `generate.py` for a model behind any OpenAI-compatible server; needs no torch.
 
-Style `chat` asks `/v1/chat/completions`: the instruction is one user message, the server renders the model's template,
-and nothing begins the answer, so its code is looked for (`clean_answer`). Style `plain` asks `/v1/completions` to go on
-with the task's prompt. Every sample is a request of its own, so that a run can go on with what is missing.
+Style `chat` uses `/v1/chat/completions`: the instruction is one user message, the server renders the model's template,
+and the answer has no given opening, so `clean_answer` extracts its code. Style `plain` uses `/v1/completions` to
+continue the task's prompt. Every sample is a separate request, so that a later run can make only the missing ones.
 
-Patience, budgets and typed errors are those of `endpoint.py`. A failure that is the problem's own (a content filter,
-a prompt too long, no answer in three attempts) is kept as an empty completion with its reason in "error" and is not
-asked for again; any other leaves the completion missing, for the next run. What was used is kept beside the
-completions, so that a budget holds for all runs together.
+Retries, budgets and typed errors come from `clients/endpoint.py`. A failure due to the problem (a content filter, a
+prompt that is too long, no answer in three attempts) is stored as an empty completion with its reason in "error" and
+not requested again; after any other failure the completion stays missing, for the next run. The usage is stored beside
+the completions, so that the budget covers all runs together.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from reflectioncoder.generate.backend import Keep, Key
 from reflectioncoder.generate.completions import Completion, clean_answer, clean_completion
 from reflectioncoder.tasks.base import Prompt, Task
 
-REFUSED = 3  # requests in a row, before any was answered, that show that the server takes none of this kind
-ATTEMPTS = 2  # at completions that the server failed to give, each with all the retries there are
+REFUSED = 3  # refused requests in a row, before the first answer, that show that the server accepts none of this kind
+ATTEMPTS = 2  # attempts at a completion that the server failed to give, each with all retries
 
 
 class Asker(Protocol):
-    """One way to ask for a completion; used inside one event loop."""
+    """A way to request completions; used inside one event loop."""
 
     async def ask(self, prompt: Prompt, sample: int) -> Answer:
-        """What the model says. Raises SamplerError and BudgetError as a `Sampler` does."""
+        """The model's answer. Raises SamplerError and BudgetError as a `Sampler` does."""
         ...
 
     def stop(self) -> None:
@@ -58,11 +58,11 @@ class Server:
     """See `Backend` of `generate.py`.
 
     Args:
-        config: where the server is and how to ask it.
-        task: whose prompts it completes.
+        config: URL, timeouts, retries and sampling settings.
+        task: the task whose prompts are completed.
 
     Raises:
-        UserError: a style that a server does not have, or settings of the server that make no sense.
+        UserError: a prompt style that servers do not support, or invalid server settings.
     """
 
     paid = True
@@ -91,7 +91,7 @@ class Server:
             for prompt in self._prompts.values()
             for sample in range(config.samples)
         }
-        self.fingerprint = self._chat.model  # all that a server says about its weights
+        self.fingerprint = self._chat.model  # a server reports nothing else about its weights
         self._kept = Path(config.output).with_name(f"{Path(config.output).stem}.usage.json")
 
     def _hash(self, prompt: Prompt) -> str:
@@ -135,7 +135,7 @@ class Server:
         return self._prompts[key[0]]
 
     def _spent(self) -> Usage:
-        """What earlier runs have used."""
+        """Usage of earlier runs."""
         if not self._kept.exists():
             return Usage()
         try:
@@ -148,25 +148,25 @@ class Server:
 
 
 class _Run:
-    """Many requests at once.
+    """A run of concurrent requests.
 
     Args:
-        asker: how to ask.
-        server: what to ask.
+        asker: sends the requests.
+        server: the back end with the prompts and settings.
         keep: see `Backend`.
-        works: the server has answered in an earlier run, so what it refuses is refused for its content.
+        works: whether the server has answered in an earlier run, so that refusals are due to the content.
     """
 
     def __init__(self, asker: Asker, server: Server, keep: Keep, works: bool) -> None:
         self._asker, self._server, self._deliver, self._works = asker, server, keep, works
-        self._refused: list[Completion] = []  # until it is known whether the server works
-        self.left: dict[Key, str] = {}  # without an answer, and why
-        self.over = ""  # why nothing else is asked
-        self.spent = False  # it is the budget
+        self._refused: list[Completion] = []  # held back until it is known whether the server works
+        self.left: dict[Key, str] = {}  # completions without an answer, with the reason
+        self.over = ""  # why no further requests are sent
+        self.spent = False  # whether the budget is the reason
         self.done = 0
 
     async def all(self, keys: Sequence[Key], at_once: int, after: Callable[[], None]) -> None:
-        """Ask for all of these, unless something fatal ends it; what is under way then is waited for and kept."""
+        """Request all of these. A fatal failure stops new requests; running ones are awaited and kept."""
 
         async def work(keys: Iterator[Key]) -> None:
             for key in keys:
@@ -216,7 +216,7 @@ class _Run:
             self._keep(ended, answer.usage.tokens_out)
 
     def _keep(self, completion: Completion, tokens: int) -> None:
-        """Hand over a completion, which shows that the server works."""
+        """Pass on a completion; it shows that the server works."""
         self._works = True
         refused, self._refused = self._refused, []
         for ended, size in [(completion, tokens), *((empty, 0) for empty in refused)]:
@@ -225,7 +225,7 @@ class _Run:
 
 
 class _Chat:
-    """Chat completions of one user message."""
+    """Requests chat completions of one user message."""
 
     def __init__(self, config: ChatConfig, budget: Budget) -> None:
         self._sampler = ChatSampler(config, budget, single=True)
@@ -237,7 +237,7 @@ class _Chat:
 
 
 class _Plain:
-    """Completions of the task's own prompt."""
+    """Requests completions of the task's own prompt."""
 
     def __init__(self, config: ChatConfig, budget: Budget, most_stops: int) -> None:
         self._config, self._most_stops = config, most_stops

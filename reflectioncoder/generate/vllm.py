@@ -1,8 +1,9 @@
-"""vLLM as a back end of `generate.py`: the same prompts, stops and cleaning as with transformers, its own kernels.
+"""vLLM back end of `generate.py`: prompts, stops and cleaning as with transformers, but vLLM's kernels.
 
-All requests are handed to one `LLMEngine`, which batches them as they come and go; each is kept as soon as it ends, so
-a run that was killed asks only for what is missing. Greedy decoding gives what transformers gives up to near-ties.
-The text is vLLM's: it decodes step by step with the prompt's last tokens in front, so that no leading blank is lost.
+All requests go to one `LLMEngine`, which batches them continuously. Each completion is stored as soon as it ends,
+so after a kill the next run requests only the missing ones. Greedy decoding gives the same result as transformers, up
+to near-ties. The text is vLLM's own incremental detokenization, which starts from the prompt's last tokens, so that no
+leading blank is lost.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from reflectioncoder.models.vllm_engine import seed_of, start_engine
 
 
 class Vllm(Local):
-    """See `Backend` of `generate.py`; the model's prompts and fingerprint are those of `Local`."""
+    """See `Backend`; prompts and fingerprint are those of `Local`."""
 
     def load(self) -> None:
-        """See `Backend`. Raises UserError where vLLM is missing or cannot run the model."""
+        """See `Backend`. Raises UserError if vLLM is missing or cannot run the model."""
         from reflectioncoder.models.adapters import base_of
         from reflectioncoder.models.load import resolve
 
@@ -48,7 +49,7 @@ class Vllm(Local):
                 if output.finished:
                     key, request = requests[output.request_id]
                     made = output.outputs[0]
-                    # a stop text is the reason itself; an end token is named by its number or not at all
+                    # the stop reason is the stop text itself; for an end token it is its id or None
                     by_token = made.finish_reason == "stop" and not isinstance(made.stop_reason, str)
                     finish = "end" if by_token else str(made.finish_reason)
                     code = clean_completion(made.text, request.stops)
@@ -63,7 +64,7 @@ class Vllm(Local):
             top_p=config.top_p if config.temperature else 1.0,
             seed=seed_of(config.seed, request.task_id, request.sample),
             max_tokens=request.max_new_tokens,
-            # The end of sequence and those of the generation config it knows itself.
+            # vLLM itself adds the end-of-sequence token and the end tokens of the generation config.
             stop_token_ids=[vocabulary[token] for token in (END_OF_BLOCK, END_OF_MESSAGE) if token in vocabulary],
             stop=list(request.stops),
             include_stop_str_in_output=True,

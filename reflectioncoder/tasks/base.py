@@ -1,9 +1,9 @@
 """Benchmarks. A task is one small file with two methods: `prompts()` and `check(task_id, completion, ...)`.
 
-Candidates run in the project's interpreter: their own cells and the tests, in a cell of their own, as one program, so
-that a candidate's syntax or early exit cannot reach the tests; the interpreter vouches for every statement having run.
-No compared value may equal everything. A candidate could still patch what the tests call (`abs`, say); the outside
-judge (`judge.py`) closes that for problems that are given as examples.
+Candidates run in the project's interpreter. The candidate's cells and the tests, in a separate cell, form one program,
+so a candidate's syntax errors or early exits do not affect the tests; the interpreter verifies that every statement
+was run. A value that equals everything does not pass a comparison. A candidate can still patch what the tests call
+(such as `abs`); for problems given as examples the judge outside the sandbox (`interpreter/judge.py`) prevents that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ANSWER_OPENING = "```python\n"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked.
+    """The prompt of one problem, for every prompt style.
 
     Args:
         task_id: name of the problem within its task.
@@ -45,13 +45,13 @@ class Verdict:
     """Whether a completion passes its tests.
 
     Args:
-        passed: all tests were run to the end and hold.
-        outcome: "ok", "wrong" (another value came back), the interpreter's outcome, "not_run" where this machine
-            lacks what the check needs; "infrastructure" where the interpreter itself failed. The last two
-            say nothing about the program and never count as a failure.
-        error: the exception and its first line, or the reason; empty where there was none.
-        seconds: of all of it.
-        groups: outcome of each group of tests, in order, where a problem has several ("base" and "plus").
+        passed: whether all tests ran to their end and passed.
+        outcome: "ok", "wrong" (a different value was returned), the interpreter's outcome, "not_run" if this machine
+            lacks something the check needs, or "infrastructure" if the interpreter itself failed. The last two say
+            nothing about the program and never count as failures.
+        error: the exception and its first line, or another reason; empty if there is none.
+        seconds: total wall-clock time.
+        groups: outcome of each group of tests, in order, if a problem has several ("base" and "plus").
     """
 
     passed: bool
@@ -62,7 +62,7 @@ class Verdict:
 
 
 def not_run(reason: str) -> Verdict:
-    """The verdict where this machine lacks what a check needs."""
+    """The verdict if this machine lacks something the check needs."""
     return Verdict(False, "not_run", reason)
 
 
@@ -89,30 +89,30 @@ class Task(ABC):
         """Run a completion against all of the problem's tests.
 
         Args:
-            task_id: of the problem.
-            completion: code: what continues the prompt, or a whole function.
-            interpreter: an open one that `interpreter` made; programs of other languages run in a `workspace` of it.
-            limits: of one program. A task that has measured how long the reference takes here sets the time itself.
-            whole: the completion is the whole program ("solution" in evalplus's files), to be run as it stands.
+            task_id: id of the problem.
+            completion: the code: a continuation of the prompt, or a whole function.
+            interpreter: an open interpreter made by `interpreter`; programs in other languages run in its `workspace`.
+            limits: limits of one program; a task that has measured its reference on this machine sets the time itself.
+            whole: whether the completion is a whole program ("solution" in evalplus's files), run as it is.
 
         Raises:
-            UserError: a task id that is not of this task.
+            UserError: the task has no problem with this id.
         """
 
     def cost(self, task_id: str) -> float:
-        """Seconds that a right answer to a problem takes, as far as known; the longest are checked first."""
+        """Expected seconds of a correct answer, as far as known; the longest problems are checked first."""
         return 0.0
 
     def part(self, task_id: str) -> str:
-        """The part of the benchmark that a problem belongs to, scored by itself as well; empty where there are none."""
+        """The part of the benchmark that a problem belongs to, scored separately; empty if there are no parts."""
         return ""
 
     def rows(self, row: Any) -> list[Any]:
-        """The samples that a line of a file of completions stands for; a benchmark may have a format of its own."""
+        """The samples in one line of a file of completions; a benchmark may have its own format."""
         return [row]
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
-        """Open an interpreter as `check` needs it, with libraries imported ahead or toolchains in sight."""
+        """Open an interpreter for `check`, with the needed libraries preloaded or toolchains visible."""
         from reflectioncoder.interpreter.interpreter import Interpreter
 
         return Interpreter(limits, isolation)
@@ -120,13 +120,13 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What a task is made with, beside its name.
+    """Options of a task.
 
     Args:
-        seed: of the held-out problems.
-        limit: only the first so many problems; 0 takes all.
-        levels: of difficulty of the held-out problems.
-        data: folder of the benchmarks' own data files, or of this one's; empty for where its package keeps them.
+        seed: seed of the held-out problems.
+        limit: number of problems to take from the start; 0 takes all.
+        levels: difficulty levels of the held-out problems.
+        data: folder of the benchmarks' data files, or of this benchmark's; empty for the files of its package.
     """
 
     seed: int = 0
@@ -136,5 +136,5 @@ class TaskOptions:
 
 
 def file_and_digest(path: Path) -> str:
-    """What `Task.tests` says of a data file: its name, and the beginning of its digest."""
+    """The value of `Task.tests` for a data file: its name and the beginning of its digest."""
     return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"

@@ -1,14 +1,15 @@
-"""One problem, one conversation, one reflection sequence: the two stages of section 3.1 as a pure state machine.
+"""The conversation that turns one problem into one reflection sequence: section 3.1 as a pure state machine.
 
 `follow` looks at what has happened so far (answers, executions), and its `step` says what is due: ask the model, run
 this code, check the final code, or the end. It remembers nothing, so a conversation that was cut off goes on from its
 recorded events and nothing is asked twice. `converse` is the thin loop around it.
 
-First stage: the model writes code with asserts, the interpreter runs it, the model analyses and repairs, until a run
-with asserts ends well or the rounds are used up. A round is one cell. A cell that is a whole program runs in a fresh
-session; one that uses names of earlier cells, as in a notebook, runs after those cells. Second stage: the model
-answers afresh, with one code block, which must pass the last asserts and the problem's own tests. What the filters
-would reject anyway (a first try that passes, idle asserts, input and output) ends the conversation early, unpaid.
+First stage: the model writes code with asserts, the interpreter runs it, and the model analyses and repairs it, until
+a run with asserts succeeds or the rounds are used up. A round is one cell. A cell that is a whole program runs in a
+fresh session; a cell that uses names of earlier cells, as in a notebook, runs after those cells. Second stage: the
+model answers again from scratch with one code block, which must pass the last asserts and the problem's own tests.
+Sequences that the filters would reject (a first attempt that passes, idle asserts, input or output) end early, which
+saves the remaining answers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TRIES_WITHOUT_CODE = 2
 
 @dataclass(frozen=True)
 class Checked:
-    """The final code was run with the asserts and tests; `detail` says what failed, empty if nothing did."""
+    """Result of running the final code with the asserts and tests; `detail` says what failed, empty if they passed."""
 
     detail: str
     seconds: float = 0.0
@@ -54,7 +55,7 @@ Event = Answer | CellResult | Checked
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask the model: the whole conversation, how many answers it has had, and whether it may call the tool."""
+    """Ask the model: the conversation so far, its number of answers, and whether the tool may be called."""
 
     messages: tuple[Turn, ...]
     number: int
@@ -79,34 +80,34 @@ class Check:
 
 @dataclass(frozen=True)
 class Finished:
-    """The sequence is complete; the filters have not seen it yet."""
+    """The sequence is complete but not filtered yet."""
 
     dialogue: Dialogue
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """The conversation leads nowhere: why, and what there is of the sequence."""
+    """The conversation failed: the rejection, and the unfinished sequence if it has any block."""
 
     rejected: Rejected
     dialogue: Dialogue | None = None
 
 
 Step = Ask | Run | Check | Finished | Dropped
-DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # step to the event that it waits for
+DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # step to the event that answers it
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a conversation goes by.
+    """Settings of a conversation.
 
     Args:
-        prompts: every text the model is told.
-        protocol: code in fenced blocks, in calls of a tool, or in blocks of the format itself (`native.py`).
-        max_rounds: cells that are run at most (appendix A: eight).
-        seed: with the problem's id it draws the wording of the first message.
-        filters: what counts as input and output.
-        provenance: recorded in every sequence beside what the conversation itself tells.
+        prompts: the texts for the model.
+        protocol: code in fenced blocks, in tool calls, or in native blocks of the format (`samplers/native.py`).
+        max_rounds: most cells that are run (appendix A: eight).
+        seed: draws, with the problem's id, the wording of the first message.
+        filters: settings of the filters that are applied during the conversation.
+        provenance: recorded in every sequence, in addition to the conversation's own provenance.
     """
 
     prompts: Prompts = field(default_factory=Prompts)
@@ -123,13 +124,13 @@ def follow(
     """The conversation after the events so far, whose `step` is what is due next.
 
     Args:
-        problem: what the conversation is about.
-        rules: the same for all its events.
+        problem: the problem to solve.
+        rules: settings of the conversation, the same for all its events.
         events: all answers, executions and checks, in order.
-        kind: of conversation; with a chat model where none is given.
+        kind: class of the conversation; `Conversation`, for a chat model, if None.
 
     Raises:
-        ValueError: an event that is not what was due, so not one of this conversation.
+        ValueError: an event does not answer the step before it, so it does not belong to this conversation.
     """
     conversation = (kind or Conversation)(problem, rules)
     for event in events:
@@ -140,7 +141,7 @@ def follow(
 
 
 class Conversation:
-    """The state that a list of events leads to."""
+    """The state of a conversation after a list of events."""
 
     def __init__(self, problem: Problem, rules: Rules) -> None:
         self.problem, self.rules = problem, rules
@@ -150,9 +151,9 @@ class Conversation:
         system = prompts.system_tools if rules.protocol == "tools" else prompts.system_fenced
         self.messages = [Turn("system", system), Turn("user", self.instruction)]
         self.blocks: list[Block] = []
-        self.cells: list[str] = []  # of the notebook since its last restart
-        self.before: tuple[str, ...] = ()  # that the last cell needed
-        self.analysis: list[str] = []  # of answers whose code is still to come
+        self.cells: list[str] = []  # cells of the notebook since its last restart
+        self.before: tuple[str, ...] = ()  # earlier cells that the last cell needed
+        self.analysis: list[str] = []  # text of answers whose code is still to come
         self.answers = self.rounds = self.failures = self.without_code = 0
         self.final: str | None = None
         self.last_stage = False
@@ -160,7 +161,7 @@ class Conversation:
         self.step: Step = self._ask()
 
     def take(self, event: Event) -> None:
-        """Move on by one event."""
+        """Advance the state by one event."""
         self.seconds += event.seconds
         if isinstance(event, Answer):
             self.answers += 1
@@ -235,13 +236,13 @@ class Conversation:
         return self._ask()
 
     def _tell(self, text: str, output: str = "", then: str = "") -> None:
-        """Say what came of the last answer: as the result of its tool call, or as the user."""
+        """Reply to the last answer: as the result of its tool call, or as a user message."""
         text = text.replace("{output}", shown(output))
         if self.messages[-1].tool_id:
             self.messages.append(Turn("tool", text, self.messages[-1].tool_id))
             if then:
                 self.messages.append(Turn("user", then))
-        else:  # one message: some chat templates refuse two of the user's in a row
+        else:  # one message: some chat templates reject two user messages in a row
             self.messages.append(Turn("user", f"{text}\n\n{then}" if then else text))
 
     def _final(self, answer: Answer) -> Step:
@@ -284,7 +285,7 @@ class Conversation:
 
 
 def execution_text(result: CellResult) -> str:
-    """The execution block of a result: what was printed, and for a broken limit what ended it."""
+    """The execution block of a result: the output, and the limit that stopped it if one was exceeded."""
     if result.outcome in ("ok", "error"):
         return result.text
     ending = f"The interpreter was stopped ({result.message or result.outcome}) and has lost its state."
@@ -294,14 +295,14 @@ def execution_text(result: CellResult) -> str:
 def to_record(event: Event) -> tuple[str, dict[str, Any]]:
     """Kind and JSON value of an event, for the ledger."""
     kinds: dict[type, str] = {Answer: "answer", CellResult: "execution", Checked: "check"}
-    value = vars(event).copy()  # dataclasses.asdict takes ten times as long
+    value = vars(event).copy()  # ten times as fast as dataclasses.asdict
     if isinstance(event, Answer):
         value["usage"] = vars(event.usage).copy()
     return kinds[type(event)], value
 
 
 def from_record(kind: str, value: Mapping[str, Any]) -> Event:
-    """What `to_record` gave, as an event again."""
+    """The event of a record made by `to_record`."""
     if kind == "answer":
         return Answer(**{**value, "usage": Usage(**value["usage"])})
     return CellResult(**value) if kind == "execution" else Checked(**value)
@@ -317,20 +318,20 @@ async def converse(
     record: Callable[[Event], Awaitable[None]],
     kind: type[Conversation] | None = None,
 ) -> Finished | Dropped:
-    """Carry a conversation to its end.
+    """Run a conversation to its end.
 
     Args:
-        problem: what it is about.
-        rules: what it goes by.
-        events: recorded in earlier runs.
-        sampler: asked what is not recorded.
+        problem: the problem to solve.
+        rules: settings of the conversation.
+        events: events recorded in earlier runs.
+        sampler: gives the answers that are not recorded.
         run: runs a cell.
         check: runs the final code with its asserts and tests.
         record: awaited with each new event before anything else happens with it.
         kind: see `follow`.
 
     Raises:
-        SamplerError, BudgetError: see `Sampler`; the conversation can go on later.
+        SamplerError, BudgetError: see `Sampler`; the conversation can be resumed later.
     """
     conversation = follow(problem, rules, events, kind)
     while not isinstance(step := conversation.step, (Finished, Dropped)):

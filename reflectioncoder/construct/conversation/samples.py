@@ -1,4 +1,4 @@
-"""Several samples of a problem: what they are called, and making them only up to the first that is accepted."""
+"""Several samples per problem: their ids, and sampling that stops at the first accepted one."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def sample_id(problem: str, number: int) -> str:
 
 
 def sample_of(id: str) -> tuple[str, int]:
-    """The problem's id and the number that `sample_id` made an id of."""
+    """The problem's id and the sample's number in an id made by `sample_id`."""
     problem, _, number = id.rpartition("#")
     return problem, int(number)
 
 
 class FirstAccepted:
-    """Samples of a problem one after the other, until one is accepted; used inside one event loop.
+    """Makes the samples of each problem in order until one is accepted; used inside one event loop.
 
     Args:
-        accepted: ids of samples that were accepted in earlier runs.
+        accepted: ids of samples accepted in earlier runs.
     """
 
     def __init__(self, accepted: Iterable[str]) -> None:
@@ -35,7 +35,7 @@ class FirstAccepted:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def __call__(self, sample: Problem, make: Callable[[Problem], Awaitable[Entry | None]]) -> Entry | None:
-        """What `make` makes of a sample once those before it are made, or that none is needed any more."""
+        """Make a sample after those before it, or record it as not needed if one of them was accepted."""
         problem, _ = sample_of(sample.id)
         async with self._locks[problem]:
             if problem in self._accepted:

@@ -1,8 +1,8 @@
-"""Many conversations at once: a build whose sequences a model writes, behind a chat endpoint or here.
+"""Run many conversations concurrently, for a build with a model behind an endpoint or on this machine.
 
-One event loop holds the conversations, a pool of interpreters runs their programs, and every answer and execution is in
-the ledger before anything else happens with it. A problem that the server gave no answer for stays open; it is tried
-once more at the end of this build, and again by the next.
+One event loop holds the conversations and a pool of interpreters runs their programs. Every answer and execution is
+written to the ledger before it is used. A problem for which the server gave no answer stays open: it is retried once
+at the end of this run, and again by the next run.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ from reflectioncoder.interpreter.interpreter import CellResult
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.progress import Meter
 
-FAILED = "failed"  # a step of the ledger that is no event of the conversation, but has cost something
+FAILED = "failed"  # ledger step of a failed attempt: may have a cost but is no event of the conversation
 ATTEMPTS = 2
 
 
 def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Ledger, console: Console) -> str:
-    """Converse about every problem until it is in the ledger.
+    """Run the conversations of all problems and record their results in the ledger.
 
     Returns:
-        why it stopped before that (a spent budget), or nothing.
+        why the build stopped early (the budget is used up); empty if it did not.
 
     Raises:
-        UserError: the server cannot be used, or gave no answer for some problems; what is finished is kept.
+        UserError: the server cannot be used, or gave no answer for some problems; finished problems are kept.
     """
     return asyncio.run(_Conversations(config, ledger, console).run(problems))
 
 
 def rules_of(config: BuildConfig, provenance: Mapping[str, Any] | None = None) -> tuple[Rules, type[Conversation]]:
-    """What the conversations of a build go by, and their kind."""
+    """The settings of a build's conversations, and their class."""
     protocol: Protocol = "native" if config.sampler == "native" else config.chat.protocol
     settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
     prompts = load_prompts(config.chat.prompts)
@@ -79,7 +79,7 @@ class _Conversations:
         self._config, self._ledger, self._console = config, ledger, console
         chat = config.chat
         self._native = config.sampler == "native"
-        # with a model of our own, the batch stays full while the programs of others run
+        # more than the batch of a local model, so that it stays full while programs run
         here = self._native and config.native.backend != "completions"
         batch = engine.replicas(config) * config.native.batch_size if here else 0
         self._at_once = batch + 2 * engine.cores(config) if here else chat.in_flight
@@ -92,7 +92,7 @@ class _Conversations:
         self._budget = Budget(chat.budget_requests, chat.budget_tokens, chat.budget_money, price, spent)
         self._prompts = load_prompts(chat.prompts)
         self._settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
-        self._left: list[tuple[Problem, str]] = []  # without an answer, and why
+        self._left: list[tuple[Problem, str]] = []  # problems without an answer, with the reason
         self._first: FirstAccepted | None = None
         self._stopped = self._fatal = ""
         self._finished = 0
@@ -101,12 +101,12 @@ class _Conversations:
         config, kinds = self._config, self._ledger.last_kinds()
         self._begun = set(kinds)
         self._commits = Commits(self._ledger)
-        # what is begun comes first, what failed last: a few that always fail must not keep the others from their turn
+        # begun problems first, failed ones last: a few that always fail must not block the others
         order = {None: 1, FAILED: 2}
         todo = sorted(problems, key=lambda problem: order.get(kinds.get(problem.id), 0))
         if self._native and config.native.samples > 1 and config.native.keep == "first":
             self._first = FirstAccepted(self._ledger.finished("done"))
-            todo.sort(key=lambda problem: sample_of(problem.id)[1])  # so that few wait for another
+            todo.sort(key=lambda problem: sample_of(problem.id)[1])  # so that few samples wait for an earlier one
         self._sampler = make_sampler(config, self._budget, self._prompts, self._console)
         provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
         provenance["interpreter"] = f"ipython {versions()['ipython']}"
@@ -121,7 +121,7 @@ class _Conversations:
                             break
                         todo = [problem for problem, _ in self._left]
                         if attempt + 1 < ATTEMPTS:
-                            console.print(f"{len(todo)} problems without an answer are tried again", highlight=False)
+                            console.print(f"{len(todo)} problems without an answer: trying again", highlight=False)
                             self._left = []
         finally:
             await self._commits.close()
@@ -129,13 +129,13 @@ class _Conversations:
         total = len(problems)
         if self._fatal:
             raise UserError(
-                f"{self._fatal}; {self._finished} of {total} problems were finished and are kept: start again to go on"
+                f"{self._fatal}; {self._finished} of {total} problems were finished and are kept: rerun to continue"
             )
         if self._left and not self._stopped:
             problem, why = self._left[0]
             raise UserError(
                 f"{len(self._left)} of {total} problems have no answer, first {problem.id} ({why});"
-                " the others are kept: start again to go on"
+                " the others are kept: rerun to continue"
             )
         return self._stopped
 
@@ -159,7 +159,7 @@ class _Conversations:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _one(self, problem: Problem) -> Entry | None:
-        """Carry one conversation to its end; None where it stays open."""
+        """Run one conversation to its end; None if it stays open."""
         try:
             return await self._conversation(problem)
         except BudgetError as error:
@@ -213,13 +213,13 @@ class _Conversations:
         except (UserError, InfrastructureError):
             raise
         except Exception as error:
-            # one odd program among thousands must not stop a build; the funnel shows it
+            # one unexpected program among thousands must not stop a build; the funnel counts it
             return Entry(problem.id, "rejected", "internal_error", f"{type(error).__name__}: {error}")
 
     async def _run(self, step: Run) -> CellResult:
         results = await self._pool.run([*step.before, step.code])
         if step.before and results[-1].outcome == "killed" and any(not result.ok for result in results[:-1]):
-            results = await self._pool.run([step.code])  # a cell that passed its limits only now
+            results = await self._pool.run([step.code])  # a cell that exceeded its limits only in this run
         if results[-1].outcome == "infrastructure":
             raise InfrastructureError(results[-1].message)
         return results[-1]

@@ -1,6 +1,6 @@
-"""Where a build's programs run and its native model decodes: on this machine, or on a Ray cluster.
+"""The engine of a build, which runs its programs and decodes its native model: this machine or a Ray cluster.
 
-The one place that looks at `BuildConfig.engine`; the other engine's module is imported only where it is asked for.
+Only this module reads `BuildConfig.engine`; it imports the Ray engine only if that is configured.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEYS = ("engine", "ray_address", "ray_wait")  # of the configuration; they decid
 
 
 def running(config: BuildConfig) -> AbstractContextManager[None]:
-    """What has to be there while the work is done: nothing, or the connection to a cluster.
+    """Context of the work: the connection to a Ray cluster, or nothing on this machine.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster at `ray_address`.
@@ -43,7 +43,7 @@ def running(config: BuildConfig) -> AbstractContextManager[None]:
 
 
 def cores(config: BuildConfig) -> int:
-    """How many programs run at once."""
+    """Number of programs that run at once."""
     if config.engine == "local":
         return config.workers or len(os.sched_getaffinity(0))
     from reflectioncoder.construct.engines.on_ray import cores_of
@@ -52,7 +52,7 @@ def cores(config: BuildConfig) -> int:
 
 
 def replicas(config: BuildConfig) -> int:
-    """How many copies of a native model decode at once."""
+    """Number of copies of a native model that decode at once."""
     if config.engine == "local":
         return 1
     from reflectioncoder.construct.engines.on_ray import replicas_of
@@ -63,7 +63,7 @@ def replicas(config: BuildConfig) -> int:
 def workers(
     make: Callable[[BuildConfig], Handler[T, R]], config: BuildConfig, console: Console
 ) -> Pool[T, R] | RayWorkers[T, R]:
-    """Workers that each hold what `make`, a function or class of a module, gives."""
+    """Workers that each hold one handler made by `make`, a module-level function or class."""
     if config.engine == "local":
         return Pool(make, config, cores(config))
     from reflectioncoder.construct.engines.on_ray import RayWorkers
@@ -72,7 +72,7 @@ def workers(
 
 
 def programs(config: BuildConfig, console: Console) -> Programs:
-    """Interpreters for an event loop; to be called inside it."""
+    """A pool of interpreters. Call it inside the event loop that uses the pool."""
     limits = Limits(config.seconds, config.memory_mb)
     if config.engine == "local":
         return InterpreterPool(cores(config), limits, config.isolation)

@@ -1,7 +1,7 @@
-"""Many programs at once from asynchronous code: pools of interpreters, each with a warm process of its own.
+"""Pools of interpreters that run many programs concurrently for asynchronous code, each with its own warm process.
 
-What a build asks of a pool has names, `run`, `check` and `unstable`, and travels as data to wherever the interpreters
-are: threads of this process here, actors on other machines in `engine_ray.py`.
+The requests of a build are named methods, `run`, `check` and `unstable`, so that they can be sent as data to the
+interpreters: threads of this process here, actors on other machines in `on_ray.py`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 
 class Programs(ABC):
-    """Interpreters that share the work, wherever they are; an asynchronous context manager."""
+    """A local or remote pool of interpreters; an asynchronous context manager."""
 
     @abstractmethod
     async def use(self, work: Callable[[Interpreter], T]) -> T:
         """Call a function with the next free interpreter.
 
         Args:
-            work: something that can be pickled, for a pool whose interpreters are elsewhere.
+            work: the function; it must be picklable for a pool on other machines.
         """
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Programs(ABC):
         return await self.use(partial(filters.code_fails, code, problem, asserts=asserts))
 
     async def unstable(self, dialogue: Dialogue, problem: Problem, repeats: int = 2) -> Rejected | None:
-        """See `repeat.unstable`."""
+        """See `determinism.unstable`."""
         return await self.use(partial(repeat.unstable, dialogue, problem, repeats=repeats))
 
 
@@ -66,12 +66,12 @@ class InterpreterPool(Programs):
     """Interpreters on this machine; `async with InterpreterPool() as pool: result = await pool.run(code)`.
 
     Args:
-        size: how many programs run at once; about one a core is fastest, more where programs wait.
+        size: number of programs that run at once; about one per core is fastest, more if programs wait.
         limits: default limits of a cell.
         isolation: see `Interpreter`.
 
     Raises:
-        UserError: the size is no positive number, or (on entering) the isolation cannot be had here.
+        UserError: the size is not positive, or (on entering) the isolation is not available on this machine.
     """
 
     def __init__(self, size: int = 2, limits: Limits | None = None, isolation: Isolation = "auto") -> None:
@@ -90,9 +90,9 @@ class InterpreterPool(Programs):
         await asyncio.to_thread(close_all, self._all)
 
     async def use(self, work: Callable[[Interpreter], T]) -> T:
-        """Call a function with the next free interpreter, in a thread of its own.
+        """Call a function with the next free interpreter, in a separate thread.
 
         Args:
-            work: such as `lambda interpreter: judge(program, "f", examples, interpreter)`.
+            work: the function, such as `lambda interpreter: judge(program, "f", examples, interpreter)`.
         """
         return await self._pool.use_async(work)

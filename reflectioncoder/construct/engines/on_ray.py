@@ -1,8 +1,8 @@
-"""The engine `ray`: the same build with its interpreters and native models on the nodes of a Ray cluster.
+"""The engine `ray`: interpreters and native models run on the nodes of a Ray cluster.
 
-The driver, the process that `reflectioncoder build` is, keeps the problems, the conversations and the ledger; programs
-and sequences to plant bugs in go to actors (`crew.py`) and come back as results. Actors write nothing and are asked
-again what a lost one was asked, so the result is that of the local engine, whatever dies but the driver.
+The driver (the process of `reflectioncoder build`) keeps the problems, the conversations and the ledger. It sends
+programs, and sequences to plant bugs in, to actors (`ray_actors.py`), which return results. Actors write nothing, and
+the calls of a lost actor are repeated on another, so the result equals that of the local engine unless the driver dies.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-OBJECT_STORE = 80 << 20  # bytes; what travels is small, and Ray takes no less
-REACH = 5.0  # seconds for a head node to answer
+OBJECT_STORE = 80 << 20  # bytes; messages are small, and this is Ray's minimum
+REACH = 5.0  # seconds to wait for the head node to answer
 
 
 @contextmanager
 def cluster(address: str, hidden: Sequence[str] = ()) -> Iterator[None]:
-    """A connection to a Ray cluster; where this process has one already it is used and left open.
+    """Connect to a Ray cluster; an existing connection of this process is reused and left open.
 
     Args:
-        address: HOST:PORT of the head; empty takes the cluster that this machine is in (or `RAY_ADDRESS` names) and
-            starts one on this machine where there is none.
-        hidden: environment variables that the processes of a cluster that is started here are not to see.
+        address: HOST:PORT of the head; empty for the cluster of this machine (or of `RAY_ADDRESS`), or if there is none
+            a new cluster on this machine.
+        hidden: environment variables to hide from the processes of a cluster that is started here.
 
     Raises:
         UserError: there is no cluster at the address.
@@ -90,7 +90,7 @@ def _connect(address: str, hidden: Sequence[str]) -> None:
 
 
 def _reach(address: str) -> None:
-    """Look whether anybody listens, because Ray itself tries for minutes."""
+    """Check that the address accepts connections, because Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH).close()
@@ -102,12 +102,12 @@ def _reach(address: str) -> None:
 
 
 def cores_of(config: BuildConfig) -> int:
-    """How many interpreters a build has: as many as the cluster now has processors, if it does not say."""
+    """Number of interpreters of a build; by default the current number of CPUs in the cluster."""
     return config.workers or int(ray.cluster_resources().get("CPU", 0))
 
 
 def replicas_of(config: BuildConfig) -> int:
-    """How many copies of its native model a build has: one a GPU, if it does not say."""
+    """Number of copies of a build's native model; by default one per GPU."""
     return config.native.replicas or max(1, int(ray.cluster_resources().get("GPU", 0)))
 
 
@@ -116,12 +116,12 @@ def printer(console: Console) -> Callable[[str], None]:
 
 
 class RayWorkers(Generic[T, R]):
-    """What `workers.Pool` is on one machine: actors at work on a list of tasks; a context manager.
+    """Actors that process a list of tasks, as `processes.Pool` does on one machine; a context manager.
 
     Args:
-        make: called once in each actor, gives the `Handler`; something that can be pickled.
-        config: of the build.
-        console: where to report what is lost.
+        make: called once in each actor to make the `Handler`; must be picklable.
+        config: configuration of the build.
+        console: console for reports of lost actors.
     """
 
     def __init__(self, make: Callable[[], Handler[T, R]], config: BuildConfig, console: Console) -> None:
@@ -131,10 +131,10 @@ class RayWorkers(Generic[T, R]):
         self._under_way: set[asyncio.Task[tuple[int, R]]] = set()
 
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
-        """Index and result of each task, as they are finished.
+        """Yield index and result of each task as it is finished.
 
         Raises:
-            UserError: an actor's own, a task over which actor after actor died, or no node to work on.
+            UserError: raised in an actor, or several actors died over one task, or no node is available.
         """
         waiting = iter(enumerate(tasks))
         while done := self._runner.run(self._step(waiting)):
@@ -142,7 +142,7 @@ class RayWorkers(Generic[T, R]):
                 yield task.result()
 
     async def _step(self, waiting: Iterator[tuple[int, T]]) -> set[asyncio.Task[tuple[int, R]]]:
-        """Keep a task for each actor and one in waiting for it, until some are done; none where none are left."""
+        """Keep two tasks per actor in flight and return those that are done; empty if no task is left."""
         if self._crew is None:
             size = partial(cores_of, self._config)
             self._crew = Crew(self._make, size, self._config.ray_wait, printer(self._console))
@@ -161,7 +161,7 @@ class RayWorkers(Generic[T, R]):
             raise UserError(f"{error}; is there too little memory? try fewer workers") from None
 
     def close(self) -> None:
-        """End all actors, at work or not."""
+        """Stop all actors, busy or not."""
         self._runner.run(self._close())
         self._runner.close()
 
@@ -182,12 +182,12 @@ class RayWorkers(Generic[T, R]):
 
 
 class RayInterpreters(Programs):
-    """What `pool.InterpreterPool` is on one machine: interpreters in actors.
+    """Interpreters in actors, as `interpreters.InterpreterPool` on one machine.
 
     Args:
-        make: called once in each actor; something that can be pickled.
-        config: of the build.
-        console: where to report what is lost.
+        make: called once in each actor to make its interpreter; must be picklable.
+        config: configuration of the build.
+        console: console for reports of lost actors.
     """
 
     def __init__(self, make: Callable[[], Interpreter], config: BuildConfig, console: Console) -> None:

@@ -1,8 +1,8 @@
-"""Local worker processes that outlive neither their work nor the process that started them.
+"""Local worker processes that exit with the process that started them.
 
-Each worker is a fresh Python process that reads tasks from its standard input and answers on its standard output. When
-the owner is gone, even by SIGKILL, the worker's input ends and it leaves. A worker that dies is replaced and its task
-given to another. Results come in the order in which they are finished; whoever wants another order sorts.
+Each worker is a fresh Python process that reads tasks from standard input and writes results to standard output. When
+the parent process dies, even by SIGKILL, the worker's input ends and it exits. A worker that dies is replaced and its
+task is given to another. Results arrive in the order in which they are finished.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from reflectioncoder.errors import UserError
 
 T = TypeVar("T", contravariant=True)
 R = TypeVar("R", covariant=True)
-ATTEMPTS = 3  # of one task, each on another worker
-GRACE = 2.0  # seconds that a worker without owner, or told to stop, has to tidy up
+ATTEMPTS = 3  # attempts at one task, each on a different worker
+GRACE = 2.0  # seconds for cleanup after a worker lost its parent or was told to stop
 
 
 class Handler(Protocol[T, R]):
-    """What works on the tasks inside a worker."""
+    """Processes the tasks inside a worker."""
 
     def __call__(self, task: T, /) -> R:
-        """Work on one task."""
+        """Process one task."""
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Release all resources."""
 
 
 class _Worker:
-    """The owner's end of one process."""
+    """The parent's handle of one worker process."""
 
     def __init__(self, make: Callable[[Any], Any], argument: Any) -> None:
         package = str(Path(__file__).resolve().parents[3])
-        paths = [package, *filter(None, sys.path)]  # `make` may live where only this process looks
+        paths = [package, *filter(None, sys.path)]  # `make` may be importable only with this process's path
         self.process = subprocess.Popen(
             [sys.executable, "-m", "reflectioncoder.construct.engines.processes"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            start_new_session=True,  # a Ctrl-C at the terminal is the owner's to handle
+            start_new_session=True,  # the parent handles a Ctrl-C at the terminal
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.inbox: IO[bytes] = self.process.stdin
         self.outbox: IO[bytes] = self.process.stdout
         self.task: int | None = None
-        with suppress(BrokenPipeError):  # a worker that is dead already is noticed when its answer is read
+        with suppress(BrokenPipeError):  # a dead worker is noticed when its answer is read
             pickle.dump((make, argument), self.inbox)
             self.inbox.flush()
 
@@ -71,7 +71,7 @@ class _Worker:
             self.inbox.flush()
 
     def answer(self) -> tuple[str, Any] | None:
-        """The answer that is due; None where the worker died over it."""
+        """Read the next answer; None if the worker died."""
         try:
             kind, value = pickle.load(self.outbox)
         except (EOFError, pickle.UnpicklingError, OSError):
@@ -92,12 +92,12 @@ class _Worker:
 
 
 class Pool(Generic[T, R]):
-    """Worker processes at work on a list of tasks; a context manager.
+    """Worker processes that process a list of tasks; a context manager.
 
     Args:
-        make: a function or class of a module, called once in each worker with `argument`; gives the `Handler`.
-        argument: any value that can be pickled.
-        count: how many processes.
+        make: module-level function or class, called once in each worker with `argument` to make the `Handler`.
+        argument: any picklable value.
+        count: number of processes.
     """
 
     def __init__(self, make: Callable[[Any], Handler[T, R]], argument: Any, count: int) -> None:
@@ -105,10 +105,10 @@ class Pool(Generic[T, R]):
         self._workers: list[_Worker] = []
 
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
-        """Index and result of each task, as they are finished.
+        """Yield index and result of each task as it is finished.
 
         Raises:
-            UserError: a worker's own, or a task over which worker after worker died.
+            UserError: raised in a worker, or several workers died over one task.
             RuntimeError: any other exception in a worker, with its traceback.
         """
         waiting = deque(range(len(tasks)))
@@ -155,12 +155,12 @@ class Pool(Generic[T, R]):
                         raise UserError(value)
                     if kind == "error":
                         raise RuntimeError(f"in a worker:\n{value}")
-                    next_task(worker)  # before the result is looked at, so that the worker does not wait for it
+                    next_task(worker)  # before the result is processed, so that the worker is not idle meanwhile
                     assert index is not None
                     yield index, value
 
     def close(self) -> None:
-        """Stop all workers, at work or not."""
+        """Stop all workers, busy or not."""
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
@@ -177,11 +177,11 @@ class Pool(Generic[T, R]):
 
 
 def _main() -> None:
-    """The worker's side."""
+    """Entry point of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     outbox = os.fdopen(os.dup(1), "wb")
     inbox = os.fdopen(os.dup(0), "rb")
-    os.dup2(2, 1)  # whatever else prints must not get between the answers
+    os.dup2(2, 1)  # other output must not mix with the answers
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -194,12 +194,12 @@ def _main() -> None:
                 tasks.put(pickle.load(inbox))
             except (EOFError, pickle.UnpicklingError, OSError):
                 break
-            except Exception:  # such as a module that cannot be imported here
+            except Exception:  # such as a module that cannot be imported in the worker
                 answer("error", traceback.format_exc())
                 break
         tasks.put(stop)
         time.sleep(GRACE)
-        os._exit(1)  # the owner is gone and the task at hand does not end
+        os._exit(1)  # the parent is gone and the current task does not end
 
     def answer(kind: str, value: Any) -> None:
         try:

@@ -1,9 +1,9 @@
-"""Actors of one kind on a Ray cluster that share the work, are replaced when they are lost, and lose no work.
+"""A group of equal Ray actors that share the work; lost actors are replaced and their calls repeated.
 
-What an actor is asked is a function of what it holds (an interpreter, a model) that leaves nothing behind, so an
-actor that dies, alone or with its node, costs only the time that its calls took: they are made again by another one.
-The driver keeps every actor in sight, and no more calls are under way than there is room for in the actors. What this
-does not protect against is the death of the driver, or of the head node; then the ledger has what was finished.
+A call is a function of the object that an actor holds (an interpreter, a model) and has no lasting effects. So when an
+actor dies, alone or with its node, only time is lost: another actor repeats its calls. The driver tracks every actor
+and sends no more calls than the actors have room for. This does not protect against the death of the driver or of the
+head node; in that case the finished problems are in the ledger.
 """
 
 from __future__ import annotations
@@ -31,55 +31,55 @@ LOST = (
     exceptions.WorkerCrashedError,
     exceptions.OutOfMemoryError,
 )
-DEATHS = 5  # of actors over one call; more than of local processes, because nodes may go one after the other
-STARTS = 3  # of one place's actors that fail one after the other
-LOOK = 1.0  # seconds between two looks at the cluster
-GRACE = 3.0  # seconds that actors have to tidy up at the end
+DEATHS = 5  # actors lost over one call before it fails; more than for local processes, as nodes may fail in succession
+STARTS = 3  # failed starts in a row at one place before the crew gives up
+LOOK = 1.0  # seconds between two checks of the cluster
+GRACE = 3.0  # seconds for the actors' cleanup at the end
 
 
 def same_everywhere() -> dict[str, str]:
-    """The versions that must not differ between nodes, for they decide what programs print."""
+    """Versions that must be equal on all nodes, because they affect the output of programs."""
     known = {name: version for name, version in versions().items() if name in ("reflectioncoder", "ipython")}
     return {**known, "python": ".".join(platform.python_version_tuple()[:2])}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an actor is."""
+    """The node and versions of an actor."""
 
     address: str
     versions: dict[str, str]
 
 
 class Actor:
-    """The far side: holds what `make` gives and lets functions work with it, one at a time."""
+    """Remote side: holds the object made by `make` and calls functions with it, one at a time."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make, self._held = make, None
 
     def place(self) -> Place:
-        """Where this is; answers as soon as a node has taken the actor."""
+        """The place of the actor; returns as soon as a node has scheduled it."""
         return Place(ray.util.get_node_ip_address(), same_everywhere())
 
     def open(self) -> None:
-        """Make what is to be held."""
+        """Make the held object."""
         self._held = self._make()
 
     def do(self, work: Callable[[Any], Any]) -> Any:
-        """Call a function with what is held."""
+        """Call a function with the held object."""
         return work(self._held)
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Release the held object."""
         if self._held is not None:
             self._held.close()
 
 
 class ConcurrentActor(Actor):
-    """The far side of what works on many things at once: functions give awaitables, all on one event loop."""
+    """Remote side for concurrent calls: functions return awaitables, which share one event loop."""
 
     async def do(self, work: Callable[[Any], Any]) -> Any:
-        """Await what a function gives."""
+        """Await the result of a function."""
         return await work(self._held)
 
     async def close(self) -> None:  # type: ignore[override]
@@ -90,7 +90,7 @@ class ConcurrentActor(Actor):
 
 @dataclass(eq=False)
 class _Member:
-    """An actor that is ready, seen from the driver."""
+    """The driver's handle of a ready actor."""
 
     actor: Any
     place: Place
@@ -98,15 +98,15 @@ class _Member:
 
 
 class Crew(Generic[H]):
-    """Actors at work for one event loop; made inside it, ended with `close`.
+    """A group of actors for one event loop; made inside it and stopped by `close`.
 
     Args:
-        make: called once in each actor, gives what it holds; something that can be pickled.
-        size: how many actors; called again and again, for nodes may join.
+        make: called once in each actor to make the object it holds; must be picklable.
+        size: returns the number of actors; called repeatedly, as nodes may join.
         wait: seconds to wait for a node while there is no actor at all.
-        report: told in a line what was lost.
-        room: calls that an actor has at once; more than one needs a `make` whose methods are coroutines.
-        cpus, gpus: what each actor takes of a node.
+        report: called with a line of text about each loss.
+        room: concurrent calls per actor; more than one requires an object whose methods are coroutines.
+        cpus, gpus: resources that each actor occupies on its node.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Crew(Generic[H]):
         gpus: float = 0,
     ) -> None:
         kind, threads = (Actor, 1) if room == 1 else (ConcurrentActor, room + 3)
-        # killed or not, an actor is replaced here and nowhere else, so what was under way is known
+        # actors are replaced only here, never by Ray itself, so the calls in progress are known
         options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": threads}
         self._kind: Any = ray.remote(kind)
         self._kind = self._kind.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD", **options)
@@ -138,21 +138,21 @@ class Crew(Generic[H]):
 
     @property
     def places(self) -> int:
-        """How many actors there are or will be once there is room for them."""
+        """Number of actors, including those that wait for resources."""
         return max(1, len(self._keepers))
 
     async def use(self, work: Callable[[H], Any]) -> Any:
-        """Call a function with what an actor holds; again where the actor is lost.
+        """Call a function with the object of an actor; the call is repeated if the actor is lost.
 
         Args:
-            work: something that can be pickled, that leaves nothing behind in the actor.
+            work: the function; must be picklable and have no lasting effects in the actor.
 
         Raises:
-            UserError: there are no actors and none can be had.
-            InfrastructureError: actor after actor died over this call.
-            Exception: what the function raised.
+            UserError: there are no actors and none can be started.
+            InfrastructureError: several actors died over this call.
+            Exception: raised by the function.
         """
-        # cancelled, the call still goes on in the actor, which is free only after it
+        # a cancelled call continues in the actor, which is free only after it
         task = self._loop.create_task(self._call(work))
         self._calls.add(task)
         task.add_done_callback(self._called)
@@ -161,7 +161,7 @@ class Crew(Generic[H]):
     def _called(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at, also where nobody waits for it any more
+            task.exception()  # retrieved, so that asyncio does not warn if nothing awaits the task
 
     async def _call(self, work: Callable[[H], Any]) -> Any:
         deaths = 0
@@ -186,7 +186,7 @@ class Crew(Generic[H]):
             level, _, member = await self._free.get()
             if member is None:
                 assert self._over is not None
-                self._give(-1, None)  # the next one is to hear it too
+                self._give(-1, None)  # wake the next waiting call, which raises the same error
                 raise self._over
             if not member.gone.is_set():
                 return level, member
@@ -198,11 +198,11 @@ class Crew(Generic[H]):
     def _lost(self, member: _Member) -> None:
         if not member.gone.is_set():
             member.gone.set()
-            # which of the two, Ray itself knows only a while later
+            # Ray knows only later which of the two died
             self._report(f"ray: lost a worker on {member.place.address}, or that node; its work is done again")
 
     async def _keep(self) -> None:
-        """One place in the crew: an actor, and after it the next."""
+        """Keep one place of the crew filled: start an actor, and a new one whenever it is lost."""
         failures = 0
         while True:
             actor = self._kind.remote(self._make)
@@ -238,7 +238,7 @@ class Crew(Generic[H]):
                 ray.kill(actor)
 
     async def _watch(self) -> None:
-        """Fill places as nodes join, and give up where there is no actor for too long."""
+        """Add places as nodes join; give up if there is no actor for too long."""
         since = time.monotonic()
         while True:
             while len(self._keepers) < max(1, await asyncio.to_thread(self._size)):
@@ -252,7 +252,7 @@ class Crew(Generic[H]):
                 self.end(
                     UserError(
                         f"ray: no node has taken any work for {self._wait:g} s (ray_wait): are there nodes with free"
-                        " processors? What is finished is kept: start again to go on"
+                        " processors? Finished problems are kept: rerun to continue"
                     )
                 )
 
@@ -261,18 +261,18 @@ class Crew(Generic[H]):
             self.end(error if isinstance(error, Exception) else RuntimeError(str(error)))
 
     def end(self, why: Exception) -> None:
-        """No further calls: those that wait for an actor, and all later ones, raise this."""
+        """Accept no further calls; waiting and later calls raise this exception."""
         if self._over is None:
             self._over = why
             self._give(-1, None)
 
     def tell(self, work: Callable[[H], Any]) -> None:
-        """Call a function with what each actor holds, without waiting for it."""
+        """Call a function with the object of every actor, without waiting for the results."""
         for member in self._members:
             member.actor.do.remote(work)
 
     async def close(self) -> None:
-        """End every actor; those that are at work are killed after a moment."""
+        """Stop every actor; those still busy after `GRACE` seconds are killed."""
         self._watcher.cancel()
         closing = [self._loop.create_task(_closed(member.actor)) for member in self._members]
         if closing:
@@ -287,4 +287,4 @@ async def _closed(actor: Any) -> None:
     try:
         await actor.close.remote()
     except exceptions.RayError:
-        pass  # dead already
+        pass  # already dead

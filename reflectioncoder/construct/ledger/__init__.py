@@ -1,1 +1,1 @@
-"""The record of a build: every finished problem, and every answer that was paid for."""
+"""The ledger, the SQLite record of a build: every finished problem and every paid answer."""

@@ -1,4 +1,4 @@
-"""What a ledger's file may be besides a good one: another layout, other settings, damaged, only to be read."""
+"""The SQLite file of a ledger: read-only access, layout versions, and errors for damaged files or other settings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from urllib.parse import quote
 from reflectioncoder.errors import UserError
 
 LAYOUT = (
-    1  # of the tables in `ledger.py`, kept in the file's head; raised where an older program could not go on with them
+    1  # layout of the tables in `ledger.py`, stored in the file's header; raised if older versions could not use them
 )
 
 
 class OtherSettingsError(UserError):
-    """A ledger was begun with other settings than these, which `changed` names."""
+    """The ledger was begun with other settings; `changed` names the differences."""
 
     def __init__(self, path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         self._given = path, dict(old), dict(new)
@@ -33,25 +33,25 @@ class OtherSettingsError(UserError):
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The names under which two fingerprints differ."""
+    """The keys in which two fingerprints differ."""
     return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
 
 def connect_to_read(path: Path, held: bool = False) -> sqlite3.Connection:
-    """Open a ledger's file without the means to change it, also where nothing can be written beside it.
+    """Open a ledger's file read-only, even in a folder without write permission.
 
     Args:
-        path: of the file.
-        held: nobody can begin to write to it meanwhile; then nothing is written beside it either.
+        path: path of the file.
+        held: whether the caller holds the lock, so no other process can write; then no files are created beside it.
     """
-    # SQLite wants to write beside a file that another process may write to; one that was closed well is all there is
+    # SQLite creates files beside a database that others may write to; a cleanly closed one is complete by itself
     alone = (held or not os.access(path.parent, os.W_OK)) and not path.with_name("ledger.sqlite-wal").exists()
     where = f"file:{quote(str(path))}?{'immutable=1' if alone else 'mode=ro'}"
     return sqlite3.connect(where, uri=True, isolation_level=None, timeout=10)
 
 
 def failure(path: Path, error: Exception) -> UserError:
-    """What went wrong with a ledger's file, and what to do."""
+    """The error for a failure of a ledger's file, with a remedy."""
     text = str(error)
     hint = "; free some space and start again: what is finished is kept" if "full" in text else ""
     if isinstance(error, json.JSONDecodeError) or any(
@@ -62,10 +62,10 @@ def failure(path: Path, error: Exception) -> UserError:
 
 
 def check_layout(database: sqlite3.Connection, path: Path) -> int:
-    """The number of a ledger's layout, 0 for none yet; UserError where a newer version of this program wrote it."""
+    """The layout version of a ledger, 0 for a new file. Raises UserError if a newer program wrote it."""
     layout = int(database.execute("PRAGMA user_version").fetchone()[0])
     if layout > LAYOUT:
-        raise UserError(f"ledger {path}: written by a newer version of reflectioncoder; go on with that one")
+        raise UserError(f"ledger {path}: written by a newer version of reflectioncoder; use that version")
     return layout
 
 

@@ -1,4 +1,4 @@
-"""Group commit: many conversations write to one ledger, and the disk is waited for once for all that came meanwhile."""
+"""Group commit: records of many conversations that arrive close together share one transaction and one disk sync."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from reflectioncoder.construct.ledger.ledger import Entry, Ledger, Step
 
 
 class Commits:
-    """Writes to a ledger in a thread of its own, in the order of the calls; for one event loop.
+    """Writes to a ledger in a separate thread, in the order of the calls; for one event loop.
 
     Args:
-        ledger: an open one; until `close`, nobody else writes to it.
-        gather: seconds to wait for more before a transaction; nothing beside an answer's time, and it saves most of
-            the transactions where hundreds of conversations write.
+        ledger: an open ledger; until `close` it must have no other writer.
+        gather: seconds to wait for more records before a transaction; negligible compared with the time of an answer,
+            and it saves most transactions when hundreds of conversations write.
     """
 
     def __init__(self, ledger: Ledger, gather: float = 0.05) -> None:
@@ -24,7 +24,7 @@ class Commits:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     async def write(self, record: Entry | Step) -> None:
-        """Durable once this returns; cancelled, it is written all the same. Errors as of `Ledger.write`."""
+        """Write a record durably before this returns, even if cancelled. Raises as `Ledger.write`."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
         if self._writing is None or self._writing.done():
@@ -48,7 +48,7 @@ class Commits:
                         done.set_result(None)
 
     async def close(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for all pending writes."""
         if self._writing is not None:
             await asyncio.shield(self._writing)
         self._thread.shutdown()

@@ -1,9 +1,9 @@
 """Crash-safe record of a build: which problems are finished and with what, and every step on the way (SQLite).
 
-Every finished problem is one transaction, so a process that is killed at any moment loses at most the problems it was
-working on; of conversations with a model every answer and execution is one too, so they go on where they were. One
-process at a time holds a ledger; a lock that the system drops with the process sees to that. A ledger
-belongs to one configuration: it refuses to go on with another. It does not guard against edits by hand.
+Every finished problem is one transaction, so a kill at any moment loses at most the problems in progress. In
+conversations with a model every answer and execution is recorded too, so they resume where they stopped. One process
+at a time holds a ledger, by a lock that the operating system releases when the process ends. A ledger belongs to one
+configuration and cannot be opened with another. It does not guard against manual edits.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ CREATE TABLE IF NOT EXISTS digests (id TEXT PRIMARY KEY, digest TEXT NOT NULL) W
 """
 SPENT = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM events"
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-RECENT = 600.0  # seconds that the speed of a build is taken from
+RECENT = 600.0  # seconds over which the speed of a build is measured
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of a problem.
+    """The result of a finished problem.
 
     Args:
-        id: of the problem.
-        status: "done" with a sequence, or "rejected".
-        reason: of a rejection, in a word.
-        detail: of a rejection, in a sentence.
-        payload: a JSON value: the dialogue, or nothing.
+        id: id of the problem.
+        status: "done" (there is a sequence) or "rejected".
+        reason: reason of a rejection, one word.
+        detail: reason of a rejection, one sentence.
+        payload: a JSON value: the dialogue, or None.
     """
 
     id: str
@@ -87,11 +87,11 @@ class Step:
     """A step of a problem's conversation.
 
     Args:
-        problem: its id.
-        number: of the step, from 0 without gaps.
-        kind: of the step; "failed" is an attempt that gave no answer but may have cost something.
+        problem: id of the problem.
+        number: number of the step, from 0 without gaps.
+        kind: kind of the step; "failed" is an attempt without an answer, which may still have a cost.
         payload: a JSON value.
-        requests, tokens_in, tokens_out: what it cost.
+        requests, tokens_in, tokens_out: usage of the step.
     """
 
     problem: str
@@ -105,18 +105,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a build is, for whoever looks on.
+    """Progress of a build.
 
     Args:
-        total: problems to reflect on, 0 where the build has not said.
-        done: with a sequence.
-        rejected: reason to number.
-        open: conversations begun and not finished.
-        requests, tokens_in, tokens_out: spent so far.
-        prices: input and output price of a million tokens, where the build has a price.
-        per_minute: problems finished a minute, of late; 0 where it is not known.
+        total: number of problems; 0 if not recorded yet.
+        done: number of problems with a sequence.
+        rejected: number of rejected problems by reason.
+        open: number of conversations begun and not finished.
+        requests, tokens_in, tokens_out: usage so far.
+        prices: input and output price per million tokens, if known.
+        per_minute: problems finished per minute over the last ten minutes; 0 if unknown.
         running: whether a process holds the ledger.
-        funnel: of a build that is finished.
+        funnel: funnel of a finished build.
         forked: what was taken over from another build (see `fork.py`).
     """
 
@@ -138,12 +138,12 @@ class Ledger:
     """The ledger in a directory, held until `close`; a context manager.
 
     Args:
-        directory: where `ledger.sqlite` and its lock are or will be.
-        fingerprint: settings and data that decide the output, as JSON values by name; kept at the first opening and
-            compared at the next ones.
+        directory: folder of `ledger.sqlite` and its lock, which are created if missing.
+        fingerprint: settings and data that decide the output, as JSON values by name; recorded at the first opening
+            and compared at later ones.
 
     Raises:
-        UserError: another process holds it, it was made with another fingerprint, or it cannot be read or written.
+        UserError: another process holds the ledger, it has another fingerprint, or it cannot be read or written.
     """
 
     def __init__(self, directory: str | os.PathLike[str], fingerprint: Mapping[str, Any]) -> None:
@@ -170,7 +170,7 @@ class Ledger:
             self._lock.seek(0)
             holder = self._lock.read().strip()
             who = f" (process {holder})" if holder else ""
-            raise UserError(f"{self.path}: another build{who} is at work on it; wait for it or stop it") from None
+            raise UserError(f"{self.path}: another build{who} is using it; wait for it or stop it") from None
         except OSError as error:  # file systems without locks
             raise UserError(f"{self.path}: cannot lock it: {error.strerror or error}") from None
         self._held = True
@@ -183,7 +183,7 @@ class Ledger:
 
     def _open(self, fingerprint: dict[str, Any]) -> None:
         try:
-            # commits are explicit; a reader such as a report may look on from another process
+            # commits are explicit; another process, such as a report, may read meanwhile
             self._database = sqlite3.connect(self.path, isolation_level=None, timeout=10, check_same_thread=False)
             layout = check_layout(self._database, self.path)
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -209,7 +209,7 @@ class Ledger:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is recorded inside is recorded all or not at all."""
+        """Context manager that makes all records inside it one transaction."""
         if self._connection.in_transaction:
             yield
             return
@@ -224,7 +224,7 @@ class Ledger:
                 self._connection.execute("ROLLBACK")
 
     def digests(self, of_problems: Mapping[str, str] | None = None) -> dict[str, str]:
-        """What each problem read like when the build began, by id; recorded where given."""
+        """Digests of the problems at the beginning of the build, by id; recorded if given."""
         try:
             if of_problems is not None:
                 self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?, ?)", of_problems.items())
@@ -239,10 +239,10 @@ class Ledger:
             raise self._failed(error) from None
 
     def put(self, entry: Entry, timed: bool = True) -> bool:
-        """Record a finished problem, durably before this returns; False where it was recorded before (and stays).
+        """Record a finished problem durably before this returns; False if it already has an entry, which stays.
 
         Args:
-            entry: what became of it.
+            entry: result of the problem.
             timed: whether it counts for the speed of this build.
 
         Raises:
@@ -260,15 +260,15 @@ class Ledger:
         """Record finished problems and steps of conversations, all or nothing, durably before this returns.
 
         Args:
-            records: in the order in which they came.
+            records: entries and steps in order.
             timed: whether the problems count for the speed of this build.
 
         Returns:
-            how many of the problems were not recorded before; those that were stay as they are.
+            number of problems recorded for the first time; existing entries stay unchanged.
 
         Raises:
-            UserError: the disk is full or the file is damaged; what was recorded before is intact.
-            ValueError: a problem has such a step already.
+            UserError: the disk is full or the file is damaged; earlier records are intact.
+            ValueError: a problem already has a step with this number.
         """
         now, new = time.time(), 0
         with self.together():
@@ -295,7 +295,7 @@ class Ledger:
         return [(kind, json.loads(payload)) for kind, payload in rows]
 
     def last_kinds(self) -> dict[str, str]:
-        """The kind of the last step of each problem that is begun and not finished."""
+        """The kind of the last step of each problem begun and not finished."""
         sql = "SELECT problem, kind, MAX(number) FROM events WHERE problem NOT IN (SELECT id FROM problems) GROUP BY 1"
         rows = self._select(sql)
         return {problem: kind for problem, kind, _ in rows}
@@ -312,13 +312,13 @@ class Ledger:
         return {id for (id,) in self._select("SELECT id FROM problems WHERE status = ?", status)}
 
     def get(self, id: str) -> Entry | None:
-        """What became of a problem, or None where it is not finished."""
+        """The entry of a problem; None if it is not finished."""
         for row in self._select("SELECT status, reason, detail, payload FROM problems WHERE id = ?", id):
             return Entry(id, cast(Status, row[0]), row[1], row[2], json.loads(row[3]))
         return None
 
     def note(self, key: str, value: Any = None) -> Any:
-        """Keep a value about the build itself under a key, or read it back (None where there is none)."""
+        """Record a value about the build under a key, or read it back (None if missing)."""
         if key == "fingerprint":
             raise ValueError("the fingerprint is not a note")
         try:
@@ -330,14 +330,14 @@ class Ledger:
         return json.loads(row[0]) if row else None
 
     def close(self) -> None:
-        """Let go of the ledger; safe to call twice."""
+        """Release the ledger; safe to call twice."""
         if self._database is not None:
             self._database.close()
             self._database = None
         if self._held:
             self._held = False
             try:
-                self._lock.truncate(0)  # nobody is at work any more, whoever looks on
+                self._lock.truncate(0)  # tells readers that no build is running
             except OSError:
                 pass
         self._lock.close()
@@ -352,10 +352,10 @@ class Ledger:
 
 
 def progress(directory: str | os.PathLike[str]) -> Progress:
-    """Look at a ledger without holding it; a build may be at work on it.
+    """Read a ledger's progress without holding it; a build may be running.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: the ledger is missing or cannot be read.
     """
     path = Path(directory) / "ledger.sqlite"
     if not path.is_file():
@@ -369,7 +369,7 @@ def progress(directory: str | os.PathLike[str]) -> Progress:
 
 def _progress(database: sqlite3.Connection, path: Path) -> Progress:
     check_layout(database, path)
-    database.execute("BEGIN")  # one moment for all of it
+    database.execute("BEGIN")  # one consistent snapshot
     notes = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
     counts = database.execute("SELECT status, reason, COUNT(*) FROM problems GROUP BY status, reason").fetchall()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -403,7 +403,7 @@ def _progress(database: sqlite3.Connection, path: Path) -> Progress:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether the process that the lock file names is alive; taking the lock to find out could turn a build away."""
+    """Whether the process named in the lock file is alive; testing the lock itself could make a starting build fail."""
     try:
         os.kill(int(lock.read_text(encoding="utf-8")), 0)
     except (OSError, ValueError) as error:
@@ -412,13 +412,13 @@ def _is_held(lock: Path) -> bool:
 
 
 def labels(problem: Problem) -> dict[str, Any]:
-    """What is known about where a problem comes from."""
+    """The recorded origin of a problem."""
     known = {"id": problem.id, "source": problem.source, "licence": problem.licence, "level": problem.level}
     return {key: value for key, value in known.items() if value not in (None, "")}
 
 
 def entry_of(problem: Problem, dialogue: Dialogue | None, rejected: Rejected | None) -> Entry:
-    """The ledger's entry of a finished problem, with where it comes from."""
+    """The ledger entry of a finished problem, with its origin."""
     payload = None if dialogue is None else {**labels(problem), **dialogue.to_dict()}
     if rejected is None:
         return Entry(problem.id, "done", payload=payload)

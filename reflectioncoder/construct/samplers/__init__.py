@@ -1,1 +1,1 @@
-"""What writes the turns of a conversation: a chat server, a tuned model, recorded answers."""
+"""Samplers, which write the model's turns: a chat server, a fine-tuned model, or recorded answers."""

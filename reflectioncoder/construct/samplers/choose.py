@@ -1,4 +1,4 @@
-"""Which sampler writes the turns of a build. Add yours to `make_sampler`."""
+"""Create the sampler of a build. Add yours to `make_sampler`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from reflectioncoder.errors import UserError
 
 
 def served_model(config: BuildConfig) -> str:
-    """What the model of a build is called at its server."""
+    """The name of a build's model on its server."""
     return config.chat.model or (config.native.model if config.sampler == "native" else "")
 
 
 def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
-    """The sampler that a configuration asks for. To be called inside the event loop that uses it."""
+    """Create the configured sampler. Call it inside the event loop that uses the sampler."""
     if config.sampler == "replay":
         from reflectioncoder.construct.samplers.replay import ReplaySampler
 
@@ -34,7 +34,7 @@ def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console:
 
 
 def check_native(config: NativeConfig, chat: ChatConfig) -> None:
-    """Raise UserError for a setting of the fine-tuned model, or of its budget, that makes no sense."""
+    """Raise UserError for invalid settings of the fine-tuned model or of its budget."""
     if not config.model:
         raise UserError("native.model: name a model that was trained on the format, such as runs/train")
     for name in ("batch_size", "max_new_tokens", "samples"):
@@ -49,7 +49,7 @@ def check_native(config: NativeConfig, chat: ChatConfig) -> None:
 
 
 def native_sampler(config: BuildConfig, budget: Budget, console: Console) -> Sampler:
-    """The native sampler for an event loop; to be called inside it."""
+    """Create the native sampler. Call it inside the event loop that uses the sampler."""
     if config.engine == "local":
         from reflectioncoder.construct.samplers.native import NativeSampler  # seconds of imports
 

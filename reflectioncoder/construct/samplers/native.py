@@ -1,14 +1,14 @@
-"""A model fine-tuned on the format as a sampler (appendix A): it writes blocks itself, many conversations at a time.
+"""Sampler for a model fine-tuned on the format (appendix A), which writes blocks itself in many conversations at once.
 
-The conversation is the state machine of `reflect.py`; what differs is how it reads to the model. There is one
-assistant message that the model and the interpreter write in turn: `<|text|>` analysis, `<|code|>` program, then what
-it printed as an `<|execution|>` block, and so on until a program's asserts pass; the closing remark, if any; and the
-plain instruction, answered with the final code. An answer is what the model writes between two turns of anybody else.
-It is kept as text and encoded anew for the next turn, apart from the format, so contents cannot forge blocks and a
-conversation that was cut off goes on with the same prompts.
+The conversation is the state machine of `conversation/conversation.py`; only its form for the model differs. The model
+and the interpreter alternate in one assistant message: a `<|text|>` analysis, a `<|code|>` program, its output as an
+`<|execution|>` block, and so on until a program's asserts pass. Then come an optional closing remark and the plain
+instruction, answered with the final code. An answer is the model's output between two turns of other authors. It is
+stored as text and encoded again for the next turn, with contents encoded apart from the special tokens: contents cannot
+forge blocks, and a resumed conversation has the same prompts.
 
-One thread decodes. Answers that are due join its running batch, answers that end leave it, and programs run meanwhile.
-Each answer computes the keys and values of the whole conversation again (prefill is cheap beside decoding, and vLLM
+One thread decodes. Pending answers join its running batch, finished ones leave it, and programs run meanwhile. Each
+answer recomputes the keys and values of the whole conversation (prefill is cheap compared with decoding, and vLLM
 caches prefixes); they are not kept while a program runs.
 """
 
@@ -49,19 +49,19 @@ MALFORMED: dict[str, str] = {
     "forged_execution": "an execution block of its own",
     "unclosed_block": "a block that is not closed before another or the message's end",
 }
-SHOWN = 120  # characters of such an answer's end that its rejection quotes
-MARK = "native"  # of turns that are code and its execution
+SHOWN = 120  # characters from the end of a malformed answer that its rejection quotes
+MARK = "native"  # tool id of turns that are code or its execution
 Backend = Callable[[More], Iterator[Finished]]
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Ids of the special tokens that an answer is read by.
+    """Ids of the special tokens that structure an answer.
 
     Args:
-        types: id to block type.
-        end_of_block, end_of_message: ids.
-        every: of all special tokens, also the tokenizer's own.
+        types: block type by token id.
+        end_of_block, end_of_message: token ids.
+        every: ids of all special tokens, the tokenizer's own included.
     """
 
     types: dict[int, BlockType]
@@ -71,12 +71,12 @@ class Marks:
 
     @property
     def stops(self) -> frozenset[int]:
-        """Special tokens after which an answer may be over: all but those that open what the model may write."""
+        """Special tokens that may end an answer: all except those that open a block the model may write."""
         return self.every - {id for id, kind in self.types.items() if kind != "execution"}
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Marks:
-        """Those of a tokenizer. Raises UserError where it does not know the format."""
+        """The ids in a tokenizer. Raises UserError if it lacks the format's special tokens."""
         named = special_ids(tokenizer)
         every = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         types = {named[token]: kind for kind, token in BLOCK_TOKENS.items()}
@@ -85,17 +85,17 @@ class Marks:
 
 
 def ending(ids: Sequence[int], marks: Marks, may_run: bool) -> Ending | Literal[""]:
-    """Whether an answer ends with its last token, and why; empty where it goes on. To be called after every token.
+    """Why an answer ends with its last token, or "" if it continues. Call it after every token.
 
     Args:
-        ids: the answer so far, from where a block or the end of the message is due.
-        marks: of the tokenizer.
-        may_run: whether code is due; where not, opening a code block ends the answer.
+        ids: the answer so far; it starts where a block or the end of the message is due.
+        marks: special tokens of the tokenizer.
+        may_run: whether the model may write code; if not, opening a code block ends the answer.
     """
     token = ids[-1]
     if token not in marks.every:
         return "no_block_type" if len(ids) == 1 or ids[-2] == marks.end_of_block else ""
-    # a mistake would have ended the answer, so the special token before this one tells where we are
+    # a format error would have ended the answer, so the previous special token gives the state
     place = next((ids[i] for i in range(len(ids) - 2, -1, -1) if ids[i] in marks.every), marks.end_of_block)
     if place in marks.types:
         if token != marks.end_of_block:
@@ -110,7 +110,7 @@ def ending(ids: Sequence[int], marks: Marks, may_run: bool) -> Ending | Literal[
 
 
 def read_blocks(ids: Sequence[int], marks: Marks, tokenizer: PreTrainedTokenizerBase) -> list[Block]:
-    """The blocks that an answer has closed."""
+    """The closed blocks of an answer."""
     blocks, start, kind = [], 0, None
     for place, id in enumerate(ids):
         if id in marks.types:
@@ -123,10 +123,10 @@ def read_blocks(ids: Sequence[int], marks: Marks, tokenizer: PreTrainedTokenizer
 
 
 def messages_of(turns: Sequence[Turn]) -> list[Message]:
-    """A conversation as messages; the last is not over where it is the assistant's.
+    """A conversation as messages; a last message of the assistant is unfinished.
 
     Args:
-        turns: the user's; the assistant's, with the code that it runs; its executions, which are a tool's turns.
+        turns: user turns, assistant turns with the code they run, and tool turns with its executions.
     """
     messages: list[Message] = []
     for turn in turns:
@@ -145,28 +145,28 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 
 
 def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a conversation, as `messages_of` takes it, up to where the model goes on."""
+    """Token ids of a conversation (see `messages_of`) up to where the model continues."""
     messages = messages_of(turns)
     ids = encode(Dialogue(tuple(messages)), tokenizer).ids[:-1]  # without the end of the sequence
     if messages[-1].role == "assistant":
-        return ids[:-1]  # its message is not over
+        return ids[:-1]  # the assistant's message is unfinished
     return (*ids, special_ids(tokenizer)[ROLE_TOKENS["assistant"]])
 
 
 def read_answer(
     ids: Sequence[int], reason: str, marks: Marks, tokenizer: PreTrainedTokenizerBase, usage: Usage, model: str
 ) -> Answer:
-    """What a model wrote, and why it ended, as an answer."""
+    """Make an answer of the token ids that a model wrote and the reason why they ended."""
     blocks = read_blocks(ids, marks, tokenizer)
     text = "\n\n".join(block.content for block in blocks if block.type == "text" and block.content)
-    if reason in MALFORMED:  # as it stands, for whoever wants to know what the model has not learnt
+    if reason in MALFORMED:  # kept unparsed, to show what the model has not learnt
         text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
     code = next((block.content for block in blocks if block.type == "code"), None)
     return Answer(text, code, "" if code is None else MARK, reason, usage, model)
 
 
 def room_for(ids: Sequence[int], most: int, positions: int) -> int:
-    """How many tokens an answer may have after a prompt, `most` at most. Raises SamplerError where none fits."""
+    """Tokens available to an answer after a prompt, at most `most`. Raises SamplerError if none fits."""
     room = min(most, positions - len(ids))
     if room < 1:
         raise SamplerError("too_long", f"{len(ids)} tokens, and the model has {positions} positions")
@@ -174,20 +174,20 @@ def room_for(ids: Sequence[int], most: int, positions: int) -> int:
 
 
 class _StoppedError(Exception):
-    """The thread is to end."""
+    """Raised in the decoding thread to end it."""
 
 
 class NativeSampler:
-    """A fine-tuned model on this machine; used inside one event loop, decodes in a thread of its own.
+    """Sampler for a fine-tuned model on this machine; used inside one event loop, decodes in its own thread.
 
     Args:
-        config: model, back end and how to sample; `build_chat.check_native` looks at it before.
-        seed: with a problem's id and the answer's number it decides every draw.
-        backend: decodes in the place of the configured one; a function of `more` as `decode.decode` takes it.
-        budget: what all answers together may use; each counts as a request.
+        config: model, back end and sampling settings, already checked by `choose.check_native`.
+        seed: decides every draw, with the problem's id and the answer's number.
+        backend: replaces the configured back end; a function of `more`, as `decode.decode` takes it.
+        budget: shared by all answers, each of which counts as a request; no limit if None.
 
     Raises:
-        UserError: no such model, or one that does not know the format.
+        UserError: the model is missing or lacks the format's special tokens.
     """
 
     name = "native"
@@ -241,7 +241,7 @@ class NativeSampler:
         self._end(SamplerError("stopped", "the build is stopping"))
 
     async def close(self) -> None:
-        """See `Sampler`; waits for the step that is under way."""
+        """See `Sampler`; waits for the decoding step in progress."""
         self.stop()
         await asyncio.to_thread(self._thread.join)
 
@@ -255,7 +255,7 @@ class NativeSampler:
         self._queue.put(None)
 
     def _more(self, wait: bool) -> list[Request]:
-        """What has come since; what the thread asks between two steps."""
+        """New requests since the last call; called by the decoding thread between two steps."""
         found: list[Request] = []
         try:
             while True:
@@ -276,7 +276,7 @@ class NativeSampler:
         except _StoppedError:
             return
         except Exception as error:
-            # whatever it is, the next step would meet it as well
+            # the next step would fail the same way
             line = " ".join(str(error).split())[:300]
             if not isinstance(error, UserError):
                 line = f"decoding failed ({type(error).__name__}: {line})"
@@ -295,7 +295,7 @@ def _settle(future: asyncio.Future[Finished], value: Finished | SamplerError) ->
 
 
 def load_backend(config: NativeConfig, seed: int, marks: Marks) -> tuple[Backend, int]:
-    """What decodes, and how many positions the model has."""
+    """Load the back end; returns it with the model's number of positions."""
     if config.backend == "vllm":
         from reflectioncoder.construct.samplers.native_vllm import load_vllm
 

@@ -1,14 +1,15 @@
-"""A server's completions endpoint as a back end of the native sampler: `/v1/completions` with vLLM's parameters.
+"""Sampler for a fine-tuned model behind a completions endpoint: `/v1/completions` with vLLM's parameters.
 
-The conversation goes out as token ids, so that no content can forge a block, and comes back as token ids where the
-server returns them. What is assumed of it is what vLLM documents: it takes a list of ids as the prompt and
-`stop_token_ids`; with `return_token_ids` an answer has its ids, the one that it stopped at included; with
-`skip_special_tokens = false` and `include_stop_str_in_output = true` its text shows the special tokens. An answer
-without ids is read from that text, where a special token's name that the model spelt out counts as the token. A server
-that hides special tokens can be of no use here, and the first answer that it stops says so.
+The conversation is sent as token ids, so that no content can forge a block, and received as token ids if the server
+returns them. The server must behave as vLLM documents: it accepts a list of ids as the prompt, and `stop_token_ids`;
+with `return_token_ids` an answer has its ids, including the one it stopped at; with `skip_special_tokens = false` and
+`include_stop_str_in_output = true` its text contains the special tokens. An answer without ids is parsed from that
+text, where the name of a special token counts as the token even if the model spelt it out. A server that hides special
+tokens cannot be used; this is an error at the first answer it stops.
 
-A server cannot tell the end of a code block from that of an analysis. So it stops at every end of a block; where the
-answer goes on, the next request hands in what there is. Each of them counts, with its whole prompt, as it is billed.
+A server cannot distinguish the end of a code block from the end of an analysis, so it stops at every end of a block.
+If the answer continues, the next request sends what there is so far. Each request counts with its whole prompt, as
+billed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ HINT = "; native.backend 'completions' needs a server that takes vLLM's paramete
 
 @dataclass(frozen=True)
 class Part:
-    """What one request gave: tokens, whether the token limit cut them off, what they cost, who wrote them."""
+    """Result of one request: its tokens, whether the token limit cut them off, its usage, and the model's name."""
 
     ids: tuple[int, ...]
     cut: bool
@@ -46,16 +47,16 @@ class Part:
 
 
 class CompletionsSampler:
-    """A fine-tuned model behind a completions endpoint; used inside one event loop.
+    """Sampler for a fine-tuned model behind a completions endpoint; used inside one event loop.
 
     Args:
-        config: the model, whose tokenizer is loaded here, and how to sample.
-        chat: where the server is and how it is asked; its `model` is the name there.
-        seed: with a problem's id and the answer's number it decides every draw that the server makes.
-        budget: what all requests together may use.
+        config: the model, whose tokenizer is loaded here, and the sampling settings.
+        chat: URL, timeouts and retries; its `model` is the model's name on the server.
+        seed: decides the seed sent with every request, with the problem's id and the answer's number.
+        budget: shared by all requests; no limit if None.
 
     Raises:
-        UserError: no such tokenizer, one that does not know the format, or a URL that is none.
+        UserError: the tokenizer is missing or lacks the format's special tokens, or the URL is invalid.
     """
 
     name = "native"
@@ -78,7 +79,7 @@ class CompletionsSampler:
         await self._endpoint.close()
 
     async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
-        """See `Sampler`; raises SamplerError "forged_prompt" where text would be read as a special token."""
+        """See `Sampler`; raises SamplerError "forged_prompt" if text would be read as a special token."""
         started, may_run = time.monotonic(), tools == "offered"
         prompt = prompt_of(messages, self._tokenizer)
         room = room_for(prompt, self._config.max_new_tokens, self._positions)
@@ -109,7 +110,7 @@ class CompletionsSampler:
         return dataclasses.replace(answer, text=public(answer.text), tool_code=code, seconds=time.monotonic() - started)
 
     def _text(self, turns: Sequence[Turn], ids: Sequence[int]) -> str:
-        """The prompt as text, which must give the same special tokens as the ids."""
+        """The prompt as text; its special tokens must be those of the ids."""
         messages, text = messages_of(turns), str(self._tokenizer.bos_token or "")
         for message in messages:
             text += ROLE_TOKENS[message.role]
@@ -143,7 +144,7 @@ class CompletionsSampler:
         if text:
             so_far = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
             said = text + str(so_far)
-            extra["add_special_tokens"] = False  # the beginning of the sequence is in the text
+            extra["add_special_tokens"] = False  # the text already contains the beginning-of-sequence token
         key = f"{self._seed}:{name}:{len(ids)}"
         return {
             "model": self.model,
@@ -175,7 +176,7 @@ class CompletionsSampler:
 
 
 def _positions(model: str) -> int:
-    """How many positions a model has, where its configuration is there and says so; the server may allow fewer."""
+    """The model's number of positions according to its configuration, if available; the server may allow fewer."""
     try:
         config = AutoConfig.from_pretrained(resolve(model))
     except (OSError, ValueError):

@@ -1,7 +1,8 @@
-"""vLLM as a back end of the native sampler; written against its documented engine interface and not run with it yet.
+"""vLLM back end of the native sampler; written against vLLM's documented engine interface, not yet run with vLLM.
 
-vLLM stops at token ids, and cannot tell the end of a code block from that of an analysis. So it stops at every end of a
-block; where the answer goes on, it is handed in again with what there is, which its prefix cache makes cheap.
+vLLM stops at token ids and cannot distinguish the end of a code block from the end of an analysis, so it stops at every
+end of a block. If the answer continues, it is submitted again with its tokens so far, which the prefix cache makes
+cheap.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from reflectioncoder.models.vllm_engine import seed_of, start_engine
 def load_vllm(
     config: NativeConfig, seed: int, stops: Sequence[int]
 ) -> tuple[Callable[[More], Iterator[Finished]], int]:
-    """What decodes, and how many positions the model has.
+    """Load the back end; returns it with the model's number of positions.
 
     Args:
-        config: of the model; `device` is left to vLLM.
+        config: settings of the model; vLLM chooses the device itself.
         seed: see `native.NativeSampler`.
-        stops: ids of all special tokens but those that open a block which the model may write.
+        stops: ids of all special tokens except those that open a block the model may write.
 
     Raises:
-        UserError: as `start_engine`.
+        UserError: as in `start_engine`.
     """
     engine = start_engine(config.model, config.precision, config.batch_size, seed)
     from vllm import SamplingParams
@@ -44,12 +45,12 @@ def load_vllm(
 
 
 def decode_vllm(engine: Any, parameters: Callable[[Request, int], Any], more: More) -> Iterator[Finished]:
-    """What `decode.decode` does, by an `LLMEngine`.
+    """Decode with an `LLMEngine`; counterpart of `decode.decode`.
 
     Args:
         engine: its `add_request`, `step` and `has_unfinished_requests` are used.
-        parameters: the sampling parameters of a request, so many tokens of which are there already.
-        more: as for `decode.decode`; every request has its `ended`.
+        parameters: returns the sampling parameters for a request and its number of tokens decoded so far.
+        more: as for `decode.decode`; every request must have an `ended` function.
     """
     under_way: dict[str, tuple[Request, list[int]]] = {}
 

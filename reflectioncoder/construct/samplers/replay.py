@@ -1,4 +1,4 @@
-"""Recorded answers as a sampler: for tests, benchmarks, and answers that were sampled elsewhere."""
+"""Sampler that replays recorded answers: for tests, benchmarks, and answers sampled elsewhere."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from reflectioncoder.files.jsonl import iter_jsonl_at
 
 
 class ReplaySampler:
-    """Answers from a JSONL file, of which only the places are kept in memory.
+    """Answers from a JSONL file; only the offsets of its lines are kept in memory.
 
     A line is `{"problem": id, "turn": 0, "text": ..., "tool_code": ..., "finish": ..., "tokens_in": ...,
-    "tokens_out": ...}`, of which the last four may be missing.
+    "tokens_out": ...}`; the last four keys are optional.
 
     Args:
         path: the file.
-        model: what to record as the model.
+        model: recorded as the model's name.
 
     Raises:
-        UserError: a file that cannot be read or a line that is not of this form.
+        UserError: the file cannot be read, or a line does not have this form.
     """
 
     name = "replay"
@@ -51,15 +51,15 @@ class ReplaySampler:
         return _read(json.loads(self._file.readline()), "recorded answer", self.model)[1]
 
     def stop(self) -> None:
-        """Nothing is under way."""
+        """See `Sampler`; does nothing, as no requests are running."""
 
     async def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """Digest of a file of recorded answers. Raises UserError where it cannot be read."""
+    """Digest of a file of recorded answers. Raises UserError if it cannot be read."""
     _check_path(path)
     try:
         with open(path, "rb") as file:
@@ -74,7 +74,7 @@ def _check_path(path: str | os.PathLike[str]) -> None:
 
 
 def _read(line: Any, where: str, model: str) -> tuple[tuple[str, int], Answer]:
-    """The problem and turn of a line, and its answer."""
+    """The (problem, turn) key and the answer of a line."""
     try:
         key = str(line["problem"]), int(line["turn"])
         text, code = line["text"], line.get("tool_code")
