@@ -20,6 +20,7 @@ from reflectioncoder.train.train import train
 PAGE = ROOT / "docs" / "method.md"
 
 
+@pytest.mark.slow
 def test_the_loop_on_the_page_is_the_trainer(tmp_path: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert len([line for line in code.splitlines() if line.strip()]) <= 66  # a page's worth

@@ -23,6 +23,8 @@ from reflectioncoder.construct.ledger.ledger import progress
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import embedded_model_directory
 
+pytestmark = pytest.mark.server
+
 # short wordings, for answers of a few dozen tokens
 PROMPTS = """
 system_fenced = "Reply with one short Python code block and nothing else."

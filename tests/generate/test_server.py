@@ -348,6 +348,7 @@ def test_any_answer_can_be_cleaned_and_cleaning_again_changes_nothing_without_fe
         assert clean_answer(code) == code
 
 
+@pytest.mark.server
 def test_a_real_server_gives_what_transformers_gives_here(tmp_path: Path) -> None:
     model = str(tmp_path / "model")
     tokenizer = build_tokenizer()

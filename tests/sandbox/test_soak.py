@@ -6,14 +6,18 @@
 import gc
 import os
 import random
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from sandboxes import HERE, family, started
 
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+
+pytestmark = pytest.mark.slow
 
 RUNS = int(os.environ.get("SOAK", "1500"))
 AT_ONCE = 4
@@ -60,7 +64,7 @@ def used(interpreter: Interpreter) -> dict[str, float]:
         "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in processes),
         "mounts": sum(len(_lines(f"/proc/{pid}/mounts")) for pid in processes),
         "control groups": sum(int(name.rsplit("-", 1)[1]) in processes for name in groups),
-        "temporary folders": sum(name.startswith("reflectioncoder-") for name in os.listdir("/tmp")),
+        "temporary folders": sum(name.startswith("reflectioncoder-") for name in os.listdir(tempfile.gettempdir())),
         "memory": sum(_private_mb(pid) for pid in processes),
     }
 
@@ -80,7 +84,8 @@ def _private_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in _lines(f"/proc/{pid}/status") if line.startswith("RssAnon:")) / 1024
 
 
-def test_many_runs_leave_the_machine_as_it_was() -> None:
+def test_many_runs_leave_the_machine_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where nobody else makes folders
     programs = [(code, outcome) for code, outcome, weight in MIX for _ in range(weight)]
     order = random.Random(1)
 

@@ -1,18 +1,21 @@
-"""Starts training on several processes, as a launcher does, and is what they run: `ranks.py CONFIG.toml[:STEP] ...`."""
+"""Starts training on several processes, as a launcher does, and compares what came out."""
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
-import shutil
 import socket
-import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rank
 import torch
 from training import log
 from transformers import AutoModelForCausalLM
@@ -20,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from reflectioncoder.config.toml import save
 from reflectioncoder.config.train import TrainConfig
 
+FORKS = multiprocessing.get_context("forkserver")
 TERMS = ("loss", "teacher_ce", "student_ce", "kl", "grad_norm")
 
 
@@ -70,6 +74,17 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+def forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start a function of `rank` in a process forked from one that has done its imports, which take ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment().items():
+            patch.setenv(name, value)
+        FORKS.set_forkserver_preload(["rank"])
+        process = FORKS.Process(target=target, args=arguments)
+        process.start()
+    return process
+
+
 def launch(configs: Sequence[Path | str], ranks: int = 2, seconds: float = 300) -> list[str]:
     """Train with each configuration in turn, on `ranks` processes; returns what each rank said.
 
@@ -80,44 +95,20 @@ def launch(configs: Sequence[Path | str], ranks: int = 2, seconds: float = 300) 
         AssertionError: a rank failed.
     """
     port = free_port()
-    processes = []
-    for rank in range(ranks):
-        variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, __file__, *map(str, configs)]
-        processes.append(
-            subprocess.Popen(
-                command, env=environment(**variables), stderr=subprocess.PIPE, text=True, start_new_session=True
-            )
-        )
-    try:
-        said = [process.communicate(timeout=seconds)[1] for process in processes]
-    finally:
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder, str(number)) for number in range(ranks)]
+        processes = []
+        for number, said in enumerate(logs):
+            variables = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(ranks)}
+            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            processes.append(forked(rank.ranks, said, variables, [*map(str, configs)]))
+        until = time.monotonic() + seconds
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+        codes = [process.exitcode for process in processes]
         for process in processes:
             process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(said)
-    return said
-
-
-if __name__ == "__main__":
-    import torch.distributed as dist
-    from training import At, interrupt
-
-    from reflectioncoder.config.toml import load
-    from reflectioncoder.errors import UserError
-    from reflectioncoder.train.train import train
-
-    for word in sys.argv[1:]:
-        path, _, step = word.partition(":")
-        try:
-            train(load(TrainConfig, path), callbacks=[At(int(step), interrupt)] if step else [])
-        except UserError as error:
-            if not step:
-                raise
-            print(error, file=sys.stderr)
-            dist.barrier()
-            if dist.get_rank() == 0:
-                output = load(TrainConfig, path).output
-                shutil.copytree(output, f"{output}.kept")
-            dist.barrier()
-    dist.destroy_process_group()
+            process.join()
+        texts = [said.read_text() if said.exists() else "" for said in logs]
+    assert codes == [0] * ranks, "\n".join(map(str, [codes, *texts]))
+    return texts

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rank
 import tiny
 import torch
+from ranks import forked
 from training import At, config, interrupt, log, quiet
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -70,21 +69,9 @@ def test_a_killed_run_goes_on_with_the_same_losses(base: Path, tmp_path: Path, p
     train(config(base, tmp_path / "whole", precision=precision), quiet)
     killed = tmp_path / "killed"
     save(config(base, killed, precision=precision), tmp_path / "child")
-    child = (
-        "import os, signal, sys\n"
-        "from training import At\n"
-        "from reflectioncoder.config.toml import load\n"
-        "from reflectioncoder.config.train import TrainConfig\n"
-        "from reflectioncoder.train.train import train\n"
-        "train(load(TrainConfig, sys.argv[1]), callbacks=[At(5, lambda: os.kill(os.getpid(), signal.SIGKILL))])\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", child, str(tmp_path / "child" / "config.toml")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    process = forked(rank.killed, tmp_path / "said", tmp_path / "child" / "config.toml", 5)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "said").read_text()
     assert [line["step"] for line in log(killed)] == [1, 2, 3, 4]
     # What a kill in the middle of writing leaves: half a checkpoint and half a line.
     (killed / "checkpoint-5").mkdir()

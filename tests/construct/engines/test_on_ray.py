@@ -46,6 +46,8 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from reflectioncoder.construct.engines import on_ray as engine_ray  # noqa: E402
 from reflectioncoder.construct.engines import ray_actors as crew  # noqa: E402
 
+pytestmark = pytest.mark.ray
+
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # two machines, as far as Ray can tell
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")
 # nothing is sent anywhere, and Ray kills no worker because others fill the machine's memory
@@ -62,8 +64,9 @@ def nodes() -> Iterator[Cluster]:
         patch.delenv("OPENAI_API_KEY", raising=False)
         paths = [str(ROOT / "tests" / "support"), str(ROOT), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        before = psutil.Process().children(recursive=True)
         cluster = Cluster(True, head_node_args={**SMALL, "node_ip_address": HEAD, "include_dashboard": False})
-        ours = psutil.Process().children(recursive=True)
+        ours = [child for child in psutil.Process().children(recursive=True) if child not in before]
         yield cluster
         cluster.shutdown()
         _, alive = psutil.wait_procs(ours, timeout=20)

@@ -95,6 +95,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.ranks
 def test_ranks_wait_for_a_long_write_but_not_for_a_dead_rank() -> None:
     port = ranks.free_port()
     processes = [
@@ -114,6 +115,7 @@ def test_ranks_wait_for_a_long_write_but_not_for_a_dead_rank() -> None:
     assert said == [["waited", "lost contact", ""], ["waited", ""]]
 
 
+@pytest.mark.ranks
 def test_two_ranks_give_what_one_process_gives(base: Path, tmp_path: Path) -> None:
     # An epoch has twelve samples, five of them twice over: in batches of eleven, the last has one for two ranks.
     runs = {
@@ -172,11 +174,13 @@ def engine_run(base: Path, folder: Path, sharding: str) -> None:
     assert len(AutoTokenizer.from_pretrained(folder / "consolidated")) > 258
 
 
+@pytest.mark.ranks
 def test_fsdp2_gives_what_one_process_gives(base: Path, tmp_path: Path) -> None:
     engine_run(base, tmp_path, str(CONFIGS / "fsdp2.yaml"))
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.ranks
 def test_deepspeed_gives_what_one_process_gives(base: Path, tmp_path: Path, stage: int) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
     engine_run(base, tmp_path, str(CONFIGS / f"zero{stage}.yaml"))
@@ -228,6 +232,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.ranks
 def test_a_killed_rank_ends_the_job_and_resume_goes_on_exactly(base: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     path = on_file(config(base, killed, max_steps=7), tmp_path / "config")
