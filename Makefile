@@ -1,11 +1,11 @@
-# make setup | demo | bootstrap | test | lint | toolchains | ds1000; every target does its own set-up and is quick the
+# make setup | demo | bootstrap | check | test | lint | toolchains | ds1000; every target does its own set-up and is quick the
 # second time.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: setup demo bootstrap test lint clean toolchains ds1000
+.PHONY: setup demo bootstrap test check lint clean toolchains ds1000
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -29,9 +29,17 @@ demo: setup
 bootstrap: setup
 	$(BIN)/python studies/bootstrap.py
 
-# Many small jobs share the cores here, and threads that spin while they wait slow each other tenfold.
+# Tests share the cores, and threads that spin while they wait slow each other tenfold. A file's tests stay together on
+# one worker, in the order that tests/conftest.py gives: the long files first.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup \
+	--no-loadscope-reorder
 test: setup
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	$(PYTEST)
+
+# What needs no training, no Ray, no several ranks and no server with a model.
+check: lint
+	$(PYTEST) -m "not (slow or ray or ranks or server)"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from reflectioncoder.evaluate.evaluate import OUTPUT_CHARS
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits

@@ -27,7 +27,10 @@ import statistics
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import random_samples
 import reference_trainer

@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-for folder in (HERE, HERE.parent, HERE.parent.parent):
+ROOT = HERE.parent.parent
+for folder in (HERE, HERE.parent, ROOT / "tests" / "support", ROOT):
     sys.path.insert(0, str(folder))
 
 import parts  # noqa: E402

@@ -1,0 +1,50 @@
+"""What processes that are forked from one with the imports done run: ranks of a training, and a run that is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch.distributed as dist
+from training import At, interrupt
+
+from reflectioncoder.config.toml import load
+from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.errors import UserError
+from reflectioncoder.train.train import train
+
+
+def begin(log: Path, variables: Mapping[str, str]) -> None:
+    """A session of its own, as a launcher gives, with what is said in a file."""
+    os.setsid()
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+    os.environ.update(variables)
+
+
+def ranks(log: Path, variables: Mapping[str, str], words: Sequence[str]) -> None:
+    """Train with each configuration in turn, as `ranks.launch` says."""
+    begin(log, variables)
+    for word in words:
+        path, _, step = word.partition(":")
+        try:
+            train(load(TrainConfig, path), callbacks=[At(int(step), interrupt)] if step else [])
+        except UserError as error:
+            if not step:
+                raise
+            print(error, file=sys.stderr)
+            dist.barrier()
+            if dist.get_rank() == 0:
+                output = load(TrainConfig, path).output
+                shutil.copytree(output, f"{output}.kept")
+            dist.barrier()
+    dist.destroy_process_group()
+
+
+def killed(log: Path, path: Path, step: int) -> None:
+    """Train until SIGKILL after a step."""
+    begin(log, {})
+    train(load(TrainConfig, path), callbacks=[At(step, lambda: os.kill(os.getpid(), signal.SIGKILL))])
