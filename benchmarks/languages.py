@@ -156,7 +156,7 @@ def references(data: str, count: int) -> None:
     for library, counts in outcomes.items():
         print(f"{library:12} {dict(counts)}", flush=True)
     passed = sum(counts["passed"] for counts in outcomes.values())
-    ds1000.PRELOAD = ()  # type: ignore[assignment]
+    ds1000.DS1000_PRELOAD = ()  # type: ignore[assignment]
     cold = []
     with task.interpreter(LIMITS) as interpreter:
         for task_id, row in list(task.problems.items())[:5]:

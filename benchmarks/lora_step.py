@@ -55,7 +55,7 @@ def model_of(options: argparse.Namespace) -> Any:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words | {t: len(words) + i for i, t in enumerate(SPECIAL_TOKENS)}, "w0"))
     )
-    lora.add(model, tokenizer, TrainConfig(model="random", precision=options.precision, lora=LoraConfig(r=16)))
+    lora.add_adapters(model, tokenizer, TrainConfig(model="random", precision=options.precision, lora=LoraConfig(r=16)))
     return model
 
 

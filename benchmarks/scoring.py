@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 from reflectioncoder.tasks.evalplus.compare import PRESENCE
-from reflectioncoder.tasks.evalplus.data import HUMANEVAL, MBPP, find_plus, read_plus
+from reflectioncoder.tasks.evalplus.data import HUMANEVAL_SOURCE, MBPP_SOURCE, find_plus, read_plus
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"humaneval": ("humaneval_plus/HumanEvalPlus", "HUMANEVAL"), "mbpp": ("mbpp_plus/MbppPlus", "MBPP")}
@@ -87,7 +87,7 @@ def _wrong(function, inside=[]):
 
 def canonical(task: str, options: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Verdicts on canonical solutions and on the wrong ones made of them, as the command gives them."""
-    source = HUMANEVAL if task == "humaneval" else MBPP
+    source = HUMANEVAL_SOURCE if task == "humaneval" else MBPP_SOURCE
     path = find_plus(source, str(options.data))
     assert path is not None
     problems = read_plus(source, path)[0][:: options.step]

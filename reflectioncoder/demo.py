@@ -27,7 +27,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
 
 ARMS = ("before", "instruction_tuned", "after")
-TASKS = ("heldout", "handwritten", "humaneval")
+DEMO_TASKS = ("heldout", "handwritten", "humaneval")
 
 
 def build_config(demo: DemoConfig) -> BuildConfig:
@@ -83,13 +83,13 @@ def evaluate_config(demo: DemoConfig, arm: str, task: str) -> EvaluateConfig:
     return EvaluateConfig(generate=generate, output=output, seconds=3.0)
 
 
-def describe(demo: DemoConfig) -> str:
+def describe_demo(demo: DemoConfig) -> str:
     """What a run would do, a line a stage."""
     lines = [f"build: {demo.problems} procedural problems into {demo.output}/build"]
     for arm, config in train_configs(demo).items():
         lines.append(f"train {arm}: {config.objective}, {config.max_tokens:,} tokens into {config.output}")
     for arm in ARMS:
-        lines.append(f"evaluate {arm}: {', '.join(TASKS)} into {demo.output}/evaluate/{arm}")
+        lines.append(f"evaluate {arm}: {', '.join(DEMO_TASKS)} into {demo.output}/evaluate/{arm}")
     return "\n".join(lines)
 
 
@@ -123,15 +123,15 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
         # A run ends with a whole step: the second arm gets at least what the first really used.
         equal = dataclasses.replace(training, max_tokens=tokens)
         tokens = stages.run(f"train {arm}", partial(_as_dict, train, equal))["tokens"]
-    scores: dict[str, dict[str, Any]] = {task: {} for task in TASKS}
+    scores: dict[str, dict[str, Any]] = {task: {} for task in DEMO_TASKS}
     for arm in ARMS:
-        for task in TASKS:
+        for task in DEMO_TASKS:
             done = stages.run(f"evaluate {arm} {task}", partial(_as_dict, evaluate, evaluate_config(demo, arm, task)))
             scores[task][arm] = {key: done[key] for key in ("pass_at_1", "low", "high", "n")}
-    directories = {(arm, task): Path(evaluate_config(demo, arm, task).output) for arm in ARMS for task in TASKS}
+    directories = {(arm, task): Path(evaluate_config(demo, arm, task).output) for arm in ARMS for task in DEMO_TASKS}
     comparisons = {
         f"{task}: after against {arm}": dataclasses.asdict(compare(directories[arm, task], directories["after", task]))
-        for task in TASKS
+        for task in DEMO_TASKS
         for arm in ("before", "instruction_tuned")
     }
     summary = {
@@ -153,10 +153,10 @@ def score_table(summary: dict[str, Any]) -> Table:
     """The table that `make demo` prints."""
     table = Table(title=f"pass@1 with 95 % intervals, {summary['sequences']} reflection sequences")
     table.add_column("model")
-    for task in TASKS:
+    for task in DEMO_TASKS:
         table.add_column(f"{task} (n = {summary[task]['before']['n']})", justify="right")
     for arm in ARMS:
-        cells = [summary[task][arm] for task in TASKS]
+        cells = [summary[task][arm] for task in DEMO_TASKS]
         table.add_row(
             arm.replace("_", " "),
             *(f"{cell['pass_at_1']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}]" for cell in cells),

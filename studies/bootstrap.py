@@ -162,7 +162,7 @@ def write_problems(root: Path, first: BuildConfig, native: BuildConfig) -> None:
     problems keep their other tests for the final check, and none has a composition that the first source has, in
     whatever wording.
     """
-    old = procedural.generate(first.count, first.seed, "train", first.levels)
+    old = procedural.procedural_problems(first.count, first.seed, "train", first.levels)
     seen = {problem.extra["composition"] for problem in old}
     fresh = (
         problem

@@ -28,7 +28,7 @@ from reflectioncoder.problems.procedural import problems as procedural
 def read(name: str, path: str, columns: str) -> list[Problem]:
     """The rows of a set as problems; those without Python that stands alone too, where the columns are named."""
     if path == "procedural":
-        return list(procedural.generate(int(columns), 0, "train", (1, 2, 3, 4)))
+        return list(procedural.procedural_problems(int(columns), 0, "train", (1, 2, 3, 4)))
     if columns.split(",")[0] in PRESETS:
         return load_problems(path, columns, skipped=[])
     problems = []

@@ -365,7 +365,7 @@ def generate(options: Options, end: float) -> list[dict[str, Any]]:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    from reflectioncoder.models.decode import Request, decode
+    from reflectioncoder.models.decode import Request, decode_batched
 
     shape = "tiny" if options.smoke else "135m"
     model = model_of(shape, options.device, torch.bfloat16).eval()
@@ -382,7 +382,7 @@ def generate(options: Options, end: float) -> list[dict[str, Any]]:
         ]
         seconds = []
         for _ in range(options.repeats + 1):
-            seconds.append(timed(partial(all_of, decode, model, tokenizer, requests, batch), options.device)[0])
+            seconds.append(timed(partial(all_of, decode_batched, model, tokenizer, requests, batch), options.device)[0])
             if time.monotonic() > end:
                 break
         row = {"batch": batch, "tokens_per_second": round(batch * new / statistics.median(seconds[1:] or seconds), 1)}

@@ -11,7 +11,7 @@ from reflectioncoder.cli.arguments import Switches, Verb, positional
 from reflectioncoder.config.build import BuildConfig
 
 if TYPE_CHECKING:  # seconds of imports, which help does not need
-    from reflectioncoder.construct.ledger.ledger import Progress
+    from reflectioncoder.construct.ledger.ledger import BuildProgress
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run_status(arguments: StatusArguments, switches: Switches) -> int:
     return 0
 
 
-def describe(found: Progress) -> list[str]:
+def describe(found: BuildProgress) -> list[str]:
     """Lines for a person: funnel so far, speed, cost, time left."""
     from reflectioncoder.clients.budget import Price, Usage
 

@@ -21,7 +21,7 @@ class DoctorArguments:
 def run_doctor(_: DoctorArguments, switches: Switches) -> int:
     """Print the report, or one JSON object."""
     found = examine()
-    print(json.dumps(found, ensure_ascii=False) if switches.json else "\n".join(describe(found)))
+    print(json.dumps(found, ensure_ascii=False) if switches.json else "\n".join(describe_machine(found)))
     return 0
 
 
@@ -45,7 +45,7 @@ def examine() -> dict[str, Any]:
     }
 
 
-def describe(found: dict[str, Any]) -> list[str]:
+def describe_machine(found: dict[str, Any]) -> list[str]:
     """The report as lines of text."""
     lines = [f"{name:16} {version}" for name, version in found["versions"].items()]
     lines += [f"{'devices':16} {', '.join(found['devices'])}", *found["isolation"]]

@@ -43,7 +43,7 @@ def run_demo(config: DemoConfig, switches: Switches) -> int:
     from reflectioncoder import demo
 
     if switches.dry_run:
-        print(demo.describe(config))
+        print(demo.describe_demo(config))
         return 0
     demo.run_demo(config)
     return 0

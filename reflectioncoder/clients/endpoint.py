@@ -28,7 +28,7 @@ from reflectioncoder.errors import UserError
 
 NO_KEY = "none"  # sent if no key is set; local servers ignore it
 LONGEST_PAUSE = 30.0
-PATIENCE = 10  # how often the longest wait is granted to a server that keeps asking to retry later
+LONGEST_WAITS = 10  # how often the longest wait is granted to a server that keeps asking to retry later
 DOWN_AFTER = 3  # requests given up in a row, with no answer in between
 PAID_RETRIES = 2  # retries after empty or endless answers, each of which may be billed
 SHORTEST_KEY = 6  # characters; a shorter key is not a secret, and removing it would garble texts
@@ -139,7 +139,7 @@ class Endpoint:
                 self.budget.settle(worst, used)
             spent += used
             waited = time.monotonic() - started
-            if failure.wait is None or waited > PATIENCE * self._config.longest_wait:
+            if failure.wait is None or waited > LONGEST_WAITS * self._config.longest_wait:
                 failures += 1  # being asked to wait is not a failure
             self._give_up_or_go_on(failure, failures, spent)
             if failure.wait is not None:

@@ -27,7 +27,7 @@ from reflectioncoder.construct import fork, outputs
 from reflectioncoder.construct.conversation.samples import sample_id
 from reflectioncoder.construct.conversation.scheduler import reflect_by_chat
 from reflectioncoder.construct.engines import engine
-from reflectioncoder.construct.export import FILES, export
+from reflectioncoder.construct.export import FILES, export_build
 from reflectioncoder.construct.filters import contamination
 from reflectioncoder.construct.filters.contamination import Contamination
 from reflectioncoder.construct.ledger.ledger import Ledger
@@ -49,8 +49,8 @@ from reflectioncoder.progress import Meter
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 # native settings that do not decide the answers (as in `generate`, effects of the batch on one row are ignored)
 NATIVE_FREE = ("batch_size", "device", "replicas")
-ELSEWHERE = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that do not affect the sequences
-SHOWN = 20  # bad rows listed on the screen
+NOT_FINGERPRINTED = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that do not affect the sequences
+ROWS_SHOWN = 20  # bad rows listed on the screen
 NOTES = "problem_notes.txt"  # file that lists all bad rows
 
 
@@ -97,15 +97,15 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     loaded = _problems(config)
     problems, skipped = loaded.problems, loaded.skipped
     for lines in ([f"skipped {line}" for line in skipped], loaded.renamed):
-        for line in lines[:SHOWN]:
+        for line in lines[:ROWS_SHOWN]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if len(lines) > SHOWN:
-            console.print(f"... and {len(lines) - SHOWN} more, all in {NOTES}", highlight=False)
-    decided, stopped = fingerprint(config, problems), ""
-    old = fork.check(config, decided)
+        if len(lines) > ROWS_SHOWN:
+            console.print(f"... and {len(lines) - ROWS_SHOWN} more, all in {NOTES}", highlight=False)
+    decided, stopped = build_fingerprint(config, problems), ""
+    old = fork.check_fork(config, decided)
     config = dataclasses.replace(config, output=config.fork or config.output, fork="")
     output = Path(config.output)
-    with fork.opened(output, decided) as ledger:
+    with fork.open_ledger(output, decided) as ledger:
         funnel = ledger.note("funnel")
         if funnel is not None and all((output / name).is_file() for name in _files(config)):
             console.print(f"{output}: already finished with this configuration; nothing to do", highlight=False)
@@ -116,7 +116,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             detector = cache(lambda: _detector(config))
             found = _contaminated(config, problems, detector, ledger)
             banned = {item.id for item in found}
-            fork.begin(ledger, decided, config, problems, banned, old, console)
+            fork.begin_fork(ledger, decided, config, problems, banned, old, console)
             finished = ledger.finished()
             pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
             if finished:
@@ -125,13 +125,13 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             ledger.note("contaminated", len(banned))
             if pending:
                 reflect = _reflect if config.sampler == "mutation" else reflect_by_chat
-                with engine.running(config):
+                with engine.engine_running(config):
                     stopped = reflect(config, pending, ledger, console)
-            kept, funnel = export(problems, found, detector(), ledger, output, config.near_duplicates)
+            kept, funnel = export_build(problems, found, detector(), ledger, output, config.near_duplicates)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
-            outputs.export(output, kept, config.formats)
+            outputs.export_formats(output, kept, config.formats)
             outputs.write_card(output, _card(config, problems, kept, funnel))
             if not stopped:
                 ledger.note("funnel", funnel)
@@ -156,7 +156,7 @@ def _problems(config: BuildConfig) -> Loaded:
 
     def read() -> Loaded:
         if config.problems == "procedural":
-            return Loaded(list(procedural.generate(config.count, config.seed, "train", config.levels)))
+            return Loaded(list(procedural.procedural_problems(config.count, config.seed, "train", config.levels)))
         skipped: list[str] = []
         renamed: list[str] = []
         fields, split, count = config.fields, config.split, config.count
@@ -187,14 +187,14 @@ def _contaminated(
     return found
 
 
-def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
+def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
     """Everything that decides the sequences: problems, versions, and settings except output paths and worker counts."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in ELSEWHERE}
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_FINGERPRINTED}
     chat, native = settings.pop("chat"), settings.pop("native")
     if config.sampler == "mutation":
         del settings["sampler"]
     elif config.sampler == "native":
-        from reflectioncoder.models.load import fingerprint as weights  # seconds of imports
+        from reflectioncoder.models.load import weights_fingerprint as weights  # seconds of imports
 
         settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
         settings["native.weights"] = weights(config.native.model)
@@ -206,7 +206,7 @@ def fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, A
         prompts = load_prompts(config.chat.prompts)
         settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
     if config.sampler == "replay":
-        settings["recorded_answers"] = replay.fingerprint(config.chat.replay)
+        settings["recorded_answers"] = replay.replay_fingerprint(config.chat.replay)
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())

@@ -68,7 +68,7 @@ class _Texts(Sequence[tuple[str, str]]):
         return id, f"{self._instructions[id]}\n{filters.final_code(self._stored[place])}"
 
 
-def export(
+def export_build(
     problems: Sequence[Problem],
     found: Sequence[Contamination],
     detector: contamination.Detector,
@@ -116,7 +116,7 @@ def export(
         ids = [id for id in ids if id not in rejects]
     kept = Stored(ledger, ids)
     write_jsonl(output / "sequences.jsonl", kept)
-    write_jsonl(output / "instructions.jsonl", map(last_round, kept))
+    write_jsonl(output / "instructions.jsonl", map(last_round_dialogue, kept))
     write_lines(output / "rejects.jsonl", _reject_lines(problems, rejects, ledger))
     report = (copied[problem.id].to_dict() for problem in problems if problem.id in copied)
     write_lines(output / "contamination.jsonl", (json.dumps(line, ensure_ascii=False) for line in report))
@@ -151,7 +151,7 @@ def _rejection(item: Contamination) -> Rejected:
     )
 
 
-def last_round(dialogue: Dialogue) -> Dialogue:
+def last_round_dialogue(dialogue: Dialogue) -> Dialogue:
     """The second round of a reflection dialogue as plain instruction data."""
     instruction = "".join(block.content for block in dialogue.messages[-2].blocks)
     kept = {key: dialogue.extra[key] for key in ("id", "source", "licence", "level") if key in dialogue.extra}

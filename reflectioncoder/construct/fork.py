@@ -28,8 +28,8 @@ from reflectioncoder.construct.conversation.conversation import (
     Ask,
     Checked,
     Conversation,
+    ConversationRules,
     Event,
-    Rules,
     from_record,
     to_record,
 )
@@ -103,7 +103,7 @@ def _raised(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
     return all(isinstance(number, (int, float)) for number in numbers) and numbers[0] < numbers[1]  # type: ignore[operator]
 
 
-def digest(problem: Problem) -> str:
+def problem_digest(problem: Problem) -> str:
     """Digest of everything in a problem, except its id, that its conversation or its verdict depends on."""
     parts = repr((problem.instruction, problem.solution, problem.tests, problem.entry_point))
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -114,7 +114,7 @@ def kept(
     entry: Entry | None,
     events: Sequence[Event],
     change: Change,
-    rules: Rules,
+    rules: ConversationRules,
     kind: type[Conversation] = Conversation,
 ) -> tuple[Entry | None, list[Event]]:
     """The part of a problem's record that stays valid: its verdict, and the longest valid prefix of its events.
@@ -176,7 +176,7 @@ def offer(changed: Collection[str]) -> str:
     return ", or add --fork NEW_DIRECTORY: it takes over what they do not touch and builds the rest there"
 
 
-def opened(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
+def open_ledger(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
     """Open the ledger of a build. Raises UserError as `Ledger` does, with a hint about `--fork` if that would help."""
     try:
         return Ledger(output, fingerprint)
@@ -184,7 +184,7 @@ def opened(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
         raise UserError(f"{error}{offer(error.changed)}") from None
 
 
-def check(config: BuildConfig, fingerprint: Mapping[str, Any]) -> _Old | None:
+def check_fork(config: BuildConfig, fingerprint: Mapping[str, Any]) -> _Old | None:
     """Open the ledger that a fork takes over; None if the build is no fork or has been forked before.
 
     Raises:
@@ -212,7 +212,7 @@ def check(config: BuildConfig, fingerprint: Mapping[str, Any]) -> _Old | None:
     return old
 
 
-def begin(
+def begin_fork(
     ledger: Ledger, fingerprint: Mapping[str, Any], config: BuildConfig, problems: Sequence[Problem],
     banned: Collection[str], old: _Old | None, console: Console,
 ) -> None:  # fmt: skip
@@ -224,7 +224,7 @@ def begin(
         config: configuration of the new build.
         problems: all problems of the new build.
         banned: ids of problems that are not worked on (contaminated).
-        old: the ledger of the old build, see `check`; closed here.
+        old: the ledger of the old build, see `check_fork`; closed here.
         console: console for the report.
 
     Raises:
@@ -235,7 +235,7 @@ def begin(
             old.close()
             raise UserError(f"fork: {ledger.path.parent} holds a build of its own; name a new directory")
         return
-    digests = {problem.id: digest(problem) for problem in problems}
+    digests = {problem.id: problem_digest(problem) for problem in problems}
     with ledger.together():
         ledger.digests(digests)
         if old is None:
@@ -256,7 +256,7 @@ def _take_over(
 ) -> dict[str, Any]:
     finished = unfinished = answers = 0
     usage = Usage()
-    rules, kind = rules_of(config) if config.sampler != "mutation" else (Rules(), Conversation)
+    rules, kind = rules_of(config) if config.sampler != "mutation" else (ConversationRules(), Conversation)
     for problem in problems:
         entry = old.get(problem.id)
         recorded = [from_record(name, value) for name, value in old.events(problem.id) if name != FAILED]

@@ -40,7 +40,7 @@ def check_formats(formats: Iterable[str]) -> None:
             raise UserError(f"formats: '{name}' is not one of {', '.join(FORMATS)}")
 
 
-def export(directory: Path, dialogues: Sequence[Dialogue], formats: Iterable[str]) -> None:
+def export_formats(directory: Path, dialogues: Sequence[Dialogue], formats: Iterable[str]) -> None:
     """Write the sequences in every requested format except JSONL.
 
     Raises:

@@ -22,8 +22,8 @@ BlockType = Literal["text", "code", "execution"]
 Role = Literal["user", "assistant"]
 BLOCK_TYPES: tuple[BlockType, ...] = get_args(BlockType)
 ROLES: tuple[Role, ...] = get_args(Role)
-REFLECTION = "reflection"
-INSTRUCTION = "instruction"
+REFLECTION_TYPE = "reflection"
+INSTRUCTION_TYPE = "instruction"
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
@@ -57,13 +57,13 @@ class Dialogue:
     """
 
     messages: tuple[Message, ...]
-    type: str = INSTRUCTION
+    type: str = INSTRUCTION_TYPE
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_reflection(self) -> bool:
         """Whether the masked distillation applies: two rounds, the first holding a reflection sequence."""
-        return self.type == REFLECTION
+        return self.type == REFLECTION_TYPE
 
     @property
     def first_round(self) -> tuple[Block, ...]:
@@ -113,10 +113,10 @@ class Dialogue:
         kind = line.get("type")
         if kind is None:
             has_execution = any(block.type == "execution" for block in messages[1].blocks)
-            kind = REFLECTION if len(messages) == 4 and has_execution else INSTRUCTION
+            kind = REFLECTION_TYPE if len(messages) == 4 and has_execution else INSTRUCTION_TYPE
         if not isinstance(kind, str):
             raise UserError(f"{where}: 'type' must be text, found {type(kind).__name__}")
-        if kind == REFLECTION and len(messages) != 4:
+        if kind == REFLECTION_TYPE and len(messages) != 4:
             raise UserError(f"{where}: a reflection dialogue has 4 messages, found {len(messages)}")
         extra = {key: value for key, value in line.items() if key not in ("messages", "type")}
         return cls(messages, kind, extra)
@@ -171,7 +171,7 @@ def reflection_dialogue(
             Message("user", (Block("text", instruction),)),
             Message("assistant", (Block("text", fenced(final_code)),)),
         ),
-        REFLECTION,
+        REFLECTION_TYPE,
         extra,
     )
 
@@ -179,7 +179,7 @@ def reflection_dialogue(
 def instruction_dialogue(instruction: str, answer: str, **extra: Any) -> Dialogue:
     """One round of plain instruction tuning; `answer` is the whole text of the reply."""
     user, assistant = Message("user", (Block("text", instruction),)), Message("assistant", (Block("text", answer),))
-    return Dialogue((user, assistant), INSTRUCTION, extra)
+    return Dialogue((user, assistant), INSTRUCTION_TYPE, extra)
 
 
 def read_jsonl(path: str | os.PathLike[str], skipped: list[str] | None = None) -> list[Dialogue]:

@@ -26,7 +26,7 @@ SPECIAL_TOKENS: tuple[str, ...] = (*ROLE_TOKENS.values(), *BLOCK_TOKENS.values()
 ANSWER_PREFIX = "```python\n"
 
 # Servers hand the rendered text to the tokenizer as one string, so names of special tokens inside a content are
-# broken up here ("<|user|>" becomes "<| user|>"); `encode` below keeps them letter by letter instead.
+# broken up here ("<|user|>" becomes "<| user|>"); `encode_dialogue` below keeps them letter by letter instead.
 CHAT_TEMPLATE = """\
 {%- macro clean(text) -%}
 {%- set out = namespace(text=text) -%}
@@ -157,7 +157,7 @@ def encode_content(content: str, tokenizer: PreTrainedTokenizerBase, after: str)
     return ids[1:]
 
 
-def encode(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase, sample_id: str = "") -> Encoded:
+def encode_dialogue(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase, sample_id: str = "") -> Encoded:
     """Token ids, labels and spans of a dialogue; see `Encoded`. Raises UserError as `special_ids`."""
     special = special_ids(tokenizer)
     ids: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -183,8 +183,8 @@ def encode(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase, sample_id: st
     return Encoded(tuple(ids), tuple(is_label), tuple(spans), tuple(bounds), dialogue.is_reflection, sample_id)
 
 
-def decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, type: str = "instruction") -> Dialogue:
-    """The dialogue that `encode` turned into `ids`.
+def decode_dialogue(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, type: str = "instruction") -> Dialogue:
+    """The dialogue that `encode_dialogue` turned into `ids`.
 
     Raises:
         UserError: ids that do not follow the format, with the position of the first that is out of place.

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.results import Result
-from reflectioncoder.evaluate.verdict_log import Key, Unfinished
+from reflectioncoder.evaluate.verdict_log import ProgramKey, VerdictLog
 from reflectioncoder.files.jsonl import encodable
 from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.interpreter.pool import Pool
 from reflectioncoder.tasks.base import Task, Verdict
 
-ATTEMPTS = 3  # for failures of the interpreter
-Progress = Callable[[int, int], None]
+INTERPRETER_ATTEMPTS = 3  # for failures of the interpreter
+CheckProgress = Callable[[int, int], None]
 
 
 def check_all(
@@ -22,8 +22,8 @@ def check_all(
     completions: Sequence[Completion],
     pool: Sequence[Interpreter],
     limits: Limits,
-    progress: Progress | None = None,
-    unfinished: Unfinished | None = None,
+    progress: CheckProgress | None = None,
+    unfinished: VerdictLog | None = None,
 ) -> list[Result]:
     """Verdicts on all completions, in their order; identical code for one problem is run once.
 
@@ -40,7 +40,7 @@ def check_all(
     """
     shared = Pool(pool)
 
-    def check(key: Key, alone: bool = False) -> Verdict:
+    def check(key: ProgramKey, alone: bool = False) -> Verdict:
         found = unfinished.get(key, alone) if unfinished is not None else None
         if found is not None:
             return found
@@ -50,8 +50,8 @@ def check_all(
         return verdict
 
     unique = list(dict.fromkeys(map(_key, completions)))
-    verdicts: dict[Key, Verdict] = {}
-    late: list[Key] = []
+    verdicts: dict[ProgramKey, Verdict] = {}
+    late: list[ProgramKey] = []
     unique.sort(key=lambda key: -task.cost(key[0]))  # a long one at the end would leave the others idle
     with shared:
         for key, verdict in zip(unique, shared.each(check, unique), strict=True):
@@ -70,17 +70,17 @@ def check_all(
     ]
 
 
-def _key(completion: Completion) -> Key:
+def _key(completion: Completion) -> ProgramKey:
     return completion.task_id, completion.completion, completion.whole
 
 
-def _check_once(task: Task, key: Key, interpreter: Interpreter, limits: Limits) -> Verdict:
+def _check_once(task: Task, key: ProgramKey, interpreter: Interpreter, limits: Limits) -> Verdict:
     """Verdict on a program; failures of the interpreter itself are retried."""
-    for _ in range(ATTEMPTS):
+    for _ in range(INTERPRETER_ATTEMPTS):
         verdict = task.check(key[0], key[1], interpreter, limits, key[2])
         if verdict.outcome != "infrastructure":
             return verdict
     raise UserError(
-        f"task {task.name}, problem '{key[0]}': the interpreter failed {ATTEMPTS} times ({verdict.error}); "
+        f"task {task.name}, problem '{key[0]}': the interpreter failed {INTERPRETER_ATTEMPTS} times ({verdict.error}); "
         "no score was written; run again to go on"
     )

@@ -23,10 +23,10 @@ from reflectioncoder.config import toml as settings
 from reflectioncoder.config.evaluate import EvaluateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.formats import write_format
-from reflectioncoder.evaluate.verdict_log import NAME as UNFINISHED
-from reflectioncoder.evaluate.verdict_log import Unfinished, under_way
+from reflectioncoder.evaluate.verdict_log import VERDICT_LOG as UNFINISHED
+from reflectioncoder.evaluate.verdict_log import VerdictLog, under_way
 from reflectioncoder.files.jsonl import encodable, write_lines
-from reflectioncoder.generate.completions import Completion, iter_rows, read_completion
+from reflectioncoder.generate.completions import Completion, iter_completion_rows, read_completion
 from reflectioncoder.interpreter.interpreter import Limits
 from reflectioncoder.tasks.base import Task
 from reflectioncoder.tasks.registry import get_task, task_options
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # scoring a file takes no model
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflectioncoder.models.decode import Report
-from reflectioncoder.evaluate.check import Progress, check_all
+from reflectioncoder.evaluate.check import CheckProgress, check_all
 from reflectioncoder.evaluate.results import Result, Score, _by_part, summarize
 
 LEAST_MB = 64  # with less, what fails is the interpreter and not the program
@@ -45,7 +45,7 @@ OUTPUT_CHARS = 1_000_000  # candidates may print what they like; the answer is w
 def evaluate(
     config: EvaluateConfig,
     report: Report | None = None,
-    progress: Progress | None = None,
+    progress: CheckProgress | None = None,
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Score:
@@ -87,7 +87,7 @@ def evaluate(
     with ExitStack() as stack:
         count = min(config.workers or os.cpu_count() or 1, max(1, len(completions)))
         pool = [stack.enter_context(task.interpreter(limits, config.isolation)) for _ in range(count)]
-        unfinished = Unfinished(folder, deciding)
+        unfinished = VerdictLog(folder, deciding)
         stack.callback(unfinished.close)
         results = check_all(task, completions, pool, limits, progress, unfinished)
     if results and all(result.outcome == "not_run" for result in results):  # then these say nothing, either
@@ -174,7 +174,7 @@ def read_completions(path: str, task: Task, missing: list[str] | None = None) ->
     """Completions of a file, in the task's order; lines of one problem without "sample" are numbered.
 
     Args:
-        path: JSON lines, or a folder (`iter_rows`).
+        path: JSON lines, or a folder (`iter_completion_rows`).
         task: whose problems they answer.
         missing: where given, problems without a completion are appended here; otherwise they are an error.
 
@@ -182,7 +182,7 @@ def read_completions(path: str, task: Task, missing: list[str] | None = None) ->
         UserError: a bad line, a problem the task does not have, one without a completion, or one sample twice.
     """
     by_problem: dict[str, list[Completion]] = {prompt.task_id: [] for prompt in task.prompts()}
-    for where, row in ((where, sample) for where, line in iter_rows(path) for sample in task.rows(line)):
+    for where, row in ((where, sample) for where, line in iter_completion_rows(path) for sample in task.rows(line)):
         completion = read_completion(row, where)
         if completion.task_id not in by_problem:
             raise UserError(f"{where}: task {task.name} has no problem '{completion.task_id}'")

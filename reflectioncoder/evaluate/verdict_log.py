@@ -18,15 +18,15 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.tasks.base import Verdict
 
-NAME = "unfinished.jsonl"
+VERDICT_LOG = "unfinished.jsonl"
 
-Key = tuple[str, str, bool]  # what is run once: problem, code, whether it is whole
+ProgramKey = tuple[str, str, bool]  # what is run once: problem, code, whether it is whole
 
 
 def under_way(folder: Path) -> Mapping[str, Any] | None:
     """Description of the unfinished evaluation in a folder; None if there is none, {} if it cannot be read."""
     try:
-        with (folder / NAME).open(encoding="utf-8") as lines:
+        with (folder / VERDICT_LOG).open(encoding="utf-8") as lines:
             facts = json.loads(lines.readline())
     except FileNotFoundError:
         return None
@@ -35,7 +35,7 @@ def under_way(folder: Path) -> Mapping[str, Any] | None:
     return facts if isinstance(facts, dict) else {}
 
 
-class Unfinished:
+class VerdictLog:
     """The verdicts of an evaluation so far, in memory and on disk; may be used by several threads.
 
     Args:
@@ -47,7 +47,7 @@ class Unfinished:
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self._path, self._lock = folder / NAME, threading.Lock()
+        self._path, self._lock = folder / VERDICT_LOG, threading.Lock()
         self._found: dict[str, tuple[Verdict, bool]] = {}
         lines = [json.dumps(facts, sort_keys=True)]
         if under_way(folder) is not None:
@@ -67,12 +67,12 @@ class Unfinished:
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror}") from None
 
-    def get(self, key: Key, alone: bool = False) -> Verdict | None:
+    def get(self, key: ProgramKey, alone: bool = False) -> Verdict | None:
         """The logged verdict on a program, or None; with `alone` only a verdict found while nothing else ran counts."""
         verdict, was_alone = self._found.get(_name(key), (None, False))
         return verdict if was_alone or not alone else None
 
-    def keep(self, key: Key, verdict: Verdict, alone: bool = False) -> None:
+    def keep(self, key: ProgramKey, verdict: Verdict, alone: bool = False) -> None:
         """Log a verdict, unless it depends more on this machine than on the program.
 
         Args:
@@ -97,5 +97,5 @@ class Unfinished:
         self._file.close()
 
 
-def _name(key: Key) -> str:
+def _name(key: ProgramKey) -> str:
     return hashlib.sha256(f"{key[0]}\0{key[2]}\0{key[1]}".encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -10,7 +10,7 @@ from reflectioncoder.generate.completions import Completion
 if TYPE_CHECKING:  # the server back end must not import torch
     pass
 
-Key = tuple[str, int]  # a problem's id and a sample
+SampleKey = tuple[str, int]  # a problem's id and a sample
 Keep = Callable[[Completion, int], None]  # called with a finished completion and its number of tokens
 
 
@@ -23,7 +23,7 @@ class Backend(Protocol):
         paid: whether completions cost money, so that each is synced to disk before the run continues.
     """
 
-    wanted: dict[Key, str]
+    wanted: dict[SampleKey, str]
     fingerprint: str
     paid: bool
 
@@ -31,7 +31,7 @@ class Backend(Protocol):
         """Load the model or connect; called only if completions are missing."""
         ...
 
-    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+    def complete(self, missing: Sequence[SampleKey], keep: Keep) -> None:
         """Make these completions and pass each to `keep` as soon as it is finished, in any order.
 
         Raises:

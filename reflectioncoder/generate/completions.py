@@ -102,7 +102,7 @@ def clean_answer(raw: str, language: str = "python") -> str:
     return clean_completion(code)
 
 
-def iter_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+def iter_completion_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
     """The rows of a JSONL file, or of a folder with one JSON file per problem, as MultiPL-E writes its results.
 
     Yields:
@@ -127,7 +127,7 @@ def iter_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
             raise UserError(f"file {file}: not JSON of a problem's completions ({error})") from None
 
 
-def line_of(completion: Completion) -> str:
+def completion_line(completion: Completion) -> str:
     """A completion as a line of a file."""
     row = dataclasses.asdict(completion)
     for name in ("error", "finish"):

@@ -24,22 +24,22 @@ from reflectioncoder.config import toml as settings
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import iter_jsonl, write_lines
-from reflectioncoder.generate.completions import Completion, line_of, read_completion
+from reflectioncoder.generate.completions import Completion, completion_line, read_completion
 from reflectioncoder.tasks.registry import get_task, task_options
 
 if TYPE_CHECKING:  # the server back end must not import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflectioncoder.models.decode import Report
-from reflectioncoder.generate.backend import Backend, Key
-from reflectioncoder.generate.local import Local
+from reflectioncoder.generate.backend import Backend, SampleKey
+from reflectioncoder.generate.local import LocalBackend
 
 # Settings that do not affect a single completion: output path, speed, number of completions; and the path of the
 # problems, because each completion has the hash of its prompt.
-FREE = ("output", "batch_size", "limit", "samples", "device", "most_stops", "chat", "data")
+FREE_SETTINGS = ("output", "batch_size", "limit", "samples", "device", "most_stops", "chat", "data")
 HERE = ("model", "precision")  # settings without meaning for a model behind a server
 
-ELSEWHERE = "choose another file with --output (--generate.output of evaluate)"
+CHOOSE_ANOTHER = "choose another file with --output (--generate.output of evaluate)"
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ def generate(
     task = get_task(config.task, task_options(config))
     backend: Backend
     if config.backend == "server":
-        from reflectioncoder.generate.server import Server
+        from reflectioncoder.generate.server import ServerBackend
 
-        backend = Server(config, task)
+        backend = ServerBackend(config, task)
     elif config.backend == "vllm":
-        from reflectioncoder.generate.vllm import Vllm
+        from reflectioncoder.generate.vllm import VllmBackend
 
-        backend = Vllm(config, task, model, tokenizer)
+        backend = VllmBackend(config, task, model, tokenizer)
     else:
-        backend = Local(config, task, model, tokenizer)
+        backend = LocalBackend(config, task, model, tokenizer)
     path = Path(config.output)
     guard(config, path, backend.fingerprint)
     found = read_finished(path, backend.wanted)
@@ -112,7 +112,7 @@ def generate(
 
                 def keep(completion: Completion, size: int) -> None:
                     nonlocal tokens
-                    out.write(line_of(completion) + "\n")
+                    out.write(completion_line(completion) + "\n")
                     out.flush()
                     if backend.paid:
                         os.fsync(out.fileno())
@@ -128,7 +128,7 @@ def generate(
     completions = tuple(found[key] for key in backend.wanted)
     if missing:  # rewrite the lines in the order of the task
         rest = sorted((c for key, c in found.items() if key not in backend.wanted), key=lambda c: (c.task_id, c.sample))
-        write_lines(path, map(line_of, [*completions, *rest]))
+        write_lines(path, map(completion_line, [*completions, *rest]))
     return Generated(path, completions, len(missing), tokens, seconds)
 
 
@@ -152,13 +152,13 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
     saved = path.with_name(f"{path.stem}.toml")
     if path.exists() and path.stat().st_size:
         if not saved.exists() or not state.exists():
-            raise UserError(f"{path}: exists without {saved.name} that says how it was made; {ELSEWHERE}")
+            raise UserError(f"{path}: exists without {saved.name} that says how it was made; {CHOOSE_ANOTHER}")
         old = _deciding(settings.load(GenerateConfig, saved))
         for name, now in _deciding(config).items():
             if name in old and old[name] != now:
-                raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; {ELSEWHERE}")
+                raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; {CHOOSE_ANOTHER}")
         if json.loads(state.read_text(encoding="utf-8")) != {"fingerprint": model}:
-            raise UserError(f"{path}: was made by other weights of {config.model}; {ELSEWHERE} or delete it")
+            raise UserError(f"{path}: was made by other weights of {config.model}; {CHOOSE_ANOTHER} or delete it")
     settings.save(config, path.parent, path.stem)
     try:
         state.write_text(json.dumps({"fingerprint": model}) + "\n", encoding="utf-8")
@@ -168,7 +168,7 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
 
 def _deciding(config: GenerateConfig) -> dict[str, Any]:
     """The settings that decide a completion, the back end first."""
-    names = ["backend", *(entry.name for entry in dataclasses.fields(config) if entry.name not in FREE)]
+    names = ["backend", *(entry.name for entry in dataclasses.fields(config) if entry.name not in FREE_SETTINGS)]
     if config.backend != "server":
         return {name: getattr(config, name) for name in names}
     # the server's address and the budget may change between runs, as for a build
@@ -176,7 +176,7 @@ def _deciding(config: GenerateConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if name not in HERE} | served
 
 
-def read_finished(path: Path, wanted: Mapping[Key, str]) -> dict[Key, Completion]:
+def read_finished(path: Path, wanted: Mapping[SampleKey, str]) -> dict[SampleKey, Completion]:
     """Read the existing completions; a last line cut off by a kill is removed from the file.
 
     Args:
@@ -197,6 +197,6 @@ def read_finished(path: Path, wanted: Mapping[Key, str]) -> dict[Key, Completion
         completion = read_completion(row, where)
         key = completion.task_id, completion.sample
         if wanted.get(key, completion.prompt) != completion.prompt:
-            raise UserError(f"{where}: completion of another prompt for problem '{key[0]}'; {ELSEWHERE}")
+            raise UserError(f"{where}: completion of another prompt for problem '{key[0]}'; {CHOOSE_ANOTHER}")
         found[key] = completion
     return found

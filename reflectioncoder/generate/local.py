@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the server back end must not import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflectioncoder.models.decode import Request
-from reflectioncoder.generate.backend import Keep, Key
+from reflectioncoder.generate.backend import Keep, SampleKey
 
 
 def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -59,7 +59,7 @@ def make_requests(
     return requests
 
 
-class Local:
+class LocalBackend:
     """Back end that decodes on this machine with transformers. See `Backend`; for the arguments see `generate`."""
 
     paid = False
@@ -72,7 +72,7 @@ class Local:
         tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
         from reflectioncoder.models.decode import prompt_hash
-        from reflectioncoder.models.load import fingerprint, load_tokenizer
+        from reflectioncoder.models.load import load_tokenizer, weights_fingerprint
 
         self._config, self._model = config, model
         self._tokenizer = load_tokenizer(config.model) if tokenizer is None else tokenizer
@@ -80,7 +80,7 @@ class Local:
         made = make_requests(task, style, self._tokenizer, config.samples, config.max_new_tokens)
         self._requests = {(request.task_id, request.sample): request for request in made}
         self.wanted = {key: prompt_hash(request) for key, request in self._requests.items()}
-        self.fingerprint = fingerprint(config.model)
+        self.fingerprint = weights_fingerprint(config.model)
 
     def load(self) -> None:
         """See `Backend`."""
@@ -90,13 +90,13 @@ class Local:
             config = self._config
             self._model, self._tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
 
-    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+    def complete(self, missing: Sequence[SampleKey], keep: Keep) -> None:
         """See `Backend`."""
-        from reflectioncoder.models.decode import decode
+        from reflectioncoder.models.decode import decode_batched
 
         config, requests = self._config, [self._requests[key] for key in missing]
         assert self._model is not None  # loaded
-        for done in decode(
+        for done in decode_batched(
             self._model, self._tokenizer, requests, config.batch_size, config.temperature, config.top_p, config.seed
         ):
             request = done.request

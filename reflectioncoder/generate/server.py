@@ -30,12 +30,12 @@ from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
-from reflectioncoder.generate.backend import Keep, Key
+from reflectioncoder.generate.backend import Keep, SampleKey
 from reflectioncoder.generate.completions import Completion, clean_answer, clean_completion
 from reflectioncoder.tasks.base import Prompt, Task
 
 REFUSED = 3  # refused requests in a row, before the first answer, that show that the server accepts none of this kind
-ATTEMPTS = 2  # attempts at a completion that the server failed to give, each with all retries
+SERVER_ATTEMPTS = 2  # attempts at a completion that the server failed to give, each with all retries
 
 
 class Asker(Protocol):
@@ -54,7 +54,7 @@ class Asker(Protocol):
         ...
 
 
-class Server:
+class ServerBackend:
     """See `Backend` of `generate.py`.
 
     Args:
@@ -101,18 +101,18 @@ class Server:
     def load(self) -> None:
         """See `Backend`."""
 
-    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+    def complete(self, missing: Sequence[SampleKey], keep: Keep) -> None:
         """See `Backend`."""
         asyncio.run(self._complete(missing, keep))
 
-    async def _complete(self, missing: Sequence[Key], keep: Keep) -> None:
+    async def _complete(self, missing: Sequence[SampleKey], keep: Keep) -> None:
         chat = self._chat
         budget = Budget(chat.budget_requests, chat.budget_tokens, chat.budget_money, self._price, self._spent())
         asker: Asker = _Plain(chat, budget, self._config.most_stops) if self.style == "plain" else _Chat(chat, budget)
         run = _Run(asker, self, keep, works=len(missing) < len(self.wanted))
         try:
-            todo: Sequence[Key] = missing
-            for _ in range(ATTEMPTS):
+            todo: Sequence[SampleKey] = missing
+            for _ in range(SERVER_ATTEMPTS):
                 run.left = {}
                 await run.all(todo, chat.in_flight, lambda: self._note(budget))
                 todo = list(run.left)
@@ -130,7 +130,7 @@ class Server:
             (task_id, _), why = next(iter(run.left.items()))
             raise UserError(f"no answer to problem '{task_id}' ({why}); {kept}: start again to go on")
 
-    def prompt(self, key: Key) -> Prompt:
+    def prompt(self, key: SampleKey) -> Prompt:
         """The prompt of a completion."""
         return self._prompts[key[0]]
 
@@ -157,18 +157,18 @@ class _Run:
         works: whether the server has answered in an earlier run, so that refusals are due to the content.
     """
 
-    def __init__(self, asker: Asker, server: Server, keep: Keep, works: bool) -> None:
+    def __init__(self, asker: Asker, server: ServerBackend, keep: Keep, works: bool) -> None:
         self._asker, self._server, self._deliver, self._works = asker, server, keep, works
         self._refused: list[Completion] = []  # held back until it is known whether the server works
-        self.left: dict[Key, str] = {}  # completions without an answer, with the reason
+        self.left: dict[SampleKey, str] = {}  # completions without an answer, with the reason
         self.over = ""  # why no further requests are sent
         self.spent = False  # whether the budget is the reason
         self.done = 0
 
-    async def all(self, keys: Sequence[Key], at_once: int, after: Callable[[], None]) -> None:
+    async def all(self, keys: Sequence[SampleKey], at_once: int, after: Callable[[], None]) -> None:
         """Request all of these. A fatal failure stops new requests; running ones are awaited and kept."""
 
-        async def work(keys: Iterator[Key]) -> None:
+        async def work(keys: Iterator[SampleKey]) -> None:
             for key in keys:
                 if self.over:
                     return
@@ -186,7 +186,7 @@ class _Run:
         if self._refused and not self.left:
             self.over = self.over or self._refused[0].error
 
-    async def _one(self, key: Key) -> None:
+    async def _one(self, key: SampleKey) -> None:
         prompt, hash = self._server.prompt(key), self._server.wanted[key]
         try:
             answer = await self._asker.ask(prompt, key[1])

@@ -14,14 +14,14 @@ from typing import Any
 
 from reflectioncoder.dialogues.tokens import END_OF_BLOCK, END_OF_MESSAGE
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate.backend import Keep, Key
+from reflectioncoder.generate.backend import Keep, SampleKey
 from reflectioncoder.generate.completions import Completion, clean_completion
-from reflectioncoder.generate.local import Local
+from reflectioncoder.generate.local import LocalBackend
 from reflectioncoder.models.vllm_engine import seed_of, start_engine
 
 
-class Vllm(Local):
-    """See `Backend`; prompts and fingerprint are those of `Local`."""
+class VllmBackend(LocalBackend):
+    """See `Backend`; prompts and fingerprint are those of `LocalBackend`."""
 
     def load(self) -> None:
         """See `Backend`. Raises UserError if vLLM is missing or cannot run the model."""
@@ -36,7 +36,7 @@ class Vllm(Local):
             )
         self._engine = start_engine(resolve(config.model), config.precision, config.batch_size, config.seed)
 
-    def complete(self, missing: Sequence[Key], keep: Keep) -> None:
+    def complete(self, missing: Sequence[SampleKey], keep: Keep) -> None:
         """See `Backend`."""
         from reflectioncoder.models.decode import check_lengths
 

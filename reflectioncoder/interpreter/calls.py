@@ -18,7 +18,7 @@ from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Lim
 from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
 
-PRELOAD = ("reflectioncoder.sandbox.caller",)  # what the interpreter has to import ahead
+CALLER_PRELOAD = ("reflectioncoder.sandbox.caller",)  # what the interpreter has to import ahead
 RECORD_CHARS = 2_000_000  # of all records of a cell, beyond what is expected
 Mode = Literal["value", "set", "presence"]
 Record = Any  # JSON; see `sandbox/caller.py`
@@ -57,17 +57,17 @@ def call_all(
     """Run a program in a namespace of its own, and call its function on every input until one fails.
 
     Args:
-        session: of an interpreter that has `PRELOAD` imported.
+        session: of an interpreter that has `CALLER_PRELOAD` imported.
         program: source text.
         entry_point: name of the function.
-        packed: the inputs, by `caller.pack`.
+        packed: the inputs, by `caller.pack_program`.
         seconds: time limit of each call.
         limits: time of all together, and characters of records.
         mode: what is asked of each value; see `caller.serve`.
         timed: whether to measure each call.
     """
     what = f"{program!r}, {entry_point!r}, {packed!r}, {list(seconds)!r}, {mode!r}, {timed!r}"
-    result = session.run(f"import sys\nsys.modules[{PRELOAD[0]!r}].serve({what})", limits)
+    result = session.run(f"import sys\nsys.modules[{CALLER_PRELOAD[0]!r}].serve({what})", limits)
     records, timings, failure = _read(result, len(seconds), timed)
     if result.outcome == "infrastructure":
         return Calls("infrastructure", (), result.message or "", result.seconds)
@@ -140,7 +140,7 @@ def decoded(record: Record) -> tuple[str, Any]:
         if tag == "t":
             return "tuple", tuple(record[1])
         if tag == "v":
-            return str(record[1]), values.decode(record[2])
+            return str(record[1]), values.decode_value(record[2])
         if tag == "#":
             return str(record[1]), values.Opaque(str(record[1]))
     except (TypeError, LookupError) as error:
@@ -186,4 +186,4 @@ def with_time(limits: Limits, seconds: float, chars: int = 0) -> Limits:
 
 def open_interpreter(limits: Limits, isolation: Any = "auto") -> Interpreter:
     """An interpreter for `call_all`."""
-    return Interpreter(limits, isolation, preload=PRELOAD)
+    return Interpreter(limits, isolation, preload=CALLER_PRELOAD)

@@ -121,7 +121,7 @@ def judge(
             for example, arguments in list(zip(examples, sent, strict=True))[len(judgements) :]:
                 word = secrets.token_hex(8)
                 call = _CALL.format(name=name, word=word, arguments=arguments, function=entry_point)
-                chars = limits.output_chars + VALUE_CHARS + 10 * len(values.encode(example.expected))
+                chars = limits.output_chars + VALUE_CHARS + 10 * len(values.encode_value(example.expected))
                 result = session.run(call, dataclasses.replace(limits, output_chars=chars))
                 judgements.append(_judged(result, word, example, tolerance))
                 if session.ended:
@@ -131,9 +131,9 @@ def judge(
 
 def _sent(example: Example, number: int) -> str:
     plain = (list(example.arguments), dict(example.keywords))
-    text = values.encode(plain)
+    text = values.encode_value(plain)
     for name, value in (("arguments", plain), ("expected", example.expected)):
-        if not values.same(values.decode(values.encode(value)), value):
+        if not values.same(values.decode_value(values.encode_value(value)), value):
             raise UserError(f"example {number}: its {name} are not plain data (numbers, text, bytes, containers)")
     return text
 
@@ -143,7 +143,7 @@ def _judged(result: CellResult, word: str, example: Example, tolerance: float) -
         return Judgement(False, result.outcome, detail=result.error, seconds=result.seconds)
     try:
         how, what = json.loads(result.text.rpartition(f"\n{word}")[2])
-        value = values.decode(what) if how == "value" else None
+        value = values.decode_value(what) if how == "value" else None
     except (ValueError, TypeError, RecursionError, MemoryError):
         return Judgement(False, "wrong", detail="no value came back", seconds=result.seconds)
     if how != "value":

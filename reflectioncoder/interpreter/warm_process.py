@@ -80,7 +80,7 @@ class WarmProcess:
     """The owner's handle on one fork server.
 
     Args:
-        strategy: how programs are isolated, see `layers.Isolation`.
+        strategy: how programs are isolated, see `layers.IsolationLayers`.
         preload: modules to import before the first fork.
         visible: folders that programs may read besides the system's and Python's own.
         python: the Python that programs run on.

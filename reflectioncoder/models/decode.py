@@ -52,7 +52,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Decoded:
     """A completion: its tokens without an end token, their text, and why it ended ("end", "stop", "length", or what
     `Request.ended` said)."""
 
@@ -127,7 +127,7 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[
 
 
 @torch.inference_mode()
-def decode(
+def decode_batched(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[Request],
@@ -136,7 +136,7 @@ def decode(
     top_p: float = 1.0,
     seed: int = 0,
     more: More | None = None,
-) -> Iterator[Finished]:
+) -> Iterator[Decoded]:
     """Complete all requests, longest prompts first, and yield each completion as soon as it ends.
 
     Args:
@@ -189,7 +189,7 @@ def decode(
                 _accept(row, token, ends, tokenizer)
                 if row.reason:
                     text = text_behind(tokenizer, row.before, row.ids, skip_special_tokens=True)
-                    yield Finished(row.request, tuple(row.ids), text, row.reason)
+                    yield Decoded(row.request, tuple(row.ids), text, row.reason)
         done = sum(bool(row.reason) for row in rows)
         if done == len(rows):
             rows = []

@@ -116,7 +116,7 @@ def load_model_and_tokenizer(
     return loaded.eval(), tokenizer
 
 
-def fingerprint(name: str) -> str:
+def weights_fingerprint(name: str) -> str:
     """A name for the weights of a local model: sizes and samples of its files; a hub name stands for itself."""
     folder = Path(resolve(name))
     if not folder.is_dir():

@@ -80,26 +80,26 @@ class FieldMap:
         return chosen
 
 
-LEETCODE = FieldMap(
+LEETCODE_COLUMNS = FieldMap(
     "query", "task_id", "completion", "test", "entry_point", setup="prompt", level="meta.difficulty",
     source="LeetCodeDataset", licence="MIT (statements: LeetCode)",
 )  # fmt: skip
-THEALGORITHMS = FieldMap(
+THEALGORITHMS_COLUMNS = FieldMap(
     "docstring", "task_id", "module_source", "examples", "entry_point", require="doctest_pass",
     source="TheAlgorithms", licence="MIT",
 )  # fmt: skip
-MBPP = FieldMap(
+MBPP_COLUMNS = FieldMap(
     "text", "task_id", "code", "test_list", "", setup="test_setup_code",
     ranges="train:601-974 validation:511-600 test:11-510 prompt:1-10", source="MBPP", licence="CC-BY-4.0",
 )  # fmt: skip
 # requests alone, for chat models: answers of instruction sets are no code that stands alone
-CODEFEEDBACK = FieldMap("query", "", "", "", "", source="CodeFeedback", licence="Apache-2.0")
-MESSAGES = FieldMap("messages.user", "", "", "", "")
+CODEFEEDBACK_COLUMNS = FieldMap("query", "", "", "", "", source="CodeFeedback", licence="Apache-2.0")
+MESSAGES_COLUMNS = FieldMap("messages.user", "", "", "", "")
 PRESETS: Mapping[str, FieldMap] = {
-    "leetcode": LEETCODE, "thealgorithms": THEALGORITHMS, "mbpp": MBPP, "codefeedback": CODEFEEDBACK,
-    "messages": MESSAGES,
+    "leetcode": LEETCODE_COLUMNS, "thealgorithms": THEALGORITHMS_COLUMNS, "mbpp": MBPP_COLUMNS, "codefeedback": CODEFEEDBACK_COLUMNS,
+    "messages": MESSAGES_COLUMNS,
 }  # fmt: skip
-LEVELS = {"easy": 1, "medium": 2, "hard": 3}
+NAMED_LEVELS = {"easy": 1, "medium": 2, "hard": 3}
 
 
 def handwritten() -> list[Problem]:
@@ -266,7 +266,7 @@ def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) 
         entry_point or None,
         name,
         columns.licence,
-        level if isinstance(level, int) else LEVELS.get(str(level).lower()),
+        level if isinstance(level, int) else NAMED_LEVELS.get(str(level).lower()),
     )
 
 

@@ -103,7 +103,7 @@ def line_chart(
             )
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return inline(file.getvalue(), name, f"{title}. {describe(lines)}")
+    return inline(file.getvalue(), name, f"{title}. {describe_chart(lines)}")
 
 
 def binned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:
@@ -119,7 +119,7 @@ def binned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[floa
     return [point[0] for point in points], [point[1] for point in points]
 
 
-def describe(lines: Sequence[Line]) -> str:
+def describe_chart(lines: Sequence[Line]) -> str:
     """The lines in words: label, first and last value."""
     texts = []
     for line in lines:

@@ -25,20 +25,20 @@ from reflectioncoder.report.charts import Line, line_chart
 from reflectioncoder.report.run_files import (
     Found,
     Log,
-    Score,
+    ReportedScore,
     configuration,
     counts,
     in_order,
     number,
-    read,
+    read_run,
+    recorded_versions,
     stages,
     texts,
-    versions,
     whole_number,
 )
 
-ARMS = {"before": "before", "instruction_tuned": "instruction-tuned", "after": "after ReflectionCoder"}
-TASKS = {"heldout": "held-out", "handwritten": "handwritten", "humaneval": "HumanEval"}
+ARM_TITLES = {"before": "before", "instruction_tuned": "instruction-tuned", "after": "after ReflectionCoder"}
+TASK_TITLES = {"heldout": "held-out", "handwritten": "handwritten", "humaneval": "HumanEval"}
 TERMS = {"loss": "total", "teacher_ce": "teacher CE", "student_ce": "student CE", "kl": "KL"}
 TABLE_ROWS = 8  # of the numbers behind the curves
 NOTHING = "–"
@@ -69,7 +69,7 @@ def write_report(directory: Path) -> Path:
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"report: {directory} is not a directory")
-    found = read(directory)
+    found = read_run(directory)
     if found.empty:
         raise UserError(
             f"report: nothing to report on in {directory}; expected summary.json, funnel.json, sequences.jsonl, "
@@ -92,7 +92,7 @@ def render(found: Found) -> str:
             title=title(found),
             sentence=sentence(found),
             sequences=found.sequences,
-            headline=[(label, heldout[arm]) for arm, label in ARMS.items() if arm in heldout],
+            headline=[(label, heldout[arm]) for arm, label in ARM_TITLES.items() if arm in heldout],
             whole=whole,
             peak_mb=number(found.summary.get("peak_mb")),
             funnel=found.funnel,
@@ -100,14 +100,14 @@ def render(found: Found) -> str:
             figures=figures(found.logs),
             curves=[(log.arm, curve_table(log)) for log in found.logs],
             tokens=counts(found.summary.get("training_tokens")),
-            tasks=in_order(found.scores, TASKS),
-            arms=in_order({arm: 0 for by_arm in found.scores.values() for arm in by_arm}, ARMS),
+            tasks=in_order(found.scores, TASK_TITLES),
+            arms=in_order({arm: 0 for by_arm in found.scores.values() for arm in by_arm}, ARM_TITLES),
             scores=found.scores,
             comparisons=list(comparisons(found.summary.get("comparisons"))),
             stages={name: value for name, value in seconds.items() if name != "total"},
             longest=max((value for name, value in seconds.items() if name != "total"), default=0.0),
             configurations=texts(found.directory, "*.toml"),
-            versions=versions(found.directory),
+            versions=recorded_versions(found.directory),
             commands=commands(found),
             missing=found.missing,
         )
@@ -152,7 +152,7 @@ def sentence(found: Found) -> str:
         model = str(configuration(folder).get("model") or "the model")
         parts.append(f"{model} fine-tuned for {count(int(log.rows[-1]['step']))} steps")
     heldout = found.scores.get("heldout", {})
-    rates = [f"{percent(heldout[arm].rate)} {label}" for arm, label in ARMS.items() if arm in heldout]
+    rates = [f"{percent(heldout[arm].rate)} {label}" for arm, label in ARM_TITLES.items() if arm in heldout]
     if rates:
         parts.append(f"pass@1 on held-out problems {', '.join(rates)}")
     return "; ".join(parts) + "." if parts else "The scores of an evaluation."
@@ -240,7 +240,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def interval(score: Score) -> str:
+def interval(score: ReportedScore) -> str:
     """The ends of a score's interval in percent."""
     return f"{100 * score.low:.1f}\N{EN DASH}{100 * score.high:.1f}\N{NO-BREAK SPACE}%"
 
@@ -264,13 +264,13 @@ def duration(seconds: float) -> str:
 
 def pretty(name: str) -> str:
     """A key as people write it."""
-    known = {**ARMS, **TASKS}
+    known = {**ARM_TITLES, **TASK_TITLES}
     return known.get(name) or name.replace("_", " ")
 
 
 def phrase(text: str) -> str:
     """A key of several words, with the names of arms and tasks as people write them."""
-    names = {**TASKS, "instruction_tuned": ARMS["instruction_tuned"]}
+    names = {**TASK_TITLES, "instruction_tuned": ARM_TITLES["instruction_tuned"]}
     return re.sub("|".join(names), lambda name: names[name.group()], text).replace("_", " ")
 
 

@@ -25,7 +25,7 @@ LOOK_AT = 200  # sequences the examples are chosen from
 
 
 @dataclass(frozen=True)
-class Score:
+class ReportedScore:
     """pass@1 of one arm on one task, with its 95 % interval; all shares of 1."""
 
     rate: float
@@ -35,7 +35,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Step:
+class FunnelRow:
     """A row of the funnel: how many it took away, how many were left, and both as percent of the widest row."""
 
     name: str
@@ -68,11 +68,11 @@ class Found:
 
     directory: Path
     summary: dict[str, Any] = field(default_factory=dict)
-    funnel: list[Step] = field(default_factory=list)
+    funnel: list[FunnelRow] = field(default_factory=list)
     sequences: int | None = None
     examples: list[Dialogue] = field(default_factory=list)
     logs: list[Log] = field(default_factory=list)
-    scores: dict[str, dict[str, Score]] = field(default_factory=dict)  # by task, then arm
+    scores: dict[str, dict[str, ReportedScore]] = field(default_factory=dict)  # by task, then arm
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -81,7 +81,7 @@ class Found:
         return not (self.summary or self.funnel or self.examples or self.logs or self.scores)
 
 
-def read(directory: Path) -> Found:
+def read_run(directory: Path) -> Found:
     """Read every file that is there; what is missing or broken becomes a line in `missing`."""
     found = Found(directory)
     found.summary = _object(directory / "summary.json", found.missing, "headline numbers", "the demo")
@@ -89,7 +89,7 @@ def read(directory: Path) -> Found:
     path = _either(directory, "build", "sequences.jsonl")
     kept = funnel_end(found.funnel)
     if path.is_file():
-        found.examples = choose(dialogues(path, LOOK_AT, found.missing))
+        found.examples = choose_examples(dialogues(path, LOOK_AT, found.missing))
         if kept is None:
             kept = _lines(path) or None
     else:
@@ -125,18 +125,18 @@ def _object(path: Path, missing: list[str], what: str, verb: str) -> dict[str, A
     return {}
 
 
-def funnel(table: Mapping[str, Any]) -> list[Step]:
+def funnel(table: Mapping[str, Any]) -> list[FunnelRow]:
     """Rows of `funnel.json`: "problems", then how many each reason took away, then "sequences"."""
     numbers = counts(table)
     widest = max(numbers.values(), default=0) or 1
     steps = []
     for name, removed, left in funnel_steps(numbers):
         lost = removed if removed and left is not None else 0  # rows that could not be read were no problems
-        steps.append(Step(name, removed, left, 100 * (left or 0) / widest, 100 * lost / widest))
+        steps.append(FunnelRow(name, removed, left, 100 * (left or 0) / widest, 100 * lost / widest))
     return steps
 
 
-def funnel_end(steps: Sequence[Step]) -> int | None:
+def funnel_end(steps: Sequence[FunnelRow]) -> int | None:
     """How many sequences a funnel ends with."""
     return next((step.left for step in steps if step.name == "sequences"), None)
 
@@ -163,7 +163,7 @@ def _lines(path: Path) -> int:
         return sum(bool(line.strip()) for line in file)
 
 
-def choose(found: Sequence[Dialogue]) -> list[Dialogue]:
+def choose_examples(found: Sequence[Dialogue]) -> list[Dialogue]:
     """Examples: the first with two rounds if there is one, then of other lengths, then whatever comes first."""
     ranked = sorted(enumerate(found), key=lambda item: (not item[1].is_reflection, item[1].rounds != 2, item[0]))
     chosen: list[int] = []
@@ -213,9 +213,9 @@ def steps_of(path: Path) -> list[dict[str, float]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def read_scores(summary: Mapping[str, Any], directory: Path, missing: list[str]) -> dict[str, dict[str, Score]]:
+def read_scores(summary: Mapping[str, Any], directory: Path, missing: list[str]) -> dict[str, dict[str, ReportedScore]]:
     """Scores by task and arm: the summary's, then those of `evaluate/<arm>/<task>/score.json`."""
-    found: dict[str, dict[str, Score]] = {}
+    found: dict[str, dict[str, ReportedScore]] = {}
 
     def add(task: str, arm: str, value: Any) -> None:
         made = score(value)
@@ -234,7 +234,7 @@ def read_scores(summary: Mapping[str, Any], directory: Path, missing: list[str])
     return found
 
 
-def score(value: Any) -> Score | None:
+def score(value: Any) -> ReportedScore | None:
     """A score where `value` is one: an object with `pass_at_1` in [0, 1]."""
     if not isinstance(value, dict):
         return None
@@ -244,7 +244,7 @@ def score(value: Any) -> Score | None:
     low, high = number(value.get("low")), number(value.get("high"))
     if low is None or high is None:
         low = high = rate
-    return Score(rate, min(max(low, 0.0), rate), max(min(high, 1.0), rate), whole_number(value.get("n")))
+    return ReportedScore(rate, min(max(low, 0.0), rate), max(min(high, 1.0), rate), whole_number(value.get("n")))
 
 
 def configuration(directory: Path) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def texts(directory: Path, pattern: str) -> dict[str, str]:
     return found
 
 
-def versions(directory: Path) -> list[tuple[list[str], dict[str, str]]]:
+def recorded_versions(directory: Path) -> list[tuple[list[str], dict[str, str]]]:
     """The distinct `*.versions.json` and which files hold each."""
     groups: dict[str, list[str]] = {}
     for name, text in texts(directory, "*.versions.json").items():

@@ -5,7 +5,7 @@ with; so nothing that is expected of it ever comes here, and the owner compares 
 as a line of JSON: a number, text, truth value or None as itself, else a list that begins with what it is:
 
 - ["l", items] and ["t", items]: a list, a tuple of such plain values
-- ["v", type, text]: another value, as `values.encode` writes it, and the name of its type. Subclasses of plain types
+- ["v", type, text]: another value, as `values.encode_value` writes it, and the name of its type. Subclasses of plain types
   (Counter, namedtuple, numpy's float) leave as what they hold, dictionaries' keys as a set
 - ["#", type, digest]: a large value, by its digest, which equal values share (1, 1.0 and True are equal). One with
   broken numbers in it leaves as it is, so that they can be compared with a tolerance, unless it is larger still
@@ -38,7 +38,7 @@ class LateError(Exception):
     """A call ran out of its time; an ordinary exception, as in evalplus, so that the same programs can catch it."""
 
 
-def pack(inputs: list[Any]) -> str:
+def pack_program(inputs: list[Any]) -> str:
     """Lists of arguments, plain data, as text for `serve`."""
     return base64.b64encode(zlib.compress(marshal.dumps(inputs), 1)).decode()
 
@@ -130,7 +130,7 @@ def record_of(value: Any) -> Any:
         digest = _digest(value, broken=True)
     if digest is not None:
         return ["#", name, digest]
-    return ["v", name, values.encode(_bare(value, values.DEEPEST))]
+    return ["v", name, values.encode_value(_bare(value, values.DEEPEST))]
 
 
 def _plain(value: Any) -> bool:

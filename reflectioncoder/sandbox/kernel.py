@@ -14,7 +14,7 @@ SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def check(result: int, what: str) -> None:
+def check_call(result: int, what: str) -> None:
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -22,27 +22,27 @@ def check(result: int, what: str) -> None:
 
 def unshare(flags: int) -> None:
     """`os.unshare`, which Python has only from 3.12 on."""
-    check(libc.unshare(flags), f"unshare({flags:#x})")
+    check_call(libc.unshare(flags), f"unshare({flags:#x})")
 
 
 def setns(fd: int, kind: int) -> None:
     """Enter the namespace behind `fd` (here: only to come back to our own)."""
-    check(libc.setns(fd, kind), "setns")
+    check_call(libc.setns(fd, kind), "setns")
 
 
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends, however that happens."""
-    check(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl(PDEATHSIG)")
+    check_call(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl(PDEATHSIG)")
 
 
 def adopt_orphans() -> None:
     """Daemonised grandchildren become our children, so that they can be found and killed."""
-    check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(CHILD_SUBREAPER)")
+    check_call(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(CHILD_SUBREAPER)")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
     kind_bytes = kind.encode() if kind else None
-    check(libc.mount(source.encode(), target.encode(), kind_bytes, flags, data.encode()), f"mount {target}")
+    check_call(libc.mount(source.encode(), target.encode(), kind_bytes, flags, data.encode()), f"mount {target}")
 
 
 class _MountAttr(ctypes.Structure):

@@ -7,7 +7,7 @@ Unix sockets between sessions that share a network namespace (from Linux 6.12 on
 import ctypes
 import os
 
-from reflectioncoder.sandbox.kernel import check, libc
+from reflectioncoder.sandbox.kernel import check_call, libc
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same on x86-64 and ARM64
 _VERSION, _PATH_BENEATH = 1, 1
@@ -32,11 +32,11 @@ def version() -> int:
 
 
 def confines_abstract_sockets() -> bool:
-    """Whether `Rules` also keep sessions from meeting over abstract Unix sockets."""
+    """Whether `PathRules` also keep sessions from meeting over abstract Unix sockets."""
     return version() >= 6
 
 
-class Rules:
+class PathRules:
     """Read and execute anywhere, write below one folder and to harmless devices only; prepared once, since every
     session applies it.
 
@@ -57,10 +57,10 @@ class Rules:
     def apply(self) -> None:
         """Put them in force for this process and all it starts; needs no_new_privs. Raises OSError."""
         handle = libc.syscall(_CREATE, ctypes.byref(self._ruleset), self._size, 0)
-        check(0 if handle >= 0 else -1, "landlock_create_ruleset")
+        check_call(0 if handle >= 0 else -1, "landlock_create_ruleset")
         for path, beneath in self._allowed:
             beneath.parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            check(libc.syscall(_ADD, handle, _PATH_BENEATH, ctypes.byref(beneath), 0), "landlock_add_rule")
+            check_call(libc.syscall(_ADD, handle, _PATH_BENEATH, ctypes.byref(beneath), 0), "landlock_add_rule")
             os.close(beneath.parent)
-        check(libc.syscall(_RESTRICT, handle, 0), "landlock_restrict_self")
+        check_call(libc.syscall(_RESTRICT, handle, 0), "landlock_restrict_self")
         os.close(handle)

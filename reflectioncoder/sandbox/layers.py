@@ -30,7 +30,7 @@ from reflectioncoder.sandbox.kernel import (
     PR_CAPBSET_DROP,
     PR_SET_NO_NEW_PRIVS,
     adopt_orphans,
-    check,
+    check_call,
     die_with_parent,
     libc,
     lock,
@@ -45,7 +45,7 @@ PROCESSES_PER_SESSION = 64
 SPARE_MB = 32
 
 
-class Isolation:
+class IsolationLayers:
     """The layers in force around the warm process, and what each session adds.
 
     Args:
@@ -65,10 +65,10 @@ class Isolation:
         self._below_tmp: list[tuple[str, str]] = []
         boxed = strategy != "none"
         with_landlock = boxed and landlock.version() > 0
-        self.rules: landlock.Rules | None = None
-        self.filter: seccomp.Filter | None = None
+        self.rules: landlock.PathRules | None = None
+        self.filter: seccomp.SystemCallFilter | None = None
         if boxed and seccomp.available():
-            self.filter = seccomp.Filter(unix_sockets=landlock.confines_abstract_sockets())
+            self.filter = seccomp.SystemCallFilter(unix_sockets=landlock.confines_abstract_sockets())
         if strategy != "none":
             self._join_groups()
             uid, gid = os.getuid(), os.getgid()
@@ -94,9 +94,9 @@ class Isolation:
             capability = 0  # never executed from here on: dropping the bounding set only closes doors
             while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
                 capability += 1
-        check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
+        check_call(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
         if with_landlock:
-            self.rules = landlock.Rules("/tmp")
+            self.rules = landlock.PathRules("/tmp")
 
     def prepare(self) -> None:
         """Measure the warm process, and make ahead what every session needs; call it once that has grown warm."""
@@ -219,7 +219,7 @@ class Isolation:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-        check(libc.capset(self._capabilities_header, self._no_capabilities), "capset")
+        check_call(libc.capset(self._capabilities_header, self._no_capabilities), "capset")
         die_with_parent()  # a change of user id clears it
         seccomp.hide_memory()
         if self.rules:

@@ -167,7 +167,7 @@ class Notebook:
         source = Path(self.file).read_text(encoding="utf-8").splitlines()
         self.source = source
         self._awaits = _should_be_async
-        self._warn_line = line_of(source, 'warn("To exit: use')
+        self._warn_line = line_number(source, 'warn("To exit: use')
         self._warned: dict[Any, Any] = vars(module).setdefault("__warningregistry__", {})
         self._number = 0  # of the cell begun last
         self._started = 0  # of the cell whose statements run
@@ -396,7 +396,7 @@ def in_place(function: Any, statement: str, file: str, source: list[str], theirs
     """
     lines, first = inspect.getsourcelines(function)
     code = function.__code__
-    shift = line_of(source, theirs) - (first + line_of(lines, statement) - 1)
+    shift = line_number(source, theirs) - (first + line_number(lines, statement) - 1)
     code = code.replace(
         co_filename=file,
         co_name="run_code",
@@ -440,6 +440,6 @@ def _murmur2(data: bytes) -> int:
     return value ^ value >> 15
 
 
-def line_of(source: list[str], text: str) -> int:
+def line_number(source: list[str], text: str) -> int:
     """Number of the first line that holds the text, 1 where none does."""
     return next((number for number, line in enumerate(source, 1) if text in line), 1)

@@ -12,7 +12,7 @@ from reflectioncoder.sandbox.kernel import (
     MS_PRIVATE,
     MS_RDONLY,
     MS_REC,
-    check,
+    check_call,
     libc,
     lock,
     mount,
@@ -71,7 +71,7 @@ def private_root(visible: list[str]) -> list[tuple[str, str]]:
         mount("/proc", f"{NEW_ROOT}/proc", None, MS_BIND | MS_REC)
     lock(NEW_ROOT, MS_RDONLY | MS_NOSUID | MS_NODEV, recursive=False)
     os.chdir(NEW_ROOT)
-    check(libc.pivot_root(b".", b"."), "pivot_root")
-    check(libc.umount2(b".", MNT_DETACH), "umount of the old root")
+    check_call(libc.pivot_root(b".", b"."), "pivot_root")
+    check_call(libc.umount2(b".", MNT_DETACH), "umount of the old root")
     os.chdir("/")
     return below_tmp

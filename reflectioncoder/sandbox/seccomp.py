@@ -10,7 +10,7 @@ import errno
 import platform
 import struct
 
-from reflectioncoder.sandbox.kernel import check, libc
+from reflectioncoder.sandbox.kernel import check_call, libc
 
 # name: number on x86-64, number on ARM64 (None: not there)
 _REFUSED: dict[str, tuple[int, int | None]] = {
@@ -99,7 +99,7 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("rows", ctypes.c_void_p)]
 
 
-class Filter:
+class SystemCallFilter:
     """The filter, assembled once; every session then only installs it.
 
     Args:
@@ -113,9 +113,9 @@ class Filter:
 
     def install(self) -> None:
         """Put it in force for this process and all it starts; needs no_new_privs. Raises OSError."""
-        check(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(self._program), 0, 0), "prctl(SECCOMP)")
+        check_call(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(self._program), 0, 0), "prctl(SECCOMP)")
 
 
 def hide_memory() -> None:
     """Nobody of the same user may read or write this process's memory, not even itself through /proc."""
-    check(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(DUMPABLE)")
+    check_call(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(DUMPABLE)")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.sandbox.kernel import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, die_with_parent, setns
-from reflectioncoder.sandbox.layers import Isolation
+from reflectioncoder.sandbox.layers import IsolationLayers
 from reflectioncoder.sandbox.spawner import Spawner
 
 
@@ -42,14 +42,14 @@ class Live:
     program_fd: int
 
 
-class Server:
+class ForkServer:
     """Answers the owner's requests (`new`, `kill`) one at a time, and ends when the owner does."""
 
     def __init__(
         self,
         control: socket.socket,
         owner: int,
-        isolation: Isolation,
+        isolation: IsolationLayers,
         spawner: Spawner | None,
         become_program: Callable[[int, list[int], dict[str, Any]], None],
     ) -> None:
@@ -241,13 +241,13 @@ def main() -> None:
             return
         sys.path[:] = [path for path in sys.path[1:] if path] + settings["path"]  # the first is where we were found
         sys.argv = [""]
-        isolation = Isolation(settings["strategy"], settings["visible"])
+        isolation = IsolationLayers(settings["strategy"], settings["visible"])
         private = [control.fileno(), owner, *isolation.private()]
         spawner = Spawner(isolation, private) if isolation.strategy != "none" else None
         become_program = _warm_up(isolation, private, settings["preload"])
         sys.path.insert(0, "")
         isolation.prepare()
-        server = Server(control, owner, isolation, spawner, become_program)
+        server = ForkServer(control, owner, isolation, spawner, become_program)
     except Exception as error:
         text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
         control.send(json.dumps({"error": text}).encode())
@@ -266,7 +266,7 @@ def main() -> None:
 
 
 def _warm_up(
-    isolation: Isolation, private: list[int], preload: list[str]
+    isolation: IsolationLayers, private: list[int], preload: list[str]
 ) -> Callable[[int, list[int], dict[str, Any]], None]:
     """Import what programs run on, only now that the spawner has been forked small."""
     from reflectioncoder.sandbox.notebook import Notebook, make_shell

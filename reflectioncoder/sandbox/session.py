@@ -23,7 +23,7 @@ from typing import Any
 from reflectioncoder.sandbox.awaiting import Awaiting
 from reflectioncoder.sandbox.commands import serve_commands
 from reflectioncoder.sandbox.guard import close_doors
-from reflectioncoder.sandbox.layers import Isolation
+from reflectioncoder.sandbox.layers import IsolationLayers
 from reflectioncoder.sandbox.notebook import Notebook, Output, in_place
 
 NONCE_BYTES = 16
@@ -165,7 +165,7 @@ def as_ipython(notebook: Notebook) -> Any:
 
 
 def become_program(
-    isolation: Isolation, notebook: Notebook, serve: Any, slot: int, fds: list[int], request: dict[str, Any]
+    isolation: IsolationLayers, notebook: Notebook, serve: Any, slot: int, fds: list[int], request: dict[str, Any]
 ) -> None:
     """Turn this fork into the untrusted process of a session, and serve its cells or commands; never returns."""
     told = fds[1]

@@ -9,7 +9,7 @@ import signal
 import socket
 
 from reflectioncoder.sandbox.kernel import CLONE_NEWPID, die_with_parent, setns, unshare
-from reflectioncoder.sandbox.layers import Isolation
+from reflectioncoder.sandbox.layers import IsolationLayers
 
 NAMESPACES = ("pid", "mnt", "ipc")
 _USERS = 1 << 14  # user ids of one warm process before they come round again
@@ -26,7 +26,7 @@ class Spawner:
         OSError: no process can be forked.
     """
 
-    def __init__(self, isolation: Isolation, private: list[int]) -> None:
+    def __init__(self, isolation: IsolationLayers, private: list[int]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             try:
@@ -57,7 +57,7 @@ class Spawner:
         return int(pid), int(user), fds
 
 
-def _serve(control: socket.socket, isolation: Isolation) -> None:
+def _serve(control: socket.socket, isolation: IsolationLayers) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what ends is reaped by the kernel
     own = os.open("/proc/self/ns/pid", os.O_RDONLY)
     made = 0
@@ -72,7 +72,7 @@ def _serve(control: socket.socket, isolation: Isolation) -> None:
             os.close(fd)
 
 
-def _make(isolation: Isolation, user: int, own: int, control: socket.socket) -> tuple[bytes, list[int]]:
+def _make(isolation: IsolationLayers, user: int, own: int, control: socket.socket) -> tuple[bytes, list[int]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
@@ -93,7 +93,7 @@ def _make(isolation: Isolation, user: int, own: int, control: socket.socket) -> 
     return f"={pid} {user}".encode(), fds
 
 
-def _first_process(isolation: Isolation, user: int, told: socket.socket) -> None:
+def _first_process(isolation: IsolationLayers, user: int, told: socket.socket) -> None:
     try:
         die_with_parent()
         isolation.enter_session(user)

@@ -27,7 +27,7 @@ class Opaque:
         return f"<{self.kind}>"
 
 
-def encode(value: Any) -> str:
+def encode_value(value: Any) -> str:
     """Plain data as JSON text.
 
     Args:
@@ -37,8 +37,8 @@ def encode(value: Any) -> str:
     return json.dumps(_tagged(value, DEEPEST))
 
 
-def decode(text: str) -> Any:
-    """What `encode` was given, or `Opaque` parts. Raises ValueError where the text is not of this encoding."""
+def decode_value(text: str) -> Any:
+    """What `encode_value` was given, or `Opaque` parts. Raises ValueError where the text is not of this encoding."""
     try:
         return _value(json.loads(text), DEEPEST + 1)
     except (KeyError, IndexError, TypeError, RecursionError, OverflowError) as error:

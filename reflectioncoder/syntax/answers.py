@@ -19,13 +19,13 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reflectioncoder.syntax.trees import lines_of, names_in, read, walk
+from reflectioncoder.syntax.trees import lines_of, names_in, parse_cached, walk
 
 PYTHON = ("python", "py", "python3", "ipython")
 FENCE_LINE = re.compile(r"^\s*(`{3,}|~{3,})\s*([\w+.#-]*)[^`]*$")
 DEFINITION = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
 ASSERT = re.compile(r"^assert\b", re.MULTILINE)
-TESTS = ("test", "check", "run", "_test", "assert")
+TEST_NAMES = ("test", "check", "run", "_test", "assert")
 CODE_LIKE = re.compile(r"^[ \t]*(?:def|class|import|from|assert|for|while|if|return)\b", re.MULTILINE)
 
 
@@ -135,7 +135,7 @@ def asserts_something(code: str) -> bool:
         return True
     used = {name for item in program for name in names_in(item)}
     return any(
-        item.name in used and _asserts(item) and (item.name.lower().startswith(TESTS) or not item.args.args)
+        item.name in used and _asserts(item) and (item.name.lower().startswith(TEST_NAMES) or not item.args.args)
         for item in body
         if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))
     )
@@ -148,7 +148,7 @@ def _asserts(statement: ast.stmt) -> bool:
 def uses_earlier(code: str, earlier: Sequence[str]) -> bool:
     """Whether a cell needs a name that it does not bind itself and that an earlier cell binds."""
     try:
-        tree = read(code)
+        tree = parse_cached(code)
     except SyntaxError:
         return False
     loaded = {node.id for node in walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
@@ -157,7 +157,7 @@ def uses_earlier(code: str, earlier: Sequence[str]) -> bool:
         return False
     for cell in earlier:
         try:
-            if missing & _bound(read(cell)):
+            if missing & _bound(parse_cached(cell)):
                 return True
         except SyntaxError:
             continue
@@ -211,7 +211,7 @@ def checks_for(final: str, last: str, earlier: Sequence[str] = ()) -> str | None
 
 
 def _body(code: str) -> list[ast.stmt]:
-    return read(code).body
+    return parse_cached(code).body
 
 
 def _defined(statement: ast.stmt) -> list[str]:

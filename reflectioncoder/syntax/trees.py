@@ -20,7 +20,7 @@ def parse(code: str, mode: str = "exec") -> ast.AST:
             raise SyntaxError(str(error)) from None
 
 
-def read(code: str) -> ast.Module:
+def parse_cached(code: str) -> ast.Module:
     """The tree of a program, shared with whoever asks again: look at it, change nothing. Raises SyntaxError."""
     found = _read(code) if len(code) < 100_000 else _parsed(code)
     if isinstance(found, SyntaxError):

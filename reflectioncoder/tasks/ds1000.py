@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
 from reflectioncoder.tasks.evalplus.data import read_values
-from reflectioncoder.tasks.run_tests import opened
+from reflectioncoder.tasks.run_tests import after_opening_fence
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
@@ -37,7 +37,16 @@ VERSIONS = {
     "matplotlib": "3.8.4",
     "seaborn": "0.13.2",
 }
-PRELOAD = ("numpy", "pandas", "scipy.stats", "scipy.optimize", "sklearn", "matplotlib.pyplot", "seaborn", "PIL.Image")
+DS1000_PRELOAD = (
+    "numpy",
+    "pandas",
+    "scipy.stats",
+    "scipy.optimize",
+    "sklearn",
+    "matplotlib.pyplot",
+    "seaborn",
+    "PIL.Image",
+)
 PYTHON_VARIABLE = "REFLECTIONCODER_DS1000_PYTHON"
 STOPS = ("</code>", "# SOLUTION END", "\nEND SOLUTION", "\n```")
 REFERENCE_FACTOR = 10.0  # a time-out is one only beyond so many times what the reference takes on this machine
@@ -106,7 +115,9 @@ class DS1000(Task):
         plots = self.path.parent / "seaborn-data"
         if plots.is_dir():  # programs may not change it, and have no network to get it from
             visible, variables["SEABORN_DATA"] = [str(plots)], str(plots.resolve())
-        preload = [name for name in PRELOAD if name.partition(".")[0] not in _absent(self.python, PRELOAD)]
+        preload = [
+            name for name in DS1000_PRELOAD if name.partition(".")[0] not in _absent(self.python, DS1000_PRELOAD)
+        ]
         return Interpreter(limits, isolation, preload, visible, self.python, variables)
 
     def check(
@@ -128,7 +139,7 @@ class DS1000(Task):
         absent = sorted(_absent(self.python, wanted))
         if absent:
             return not_run(f"{', '.join(absent)}: not installed for {self.python}")
-        verdict = _run(row, cut(completion), interpreter, limits)
+        verdict = _run(row, cut_answer(completion), interpreter, limits)
         if verdict.outcome != "timeout":
             return verdict
         if task_id not in self._reference_seconds:
@@ -140,13 +151,13 @@ class DS1000(Task):
         seconds = REFERENCE_FACTOR * self._reference_seconds[task_id]
         if seconds <= limits.seconds:
             return verdict
-        return _run(row, cut(completion), interpreter, dataclasses.replace(limits, seconds=seconds))
+        return _run(row, cut_answer(completion), interpreter, dataclasses.replace(limits, seconds=seconds))
 
 
-def cut(completion: str) -> str:
+def cut_answer(completion: str) -> str:
     """The code of an answer: without the tags and fences of prompt and answer, up to the first text of `STOPS`."""
     text = completion.replace("\r\n", "\n")
-    text = opened(text)
+    text = after_opening_fence(text)
     text = re.sub(r"\A\s*(?:BEGIN SOLUTION\s*)?<code>\n?", "", text)
     ends = [place for stop in STOPS if (place := f"\n{text}".find(stop)) >= 0]
     return f"\n{text}"[: min(ends, default=len(text) + 1)][1:]

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
-from reflectioncoder.tasks.evalplus.data import HUMANEVAL, find_file, find_plus, read_rows
+from reflectioncoder.tasks.evalplus.data import HUMANEVAL_SOURCE, find_file, find_plus, read_rows
 from reflectioncoder.tasks.evalplus.task import CONTINUATION_STOPS, HumanEvalBase
 from reflectioncoder.tasks.run_tests import defines, run_tests
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
-INSTRUCTION = "Write a complete Python function for the problem.\n\n{prompt}"  # appendix D
+HUMANEVAL_INSTRUCTION = "Write a complete Python function for the problem.\n\n{prompt}"  # appendix D
 
 
 COLUMNS = ("task_id", "prompt", "entry_point", "test")
@@ -26,7 +26,7 @@ COLUMNS = ("task_id", "prompt", "entry_point", "test")
 
 def humaneval_task(options: TaskOptions) -> Task:
     """HumanEval by values where evalplus's file is at hand, else by its own asserts; `tests` says which."""
-    if find_plus(HUMANEVAL, options.data, download=False) is not None:
+    if find_plus(HUMANEVAL_SOURCE, options.data, download=False) is not None:
         return HumanEvalBase(options)
     return HumanEval(options)
 
@@ -60,7 +60,7 @@ class HumanEval(Task):
     def prompts(self) -> list[Prompt]:
         """The problems in order, prompts as in appendix D."""
         return [
-            Prompt(task_id, INSTRUCTION.format(prompt=row["prompt"]), row["prompt"], CONTINUATION_STOPS)
+            Prompt(task_id, HUMANEVAL_INSTRUCTION.format(prompt=row["prompt"]), row["prompt"], CONTINUATION_STOPS)
             for task_id, row in self.problems.items()
         ]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
-from reflectioncoder.tasks.evalplus.data import MBPP, find_file, find_plus, read_rows
+from reflectioncoder.tasks.evalplus.data import MBPP_SOURCE, find_file, find_plus, read_rows
 from reflectioncoder.tasks.evalplus.task import WHOLE_STOPS, MbppBase
 from reflectioncoder.tasks.run_tests import run_tests
 
@@ -23,7 +23,7 @@ TEST_SPLIT = range(11, 511)
 
 def mbpp_task(options: TaskOptions) -> Task:
     """MBPP by values, unless a data folder has the published file only; `tests` says which."""
-    if options.data and find_plus(MBPP, options.data, download=False) is None:
+    if options.data and find_plus(MBPP_SOURCE, options.data, download=False) is None:
         path = find_file(["mbpp"], ["mbpp.jsonl", "mbpp.jsonl.gz"], options.data)
         if path is not None:
             return Mbpp(path, options)

@@ -62,7 +62,7 @@ def procedural_task(options: TaskOptions) -> ProblemTask:
     """Held-out procedural problems of these levels: `limit` of them, or 300."""
     from reflectioncoder.problems.procedural import problems as procedural
 
-    problems = procedural.generate(options.limit or HELDOUT_COUNT, options.seed, "heldout", options.levels)
+    problems = procedural.procedural_problems(options.limit or HELDOUT_COUNT, options.seed, "heldout", options.levels)
     return ProblemTask("heldout", problems, 160)
 
 

@@ -79,7 +79,7 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     return Verdict(result.ok, result.outcome, result.error, result.seconds)
 
 
-def opened(answer: str) -> str:
+def after_opening_fence(answer: str) -> str:
     """What follows the fence that opens an answer's code: one with a language behind it, or one that begins the answer.
 
     An answer without one is code from its beginning, because its fence stood in the prompt; so is one that closes a

@@ -50,7 +50,7 @@ BESIDE_WEIGHTS = (
     "merges.txt",
 )
 # Settings that may change when a run is resumed, because they do not change what is computed.
-FREE = (
+FREE_ON_RESUME = (
     "output",
     "resume",
     "overwrite",
@@ -69,7 +69,7 @@ NARRATION_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainProgress:
     """Progress of a run.
 
     Args:
@@ -77,7 +77,7 @@ class Progress:
         tokens: tokens through the model so far.
         seconds: time in the training loop so far.
         engine: sharding engine.
-        data: digest of the samples (`steps.digest`); empty if an older version wrote the checkpoint.
+        data: digest of the samples (`steps.data_digest`); empty if an older version wrote the checkpoint.
     """
 
     step: int = 0
@@ -94,7 +94,7 @@ class Progress:
 class LogFile(TrainerCallback):
     """Writes `log.jsonl`, a line for each logged step, and shows progress: lines, or a bar on a terminal."""
 
-    def __init__(self, path: Path, first: Progress, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, first: TrainProgress, say: Callable[[str], None]) -> None:
         self.path = path
         self.last = first
         self.say = say
@@ -117,7 +117,7 @@ class LogFile(TrainerCallback):
         speed = (tokens - self.last.tokens) / max(seconds - self.last.seconds, 1e-9)
         line = {"step": state.global_step, **{name: logs[name] for name in names}}
         line |= {"tokens": tokens, "tokens_per_second": round(speed, 1), "seconds": round(seconds, 3)}
-        self.last = Progress(state.global_step, tokens, seconds)
+        self.last = TrainProgress(state.global_step, tokens, seconds)
         append_line(self.path, json.dumps(line))
         if sys.stderr.isatty():
             self.meter.update(state.global_step, state.max_steps, f"loss {line['loss']:.4f}, {speed:.0f} tokens/s")
@@ -164,7 +164,7 @@ def how_to_go_on(output: Path) -> str:
 def check_same_run(config: TrainConfig, output: Path) -> None:
     """Raises UserError if a setting that changes what is computed differs from the run that is resumed."""
     before = settings.load(TrainConfig, output / "config.toml")
-    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in FREE]
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in FREE_ON_RESUME]
     changed = [
         f"{name} was {getattr(before, name)!r} and is now {getattr(config, name)!r}"
         for name in names
@@ -174,7 +174,7 @@ def check_same_run(config: TrainConfig, output: Path) -> None:
         raise UserError(f"{output}: cannot resume, {'; '.join(changed)}")
 
 
-def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: Progress) -> None:
+def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: TrainProgress) -> None:
     """Keep only what belongs to this run: its config, its log so far and its complete checkpoints."""
     settings.save(config, output)
     try:

@@ -16,7 +16,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.models.adapters import ADAPTER
 from reflectioncoder.models.load import Precision, load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.train.checkpoints import MODEL, PROGRESS, newest_checkpoint, save_model
-from reflectioncoder.train.ranks.sharding import assemble
+from reflectioncoder.train.ranks.sharding import assemble_shards
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"
 DEEPSPEED_SHARDS = "latest"  # the file that holds the name of DeepSpeed's newest folder
@@ -68,4 +68,4 @@ def _model(folder: Path, precision: Precision) -> PreTrainedModel:
     else:
         raise UserError(f"{folder}: holds no weights")
     generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
-    return assemble(weights, AutoConfig.from_pretrained(folder), generation, precision)
+    return assemble_shards(weights, AutoConfig.from_pretrained(folder), generation, precision)

@@ -22,7 +22,7 @@ from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.models.load import choose_device, load_tokenizer, resolve
-from reflectioncoder.train.batch.steps import Steps, prepare, summary
+from reflectioncoder.train.batch.steps import TrainSteps, prepare, summary
 from reflectioncoder.train.compute.loss import chunk_bytes
 from reflectioncoder.train.held_out import split
 from reflectioncoder.train.ranks.sharding import variables
@@ -167,7 +167,7 @@ def describe_plan(config: TrainConfig) -> str:
     counted = summary(samples, dropped, config)
     kept, _ = split(samples, config)
     world = World.from_environment()
-    steps = Steps([samples[i] for i in kept], [repeats[i] for i in kept], config, world)
+    steps = TrainSteps([samples[i] for i in kept], [repeats[i] for i in kept], config, world)
     tokens, largest, lines = _tokens(steps)
     parameters, shape = shape_of(config)
     first = (
@@ -185,7 +185,7 @@ def describe_plan(config: TrainConfig) -> str:
     )
 
 
-def _tokens(steps: Steps) -> tuple[int, int, list[str]]:
+def _tokens(steps: TrainSteps) -> tuple[int, int, list[str]]:
     """Tokens of the whole run, tokens of its largest sample, and a line for each third of the mask schedule."""
     total, largest, lines = 0, 0, []
     bounds = [round(k * len(steps) / THIRDS) for k in range(THIRDS + 1)]

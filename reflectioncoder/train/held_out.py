@@ -21,7 +21,7 @@ from reflectioncoder.train.batch.rows import build_rows, deal, loss_weights, spl
 from reflectioncoder.train.ranks.world import World
 
 
-def check(config: TrainConfig) -> None:
+def check_held_out(config: TrainConfig) -> None:
     """Check the settings of held-out evaluation. Raises UserError if they contradict each other."""
     if not 0 <= config.eval_share < 1:
         raise UserError(f"eval_share = {config.eval_share}: must be at least 0 and below 1")

@@ -22,7 +22,7 @@ from reflectioncoder.train.compute.loss import on_device
 from reflectioncoder.train.ranks.sharding import Engine
 
 
-def check(config: TrainConfig, device: torch.device, engine: Engine) -> None:
+def check_lora(config: TrainConfig, device: torch.device, engine: Engine) -> None:
     """Check the LoRA settings against the device and the sharding engine. Raises UserError if they do not fit."""
     lora = config.lora
     if lora.r == 0:
@@ -56,7 +56,7 @@ def quantisation(config: TrainConfig) -> dict[str, Any]:
     return {"quantization_config": settings}
 
 
-def add(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> Any:
+def add_adapters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> Any:
     """Wrap `model` in a PEFT model; the adapters are added in place.
 
     Trained parameters have the precision that the model computes in; otherwise PEFT would cast the input of every layer

@@ -15,7 +15,7 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"
 STAGES = 3
 
 
-def choose(names: Sequence[str]) -> list[str]:
+def choose_trackers(names: Sequence[str]) -> list[str]:
     """The trackers of a run: the named ones, or TensorBoard if it is installed.
 
     Raises:

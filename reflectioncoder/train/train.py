@@ -38,14 +38,14 @@ from reflectioncoder.train import dry_run as dryrun
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import lora, trackers
 from reflectioncoder.train.batch.masking import check_order
-from reflectioncoder.train.batch.steps import Steps, digest, prepare, summary
+from reflectioncoder.train.batch.steps import TrainSteps, data_digest, prepare, summary
 from reflectioncoder.train.checkpoints import (
     LOG,
     MODEL,
     NARRATION_SECONDS,
     PROGRESS,
     LogFile,
-    Progress,
+    TrainProgress,
     check_same_run,
     checkpoints,
     how_to_go_on,
@@ -56,7 +56,7 @@ from reflectioncoder.train.checkpoints import (
 from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
 from reflectioncoder.train.compute.model_check import check_model
 from reflectioncoder.train.compute.packed_attention import has_rotary_positions, use_varlen_attention
-from reflectioncoder.train.ranks.sharding import Engine, choose, like_the_first, loads_once, whole_model
+from reflectioncoder.train.ranks.sharding import Engine, choose_engine, like_the_first, loads_once, whole_model
 from reflectioncoder.train.ranks.world import SMALLER, EndsWithALine, World, one_line
 from reflectioncoder.train.trainer import ReflectionTrainer
 
@@ -113,21 +113,21 @@ def train(
     say = (say or _to_stderr) if world.first else _to_nobody
     output = Path(config.output)
     _check(config, output)
-    engine = choose(config.sharding)
+    engine = choose_engine(config.sharding)
     checkpoint = newest_checkpoint(output) if config.resume else None
     if checkpoint is not None:
         check_same_run(config, output)
-        first = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
+        first = TrainProgress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
         if first.engine != engine:
             raise UserError(f"{checkpoint}: was written with sharding engine {first.engine}, this run has {engine}")
         say(f"continuing from {checkpoint}")
     else:
-        first = Progress()
+        first = TrainProgress()
     dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
     arguments = _arguments(config, engine)
     # FSDP2 keeps float32 shards and puts them on their devices itself.
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
-    lora.check(config, arguments.device, engine)
+    lora.check_lora(config, arguments.device, engine)
     if "8bit" in config.optimizer and arguments.device.type != "cuda":
         raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; use adamw or adafactor")
     world = world.meet()
@@ -145,7 +145,7 @@ def train(
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(summary(samples, dropped, config))
     samples, repeats, held_out = hold_out(samples, repeats, tokenizer, config)
-    data = digest(samples, repeats, held_out)
+    data = data_digest(samples, repeats, held_out)
     if first.data not in ("", data):
         raise UserError(
             f"{output}: cannot resume, the samples in {', '.join((*config.data, *config.eval_data))} are not those "
@@ -155,8 +155,8 @@ def train(
     with fits("preparing"):
         loaded = world.first or not loads_once(engine)
         _make_ready(model, config, max(map(len, [*samples, *held_out])), loaded)
-        trained = lora.add(model, tokenizer, config) if config.lora.r else model
-    steps = Steps(samples, repeats, config, world)
+        trained = lora.add_adapters(model, tokenizer, config) if config.lora.r else model
+    steps = TrainSteps(samples, repeats, config, world)
     say(
         f"{len(steps)} steps of {config.batch_size} samples; a line every {NARRATION_SECONDS:.0f} seconds, every "
         f"step in {output / LOG}"
@@ -314,8 +314,8 @@ def _check(config: TrainConfig, output: Path) -> None:
     for name in ("max_steps", "max_tokens"):
         if getattr(config, name) == 0 or getattr(config, name) < -1:
             raise UserError(f"{name} = {getattr(config, name)}: must be positive, or -1 for none")
-    validation.check(config)
-    trackers.choose(config.report_to)
+    validation.check_held_out(config)
+    trackers.choose_trackers(config.report_to)
     if config.epochs <= 0:
         raise UserError(f"epochs = {config.epochs}: must be positive")
     if any((output / name).exists() for name in (MODEL, f"{MODEL}.index.json", ADAPTER)):
@@ -353,7 +353,7 @@ def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
         save_strategy="steps" if config.save_steps > 0 else "no",
         save_steps=max(config.save_steps, 1),
         save_total_limit=2,
-        report_to=trackers.choose(config.report_to) or "none",
+        report_to=trackers.choose_trackers(config.report_to) or "none",
         optim=OPTIMIZERS[config.optimizer],
         eval_strategy="steps" if config.eval_steps else "no",
         eval_steps=config.eval_steps or None,

@@ -24,8 +24,8 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import RankError, UserError, first_line
 from reflectioncoder.train.batch.packing import MicroBatch
-from reflectioncoder.train.batch.steps import Ahead, Step, Steps
-from reflectioncoder.train.checkpoints import EVALUATIONS, Progress, append_line, newest_checkpoint
+from reflectioncoder.train.batch.steps import Ahead, TrainStep, TrainSteps
+from reflectioncoder.train.checkpoints import EVALUATIONS, TrainProgress, append_line, newest_checkpoint
 from reflectioncoder.train.compute.flops import Needed, peak_flops
 from reflectioncoder.train.compute.loss import LossTerms, micro_batch_loss, through
 from reflectioncoder.train.compute.master_weights import MasterAdamW, with_masters
@@ -40,7 +40,7 @@ class ReflectionTrainer(Trainer):
     """A Trainer of which one batch is one optimizer step with its own, exact normalisation.
 
     Args:
-        model: model with `packed_attention.use_varlen_attention` applied; possibly a PEFT model from `lora.add`.
+        model: model with `packed_attention.use_varlen_attention` applied; possibly a PEFT model from `lora.add_adapters`.
         args: gradient accumulation 1 and no clipping (`max_grad_norm` of the config is applied here).
         steps: the steps of the run; their world says how many ranks share it.
         config: configuration of the run.
@@ -53,9 +53,9 @@ class ReflectionTrainer(Trainer):
         self,
         model: Any,
         args: TrainingArguments,
-        steps: Steps,
+        steps: TrainSteps,
         config: TrainConfig,
-        first: Progress,
+        first: TrainProgress,
         tokenizer: PreTrainedTokenizerBase,
         engine: Engine = "none",
     ) -> None:
@@ -126,7 +126,7 @@ class ReflectionTrainer(Trainer):
         super()._run_epoch(*args, **kwargs)
 
     def training_step(  # type: ignore[override]
-        self, model: torch.nn.Module, inputs: dict[str, Step], num_items_in_batch: Any = None
+        self, model: torch.nn.Module, inputs: dict[str, TrainStep], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Forward and backward of a whole global batch; returns its loss."""
         model.train()
@@ -241,7 +241,7 @@ class ReflectionTrainer(Trainer):
                 self.tokenizer.save_pretrained(folder)
             self.world.wait()  # a checkpoint is complete when every rank has written its part
             if self.world.first:
-                Progress(self.state.global_step, self.tokens, self.seconds, self.engine, self.data).save(folder)
+                TrainProgress(self.state.global_step, self.tokens, self.seconds, self.engine, self.data).save(folder)
         except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             if lost_contact(error):
                 raise
@@ -251,5 +251,5 @@ class ReflectionTrainer(Trainer):
             ) from None
 
 
-def _only_item(items: list[Step]) -> dict[str, Step]:
+def _only_item(items: list[TrainStep]) -> dict[str, TrainStep]:
     return {"step": items[0]}

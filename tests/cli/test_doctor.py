@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from reflectioncoder.cli.doctor import describe, examine
+from reflectioncoder.cli.doctor import describe_machine, examine
 from reflectioncoder.cli.main import main
 from reflectioncoder.tasks.multipl_e import languages
 
@@ -26,7 +26,7 @@ def test_every_language_is_reported_with_a_version_or_what_installs_it(found):
 
 
 def test_the_text_names_versions_isolation_devices_and_languages(found):
-    text = "\n".join(describe(found))
+    text = "\n".join(describe_machine(found))
     for words in (
         "torch ",
         "transformers ",
@@ -45,7 +45,7 @@ def test_an_environment_of_other_versions_is_named(monkeypatch):
     assert entry["versions"]["numpy"] == metadata.version("numpy")
     assert "other versions than the tests were written for (numpy 1.26.4" in entry["problem"]
     monkeypatch.setenv("REFLECTIONCODER_DS1000_PYTHON", "/usr/bin/false")
-    assert "does not run" in "\n".join(describe(examine()))
+    assert "does not run" in "\n".join(describe_machine(examine()))
 
 
 def test_a_missing_tool_says_what_installs_it(monkeypatch):

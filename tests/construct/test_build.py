@@ -65,7 +65,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_hold_the_sequences_and_the_funnel_adds_up(reference: Path) -> None:
-    problems = {problem.id: problem for problem in procedural.generate(12, 5, "train", (1, 2))}
+    problems = {problem.id: problem for problem in procedural.procedural_problems(12, 5, "train", (1, 2))}
     sequences = read_jsonl(reference / "sequences.jsonl")
     plain = read_jsonl(reference / "instructions.jsonl")
     rejects = [json.loads(line) for line in (reference / "rejects.jsonl").read_text().splitlines()]
@@ -190,7 +190,7 @@ def test_a_second_build_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
 
 def test_own_problems_are_decontaminated_deduplicated_and_filtered(tmp_path: Path) -> None:
-    good = procedural.generate(2, 5, "train", (1,))
+    good = procedural.procedural_problems(2, 5, "train", (1,))
     rows = [{"id": problem.id, "instruction": problem.instruction, "solution": problem.solution,
              "tests": list(problem.tests), "entry_point": problem.entry_point} for problem in good]  # fmt: skip
     spaced = {**rows[0], "id": "copy", "instruction": f"{rows[0]['instruction']} "}

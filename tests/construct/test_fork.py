@@ -19,9 +19,9 @@ from rich.console import Console
 from reflectioncoder.cli.main import main
 from reflectioncoder.clients.messages import Answer
 from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
-from reflectioncoder.construct.build import BuildResult, build, fingerprint
-from reflectioncoder.construct.conversation.conversation import Checked, Event, Rules
-from reflectioncoder.construct.fork import ANSWER_LIMITS, TOUCHES, Change, change_of, digest, kept
+from reflectioncoder.construct.build import BuildResult, build, build_fingerprint
+from reflectioncoder.construct.conversation.conversation import Checked, ConversationRules, Event
+from reflectioncoder.construct.fork import ANSWER_LIMITS, TOUCHES, Change, change_of, kept, problem_digest
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger, progress
 from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
@@ -214,7 +214,7 @@ def test_what_leaves_nothing_to_take_over_is_said_before_anything_is_paid(tmp_pa
         assert not new.exists()
         same = config(old, problems, server.url)
         with (
-            Ledger(old, fingerprint(same, load_problems(problems))),
+            Ledger(old, build_fingerprint(same, load_problems(problems))),
             pytest.raises(UserError, match="a build is using it; wait for it or stop it"),
         ):
             run(config(old, problems, server.url, repeats=0, fork=str(new)))
@@ -281,7 +281,7 @@ def test_every_setting_is_one_that_a_build_has_and_what_is_not_listed_decides_al
     known = set()
     for sampler in ("mutation", "chat"):
         settings = BuildConfig(sampler=sampler, chat=ChatConfig(model="m"))  # type: ignore[arg-type]
-        known |= fingerprint(settings, []).keys()
+        known |= build_fingerprint(settings, []).keys()
     known |= {f"native.{name}" for name in vars(NativeConfig())}
     assert TOUCHES.keys() | {*ANSWER_LIMITS} <= known
     everything = {"seed", "sampler", "chat.model", "chat.temperature", "native.weights", "prompt_texts", "new"}
@@ -305,26 +305,28 @@ def test_what_stays_of_a_record_is_what_would_come_again() -> None:
         Checked(""),
     ]  # fmt: skip
     done = Entry("p", "done", payload={})
-    assert kept(problem, done, events, Change(), Rules()) == (done, events)
-    assert kept(problem, done, events, Change(False), Rules()) == (None, events)
-    assert kept(problem, done, events, Change(False), Rules(max_rounds=1)) == (None, events[:2])
-    assert kept(problem, done, events, Change(False, "none"), Rules()) == (None, events[:1])
-    assert kept(problem, done, events, Change(False, "all", "none"), Rules()) == (None, [])
-    assert kept(problem, done, events, Change(False, "within limits"), Rules()) == (None, events)
+    assert kept(problem, done, events, Change(), ConversationRules()) == (done, events)
+    assert kept(problem, done, events, Change(False), ConversationRules()) == (None, events)
+    assert kept(problem, done, events, Change(False), ConversationRules(max_rounds=1)) == (None, events[:2])
+    assert kept(problem, done, events, Change(False, "none"), ConversationRules()) == (None, events[:1])
+    assert kept(problem, done, events, Change(False, "all", "none"), ConversationRules()) == (None, [])
+    assert kept(problem, done, events, Change(False, "within limits"), ConversationRules()) == (None, events)
     late: list[Event] = [*events[:3], CellResult("timeout", "")]
-    assert kept(problem, None, late, Change(False, "within limits"), Rules()) == (None, events[:3])
+    assert kept(problem, None, late, Change(False, "within limits"), ConversationRules()) == (None, events[:3])
     empty = Entry("p", "rejected", "answer_empty")
-    assert kept(problem, empty, events[:2], Change(False), Rules()) == (empty, events[:2])
-    assert kept(problem, empty, events[:2], Change(False), Rules(max_rounds=1)) == (None, events[:2])
-    assert kept(problem, empty, events[:2], Change(False, "none"), Rules()) == (None, events[:1])
+    assert kept(problem, empty, events[:2], Change(False), ConversationRules()) == (empty, events[:2])
+    assert kept(problem, empty, events[:2], Change(False), ConversationRules(max_rounds=1)) == (None, events[:2])
+    assert kept(problem, empty, events[:2], Change(False, "none"), ConversationRules()) == (None, events[:1])
 
 
 def test_a_problem_is_known_by_its_text_and_tests_not_by_its_labels() -> None:
     problem = Problem("p", "Do it.", "def f(): ...", ("assert f",), "f", "a", "MIT", 1)
-    assert digest(problem) == digest(Problem("q", "Do it.", "def f(): ...", ("assert f",), "f", "b", "", 2))
+    assert problem_digest(problem) == problem_digest(
+        Problem("q", "Do it.", "def f(): ...", ("assert f",), "f", "b", "", 2)
+    )
     others = [
         Problem("p", "Do it!", "def f(): ...", ("assert f",), "f"), Problem("p", "Do it.", None, ("assert f",), "f"),
         Problem("p", "Do it.", "def f(): ...", (), "f"), Problem("p", "Do it.", "def f(): ...", ("assert f",)),
     ]  # fmt: skip
-    assert digest(problem) not in {digest(other) for other in others}
-    assert digest(Problem("p", "\ud800")) != digest(Problem("p", "\ud801"))
+    assert problem_digest(problem) not in {problem_digest(other) for other in others}
+    assert problem_digest(Problem("p", "\ud800")) != problem_digest(Problem("p", "\ud801"))

@@ -15,7 +15,7 @@ from reflectioncoder.construct.outputs import (
     Card,
     check_formats,
     error_of,
-    export,
+    export_formats,
     render_card,
     write_card,
 )
@@ -56,7 +56,7 @@ def test_parquet_and_data_set_hold_what_jsonl_holds(tmp_path: Path) -> None:
     import datasets
     import pyarrow.parquet
 
-    export(tmp_path, KEPT, ("jsonl", "parquet", "dataset"))
+    export_formats(tmp_path, KEPT, ("jsonl", "parquet", "dataset"))
     rows = pyarrow.parquet.read_table(tmp_path / PARQUET).to_pylist()
     assert list(datasets.load_from_disk(str(tmp_path / DATASET))) == rows
     for row, dialogue in zip(rows, KEPT, strict=True):
@@ -71,20 +71,20 @@ def test_parquet_and_data_set_hold_what_jsonl_holds(tmp_path: Path) -> None:
 def test_what_was_there_is_replaced_and_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     import datasets
 
-    export(tmp_path, KEPT, ("parquet", "dataset"))
+    export_formats(tmp_path, KEPT, ("parquet", "dataset"))
     before = (tmp_path / PARQUET).read_bytes()
-    export(tmp_path, KEPT[:1], ("parquet", "dataset"))
+    export_formats(tmp_path, KEPT[:1], ("parquet", "dataset"))
     assert len(datasets.load_from_disk(str(tmp_path / DATASET))) == 1
-    export(tmp_path, KEPT, ("parquet", "dataset"))
+    export_formats(tmp_path, KEPT, ("parquet", "dataset"))
     assert (tmp_path / PARQUET).read_bytes() == before
-    export(tmp_path, [], ("parquet", "dataset"))
+    export_formats(tmp_path, [], ("parquet", "dataset"))
     assert len(datasets.load_from_disk(str(tmp_path / DATASET))) == 0
 
 
 def test_a_full_disk_gives_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"cannot write .*sequences.parquet"):
-        export(tmp_path / "file", KEPT, ("parquet",))
+        export_formats(tmp_path / "file", KEPT, ("parquet",))
 
 
 def test_unknown_formats_are_named() -> None:

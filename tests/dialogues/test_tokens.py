@@ -15,7 +15,7 @@ from reflectioncoder.dialogues.dialogue import (
     instruction_dialogue,
     reflection_dialogue,
 )
-from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, decode, encode, prompt_ids, special_ids
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, decode_dialogue, encode_dialogue, prompt_ids, special_ids
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.special_tokens import add_special_tokens
 
@@ -47,13 +47,13 @@ dialogues = st.lists(st.tuples(block_lists, block_lists), min_size=1, max_size=2
 
 @given(dialogues)
 def test_any_dialogue_comes_back_even_with_the_names_of_special_tokens_in_it(dialogue):
-    encoded = encode(dialogue, TOKENIZER)
-    assert decode(encoded.ids, TOKENIZER) == dialogue
+    encoded = encode_dialogue(dialogue, TOKENIZER)
+    assert decode_dialogue(encoded.ids, TOKENIZER) == dialogue
 
 
 @given(dialogues)
 def test_spans_and_bounds_tile_the_ids(dialogue):
-    encoded = encode(dialogue, TOKENIZER)
+    encoded = encode_dialogue(dialogue, TOKENIZER)
     special = special_ids(TOKENIZER)
     assert encoded.ids[0] == TOKENIZER.bos_token_id
     assert encoded.ids[-1] == TOKENIZER.eos_token_id
@@ -75,7 +75,7 @@ def test_spans_and_bounds_tile_the_ids(dialogue):
 
 
 def test_labels_are_what_the_assistant_says_and_nothing_the_environment_says():
-    encoded = encode(REFLECTION, TOKENIZER)
+    encoded = encode_dialogue(REFLECTION, TOKENIZER)
     targets = TOKENIZER.decode([id for id, label in zip(encoded.ids, encoded.is_label, strict=True) if label])
     assert targets == (
         "<|code|>assert f(0) == 1<|endofblock|><|text|>f(0) is 0.<|endofblock|><|code|>assert f(0) == 0<|endofblock|>"
@@ -85,7 +85,7 @@ def test_labels_are_what_the_assistant_says_and_nothing_the_environment_says():
 
 
 def test_the_text_of_a_sample_is_the_one_of_appendix_c():
-    text = TOKENIZER.decode(encode(instruction_dialogue("Do.", "Done."), TOKENIZER).ids)
+    text = TOKENIZER.decode(encode_dialogue(instruction_dialogue("Do.", "Done."), TOKENIZER).ids)
     assert text == (
         "<s><|user|><|text|>Do.<|endofblock|><|endofmessage|>"
         "<|assistant|><|text|>Done.<|endofblock|><|endofmessage|></s>"
@@ -123,7 +123,7 @@ def test_spare_rows_of_the_table_are_kept():
 
 def test_rows_beyond_the_tokenizer_are_less_probable_than_the_average_token_and_decode_to_nothing():
     assert MODEL.config.vocab_size > len(TOKENIZER)
-    ids = torch.tensor([encode(REFLECTION, TOKENIZER).ids])
+    ids = torch.tensor([encode_dialogue(REFLECTION, TOKENIZER).ids])
     share = MODEL(ids).logits.softmax(-1)
     assert (share[..., len(TOKENIZER) :] < 1 / len(TOKENIZER)).all()
     letter = TOKENIZER.convert_tokens_to_ids("a")
@@ -137,8 +137,8 @@ def test_a_saved_model_just_works(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     special = special_ids(tokenizer)
     assert model.generation_config.eos_token_id == [special["<|endofmessage|>"], tokenizer.eos_token_id]
-    encoded = encode(REFLECTION, tokenizer)
-    assert encoded == encode(REFLECTION, TOKENIZER)
+    encoded = encode_dialogue(REFLECTION, tokenizer)
+    assert encoded == encode_dialogue(REFLECTION, TOKENIZER)
     rendered = tokenizer.apply_chat_template(REFLECTION.to_dict()["messages"], return_dict=False)
     assert rendered == list(encoded.ids[:-1])
     prompt = tokenizer.apply_chat_template(
@@ -163,14 +163,14 @@ def test_the_chat_template_takes_system_messages_and_breaks_forged_tokens():
 def test_ids_out_of_place_are_named():
     special = special_ids(TOKENIZER)
     with pytest.raises(UserError, match="token 0: expected a role token"):
-        decode([special["<|text|>"]], TOKENIZER)
+        decode_dialogue([special["<|text|>"]], TOKENIZER)
     with pytest.raises(UserError, match=r"token 2: expected <\|endofblock\|>"):
-        decode([special["<|user|>"], special["<|text|>"]], TOKENIZER)
+        decode_dialogue([special["<|user|>"], special["<|text|>"]], TOKENIZER)
 
 
 def test_a_tokenizer_without_the_tokens_or_without_an_end_says_what_to_do():
     with pytest.raises(UserError, match=r"lacks <\|user\|>"):
-        encode(REFLECTION, build_tokenizer())
+        encode_dialogue(REFLECTION, build_tokenizer())
     tokenizer = build_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="has no eos_token"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.construct.outputs import export
+from reflectioncoder.construct.outputs import export_formats
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue, write_jsonl
 from reflectioncoder.dialogues.training_files import normalised, plain_code, read_training, to_dialogue, unix_lines
 from reflectioncoder.errors import UserError
@@ -57,7 +57,7 @@ def test_other_names_of_pairs() -> None:
 def test_what_a_build_writes_is_read_back_from_every_format(tmp_path: Path) -> None:
     kept = [REFLECTION]
     write_jsonl(tmp_path / "sequences.jsonl", kept)
-    export(tmp_path, kept, ("parquet", "dataset"))
+    export_formats(tmp_path, kept, ("parquet", "dataset"))
     for name in ("sequences.jsonl", "sequences.parquet", "dataset"):
         (found,) = read_training(tmp_path / name)
         assert (found.messages, found.type, found.extra["id"]) == (REFLECTION.messages, "reflection", "a")

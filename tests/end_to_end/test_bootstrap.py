@@ -75,8 +75,8 @@ def test_no_composition_of_the_first_source_comes_again(bootstrap: ModuleType, t
     bootstrap.write_problems(tmp_path, first, native)
     fields = load(BuildConfig, CONFIGS / "native.toml").fields
     old, new = (load_problems(str(tmp_path / f"{name}.jsonl"), fields) for name in ("first", "unseen"))
-    others = {problem.id: problem for problem in procedural.generate(150, 1, "train", (1,))}
-    seen = {problem.extra["composition"] for problem in procedural.generate(300, 0, "train", (1,))}
+    others = {problem.id: problem for problem in procedural.procedural_problems(150, 1, "train", (1,))}
+    seen = {problem.extra["composition"] for problem in procedural.procedural_problems(300, 0, "train", (1,))}
     assert (len(old), len(new)) == (300, 60)
     assert not seen & {others[problem.id].extra["composition"] for problem in new}
     # which would have been otherwise

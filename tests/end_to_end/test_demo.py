@@ -8,7 +8,7 @@ import pytest
 
 from reflectioncoder import demo
 from reflectioncoder.config.evaluate import DemoConfig
-from reflectioncoder.demo import ARMS, TASKS, describe, evaluate_config, run_demo, train_configs
+from reflectioncoder.demo import ARMS, DEMO_TASKS, describe_demo, evaluate_config, run_demo, train_configs
 from reflectioncoder.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_the_summary_has_every_arm_on_every_task(smoke, tmp_path):
     written = json.loads((Path(config.output) / "summary.json").read_text())
     assert written == json.loads(json.dumps(summary))
     assert 1 <= written["sequences"] <= config.problems
-    for task, n in zip(TASKS, (2, 1, 1), strict=True):
+    for task, n in zip(DEMO_TASKS, (2, 1, 1), strict=True):
         assert list(written[task]) == list(ARMS)
         for arm in ARMS:
             score = written[task][arm]
@@ -72,4 +72,4 @@ def test_the_arms_differ_in_data_and_objective_only():
     arms = train_configs(DemoConfig())
     a, b = (vars(arms[name]) for name in ("after", "instruction_tuned"))
     assert {key for key in a if a[key] != b[key]} == {"output", "data", "objective"}
-    assert "45,000 tokens" in describe(DemoConfig())
+    assert "45,000 tokens" in describe_demo(DemoConfig())

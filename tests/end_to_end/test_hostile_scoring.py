@@ -69,7 +69,7 @@ def test_errors_that_no_file_can_hold_in_other_languages(tmp_path):
 
 def test_errors_that_no_file_can_hold_in_ds1000(tmp_path, monkeypatch):
     monkeypatch.setenv(ds1000.PYTHON_VARIABLE, sys.executable)  # which has numpy, all that our own problem needs
-    monkeypatch.setattr(ds1000, "PRELOAD", ("numpy",))
+    monkeypatch.setattr(ds1000, "DS1000_PRELOAD", ("numpy",))
     options = ds1000_rows.write(tmp_path, ds1000_rows.ROWS[:1])
     answers = [("0", {"completion": answer}) for answer in (RAISES, "result = a * 2", "print(chr(55296))")]
     found = scored(tmp_path, "ds1000", answers, data=options.data)

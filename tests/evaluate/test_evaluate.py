@@ -16,7 +16,7 @@ from reflectioncoder.evaluate.check import check_all
 from reflectioncoder.evaluate.compare import compare
 from reflectioncoder.evaluate.evaluate import evaluate, read_completions
 from reflectioncoder.evaluate.results import Result, read_results, summarize
-from reflectioncoder.evaluate.verdict_log import Unfinished
+from reflectioncoder.evaluate.verdict_log import VerdictLog
 from reflectioncoder.generate.completions import Completion, read_completion
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.problems.problem import Problem
@@ -296,13 +296,13 @@ def test_second_tries_are_counted_and_kept(tmp_path):
         if len(told) == 4:
             raise KeyboardInterrupt
 
-    first = Unfinished(tmp_path, {})
+    first = VerdictLog(tmp_path, {})
     with pytest.raises(KeyboardInterrupt):
         check_all(Flaky("timeout", "ok", "timeout", "timeout"), completions, [None], LIMITS, progress, first)
     first.close()
     assert told == [(1, 4), (2, 4), (3, 5), (4, 5)]  # three programs, and a second try of the first and the last
     again, told = Flaky("ok"), []
-    kept = Unfinished(tmp_path, {})
+    kept = VerdictLog(tmp_path, {})
     results = check_all(again, completions, [None], LIMITS, lambda *step: told.append(step), kept)
     kept.close()
     assert [result.outcome for result in results] == ["timeout", "ok", "ok"] and again.outcomes == []

@@ -17,7 +17,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.generate.completions import clean_completion
 from reflectioncoder.generate.generate import generate, output_of
 from reflectioncoder.generate.local import make_requests, resolve_style
-from reflectioncoder.models.decode import Request, anchor, decode, nucleus, text_behind
+from reflectioncoder.models.decode import Request, anchor, decode_batched, nucleus, text_behind
 from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.tasks.base import TaskOptions
@@ -77,7 +77,7 @@ def generated_by_transformers(model, request):
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 40])
 def test_greedy_rows_equal_generate_one_by_one_whatever_leaves_and_joins(model, tokenizer, batch_size):
     wanted = requests(tokenizer, 23)
-    found = {done.request.task_id: done.ids for done in decode(model, tokenizer, wanted, batch_size)}
+    found = {done.request.task_id: done.ids for done in decode_batched(model, tokenizer, wanted, batch_size)}
     assert found == {request.task_id: generated_by_transformers(model, request) for request in wanted}
     assert len(set(found.values())) > 10  # a model that says one thing would prove nothing
 
@@ -85,13 +85,15 @@ def test_greedy_rows_equal_generate_one_by_one_whatever_leaves_and_joins(model, 
 def test_prompts_that_occur_twice_give_what_they_give_alone(model, tokenizer):
     one = requests(tokenizer, 3)
     twice = one + [Request(r.task_id, 1, r.ids, r.max_new_tokens) for r in one]
-    found = {(done.request.task_id, done.request.sample): done.ids for done in decode(model, tokenizer, twice, 6)}
+    found = {
+        (done.request.task_id, done.request.sample): done.ids for done in decode_batched(model, tokenizer, twice, 6)
+    }
     assert all(found[r.task_id, 0] == found[r.task_id, 1] == generated_by_transformers(model, r) for r in one)
 
 
 def test_samples_depend_on_seed_task_and_sample_but_not_on_the_batch(model, tokenizer):
     def run(batch_size, seed, order=1):
-        done = decode(model, tokenizer, requests(tokenizer, 9, samples=3)[::order], batch_size, 0.8, 0.95, seed)
+        done = decode_batched(model, tokenizer, requests(tokenizer, 9, samples=3)[::order], batch_size, 0.8, 0.95, seed)
         return {(d.request.task_id, d.request.sample): d.ids for d in done}
 
     first = run(27, 0)
@@ -102,9 +104,9 @@ def test_samples_depend_on_seed_task_and_sample_but_not_on_the_batch(model, toke
 
 def test_a_row_ends_at_its_stop_text_and_not_later(model, tokenizer):
     wanted = requests(tokenizer, 12)
-    free = {d.request.task_id: d.text for d in decode(model, tokenizer, wanted, 4)}
+    free = {d.request.task_id: d.text for d in decode_batched(model, tokenizer, wanted, 4)}
     letter = Counter("".join(free.values()).replace("\ufffd", "")).most_common(1)[0][0]
-    stopped = list(decode(model, tokenizer, requests(tokenizer, 12, stops=(letter,)), 4))
+    stopped = list(decode_batched(model, tokenizer, requests(tokenizer, 12, stops=(letter,)), 4))
     assert {"stop"} <= {d.reason for d in stopped}
     for done in stopped:
         text = free[done.request.task_id]
@@ -125,9 +127,9 @@ def test_a_closing_fence_may_come_at_once(tokenizer):
         fixed.lm_head.bias.zero_()
         fixed.lm_head.bias[tick] = 1.0
     ids = tuple(tokenizer.encode("x\n"))
-    (done,) = decode(fixed, tokenizer, [Request("a", 0, ids, 20, ("\n```",), opens_line=True)])
+    (done,) = decode_batched(fixed, tokenizer, [Request("a", 0, ids, 20, ("\n```",), opens_line=True)])
     assert (done.text, done.reason) == ("```", "stop")
-    (done,) = decode(fixed, tokenizer, [Request("a", 0, ids, 20, ("\n```",), opens_line=False)])
+    (done,) = decode_batched(fixed, tokenizer, [Request("a", 0, ids, 20, ("\n```",), opens_line=False)])
     assert (done.text, done.reason) == ("`" * 20, "length")
 
 
@@ -334,4 +336,4 @@ def test_contradicting_settings_are_refused(config):
 def test_a_prompt_beyond_the_positions_is_named(model, tokenizer):
     long = Request("long", 0, (1,) * 500, 40)
     with pytest.raises(UserError, match="'long': prompt of 500 and answer of 40 tokens, but the model has 512"):
-        list(decode(model, tokenizer, [long]))
+        list(decode_batched(model, tokenizer, [long]))

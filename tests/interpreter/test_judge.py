@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.interpreter.judge import Example, Judgement, judge
-from reflectioncoder.sandbox.values import Opaque, decode, encode, same
+from reflectioncoder.sandbox.values import Opaque, decode_value, encode_value, same
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,17 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_plain_values_come_back_equal_and_of_the_same_type(value: object) -> None:
-    back = decode(encode(value))
+    back = decode_value(encode_value(value))
     assert type(back) is type(value)
     assert back == value
     assert same(back, value)
 
 
 def test_surrogates_long_integers_infinities_and_nan_come_back() -> None:
-    assert decode(encode(-(7**9000))) == -(7**9000)  # too long for decimal digits
+    assert decode_value(encode_value(-(7**9000))) == -(7**9000)  # too long for decimal digits
     for value in ("\ud800", -math.inf, 0.1 + 0.2, -0.0, bytearray(b"\xff")):
-        assert repr(decode(encode(value))) == repr(value)
-    assert math.isnan(decode(encode(math.nan)))
+        assert repr(decode_value(encode_value(value))) == repr(value)
+    assert math.isnan(decode_value(encode_value(math.nan)))
 
 
 def test_what_is_not_plain_leaves_by_name_only_and_equals_nothing() -> None:
@@ -72,23 +72,25 @@ def test_what_is_not_plain_leaves_by_name_only_and_equals_nothing() -> None:
         __hash__ = int.__hash__
 
     for value in (Always(), Number(3), [Always()], {"a": Number(3)}, print):
-        back = decode(encode(value))
+        back = decode_value(encode_value(value))
         assert not same(back, 3) and not same(back, [3]) and not same(back, {"a": 3}) and not same(back, back)
-    assert decode(encode(Always())).kind == "Always"
+    assert decode_value(encode_value(Always())).kind == "Always"
     loop: list[object] = []
     loop.append(loop)
-    assert "Opaque" not in repr(decode(encode(loop))) and not same(decode(encode(loop)), loop[:0])
+    assert "Opaque" not in repr(decode_value(encode_value(loop))) and not same(
+        decode_value(encode_value(loop)), loop[:0]
+    )
 
 
 def test_numpy_values_leave_as_numbers_and_lists() -> None:
     value = (numpy.float64(0.5), numpy.int32(3), numpy.array([[1, 2], [3, 4]]), numpy.bool_(True))
-    assert decode(encode(value)) == (0.5, 3, [[1, 2], [3, 4]], True)
+    assert decode_value(encode_value(value)) == (0.5, 3, [[1, 2], [3, 4]], True)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '["x"]', '["i", "zz"]', '["l", "object", []]', '["s"]', "[" * 99999])
 def test_text_that_is_no_encoding_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        decode(text)
+        decode_value(text)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_few_problems_leave_no_cache_and_what_cannot_be_read_raises(tmp_path: Pa
 
 
 def test_every_field_of_a_problem_survives(tmp_path: Path) -> None:
-    made = [*procedural.generate(3, 0, "train", (1, 2)), Problem("x", "y", level=None)] * (WORTH_IT // 4 + 1)
+    made = [*procedural.procedural_problems(3, 0, "train", (1, 2)), Problem("x", "y", level=None)] * (WORTH_IT // 4 + 1)
     assert load_once("procedural", (1,), tmp_path, lambda: Loaded(made)) == Loaded(made)
     cached = load_once("procedural", (1,), tmp_path, lambda: pytest.fail("read again"))
     assert cached == Loaded(made)

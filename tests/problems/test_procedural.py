@@ -14,17 +14,17 @@ import pytest
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.problems.procedural.kinds import KINDS
+from reflectioncoder.problems.procedural.kinds import PROBLEM_KINDS
 from reflectioncoder.problems.procedural.maps import MAPS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS
-from reflectioncoder.problems.procedural.problems import compositions, generate, iter_exact, split_of
+from reflectioncoder.problems.procedural.problems import compositions, iter_exact, procedural_problems, split_of
 from reflectioncoder.problems.procedural.reductions import REDUCTIONS
-from reflectioncoder.problems.procedural.render import Composition, Exact, evaluate
+from reflectioncoder.problems.procedural.render import Composition, Exact, evaluate_pipeline
 
 
 @lru_cache
 def sampled() -> tuple[Problem, ...]:
-    return tuple(generate(400, 7, "train") + generate(200, 7, "heldout"))
+    return tuple(procedural_problems(400, 7, "train") + procedural_problems(200, 7, "heldout"))
 
 
 @lru_cache
@@ -106,11 +106,11 @@ def test_asserts_notice_a_changed_comparison_or_a_lost_condition() -> None:
 
 def test_answers_of_problems_computed_by_hand() -> None:
     squares = Exact(Composition("ints", "", (("", "even"),), "", "", "square", "sum"), (), ((),), (), "natural")
-    assert evaluate(squares, [1, 2, -4, 3]) == 20
-    assert evaluate(squares, []) == 0
+    assert evaluate_pipeline(squares, [1, 2, -4, 3]) == 20
+    assert evaluate_pipeline(squares, []) == 0
     longest = Exact(Composition("text", "skip", (("", "contains"),), "", "", "", "longest"), (), (("a",),), (), None)
-    assert evaluate(longest, "banana apple star note area") == "apple"
-    assert evaluate(longest, "banana") is None
+    assert evaluate_pipeline(longest, "banana apple star note area") == "apple"
+    assert evaluate_pipeline(longest, "banana") is None
     best = Exact(
         Composition("log", "last_wins", (("value", "gt"), ("key", "starts")), "or", "value", "", "max"),
         (),
@@ -118,21 +118,21 @@ def test_answers_of_problems_computed_by_hand() -> None:
         (),
         -1,
     )
-    assert evaluate(best, "ann:9 bob:2 ann:3") == 2
-    assert evaluate(best, "ann:3") == -1
+    assert evaluate_pipeline(best, "ann:9 bob:2 ann:3") == 2
+    assert evaluate_pipeline(best, "ann:3") == -1
     digits = Exact(Composition("digits", "until_zero", (), "", "", "times", "running"), (), (), (3,), "natural")
-    assert evaluate(digits, -1302) == [3, 12]
+    assert evaluate_pipeline(digits, -1302) == [3, 12]
     columns = Exact(Composition("columns", "", (("maximum", "odd"),), "", "sum", "", "list"), (), ((),), (), "natural")
-    assert evaluate(columns, [[1, 2], [4, 5]]) == [7]
+    assert evaluate_pipeline(columns, [[1, 2], [4, 5]]) == [7]
 
 
 def test_space_is_large_at_every_level() -> None:
-    size = Counter(c.level for kind in KINDS for c in itertools.islice(compositions(kind), 15_000))
+    size = Counter(c.level for kind in PROBLEM_KINDS for c in itertools.islice(compositions(kind), 15_000))
     assert set(size) == {1, 2, 3, 4} and sum(size.values()) >= 100_000 and min(size.values()) >= 1_000
 
 
 def test_vocabularies_are_broad() -> None:
-    assert len(KINDS) >= 8 and len(INT_FILTERS) >= 15 and len(STR_FILTERS) >= 15 and len(RULES) >= 10
+    assert len(PROBLEM_KINDS) >= 8 and len(INT_FILTERS) >= 15 and len(STR_FILTERS) >= 15 and len(RULES) >= 10
     assert sum(map(len, MAPS.values())) >= 20 and all(len(parts) >= 6 for parts in REDUCTIONS.values())
     assert sum(map(len, REDUCTIONS.values())) >= 30
 
@@ -140,10 +140,10 @@ def test_vocabularies_are_broad() -> None:
 def test_different_keys_are_different_functions() -> None:
     """On random inputs of the same kind, (nearly) no two sampled problems always agree."""
     agree = pairs = 0
-    for name, kind in KINDS.items():
+    for name, kind in PROBLEM_KINDS.items():
         rng = random.Random(name)
         inputs = [kind.sample(rng, (2, 3, 5, "a", "e")) for _ in range(60)]
-        behaviours = [tuple(repr(evaluate(e, i)) for i in inputs) for e in _exacts(name)]
+        behaviours = [tuple(repr(evaluate_pipeline(e, i)) for i in inputs) for e in _exacts(name)]
         pairs += len(behaviours)
         agree += len(behaviours) - len(set(behaviours))
     assert pairs > 300 and agree <= 0.02 * pairs
@@ -160,7 +160,7 @@ def test_ids_and_instructions_are_distinct() -> None:
 
 
 def test_splits_share_no_composition_but_share_the_parts() -> None:
-    train, heldout = generate(300, 1, "train"), generate(300, 2, "heldout")
+    train, heldout = procedural_problems(300, 1, "train"), procedural_problems(300, 2, "heldout")
     first, second = ({p.extra["composition"] for p in problems} for problems in (train, heldout))
     assert not first & second
     parts, held_parts = ({part for key in keys for part in key.split("/")[5:6]} for keys in (first, second))
@@ -175,32 +175,32 @@ def test_split_ignores_everything_but_the_composition() -> None:
 
 
 def test_levels_take_turns_and_can_be_chosen() -> None:
-    assert Counter(p.level for p in generate(40, 3, "train")) == {1: 10, 2: 10, 3: 10, 4: 10}
-    assert {p.level for p in generate(10, 3, "train", levels=(2,))} == {2}
+    assert Counter(p.level for p in procedural_problems(40, 3, "train")) == {1: 10, 2: 10, 3: 10, 4: 10}
+    assert {p.level for p in procedural_problems(10, 3, "train", levels=(2,))} == {2}
 
 
 def test_a_longer_list_begins_with_the_shorter_one() -> None:
-    assert generate(30, 5, "heldout")[:10] == generate(10, 5, "heldout")
-    assert generate(10, 5, "heldout") != generate(10, 6, "heldout")
+    assert procedural_problems(30, 5, "heldout")[:10] == procedural_problems(10, 5, "heldout")
+    assert procedural_problems(10, 5, "heldout") != procedural_problems(10, 6, "heldout")
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "4242"])
 def test_the_same_in_another_process(hash_seed: str) -> None:
     program = (
-        "from reflectioncoder.problems.procedural.problems import generate\n"
-        "for p in generate(25, 11, 'train'): print(p.id, repr(p.instruction), p.tests)"
+        "from reflectioncoder.problems.procedural.problems import procedural_problems\n"
+        "for p in procedural_problems(25, 11, 'train'): print(p.id, repr(p.instruction), p.tests)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     printed = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert printed.splitlines() == [f"{p.id} {p.instruction!r} {p.tests}" for p in generate(25, 11, "train")]
+    assert printed.splitlines() == [f"{p.id} {p.instruction!r} {p.tests}" for p in procedural_problems(25, 11, "train")]
 
 
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(UserError, match="'test' is neither"):
-        generate(1, 1, "test")  # type: ignore[arg-type]
+        procedural_problems(1, 1, "test")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="levels"):
-        generate(1, 1, "train", levels=(5,))
+        procedural_problems(1, 1, "train", levels=(5,))
     with pytest.raises(UserError, match="negative"):
-        generate(-1, 1, "train")
+        procedural_problems(-1, 1, "train")

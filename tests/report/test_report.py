@@ -22,7 +22,7 @@ from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue, write
 from reflectioncoder.errors import UserError
 from reflectioncoder.report.charts import Line, binned, line_chart
 from reflectioncoder.report.page import commands, comparisons, duration, percent, render, write_report
-from reflectioncoder.report.run_files import Found, choose, funnel, read, score, stages, steps_of
+from reflectioncoder.report.run_files import Found, choose_examples, funnel, read_run, score, stages, steps_of
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 ATTACK = '</pre><script>alert("1")</script><img src=x onerror=alert(2)> {{ 7 * 7 }} &amp; \ud800 \x1b[31m'
@@ -237,7 +237,7 @@ def test_scores_of_the_evaluations_fill_what_the_summary_lacks(tmp_path: Path) -
         folder.mkdir(parents=True)
         (folder / "score.json").write_text(json.dumps({"pass_at_1": rate, "n": 10}), encoding="utf-8")
     (tmp_path / "summary.json").write_text(json.dumps({"heldout": {"before": {"pass_at_1": 0.2}}}), encoding="utf-8")
-    found = read(tmp_path).scores["heldout"]
+    found = read_run(tmp_path).scores["heldout"]
     assert {arm: score.rate for arm, score in found.items()} == {"before": 0.2, "after": 0.4}
 
 
@@ -266,8 +266,8 @@ def test_a_log_may_end_in_half_a_line_and_repeat_steps(tmp_path: Path) -> None:
 
 def test_examples_start_with_two_rounds_and_differ_in_length() -> None:
     found = [sequence(1, "a"), sequence(1, "b"), sequence(2, "c"), sequence(2, "d"), sequence(4, "e")]
-    assert [dialogue.extra["id"] for dialogue in choose(found)] == ["c", "a", "e"]
-    assert [dialogue.extra["id"] for dialogue in choose(found[:2])] == ["a", "b"]
+    assert [dialogue.extra["id"] for dialogue in choose_examples(found)] == ["c", "a", "e"]
+    assert [dialogue.extra["id"] for dialogue in choose_examples(found[:2])] == ["a", "b"]
 
 
 @pytest.mark.parametrize("value", [None, 0.5, {}, {"pass_at_1": "0.5"}, {"pass_at_1": math.nan}, {"pass_at_1": 1.5}])

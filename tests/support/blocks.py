@@ -18,7 +18,7 @@ from reflectioncoder.construct.samplers.native import Marks
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, read_jsonl, reflection_dialogue
 from reflectioncoder.dialogues.tokens import special_ids
 from reflectioncoder.interpreter.interpreter import Interpreter
-from reflectioncoder.models.decode import Finished, More, Request
+from reflectioncoder.models.decode import Decoded, More, Request
 from reflectioncoder.models.load import load_tokenizer
 
 NUMBERS = (3, 4)
@@ -113,7 +113,7 @@ class Format:
 Script = Callable[[int, int], str]
 
 
-def spoken(request: Request, said: str, known: Format) -> Finished:
+def spoken(request: Request, said: str, known: Format) -> Decoded:
     """A request that is answered by what is said, read token by token as a real answer is."""
     ids: list[int] = []
     reason = ""
@@ -124,13 +124,13 @@ def spoken(request: Request, said: str, known: Format) -> Finished:
         if reason:
             break
     assert reason
-    return Finished(request, tuple(ids), "", reason)
+    return Decoded(request, tuple(ids), "", reason)
 
 
-def scripted(known: Format, script: Script, asked: list[tuple[int, int]] | None = None) -> native.Backend:
+def scripted(known: Format, script: Script, asked: list[tuple[int, int]] | None = None) -> native.DecodeStream:
     """Stands in for decoding: says what a script says for (problem, turn)."""
 
-    def backend(more: More) -> Iterator[Finished]:
+    def backend(more: More) -> Iterator[Decoded]:
         while (requests := more(True)) is not None:
             for request in requests:
                 problem, _, turn = request.task_id.partition(":")

@@ -8,7 +8,7 @@ from typing import Any
 
 from chatserver import Reply, failure
 
-from reflectioncoder.models.decode import Request, decode
+from reflectioncoder.models.decode import Request, decode_batched
 from reflectioncoder.models.load import load_model_and_tokenizer
 
 
@@ -40,7 +40,7 @@ class Completions:
         stops = {*request.get("stop_token_ids", ()), self.tokenizer.eos_token_id}
         asked = Request("", 0, tuple(prompt), most, ended=lambda ids: "stop" if ids[-1] in stops else "")
         with self._lock:
-            (done,) = decode(
+            (done,) = decode_batched(
                 self.network, self.tokenizer, [asked], 1, request["temperature"], request["top_p"], request["seed"]
             )
         stopped = done.reason == "stop"

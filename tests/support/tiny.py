@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue
-from reflectioncoder.dialogues.tokens import Encoded, Span, encode
+from reflectioncoder.dialogues.tokens import Encoded, Span, encode_dialogue
 from reflectioncoder.models.special_tokens import add_special_tokens
 
 VOCABULARY = 61
@@ -150,7 +150,7 @@ def memorised(dialogues: Sequence[Dialogue], folder: Path, steps: int = 400) -> 
         )
     )
     add_special_tokens(model, words)
-    samples = [encode(dialogue, words) for dialogue in dialogues]
+    samples = [encode_dialogue(dialogue, words) for dialogue in dialogues]
     width = max(map(len, samples))
     ids = torch.tensor([[*sample.ids, *[0] * (width - len(sample))] for sample in samples])
     labels = ids.masked_fill(~torch.tensor([[*s.is_label, *[False] * (width - len(s))] for s in samples]), -100)

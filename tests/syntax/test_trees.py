@@ -15,12 +15,12 @@ def test_walk_is_that_of_ast_without_contexts(path: Path) -> None:
     tree = trees.parse(code)
     expected = [node for node in ast.walk(tree) if not isinstance(node, ast.expr_context)]
     assert trees.walk(tree) == expected
-    assert [ast.dump(node) for node in trees.walk(trees.read(code))] == [ast.dump(node) for node in expected]
+    assert [ast.dump(node) for node in trees.walk(trees.parse_cached(code))] == [ast.dump(node) for node in expected]
     assert trees.names_in(tree) == {node.id for node in expected if isinstance(node, ast.Name)}
 
 
 def test_what_was_read_is_shared_and_what_was_parsed_is_not() -> None:
-    assert trees.read("x = 1") is trees.read("x = 1")
+    assert trees.parse_cached("x = 1") is trees.parse_cached("x = 1")
     assert trees.parse("x = 1") is not trees.parse("x = 1")
 
 
@@ -28,13 +28,13 @@ def test_code_that_is_no_python_raises_each_time_without_gathering_a_traceback()
     raised = []
     for _ in range(3):
         with pytest.raises(SyntaxError, match="invalid syntax") as caught:
-            trees.read("x = = 1")
+            trees.parse_cached("x = = 1")
         raised.append(caught.value)
     assert len({id(error) for error in raised}) == 3 and raised[0].lineno == 1
     with pytest.raises(SyntaxError):
         trees.parse("\0")
     with pytest.raises(SyntaxError):
-        trees.read("(" * 5000)
+        trees.parse_cached("(" * 5000)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "a\n\nb", "a\r\nb\rc\n", "\n\na\r\n\r\n"])

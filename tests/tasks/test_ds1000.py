@@ -17,7 +17,7 @@ from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.tasks import ds1000
 from reflectioncoder.tasks.base import TaskOptions
-from reflectioncoder.tasks.ds1000 import DS1000, VERSIONS, cut
+from reflectioncoder.tasks.ds1000 import DS1000, VERSIONS, cut_answer
 from reflectioncoder.tasks.registry import get_task
 
 LIMITS = Limits(10.0, 1024, 1_000_000)
@@ -34,7 +34,7 @@ def task(tmp_path_factory):
 @pytest.fixture(scope="module")
 def interpreter(task):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ds1000, "PRELOAD", ("numpy", "no_such_library"))
+        patch.setattr(ds1000, "DS1000_PRELOAD", ("numpy", "no_such_library"))
         opened = task.interpreter(LIMITS)
     with opened:
         yield opened
@@ -147,8 +147,8 @@ def test_insertion_marks_the_place_and_shows_what_follows(tmp_path):
     ],
 )
 def test_an_answer_is_cut_to_its_code(answer, code):
-    assert cut(answer) == code
-    assert cut(cut(answer)) == code
+    assert cut_answer(answer) == code
+    assert cut_answer(cut_answer(answer)) == code
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def test_a_gzipped_file_of_problems_is_read_and_a_damaged_one_named(task, tmp_pa
 
 
 def test_a_body_before_a_later_fence_is_the_answer():
-    assert ds1000.cut("    return a\n```\nUsage:\n```python\nf(1)\n```") == "    return a"
-    assert ds1000.cut("Here:\n```python\nresult = a\n```\nor\n```python\nb\n```") == "result = a"
+    assert ds1000.cut_answer("    return a\n```\nUsage:\n```python\nf(1)\n```") == "    return a"
+    assert ds1000.cut_answer("Here:\n```python\nresult = a\n```\nor\n```python\nb\n```") == "result = a"
 
 
 def test_a_file_of_answers_in_the_sets_own_format_is_scored(task, interpreter, tmp_path):

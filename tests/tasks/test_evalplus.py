@@ -24,7 +24,7 @@ from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
 from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.evalplus.compare import first_wrong
-from reflectioncoder.tasks.evalplus.data import HUMANEVAL, MBPP, decode_arguments, find_plus, read_plus
+from reflectioncoder.tasks.evalplus.data import HUMANEVAL_SOURCE, MBPP_SOURCE, decode_arguments, find_plus, read_plus
 from reflectioncoder.tasks.registry import get_task
 
 LIMITS = Limits(10.0, 4096, 1_000_000)
@@ -58,7 +58,7 @@ def only(task, keep):
 
 
 def records(pool, program, inputs=((1,), (2,)), mode="value", seconds=2.0):
-    packed = caller.pack([list(arguments) for arguments in inputs])
+    packed = caller.pack_program([list(arguments) for arguments in inputs])
     with pool[0].session(LIMITS, module=True) as session:
         return call_all(session, program, "f", packed, [seconds] * len(inputs), LIMITS, mode)
 
@@ -104,7 +104,7 @@ def f(x):
 def test_programs_that_fail_say_how(pool, program, outcome, error):
     limits = Limits(3.0, 512, 100_000)
     with pool[0].session(limits, module=True) as session:
-        calls = call_all(session, program, "f", caller.pack([[1]]), [0.5], limits)
+        calls = call_all(session, program, "f", caller.pack_program([[1]]), [0.5], limits)
     assert calls.outcome == outcome and re.search(error, calls.error) and not calls.records
 
 
@@ -161,7 +161,7 @@ def test_a_float_makes_the_calls_after_it_tolerant():
 
 
 def encoded(kind, value):
-    return ["v", kind, values.encode(value)]
+    return ["v", kind, values.encode_value(value)]
 
 
 COLLIDING = encoded("set", {number * (2**61 - 1) for number in range(20)})  # of one hash: reading is quadratic
@@ -238,7 +238,7 @@ def test_arguments_are_what_evalplus_makes_of_them(data):
     pytest.importorskip("evalplus", reason="pip install --no-deps evalplus to compare with it")
     from evalplus.data.mbpp import mbpp_deserialize_inputs
 
-    problems, _ = read_plus(MBPP, find_plus(MBPP, str(data)))
+    problems, _ = read_plus(MBPP_SOURCE, find_plus(MBPP_SOURCE, str(data)))
     with gzip.open(data / "mbpp_plus/MbppPlus.jsonl.gz", "rt") as lines:
         rows = {row["task_id"]: row for row in map(json.loads, lines)}
     for problem in problems:
@@ -423,7 +423,7 @@ def test_single_verdicts_are_those_of_evalplus(data, pool, tmp_path, name, step)
     task = task_of(f"{name}_plus", data)
     completions = read_completions(str(data / f"reference_completions/CL-7B/{name}.jsonl"), task)
     completions = [c for c in completions[::step] if c.task_id not in SLOW]
-    for source in (HUMANEVAL, MBPP):
+    for source in (HUMANEVAL_SOURCE, MBPP_SOURCE):
         plain = tmp_path / f"{source.stem}.jsonl"
         plain.write_bytes(gzip.decompress((data / source.folder / f"{source.stem}.jsonl.gz").read_bytes()))
     environment = {

@@ -17,7 +17,7 @@ from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Limits
 from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.multipl_e import languages
-from reflectioncoder.tasks.multipl_e.answers import assemble, cut
+from reflectioncoder.tasks.multipl_e.answers import assemble_program, cut_program
 from reflectioncoder.tasks.multipl_e.compilers import ready_folder
 from reflectioncoder.tasks.multipl_e.task import MultiPLE
 from reflectioncoder.tasks.registry import get_task
@@ -69,8 +69,10 @@ def test_a_function_said_again_keeps_what_it_needs_above_it(key, answer, task):
     assert (verdict.passed, verdict.error) == (True, "")
     fenced = f"The code:\n```{one.language.fence}\n{answer}```\nUse it:\n```{one.language.fence}\n// no\n```\n"
     prompt, stops = CASES[key].prompt, list(CASES[key].stops)
-    assert assemble(fenced, prompt, stops).split() == assemble(answer, prompt, stops).split()
-    assert assemble(f"Here is the function.\nIt counts:\n\n{answer}", prompt, stops) == assemble(answer, prompt, stops)
+    assert assemble_program(fenced, prompt, stops).split() == assemble_program(answer, prompt, stops).split()
+    assert assemble_program(f"Here is the function.\nIt counts:\n\n{answer}", prompt, stops) == assemble_program(
+        answer, prompt, stops
+    )
 
 
 @pytest.mark.parametrize(("key", "how"), WRONG)
@@ -219,9 +221,9 @@ JAVA = CASES["java"]
     ],
 )
 def test_an_answer_is_cut_to_the_body_before_the_tests(answer, body):
-    found = cut(answer, JAVA.prompt, list(JAVA.stops))
+    found = cut_program(answer, JAVA.prompt, list(JAVA.stops))
     assert found.rstrip("\n") == body
-    assert cut(found, JAVA.prompt, list(JAVA.stops)) == found
+    assert cut_program(found, JAVA.prompt, list(JAVA.stops)) == found
 
 
 def test_what_follows_a_body_is_no_answer():
@@ -231,21 +233,23 @@ def test_what_follows_a_body_is_no_answer():
         "```\nUsage:\n```java\nevens(null);\n```\n",
         f"    // again\n{prompt}        return null;\n    }}\n}}\n",
     ):
-        assert cut(f"{body}\n    }}\n{more}", prompt, stops).rstrip() == body
-        assert assemble(f"{body}\n    }}\n}}\n{more}", prompt, stops).rstrip() == prompt + body
+        assert cut_program(f"{body}\n    }}\n{more}", prompt, stops).rstrip() == body
+        assert assemble_program(f"{body}\n    }}\n}}\n{more}", prompt, stops).rstrip() == prompt + body
 
 
 def test_the_prompt_s_own_lines_are_not_said_twice(data):
     for key in languages.LANGUAGES:
         for row in MultiPLE(key, TaskOptions(data=str(data))).problems.values():
             prompt, stops = row["prompt"], row["stop_tokens"]
-            assert assemble(f"{prompt}    body;\n{stops[0]}\n}}", prompt, stops).rstrip() == f"{prompt}    body;"
-            assert assemble("    body;", prompt, stops) == f"{prompt}    body;"
+            assert (
+                assemble_program(f"{prompt}    body;\n{stops[0]}\n}}", prompt, stops).rstrip() == f"{prompt}    body;"
+            )
+            assert assemble_program("    body;", prompt, stops) == f"{prompt}    body;"
 
 
 def test_a_whole_program_keeps_what_stands_before_the_function():
     program = "import java.util.*;\nclass Problem {\n    static int help() {\n        return 1;\n    }\n" + JAVA.prompt
-    found = cut(program + "        return x;\n    }\n}\n", JAVA.prompt, list(JAVA.stops), whole=True)
+    found = cut_program(program + "        return x;\n    }\n}\n", JAVA.prompt, list(JAVA.stops), whole=True)
     assert found == program + "        return x;"
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from reflectioncoder.config.train import LoraConfig, LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import write_jsonl
-from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, encode
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, encode_dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
 from reflectioncoder.models.special_tokens import add_special_tokens
@@ -78,8 +78,10 @@ def test_few_trained_rows_beside_frozen_tables_give_what_merged_tables_give(
     network = tiny.llama(258, tied)
     add_special_tokens(network, words)
     use_varlen_attention(network)
-    model = lora.add(network, words, dataclasses.replace(lora_config(base, tmp_path), precision="float32")).double()
-    samples = [encode(dialogue, words, str(i)) for i, dialogue in enumerate(tiny.dialogues(4))]
+    model = lora.add_adapters(
+        network, words, dataclasses.replace(lora_config(base, tmp_path), precision="float32")
+    ).double()
+    samples = [encode_dialogue(dialogue, words, str(i)) for i, dialogue in enumerate(tiny.dialogues(4))]
     rows = [build_rows(sample, MaskingConfig(), "keep", 5, 10, 0) for sample in samples]
     batch = pack(list(zip(rows, loss_weights(rows, LossConfig()), strict=True)))
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -162,10 +164,10 @@ def test_a_plain_model_in_an_adapters_place_is_loaded_as_such(base: Path, tmp_pa
 
 def test_what_the_environment_says_of_sharding_counts(base: Path, tmp_path: Path) -> None:
     settings = lora_config(base, tmp_path, sharding="configs/accelerate/ddp.yaml")
-    lora.check(settings, torch.device("cpu"), "none")
+    lora.check_lora(settings, torch.device("cpu"), "none")
     for engine in ("fsdp2", "deepspeed"):  # as `accelerate launch` leaves it
         with pytest.raises(UserError, match=f"lora.r with sharding by {engine}"):
-            lora.check(lora_config(base, tmp_path), torch.device("cpu"), engine)
+            lora.check_lora(lora_config(base, tmp_path), torch.device("cpu"), engine)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import Block, instruction_dialogue, reflection_dialogue, write_jsonl
-from reflectioncoder.dialogues.tokens import Encoded, encode
+from reflectioncoder.dialogues.tokens import Encoded, encode_dialogue
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
@@ -56,7 +56,7 @@ def test_held_out_samples_are_scored_as_inference_would_read_them(base: Path, tm
     assert any("held-out loss" in text for text in said)
     model, tokenizer = load_model_and_tokenizer(str(tmp_path), device="cpu")
     use_varlen_attention(model)
-    samples = [encode(dialogue, tokenizer, sample_id="0") for dialogue in read_training(held)]
+    samples = [encode_dialogue(dialogue, tokenizer, sample_id="0") for dialogue in read_training(held)]
     rows = [build_rows(sample, MaskingConfig("all"), "keep", 0, 1, 0) for sample in samples]
     terms = micro_batch_loss(model, pack(list(zip(rows, loss_weights(rows, LossConfig()), strict=True))))
     assert line["step"] == 3 and line["eval_loss"] == pytest.approx(terms.loss.item(), rel=1e-5)
@@ -139,7 +139,7 @@ def test_a_sequence_and_its_plain_last_round_go_the_same_way() -> None:
             instruction_dialogue(f"say {i}", "print()"),
         )
     ]
-    samples = [encode(dialogue, words, sample_id=str(i)) for i, dialogue in enumerate(dialogues)]
+    samples = [encode_dialogue(dialogue, words, sample_id=str(i)) for i, dialogue in enumerate(dialogues)]
     _, held = validation.split(samples, TrainConfig(eval_share=0.3))
     assert held == [3 * problem + kind for problem in sorted({i // 3 for i in held}) for kind in range(3)]
     assert 3 < len(held) / 3 < 20
@@ -177,12 +177,12 @@ def test_wandb_is_used_where_asked_for(base: Path, tmp_path: Path, monkeypatch: 
 
 def test_tensorboard_is_the_default_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    assert trackers.choose(("auto",)) == []
+    assert trackers.choose_trackers(("auto",)) == []
     with pytest.raises(UserError, match="report_to = trackio: it is not installed"):
-        trackers.choose(("trackio",))
+        trackers.choose_trackers(("trackio",))
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: name)
-    assert trackers.choose(("auto",)) == ["tensorboard"] and trackers.choose(("none",)) == []
-    assert trackers.choose(("wandb", "tensorboard")) == ["wandb", "tensorboard"]
+    assert trackers.choose_trackers(("auto",)) == ["tensorboard"] and trackers.choose_trackers(("none",)) == []
+    assert trackers.choose_trackers(("wandb", "tensorboard")) == ["wandb", "tensorboard"]
 
 
 def shares(samples: list[Encoded], run: TrainConfig, step: int, steps: int) -> dict[str, float]:

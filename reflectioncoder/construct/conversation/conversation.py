@@ -79,7 +79,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Completed:
     """The sequence is complete but not filtered yet."""
 
     dialogue: Dialogue
@@ -93,12 +93,12 @@ class Dropped:
     dialogue: Dialogue | None = None
 
 
-Step = Ask | Run | Check | Finished | Dropped
+ConversationStep = Ask | Run | Check | Completed | Dropped
 DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # step to the event that answers it
 
 
 @dataclass(frozen=True)
-class Rules:
+class ConversationRules:
     """Settings of a conversation.
 
     Args:
@@ -119,7 +119,7 @@ class Rules:
 
 
 def follow(
-    problem: Problem, rules: Rules, events: Sequence[Event], kind: type[Conversation] | None = None
+    problem: Problem, rules: ConversationRules, events: Sequence[Event], kind: type[Conversation] | None = None
 ) -> Conversation:
     """The conversation after the events so far, whose `step` is what is due next.
 
@@ -143,7 +143,7 @@ def follow(
 class Conversation:
     """The state of a conversation after a list of events."""
 
-    def __init__(self, problem: Problem, rules: Rules) -> None:
+    def __init__(self, problem: Problem, rules: ConversationRules) -> None:
         self.problem, self.rules = problem, rules
         prompts = rules.prompts
         wording = random.Random(f"{rules.seed}:{problem.id}").choice(prompts.reflection)
@@ -158,7 +158,7 @@ class Conversation:
         self.final: str | None = None
         self.last_stage = False
         self.usage, self.seconds, self.served = Usage(), 0.0, ""
-        self.step: Step = self._ask()
+        self.step: ConversationStep = self._ask()
 
     def take(self, event: Event) -> None:
         """Advance the state by one event."""
@@ -176,7 +176,7 @@ class Conversation:
         elif event.detail:
             self.step = self._drop("final_code_fails", event.detail)
         else:
-            self.step = Finished(self._dialogue())
+            self.step = Completed(self._dialogue())
 
     def _ask(self) -> Ask:
         tools: Tools = "off"
@@ -184,7 +184,7 @@ class Conversation:
             tools = "closed" if self.last_stage else "offered"
         return Ask(tuple(self.messages), self.answers, tools)
 
-    def _code(self, answer: Answer) -> Step:
+    def _code(self, answer: Answer) -> ConversationStep:
         text = without_thoughts(answer.text)
         if answer.tool_code is not None:
             analysis, code = text.strip(), answer.tool_code.strip("\n")
@@ -211,7 +211,7 @@ class Conversation:
         self.before = tuple(self.cells) if uses_earlier(code, self.cells) else ()
         return Run(code, self.before)
 
-    def _executed(self, result: CellResult) -> Step:
+    def _executed(self, result: CellResult) -> ConversationStep:
         code, prompts = self.blocks[-1].content, self.rules.prompts
         output = execution_text(result)
         self.blocks.append(Block("execution", output))
@@ -245,7 +245,7 @@ class Conversation:
         else:  # one message: some chat templates reject two user messages in a row
             self.messages.append(Turn("user", f"{text}\n\n{then}" if then else text))
 
-    def _final(self, answer: Answer) -> Step:
+    def _final(self, answer: Answer) -> ConversationStep:
         blocks = fenced_blocks(without_thoughts(answer.text))
         if len(blocks) != 1:
             reason = "several_final_codes" if blocks else "no_final_code"
@@ -310,14 +310,14 @@ def from_record(kind: str, value: Mapping[str, Any]) -> Event:
 
 async def converse(
     problem: Problem,
-    rules: Rules,
+    rules: ConversationRules,
     events: Sequence[Event],
     sampler: Sampler,
     run: Callable[[Run], Awaitable[CellResult]],
     check: Callable[[Check], Awaitable[Checked]],
     record: Callable[[Event], Awaitable[None]],
     kind: type[Conversation] | None = None,
-) -> Finished | Dropped:
+) -> Completed | Dropped:
     """Run a conversation to its end.
 
     Args:
@@ -334,7 +334,7 @@ async def converse(
         SamplerError, BudgetError: see `Sampler`; the conversation can be resumed later.
     """
     conversation = follow(problem, rules, events, kind)
-    while not isinstance(step := conversation.step, (Finished, Dropped)):
+    while not isinstance(step := conversation.step, (Completed, Dropped)):
         event: Event
         if isinstance(step, Ask):
             event = await sampler.answer(step.messages, problem.id, step.number, step.tools)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from reflectioncoder.clients.messages import Answer, Tools, Turn
-from reflectioncoder.construct.conversation.conversation import Ask, Conversation, Step
-from reflectioncoder.construct.samplers.native import MALFORMED, MARK, SHOWN
+from reflectioncoder.construct.conversation.conversation import Ask, Conversation, ConversationStep
+from reflectioncoder.construct.samplers.native import CHARS_SHOWN, MALFORMED, NATIVE_TURN
 from reflectioncoder.dialogues.dialogue import Block
 
 
@@ -24,7 +24,7 @@ class NativeConversation(Conversation):
         tools: Tools = "closed" if self.last_stage else "offered"
         return Ask(tuple(turn for turn in self.messages if turn.role != "system"), self.answers, tools)
 
-    def _code(self, answer: Answer) -> Step:
+    def _code(self, answer: Answer) -> ConversationStep:
         if answer.finish in MALFORMED:
             return self._malformed(answer)
         if answer.tool_code is None:
@@ -37,10 +37,10 @@ class NativeConversation(Conversation):
         return super()._code(dataclasses.replace(answer, text=answer.text.strip(), tool_code=code))
 
     def _tell(self, text: str, output: str = "", then: str = "") -> None:
-        self.messages.append(Turn("tool", output, MARK))
+        self.messages.append(Turn("tool", output, NATIVE_TURN))
         self.closing = bool(then)
 
-    def _final(self, answer: Answer) -> Step:
+    def _final(self, answer: Answer) -> ConversationStep:
         if answer.finish in MALFORMED:
             return self._malformed(answer)
         if not self.closing:
@@ -54,6 +54,6 @@ class NativeConversation(Conversation):
         self.messages.append(Turn("user", self.problem.instruction))
         return self._ask()
 
-    def _malformed(self, answer: Answer) -> Step:
-        end = answer.text if len(answer.text) <= SHOWN else f"...{answer.text[-SHOWN:]}"
+    def _malformed(self, answer: Answer) -> ConversationStep:
+        end = answer.text if len(answer.text) <= CHARS_SHOWN else f"...{answer.text[-CHARS_SHOWN:]}"
         return self._drop(answer.finish, f"answer {self.answers} has {MALFORMED[answer.finish]}: {end!r}")

@@ -21,10 +21,10 @@ from reflectioncoder.construct.conversation.conversation import (
     Check,
     Checked,
     Conversation,
+    ConversationRules,
     Dropped,
     Event,
     Protocol,
-    Rules,
     Run,
     converse,
     from_record,
@@ -35,7 +35,7 @@ from reflectioncoder.construct.engines import engine
 from reflectioncoder.construct.filters import sequence as filters
 from reflectioncoder.construct.ledger.group_commit import Commits
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger, entry_of
-from reflectioncoder.construct.ledger.ledger import Step as LedgerStep
+from reflectioncoder.construct.ledger.ledger import RecordedStep as LedgerStep
 from reflectioncoder.construct.prompts import load_prompts
 from reflectioncoder.construct.samplers.choose import make_sampler, served_model
 from reflectioncoder.errors import InfrastructureError, UserError
@@ -44,7 +44,7 @@ from reflectioncoder.problems.problem import Problem
 from reflectioncoder.progress import Meter
 
 FAILED = "failed"  # ledger step of a failed attempt: may have a cost but is no event of the conversation
-ATTEMPTS = 2
+RUN_ATTEMPTS = 2
 
 
 def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Ledger, console: Console) -> str:
@@ -59,12 +59,14 @@ def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Le
     return asyncio.run(_Conversations(config, ledger, console).run(problems))
 
 
-def rules_of(config: BuildConfig, provenance: Mapping[str, Any] | None = None) -> tuple[Rules, type[Conversation]]:
+def rules_of(
+    config: BuildConfig, provenance: Mapping[str, Any] | None = None
+) -> tuple[ConversationRules, type[Conversation]]:
     """The settings of a build's conversations, and their class."""
     protocol: Protocol = "native" if config.sampler == "native" else config.chat.protocol
     settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
     prompts = load_prompts(config.chat.prompts)
-    rules = Rules(prompts, protocol, config.max_rounds, config.seed, settings, provenance or {})
+    rules = ConversationRules(prompts, protocol, config.max_rounds, config.seed, settings, provenance or {})
     if config.sampler == "native":
         from reflectioncoder.construct.conversation.native import NativeConversation  # seconds of imports
 
@@ -115,12 +117,12 @@ class _Conversations:
         try:
             with Meter("conversing", len(todo)) as meter:
                 async with engine.programs(config, console) as self._pool:
-                    for attempt in range(ATTEMPTS):
+                    for attempt in range(RUN_ATTEMPTS):
                         await self._all(iter(todo), meter)
                         if not self._left or self._stopped or self._fatal:
                             break
                         todo = [problem for problem, _ in self._left]
-                        if attempt + 1 < ATTEMPTS:
+                        if attempt + 1 < RUN_ATTEMPTS:
                             console.print(f"{len(todo)} problems without an answer: trying again", highlight=False)
                             self._left = []
         finally:
@@ -196,7 +198,7 @@ class _Conversations:
             end = await converse(problem, self._rules, events, self._sampler, self._run, check, record, self._kind)
             if isinstance(end, Dropped):
                 return entry_of(problem, end.dialogue, end.rejected)
-            rejected = filters.apply(end.dialogue, problem, self._settings) or await self._pool.unstable(
+            rejected = filters.apply_filters(end.dialogue, problem, self._settings) or await self._pool.unstable(
                 end.dialogue, problem, self._config.repeats
             )
             return entry_of(problem, end.dialogue, rejected)

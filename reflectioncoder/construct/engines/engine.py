@@ -27,7 +27,7 @@ R = TypeVar("R")
 KEYS = ("engine", "ray_address", "ray_wait")  # of the configuration; they decide nothing about the sequences
 
 
-def running(config: BuildConfig) -> AbstractContextManager[None]:
+def engine_running(config: BuildConfig) -> AbstractContextManager[None]:
     """Context of the work: the connection to a Ray cluster, or nothing on this machine.
 
     Raises:

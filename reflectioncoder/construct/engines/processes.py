@@ -28,8 +28,8 @@ from reflectioncoder.errors import UserError
 
 T = TypeVar("T", contravariant=True)
 R = TypeVar("R", covariant=True)
-ATTEMPTS = 3  # attempts at one task, each on a different worker
-GRACE = 2.0  # seconds for cleanup after a worker lost its parent or was told to stop
+WORKER_ATTEMPTS = 3  # attempts at one task, each on a different worker
+WORKER_GRACE = 2.0  # seconds for cleanup after a worker lost its parent or was told to stop
 
 
 class Handler(Protocol[T, R]):
@@ -84,7 +84,7 @@ class _Worker:
 
     def wait(self) -> None:
         try:
-            self.process.wait(2 * GRACE)
+            self.process.wait(2 * WORKER_GRACE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -140,10 +140,10 @@ class Pool(Generic[T, R]):
                         worker.wait()
                         if index is not None:
                             failures[index] = failures.get(index, 0) + 1
-                            if failures[index] == ATTEMPTS:
+                            if failures[index] == WORKER_ATTEMPTS:
                                 status = worker.process.returncode
                                 raise UserError(
-                                    f"worker processes died {ATTEMPTS} times over the same task (exit status {status});"
+                                    f"worker processes died {WORKER_ATTEMPTS} times over the same task (exit status {status});"
                                     " is there too little memory? try fewer workers"
                                 )
                             waiting.appendleft(index)
@@ -198,7 +198,7 @@ def _main() -> None:
                 answer("error", traceback.format_exc())
                 break
         tasks.put(stop)
-        time.sleep(GRACE)
+        time.sleep(WORKER_GRACE)
         os._exit(1)  # the parent is gone and the current task does not end
 
     def answer(kind: str, value: Any) -> None:

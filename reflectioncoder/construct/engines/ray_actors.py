@@ -34,7 +34,7 @@ LOST = (
 DEATHS = 5  # actors lost over one call before it fails; more than for local processes, as nodes may fail in succession
 STARTS = 3  # failed starts in a row at one place before the crew gives up
 LOOK = 1.0  # seconds between two checks of the cluster
-GRACE = 3.0  # seconds for the actors' cleanup at the end
+ACTOR_GRACE = 3.0  # seconds for the actors' cleanup at the end
 
 
 def same_everywhere() -> dict[str, str]:
@@ -272,11 +272,11 @@ class Crew(Generic[H]):
             member.actor.do.remote(work)
 
     async def close(self) -> None:
-        """Stop every actor; those still busy after `GRACE` seconds are killed."""
+        """Stop every actor; those still busy after `ACTOR_GRACE` seconds are killed."""
         self._watcher.cancel()
         closing = [self._loop.create_task(_closed(member.actor)) for member in self._members]
         if closing:
-            await asyncio.wait(closing, timeout=GRACE)
+            await asyncio.wait(closing, timeout=ACTOR_GRACE)
         tasks = [self._watcher, *self._keepers, *self._calls, *closing]
         for task in tasks:
             task.cancel()

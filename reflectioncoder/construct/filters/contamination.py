@@ -26,8 +26,8 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.rows import SUFFIXES, iter_rows
 from reflectioncoder.problems.problem import Problem
 
-Part = Literal["prompt", "solution", "request"]
-WORD = re.compile(r"\w+")
+ReferencePart = Literal["prompt", "solution", "request"]
+ANY_WORD = re.compile(r"\w+")
 DEFINED = re.compile(r"\bdef\s+(\w+)")
 ENTRY = "§"  # stands for the entry point; \w does not match it, so no text has it as a word
 MBPP_TEST = range(11, 511)  # the others are for training, validation and few-shot prompts
@@ -98,7 +98,7 @@ class Contamination:
     id: str
     reference: str
     benchmark: str
-    part: Part
+    part: ReferencePart
     share: float
     example: str
 
@@ -110,7 +110,7 @@ class Contamination:
 def words_of(text: str, entry_point: str = "") -> list[str]:
     """The words of a text in lower case, the entry point (`has_close`, `hasClose`) as "§"."""
     name = entry_point.replace("_", "").lower()
-    words = WORD.findall(text.lower())
+    words = ANY_WORD.findall(text.lower())
     return [ENTRY if name and word.replace("_", "") == name else word for word in words] if name else words
 
 
@@ -136,16 +136,19 @@ class Detector:
         self.thresholds = limits = thresholds or Thresholds()
         self._references = list(references)
         self._requests = Requests([reference.prompt for reference in self._references])
-        parts: list[tuple[Reference, Part, list[tuple[str, ...]]]] = []
+        parts: list[tuple[Reference, ReferencePart, list[tuple[str, ...]]]] = []
         families: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
         for reference in self._references:
-            given: tuple[tuple[Part, str], ...] = ("prompt", reference.prompt), ("solution", reference.solution)
+            given: tuple[tuple[ReferencePart, str], ...] = (
+                ("prompt", reference.prompt),
+                ("solution", reference.solution),
+            )
             for part, text in given:
                 found = runs(words_of(text, reference.entry_point), limits.words)
                 parts.append((reference, part, found))
                 for run in found:
                     families[reference.benchmark, run].add(reference.family or reference.id)
-        self._parts: list[tuple[Reference, Part, int]] = []
+        self._parts: list[tuple[Reference, ReferencePart, int]] = []
         self._index: dict[tuple[str, ...], list[int]] = defaultdict(list)
         self._all: list[frozenset[tuple[str, ...]]] = []
         for reference, part, found in parts:
@@ -287,7 +290,7 @@ def read_reference(row: Any, where: str, name: str) -> Iterator[Reference]:
 def _request(prompt: str) -> str:
     """A prompt up to its first doctest, or all of it where there are few words before."""
     before = prompt.split(">>>")[0]
-    return before if len(WORD.findall(before)) >= LEAST_WORDS else prompt
+    return before if len(ANY_WORD.findall(before)) >= LEAST_WORDS else prompt
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 "Calculate the Surface Area of a Cuboid" asks for what MBPP's "Write a function to find the surface area of a cuboid."
 asks for, and shares no long run of words with it. Here a request is its first sentence, if that asks for something,
-without the words that any request may have (`PLAIN`), in a common form. Two are alike by the weight of their longest
+without the words that any request may have (`COMMON_WORDS`), in a common form. Two are alike by the weight of their longest
 common subsequence, so that "octal to decimal" is not "decimal to octal". It sees no synonyms, no requests told as a
 story, and none with a single telling word ("is it prime?").
 """
@@ -14,7 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-PLAIN = frozenset(
+COMMON_WORDS = frozenset(
     """a an and any are as at be by can could do does each every for from given gives has have how if in into is it its
     me of on one or so such that the their them then there these this to us using use used via was we were when where
     which while will with would you your whether not write create implement develop construct design build make define
@@ -29,7 +29,7 @@ PLAIN = frozenset(
 FORMS = {"maximum": "max", "largest": "max", "biggest": "max", "greatest": "max", "minimum": "min", "smallest": "min",
          "repeating": "repeated", "sorted": "sort", "sorting": "sort", "sorts": "sort"}  # fmt: skip
 SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+|>>>")
-WORD = re.compile(r"[a-z]{2,}|\d{2,}")
+REQUEST_WORD = re.compile(r"[a-z]{2,}|\d{2,}")
 CODE = re.compile(r"^[^\w\n]*(?:def|class|import|from|func|public|private|static|using)\b.*$", re.MULTILINE)
 ASKS = re.compile(
     r"\b(?:write|create|implement|develop|construct|design|build|make|generate|provide|finds?|returns?|checks?|"
@@ -45,7 +45,7 @@ def asked(text: str) -> tuple[str, ...]:
     Lines of code are left out. A request that tells a story first gives nothing, for its sentences mean little alone.
     """
     for sentence in SENTENCE.split(CODE.sub("\n", text).replace("_", " ")):
-        words = tuple(_form(word) for word in WORD.findall(sentence.lower()) if word not in PLAIN)
+        words = tuple(_form(word) for word in REQUEST_WORD.findall(sentence.lower()) if word not in COMMON_WORDS)
         if len(words) >= LEAST:
             return words if ASKS.search(sentence) else ()
     return ()

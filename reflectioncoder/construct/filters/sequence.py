@@ -20,7 +20,7 @@ from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.asserted import exercised
-from reflectioncoder.syntax.trees import read, walk
+from reflectioncoder.syntax.trees import parse_cached, walk
 
 IO_NAMES = (
     "open", "input", "dump", "pip", "exec_module", "system", "popen", "urlopen", "urlretrieve", "getpass", "remove",
@@ -37,7 +37,7 @@ MENTIONS = re.compile(
     r"|AssertionError:|execution result|bug ?fix)",
     re.IGNORECASE,
 )
-WORD = re.compile(r"\w+")
+CODE_WORD = re.compile(r"\w+")
 IoMatch = Literal["tree", "words"]
 
 
@@ -88,12 +88,14 @@ def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
     settings = settings or FilterSettings()
     if settings.io_match == "words":
         keywords = {*settings.io_names, *settings.io_modules}
-        return next((f"the word `{word.group()}`" for word in WORD.finditer(code) if word.group() in keywords), None)
+        return next(
+            (f"the word `{word.group()}`" for word in CODE_WORD.finditer(code) if word.group() in keywords), None
+        )
     try:
-        tree = read(code)
+        tree = parse_cached(code)
     except SyntaxError:
         for number, line in enumerate(code.splitlines(), 1):
-            words = WORD.findall(line)
+            words = CODE_WORD.findall(line)
             if words and words[0] in settings.io_names and line.lstrip(" !%").startswith(words[0]):
                 return f"`{words[0]}` in line {number}"
         return None
@@ -168,7 +170,7 @@ def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings
     if "```" not in dialogue.final_answer:
         return "the final answer has no code block"
     try:
-        tree = read(final_code(dialogue))
+        tree = parse_cached(final_code(dialogue))
     except SyntaxError as error:
         return f"the final code is not Python: {error.msg} (line {error.lineno})"
     names = {node.name for node in walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
@@ -189,7 +191,7 @@ def _idle(codes: tuple[str, ...], entry_point: str | None) -> str | None:
     if not codes:
         return "no code block"
     try:
-        tree = read(codes[-1])
+        tree = parse_cached(codes[-1])
     except SyntaxError as error:
         return f"the last code is not Python: {error.msg} (line {error.lineno})"
     if not any(isinstance(node, ast.Assert) for node in walk(tree)):
@@ -197,7 +199,7 @@ def _idle(codes: tuple[str, ...], entry_point: str | None) -> str | None:
     trees = [tree]
     for code in codes[:-1]:  # a notebook's last cell may have nothing but asserts
         with suppress(SyntaxError):
-            trees.append(read(code))
+            trees.append(parse_cached(code))
     if not exercised(tree, trees, entry_point):
         return f"no assert calls `{entry_point}`" if entry_point else "no assert calls what the code defines"
     return None
@@ -229,7 +231,7 @@ FILTERS: Mapping[str, Predicate] = {
 }
 
 
-def apply(
+def apply_filters(
     dialogue: Dialogue,
     problem: Problem,
     settings: FilterSettings | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from reflectioncoder.construct.ledger.ledger import Entry, Ledger, Step
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger, RecordedStep
 
 
 class Commits:
@@ -19,11 +19,11 @@ class Commits:
 
     def __init__(self, ledger: Ledger, gather: float = 0.05) -> None:
         self._ledger, self._gather = ledger, gather
-        self._waiting: list[tuple[Entry | Step, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Entry | RecordedStep, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
-    async def write(self, record: Entry | Step) -> None:
+    async def write(self, record: Entry | RecordedStep) -> None:
         """Write a record durably before this returns, even if cancelled. Raises as `Ledger.write`."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))

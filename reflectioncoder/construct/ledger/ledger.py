@@ -83,7 +83,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedStep:
     """A step of a problem's conversation.
 
     Args:
@@ -104,7 +104,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Progress:
+class BuildProgress:
     """Progress of a build.
 
     Args:
@@ -254,9 +254,9 @@ class Ledger:
         self, problem: str, number: int, kind: str, payload: Any, requests: int = 0, tokens: tuple[int, int] = (0, 0)
     ) -> None:
         """Record one step; see `Step` and `write`."""
-        self.write([Step(problem, number, kind, payload, requests, *tokens)])
+        self.write([RecordedStep(problem, number, kind, payload, requests, *tokens)])
 
-    def write(self, records: Sequence[Entry | Step], timed: bool = True) -> int:
+    def write(self, records: Sequence[Entry | RecordedStep], timed: bool = True) -> int:
         """Record finished problems and steps of conversations, all or nothing, durably before this returns.
 
         Args:
@@ -351,7 +351,7 @@ class Ledger:
         self.close()
 
 
-def progress(directory: str | os.PathLike[str]) -> Progress:
+def progress(directory: str | os.PathLike[str]) -> BuildProgress:
     """Read a ledger's progress without holding it; a build may be running.
 
     Raises:
@@ -367,7 +367,7 @@ def progress(directory: str | os.PathLike[str]) -> Progress:
         raise failure(path, error) from None
 
 
-def _progress(database: sqlite3.Connection, path: Path) -> Progress:
+def _progress(database: sqlite3.Connection, path: Path) -> BuildProgress:
     check_layout(database, path)
     database.execute("BEGIN")  # one consistent snapshot
     notes = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
@@ -385,7 +385,7 @@ def _progress(database: sqlite3.Connection, path: Path) -> Progress:
             (RECENT,),
         ).fetchone()
     prices = notes.get("prices")
-    return Progress(
+    return BuildProgress(
         total=notes.get("total", 0) - notes.get("contaminated", 0),
         done=sum(count for status, _, count in counts if status == "done"),
         rejected={reason: count for status, reason, count in counts if status == "rejected"},

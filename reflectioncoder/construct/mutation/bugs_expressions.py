@@ -10,9 +10,9 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from reflectioncoder.construct.mutation.edits import Edit, Mutation, Source
+from reflectioncoder.construct.mutation.edits import Edit, Mutation, SourceTree
 
-Finder = Callable[[Source], Iterator[Mutation]]
+Finder = Callable[[SourceTree], Iterator[Mutation]]
 EXPRESSION_KINDS: dict[str, Finder] = {}
 
 BOUNDARY = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">")}
@@ -68,7 +68,7 @@ def named_call(node: ast.AST, *names: str) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
 
 
-def _compared(src: Source, kind: str, table: Mapping[Any, tuple[str, str]]) -> Iterator[Mutation]:
+def _compared(src: SourceTree, kind: str, table: Mapping[Any, tuple[str, str]]) -> Iterator[Mutation]:
     for node in src.nodes:
         if not isinstance(node, ast.Compare):
             continue
@@ -82,24 +82,24 @@ def _compared(src: Source, kind: str, table: Mapping[Any, tuple[str, str]]) -> I
 
 
 @expression_kind
-def boundary(src: Source) -> Iterator[Mutation]:
+def boundary(src: SourceTree) -> Iterator[Mutation]:
     """`<` for `<=` and the like."""
     yield from _compared(src, "boundary", BOUNDARY)
 
 
 @expression_kind
-def comparison(src: Source) -> Iterator[Mutation]:
+def comparison(src: SourceTree) -> Iterator[Mutation]:
     """A comparison that points the wrong way."""
     yield from _compared(src, "comparison", DIRECTION)
 
 
 @expression_kind
-def inverted_test(src: Source) -> Iterator[Mutation]:
+def inverted_test(src: SourceTree) -> Iterator[Mutation]:
     """`!=` for `==`, `not in` for `in`, and back."""
     yield from _compared(src, "inverted_test", INVERTED)
 
 
-def _calculated(src: Source, kind: str, table: Mapping[Any, tuple[str, str]]) -> Iterator[Mutation]:
+def _calculated(src: SourceTree, kind: str, table: Mapping[Any, tuple[str, str]]) -> Iterator[Mutation]:
     for node in src.nodes:
         if isinstance(node, ast.BinOp):
             left, right, mark = node.left, node.right, ""
@@ -118,19 +118,19 @@ def _calculated(src: Source, kind: str, table: Mapping[Any, tuple[str, str]]) ->
 
 
 @expression_kind
-def operator(src: Source) -> Iterator[Mutation]:
+def operator(src: SourceTree) -> Iterator[Mutation]:
     """A wrong arithmetic operator."""
     yield from _calculated(src, "operator", OPERATORS)
 
 
 @expression_kind
-def division(src: Source) -> Iterator[Mutation]:
+def division(src: SourceTree) -> Iterator[Mutation]:
     """True division for floor division, and back."""
     yield from _calculated(src, "division", DIVISIONS)
 
 
 @expression_kind
-def swapped_arguments(src: Source) -> Iterator[Mutation]:
+def swapped_arguments(src: SourceTree) -> Iterator[Mutation]:
     """The first two arguments of a call in the wrong order."""
     for node in src.nodes:
         if isinstance(node, ast.Call) and len(node.args) >= 2 and not named_call(node, "isinstance", "min", "max"):
@@ -146,7 +146,7 @@ def swapped_arguments(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def swapped_operands(src: Source) -> Iterator[Mutation]:
+def swapped_operands(src: SourceTree) -> Iterator[Mutation]:
     """`b - a` for `a - b`, and the like."""
     order_matters = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
     for node in src.nodes:
@@ -159,7 +159,7 @@ def swapped_operands(src: Source) -> Iterator[Mutation]:
                     yield src.replace("swapped_operands", node, f"{b} {symbol} {a}", left=a, right=b)
 
 
-def _minus_one(src: Source, node: ast.expr) -> str:
+def _minus_one(src: SourceTree, node: ast.expr) -> str:
     """The text of `node - 1`, written as a person would."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and src.of(node.right) == "1":
         return src.of(node.left)
@@ -173,7 +173,7 @@ atoms_and_signs = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.UnaryOp
 
 
 @expression_kind
-def slice_bound(src: Source) -> Iterator[Mutation]:
+def slice_bound(src: SourceTree) -> Iterator[Mutation]:
     """A slice that starts or ends one too early or too late, or goes the wrong way."""
     for node in src.nodes:
         if not isinstance(node, ast.Slice):
@@ -197,7 +197,7 @@ def slice_bound(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def index(src: Source) -> Iterator[Mutation]:
+def index(src: SourceTree) -> Iterator[Mutation]:
     """The neighbouring element of a sequence."""
     for node in src.nodes:
         if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Slice):
@@ -218,7 +218,7 @@ def index(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def wrong_key(src: Source) -> Iterator[Mutation]:
+def wrong_key(src: SourceTree) -> Iterator[Mutation]:
     """A dictionary key written differently from the one that exists."""
     for node in src.nodes:
         if isinstance(node, ast.Subscript):
@@ -243,7 +243,7 @@ def misspell(name: str, at: int) -> str:
 
 
 @expression_kind
-def misspelt_name(src: Source) -> Iterator[Mutation]:
+def misspelt_name(src: SourceTree) -> Iterator[Mutation]:
     """A variable's name misspelt where it is read."""
     known = {n.id for n in ast.walk(src.tree) if isinstance(n, ast.Name)} | {
         n.arg for n in ast.walk(src.tree) if isinstance(n, ast.arg)
@@ -256,7 +256,7 @@ def misspelt_name(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def wrong_method(src: Source) -> Iterator[Mutation]:
+def wrong_method(src: SourceTree) -> Iterator[Mutation]:
     """A method that the object does not have."""
     for node in src.nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRONG_METHODS:
@@ -267,7 +267,7 @@ def wrong_method(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def wrong_attribute(src: Source) -> Iterator[Mutation]:
+def wrong_attribute(src: SourceTree) -> Iterator[Mutation]:
     """An attribute of `self` misspelt where it is read."""
     for node in src.nodes:
         if (
@@ -281,7 +281,7 @@ def wrong_attribute(src: Source) -> Iterator[Mutation]:
             yield src.mutation("wrong_attribute", [Edit(end - len(node.attr), end, new)], new, node.attr)
 
 
-def _unwrapped(src: Source, kind: str, names: tuple[str, ...]) -> Iterator[Mutation]:
+def _unwrapped(src: SourceTree, kind: str, names: tuple[str, ...]) -> Iterator[Mutation]:
     for node in src.nodes:
         if (
             isinstance(node, ast.Call)
@@ -296,19 +296,19 @@ def _unwrapped(src: Source, kind: str, names: tuple[str, ...]) -> Iterator[Mutat
 
 
 @expression_kind
-def missing_conversion(src: Source) -> Iterator[Mutation]:
+def missing_conversion(src: SourceTree) -> Iterator[Mutation]:
     """A forgotten `str()`, `int()`, `list()` and the like."""
     yield from _unwrapped(src, "missing_conversion", CONVERSIONS)
 
 
 @expression_kind
-def missing_call(src: Source) -> Iterator[Mutation]:
+def missing_call(src: SourceTree) -> Iterator[Mutation]:
     """A forgotten `abs()`, `set()`, `sorted()` and the like."""
     yield from _unwrapped(src, "missing_call", DROPPABLE)
 
 
 @expression_kind
-def negated_condition(src: Source) -> Iterator[Mutation]:
+def negated_condition(src: SourceTree) -> Iterator[Mutation]:
     """A condition turned round, or a forgotten `not`."""
     for node in src.nodes:
         tests: list[ast.expr] = []
@@ -324,7 +324,7 @@ def negated_condition(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def and_or(src: Source) -> Iterator[Mutation]:
+def and_or(src: SourceTree) -> Iterator[Mutation]:
     """`or` for `and`, and back."""
     for node in src.nodes:
         if isinstance(node, ast.BoolOp) and len(node.values) == 2:
@@ -337,26 +337,26 @@ def and_or(src: Source) -> Iterator[Mutation]:
                 yield src.mutation("and_or", [Edit(*place, new)], f"{a} {new} {b}", f"{a} {old} {b}", **words)
 
 
-def _renamed(src: Source, kind: str, pairs: Mapping[str, str]) -> Iterator[Mutation]:
+def _renamed(src: SourceTree, kind: str, pairs: Mapping[str, str]) -> Iterator[Mutation]:
     for node in src.nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in pairs:
             yield src.replace(kind, node.func, pairs[node.func.id], call=src.of(node))
 
 
 @expression_kind
-def min_max(src: Source) -> Iterator[Mutation]:
+def min_max(src: SourceTree) -> Iterator[Mutation]:
     """`max` for `min`, and back."""
     yield from _renamed(src, "min_max", {"min": "max", "max": "min"})
 
 
 @expression_kind
-def any_all(src: Source) -> Iterator[Mutation]:
+def any_all(src: SourceTree) -> Iterator[Mutation]:
     """`any` for `all`, and back."""
     yield from _renamed(src, "any_all", {"any": "all", "all": "any"})
 
 
 @expression_kind
-def range_bound(src: Source) -> Iterator[Mutation]:
+def range_bound(src: SourceTree) -> Iterator[Mutation]:
     """A range that starts one too late or ends one too early."""
     for node in src.nodes:
         if isinstance(node, ast.Call) and named_call(node, "range") and node.args:
@@ -374,7 +374,7 @@ def range_bound(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def constant(src: Source) -> Iterator[Mutation]:
+def constant(src: SourceTree) -> Iterator[Mutation]:
     """A number that is off by one."""
     for node in src.nodes:
         if isinstance(node, ast.Constant) and type(node.value) is int:
@@ -387,7 +387,7 @@ def constant(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def truth_value(src: Source) -> Iterator[Mutation]:
+def truth_value(src: SourceTree) -> Iterator[Mutation]:
     """`True` for `False`, and back."""
     for node in src.nodes:
         if (
@@ -399,7 +399,7 @@ def truth_value(src: Source) -> Iterator[Mutation]:
 
 
 @expression_kind
-def separator(src: Source) -> Iterator[Mutation]:
+def separator(src: SourceTree) -> Iterator[Mutation]:
     """A wrong string to join or split with, or to hand back."""
     for node in src.nodes:
         if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):

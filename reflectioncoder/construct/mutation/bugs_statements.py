@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 
 from reflectioncoder.construct.mutation.bugs_expressions import NORMALISERS, Finder, named_call
-from reflectioncoder.construct.mutation.edits import Edit, Mutation, Source
+from reflectioncoder.construct.mutation.edits import Edit, Mutation, SourceTree
 
 STATEMENT_KINDS: dict[str, Finder] = {}
 LOOPS = (ast.For, ast.While)
@@ -23,7 +23,7 @@ def statement_kind(finder: Finder) -> Finder:
 
 
 @statement_kind
-def initial_value(src: Source) -> Iterator[Mutation]:
+def initial_value(src: SourceTree) -> Iterator[Mutation]:
     """A variable that starts from the wrong value before a loop."""
     wrong = {"0": "1", "1": "0", "''": "' '", '""': '" "', "-1": "0", "None": "0"}
     for _, block in src.bodies():
@@ -38,7 +38,7 @@ def initial_value(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def missing_edge_case(src: Source) -> Iterator[Mutation]:
+def missing_edge_case(src: SourceTree) -> Iterator[Mutation]:
     """A guard for a special case left out."""
     for _, block in src.bodies():
         for statement in block[:-1]:
@@ -53,7 +53,7 @@ def missing_edge_case(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def lost_return(src: Source) -> Iterator[Mutation]:
+def lost_return(src: SourceTree) -> Iterator[Mutation]:
     """The last `return` forgotten."""
     for owner, block in src.bodies():
         last = block[-1]
@@ -70,7 +70,7 @@ def lost_return(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def mutable_default(src: Source) -> Iterator[Mutation]:
+def mutable_default(src: SourceTree) -> Iterator[Mutation]:
     """A container made once, as a default argument, and shared by all calls."""
     for owner, block in src.bodies():
         if not isinstance(owner, ast.FunctionDef) or owner.args.vararg or owner.args.kwonlyargs or owner.args.kwarg:
@@ -87,7 +87,7 @@ def mutable_default(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def premature_return(src: Source) -> Iterator[Mutation]:
+def premature_return(src: SourceTree) -> Iterator[Mutation]:
     """The `return` after a loop indented into it."""
     for _, block in src.bodies():
         for loop, after in itertools.pairwise(block):
@@ -108,7 +108,7 @@ def premature_return(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def branch_removed(src: Source) -> Iterator[Mutation]:
+def branch_removed(src: SourceTree) -> Iterator[Mutation]:
     """An `else` or `elif` branch left out."""
     for node in src.nodes:
         if isinstance(node, ast.If) and node.orelse and src.alone(node.body[-1]) and src.alone(node.orelse[-1]):
@@ -123,7 +123,7 @@ def branch_removed(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def wrong_return(src: Source) -> Iterator[Mutation]:
+def wrong_return(src: SourceTree) -> Iterator[Mutation]:
     """Another variable handed back than the one that holds the answer."""
     for node in src.nodes:
         if isinstance(node, ast.Return) and isinstance(node.value, ast.Name):
@@ -133,7 +133,7 @@ def wrong_return(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def plain_assignment(src: Source) -> Iterator[Mutation]:
+def plain_assignment(src: SourceTree) -> Iterator[Mutation]:
     """`=` where `+=` is meant."""
     for node in src.nodes:
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
@@ -146,7 +146,7 @@ def plain_assignment(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def append_extend(src: Source) -> Iterator[Mutation]:
+def append_extend(src: SourceTree) -> Iterator[Mutation]:
     """`extend` for `append`, and back."""
     pairs = {"append": "extend", "extend": "append", "add": "update"}
     for node in src.nodes:
@@ -163,7 +163,7 @@ def append_extend(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def break_continue(src: Source) -> Iterator[Mutation]:
+def break_continue(src: SourceTree) -> Iterator[Mutation]:
     """`break` for `continue`, and back."""
     for node in src.nodes:
         if isinstance(node, (ast.Break, ast.Continue)):
@@ -173,7 +173,7 @@ def break_continue(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def missing_step(src: Source) -> Iterator[Mutation]:
+def missing_step(src: SourceTree) -> Iterator[Mutation]:
     """A statement of a loop left out."""
     for owner, block in src.bodies():
         if not isinstance(owner, (ast.For, ast.If)) or len(block) < 2:
@@ -186,7 +186,7 @@ def missing_step(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def reset_in_loop(src: Source) -> Iterator[Mutation]:
+def reset_in_loop(src: SourceTree) -> Iterator[Mutation]:
     """A starting value set again in every pass of the loop."""
     for _, block in src.bodies():
         for before, loop in itertools.pairwise(block):
@@ -204,7 +204,7 @@ def reset_in_loop(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def wrong_variable(src: Source) -> Iterator[Mutation]:
+def wrong_variable(src: SourceTree) -> Iterator[Mutation]:
     """Another variable of the function read than the one meant."""
     for node in src.nodes:
         if not (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)):
@@ -219,7 +219,7 @@ def wrong_variable(src: Source) -> Iterator[Mutation]:
                 yield src.replace("wrong_variable", node, others[src.span(node)[0] % len(others)])
 
 
-def _without_keyword(src: Source, call: ast.Call, name: str) -> Edit | None:
+def _without_keyword(src: SourceTree, call: ast.Call, name: str) -> Edit | None:
     """Cut a keyword argument with the comma before it."""
     for keyword in call.keywords:
         if keyword.arg == name:
@@ -229,7 +229,7 @@ def _without_keyword(src: Source, call: ast.Call, name: str) -> Edit | None:
     return None
 
 
-def _sorting(src: Source) -> Iterator[ast.Call]:
+def _sorting(src: SourceTree) -> Iterator[ast.Call]:
     for node in src.nodes:
         if isinstance(node, ast.Call) and (
             named_call(node, "sorted") or (isinstance(node.func, ast.Attribute) and node.func.attr == "sort")
@@ -238,7 +238,7 @@ def _sorting(src: Source) -> Iterator[ast.Call]:
 
 
 @statement_kind
-def sort_order(src: Source) -> Iterator[Mutation]:
+def sort_order(src: SourceTree) -> Iterator[Mutation]:
     """Sorted the wrong way round."""
     for node in _sorting(src):
         end = src.span(node)[1] - 1
@@ -252,7 +252,7 @@ def sort_order(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def missing_sort_key(src: Source) -> Iterator[Mutation]:
+def missing_sort_key(src: SourceTree) -> Iterator[Mutation]:
     """Sorted, or compared by `min` and `max`, without the key."""
     calls = [*_sorting(src), *(n for n in src.nodes if isinstance(n, ast.Call) and named_call(n, "min", "max"))]
     for node in calls:
@@ -265,7 +265,7 @@ def missing_sort_key(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def missing_normalisation(src: Source) -> Iterator[Mutation]:
+def missing_normalisation(src: SourceTree) -> Iterator[Mutation]:
     """A forgotten `.lower()`, `.strip()` and the like."""
     for node in src.nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in NORMALISERS:
@@ -275,7 +275,7 @@ def missing_normalisation(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def missing_default(src: Source) -> Iterator[Mutation]:
+def missing_default(src: SourceTree) -> Iterator[Mutation]:
     """`d[k]` for `d.get(k, default)`."""
     for node in src.nodes:
         if (
@@ -289,7 +289,7 @@ def missing_default(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def missing_items(src: Source) -> Iterator[Mutation]:
+def missing_items(src: SourceTree) -> Iterator[Mutation]:
     """A loop over pairs that forgets `.items()`, `enumerate` or `zip`."""
     for node in src.nodes:
         if not (isinstance(node, (ast.For, ast.comprehension)) and isinstance(node.target, ast.Tuple)):
@@ -302,7 +302,7 @@ def missing_items(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def in_place_result(src: Source) -> Iterator[Mutation]:
+def in_place_result(src: SourceTree) -> Iterator[Mutation]:
     """The result of a method that changes its object in place, and returns nothing."""
     for node in src.nodes:
         if isinstance(node, ast.Call) and named_call(node, "sorted") and len(node.args) == 1:
@@ -312,7 +312,7 @@ def in_place_result(src: Source) -> Iterator[Mutation]:
 
 
 @statement_kind
-def missing_filter(src: Source) -> Iterator[Mutation]:
+def missing_filter(src: SourceTree) -> Iterator[Mutation]:
     """A comprehension without its condition."""
     for node in src.nodes:
         if isinstance(node, ast.comprehension) and node.ifs:

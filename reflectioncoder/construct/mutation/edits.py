@@ -59,7 +59,7 @@ class Mutation:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
-def apply(text: str, mutations: Sequence[Mutation]) -> str:
+def apply_edits(text: str, mutations: Sequence[Mutation]) -> str:
     """The solution with the given bugs planted.
 
     Raises:
@@ -75,7 +75,7 @@ def apply(text: str, mutations: Sequence[Mutation]) -> str:
     return "".join(parts) + text[done:]
 
 
-class Source:
+class SourceTree:
     """A solution: its text, tree, parents, and the nodes of its function bodies.
 
     Raises:

@@ -29,7 +29,7 @@ SIGNS = {
 
 
 @dataclass(frozen=True)
-class Check:
+class ParsedAssert:
     """What an assert asks for.
 
     Args:
@@ -51,16 +51,16 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Failure:
+class AssertFailure:
     """How an assert failed in the interpreter: with a wrong value (`actual`), or with another exception."""
 
-    check: Check
+    check: ParsedAssert
     exception: str
     message: str
     actual: str | None = None
 
 
-def read_check(test: str) -> Check:
+def parse_assert(test: str) -> ParsedAssert:
     """Take an assert statement apart.
 
     Raises:
@@ -75,12 +75,12 @@ def read_check(test: str) -> Check:
         if op in (ast.Eq, ast.Is):
             if not _calls(left) and _calls(right):
                 left, right = right, left
-            return Check(test, _text(test, left), _text(test, right), True)
+            return ParsedAssert(test, _text(test, left), _text(test, right), True)
         if op in SIGNS:
-            return Check(test, _text(test, left), f"a value {SIGNS[op]} {code(_text(test, right))}", False)
+            return ParsedAssert(test, _text(test, left), f"a value {SIGNS[op]} {code(_text(test, right))}", False)
     if isinstance(asked, ast.UnaryOp) and isinstance(asked.op, ast.Not):
-        return Check(test, _text(test, asked.operand), "a false value", False)
-    return Check(test, _text(test, asked), "a true value", False)
+        return ParsedAssert(test, _text(test, asked.operand), "a false value", False)
+    return ParsedAssert(test, _text(test, asked), "a true value", False)
 
 
 def _calls(node: ast.expr) -> bool:
@@ -154,7 +154,7 @@ def _contrast_items(got: Any, due: Any) -> str:
 
 
 def analysis(
-    failure: Failure, mutation: Mutation, buggy: str, fixed: str, function: str, partial: bool, rng: random.Random
+    failure: AssertFailure, mutation: Mutation, buggy: str, fixed: str, function: str, partial: bool, rng: random.Random
 ) -> str:
     """The text of an analysis block: what failed, why, and what will be done.
 
@@ -175,7 +175,7 @@ def analysis(
     return " ".join([_opening(failure, rng), _cause(cause, failure, partial, rng), _repair(repair, rng)])
 
 
-def _opening(failure: Failure, rng: random.Random) -> str:
+def _opening(failure: AssertFailure, rng: random.Random) -> str:
     check = failure.check
     test, wanted = f"`{check.test}`", check.wanted
     if failure.actual is None:
@@ -200,7 +200,7 @@ def _opening(failure: Failure, rng: random.Random) -> str:
     )
 
 
-def _cause(cause: str, failure: Failure, partial: bool, rng: random.Random) -> str:
+def _cause(cause: str, failure: AssertFailure, partial: bool, rng: random.Random) -> str:
     if partial:
         return rng.choice(
             (f"One reason is that {cause}.", f"At least part of the problem: {cause}.", f"I see one mistake: {cause}.")

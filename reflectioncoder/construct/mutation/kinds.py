@@ -12,13 +12,13 @@ from collections.abc import Mapping
 
 from reflectioncoder.construct.mutation.bugs_expressions import EXPRESSION_KINDS, Finder
 from reflectioncoder.construct.mutation.bugs_statements import STATEMENT_KINDS
-from reflectioncoder.construct.mutation.edits import Edit, Mutation, Source, apply
+from reflectioncoder.construct.mutation.edits import Edit, Mutation, SourceTree, apply_edits
 
-KINDS: Mapping[str, Finder] = {**EXPRESSION_KINDS, **STATEMENT_KINDS}
-__all__ = ["KINDS", "Edit", "Mutation", "Source", "apply", "find_mutations"]
+BUG_KINDS: Mapping[str, Finder] = {**EXPRESSION_KINDS, **STATEMENT_KINDS}
+__all__ = ["BUG_KINDS", "Edit", "Mutation", "SourceTree", "apply_edits", "find_mutations"]
 
 
-def find_mutations(solution: str, kinds: Mapping[str, Finder] = KINDS) -> list[Mutation]:
+def find_mutations(solution: str, kinds: Mapping[str, Finder] = BUG_KINDS) -> list[Mutation]:
     """Every bug of the given kinds that could be planted, in a fixed order.
 
     Args:
@@ -31,13 +31,13 @@ def find_mutations(solution: str, kinds: Mapping[str, Finder] = KINDS) -> list[M
     Raises:
         SyntaxError: the solution does not parse.
     """
-    source = Source(solution)
+    source = SourceTree(solution)
     seen = {ast.dump(source.tree)}
     found = []
     for finder in kinds.values():
         for mutation in finder(source):
             try:
-                tree = ast.dump(ast.parse(apply(solution, [mutation])))
+                tree = ast.dump(ast.parse(apply_edits(solution, [mutation])))
             except (SyntaxError, ValueError):
                 continue
             if tree not in seen:

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reflectioncoder.construct.filters.sequence import Rejected
-from reflectioncoder.construct.mutation.edits import Mutation, apply
-from reflectioncoder.construct.mutation.explain import Failure, analysis, closing, read_check
+from reflectioncoder.construct.mutation.edits import Mutation, apply_edits
+from reflectioncoder.construct.mutation.explain import AssertFailure, analysis, closing, parse_assert
 from reflectioncoder.construct.mutation.kinds import find_mutations
 from reflectioncoder.construct.prompts import PROMPT_VERSION, REFLECTION_INSTRUCTIONS, reflection_instruction
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
@@ -24,7 +24,7 @@ from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Lim
 from reflectioncoder.problems.problem import Problem
 
 TRIAL_LIMITS = Limits(seconds=1.0)
-ATTEMPTS = 24  # first bugs tried before a problem is given up
+BUGS_TRIED = 24  # first bugs tried before a problem is given up
 EXTRA_ATTEMPTS = 8  # further bugs tried for a sequence that should have more than one
 SHOWN_TESTS = 3
 MOST_SHOWN = 5
@@ -32,7 +32,7 @@ SHOWN_CHARS = 140  # longer than this, two asserts are shown instead of three
 LONGEST_TEST = 160
 LONGEST_ACTUAL = 160
 LONGEST_OUTPUT = 1_600
-MARK = "@@outcomes@@"
+OUTCOMES_MARK = "@@outcomes@@"
 # Kinds that fit nearly every solution would otherwise be the bulk of all sequences.
 WEIGHTS = {"misspelt_name": 0.2, "lost_return": 0.4, "wrong_variable": 0.4, "wrong_return": 0.5, "wrong_method": 0.5}
 # Tells each test's outcome, and for a wrong value the value: two mutants that fail differently must look different.
@@ -50,7 +50,7 @@ def _outcomes_of(pairs):
                 found.append(kind + ": " + (repr(eval(call, globals())) if kind == "AssertionError" else str(error)))
             except Exception as second:
                 found.append(kind + ": " + str(second))
-    print({MARK!r} + json.dumps(found))
+    print({OUTCOMES_MARK!r} + json.dumps(found))
 _outcomes_of(%s)
 """
 HEADINGS = ("# Test cases", "# Tests", "# Check some cases", "# Test with typical and edge cases")
@@ -86,19 +86,21 @@ class _Workshop:
 
     def code(self, planted: Sequence[int]) -> str:
         """The solution with some of the candidates planted."""
-        return apply(self.solution, [self.candidates[i] for i in planted]).strip("\n")
+        return apply_edits(self.solution, [self.candidates[i] for i in planted]).strip("\n")
 
     def outcomes(self, planted: Sequence[int]) -> tuple[str, ...] | None:
         """For each test "" if it passes, else how it fails; None if the program cannot be used."""
         key = frozenset(planted)
         if key not in self.known:
-            pairs = [(test, read_check(test).call) for test in self.problem.tests]
+            pairs = [(test, parse_assert(test).call) for test in self.problem.tests]
             results = self.interpreter.run([self.code(planted), TRIAL % repr(pairs)], TRIAL_LIMITS)
             text = results[-1].text
-            if not all(result.ok for result in results) or MARK not in text:
+            if not all(result.ok for result in results) or OUTCOMES_MARK not in text:
                 self.known[key] = None
             else:
-                self.known[key] = tuple(json.loads(text[text.rindex(MARK) + len(MARK) :].strip().split("\n")[0]))
+                self.known[key] = tuple(
+                    json.loads(text[text.rindex(OUTCOMES_MARK) + len(OUTCOMES_MARK) :].strip().split("\n")[0])
+                )
         return self.known[key]
 
 
@@ -129,7 +131,7 @@ def reflect_by_mutation(
         return Rejected(problem.id, "solution does not parse", str(error))
     try:
         for test in problem.tests:
-            read_check(test)
+            parse_assert(test)
     except (SyntaxError, ValueError) as error:
         return Rejected(problem.id, "test is not a single assert", str(error))
     verdict = shop.outcomes(())
@@ -140,7 +142,7 @@ def reflect_by_mutation(
     draw = rng.random()
     wanted = min(max_bugs, 3 if draw < 0.05 else 2 if draw < 0.30 else 1)
     usable = False
-    for first in range(min(len(shop.candidates), ATTEMPTS)):
+    for first in range(min(len(shop.candidates), BUGS_TRIED)):
         if not any(shop.outcomes((first,)) or ()):
             continue
         usable = True
@@ -252,27 +254,27 @@ def _shown(shop: _Workshop, failing: int, now: Sequence[str], before: tuple[int,
     return tuple(sorted([failing, *few]))
 
 
-def _run_failing(shop: _Workshop, plan: _Round, block: str) -> tuple[CellResult, Failure]:
+def _run_failing(shop: _Workshop, plan: _Round, block: str) -> tuple[CellResult, AssertFailure]:
     """Run a failing round and look up, in a fresh session, the value that the failing assert saw.
 
     Raises:
         _UnusableError: another assert fails first, or the output is not fit to be learnt from.
     """
     result = shop.interpreter.run([block])[0]
-    check = read_check(shop.problem.tests[plan.failing])
+    check = parse_assert(shop.problem.tests[plan.failing])
     place = block.split("\n").index(check.test.split("\n")[0]) + 1
     if result.outcome != "error" or result.exception is None or result.line != place:
         raise _UnusableError
     if len(result.text) > LONGEST_OUTPUT or " at 0x" in result.text:
         raise _UnusableError
     if result.exception != "AssertionError":
-        return result, Failure(check, result.exception, result.message or "")
+        return result, AssertFailure(check, result.exception, result.message or "")
     earlier = "\n".join(block.split("\n")[: place - 1])
-    value = shop.interpreter.run([earlier, f"print({MARK!r} + repr({check.call}))"])[1]
-    actual = value.text.rpartition(MARK)[2].strip("\n")
+    value = shop.interpreter.run([earlier, f"print({OUTCOMES_MARK!r} + repr({check.call}))"])[1]
+    actual = value.text.rpartition(OUTCOMES_MARK)[2].strip("\n")
     if not value.ok or len(actual) > LONGEST_ACTUAL or "\n" in actual or " at 0x" in actual or "`" in actual:
         raise _UnusableError
-    return result, Failure(check, result.exception, result.message or "", actual)
+    return result, AssertFailure(check, result.exception, result.message or "", actual)
 
 
 def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
@@ -295,7 +297,7 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
         text = block(plan.planted, plan.shown, turn)
         result, failure = _run_failing(shop, plan, text)
         mutation = shop.candidates[plan.repaired]
-        buggy = apply(shop.solution, [mutation]).split("\n")[mutation.line - 1]
+        buggy = apply_edits(shop.solution, [mutation]).split("\n")[mutation.line - 1]
         fixed = shop.solution.split("\n")[mutation.line - 1]
         where = _function_at(shop.solution, mutation.line)
         blocks += [Block("code", text), Block("execution", result.text)]

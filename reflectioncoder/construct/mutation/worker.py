@@ -43,7 +43,7 @@ class Reflector:
             made = reflect_by_mutation(problem, self._interpreter, self._config.seed)
             if isinstance(made, Dialogue):
                 dialogue = made
-                rejected = filters.apply(made, problem, self._settings) or self._verify(made, problem)
+                rejected = filters.apply_filters(made, problem, self._settings) or self._verify(made, problem)
             else:
                 rejected = made
         except UserError:

@@ -36,11 +36,11 @@ from reflectioncoder.dialogues.tokens import (
     END_OF_BLOCK,
     END_OF_MESSAGE,
     ROLE_TOKENS,
-    encode,
+    encode_dialogue,
     special_ids,
 )
 from reflectioncoder.errors import UserError
-from reflectioncoder.models.decode import Finished, More, Request, decode
+from reflectioncoder.models.decode import Decoded, More, Request, decode_batched
 from reflectioncoder.models.load import load_model_and_tokenizer, load_tokenizer
 
 Ending = Literal["code", "end", "code_refused", "length", "no_block_type", "forged_execution", "unclosed_block"]
@@ -49,9 +49,9 @@ MALFORMED: dict[str, str] = {
     "forged_execution": "an execution block of its own",
     "unclosed_block": "a block that is not closed before another or the message's end",
 }
-SHOWN = 120  # characters from the end of a malformed answer that its rejection quotes
-MARK = "native"  # tool id of turns that are code or its execution
-Backend = Callable[[More], Iterator[Finished]]
+CHARS_SHOWN = 120  # characters from the end of a malformed answer that its rejection quotes
+NATIVE_TURN = "native"  # tool id of turns that are code or its execution
+DecodeStream = Callable[[More], Iterator[Decoded]]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Token ids of a conversation (see `messages_of`) up to where the model continues."""
     messages = messages_of(turns)
-    ids = encode(Dialogue(tuple(messages)), tokenizer).ids[:-1]  # without the end of the sequence
+    ids = encode_dialogue(Dialogue(tuple(messages)), tokenizer).ids[:-1]  # without the end of the sequence
     if messages[-1].role == "assistant":
         return ids[:-1]  # the assistant's message is unfinished
     return (*ids, special_ids(tokenizer)[ROLE_TOKENS["assistant"]])
@@ -162,7 +162,7 @@ def read_answer(
     if reason in MALFORMED:  # kept unparsed, to show what the model has not learnt
         text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
     code = next((block.content for block in blocks if block.type == "code"), None)
-    return Answer(text, code, "" if code is None else MARK, reason, usage, model)
+    return Answer(text, code, "" if code is None else NATIVE_TURN, reason, usage, model)
 
 
 def room_for(ids: Sequence[int], most: int, positions: int) -> int:
@@ -183,7 +183,7 @@ class NativeSampler:
     Args:
         config: model, back end and sampling settings, already checked by `choose.check_native`.
         seed: decides every draw, with the problem's id and the answer's number.
-        backend: replaces the configured back end; a function of `more`, as `decode.decode` takes it.
+        backend: replaces the configured back end; a function of `more`, as `decode.decode_batched` takes it.
         budget: shared by all answers, each of which counts as a request; no limit if None.
 
     Raises:
@@ -193,13 +193,13 @@ class NativeSampler:
     name = "native"
 
     def __init__(
-        self, config: NativeConfig, seed: int = 0, backend: Backend | None = None, budget: Budget | None = None
+        self, config: NativeConfig, seed: int = 0, backend: DecodeStream | None = None, budget: Budget | None = None
     ) -> None:
         self.model = config.model
         self._config, self.budget = config, budget or Budget()
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Future[Finished]]] = {}
+        self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Future[Decoded]]] = {}
         self._over: SamplerError | None = None
         self._tokenizer = load_tokenizer(config.model)
         self._marks = Marks.of(self._tokenizer)
@@ -226,9 +226,9 @@ class NativeSampler:
         answer = read_answer(finished.ids, finished.reason, self._marks, self._tokenizer, used, self.model)
         return dataclasses.replace(answer, seconds=time.monotonic() - started)
 
-    async def _decoded(self, request: Request) -> Finished:
+    async def _decoded(self, request: Request) -> Decoded:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Finished] = loop.create_future()
+        future: asyncio.Future[Decoded] = loop.create_future()
         with self._lock:
             if self._over is not None:
                 raise self._over
@@ -266,7 +266,7 @@ class NativeSampler:
         except queue.Empty:
             return found
 
-    def _work(self, backend: Backend) -> None:
+    def _work(self, backend: DecodeStream) -> None:
         try:
             for finished in backend(self._more):
                 with self._lock:
@@ -285,7 +285,7 @@ class NativeSampler:
             self._end(SamplerError("server_down", line))
 
 
-def _settle(future: asyncio.Future[Finished], value: Finished | SamplerError) -> None:
+def _settle(future: asyncio.Future[Decoded], value: Decoded | SamplerError) -> None:
     if future.done():  # cancelled
         return
     if isinstance(value, SamplerError):
@@ -294,7 +294,7 @@ def _settle(future: asyncio.Future[Finished], value: Finished | SamplerError) ->
         future.set_result(value)
 
 
-def load_backend(config: NativeConfig, seed: int, marks: Marks) -> tuple[Backend, int]:
+def load_backend(config: NativeConfig, seed: int, marks: Marks) -> tuple[DecodeStream, int]:
     """Load the back end; returns it with the model's number of positions."""
     if config.backend == "vllm":
         from reflectioncoder.construct.samplers.native_vllm import load_vllm
@@ -303,7 +303,7 @@ def load_backend(config: NativeConfig, seed: int, marks: Marks) -> tuple[Backend
     model, tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
     positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
 
-    def run(more: More) -> Iterator[Finished]:
-        return decode(model, tokenizer, (), config.batch_size, config.temperature, config.top_p, seed, more)
+    def run(more: More) -> Iterator[Decoded]:
+        return decode_batched(model, tokenizer, (), config.batch_size, config.temperature, config.top_p, seed, more)
 
     return run, positions

@@ -37,7 +37,7 @@ HINT = "; native.backend 'completions' needs a server that takes vLLM's paramete
 
 
 @dataclass(frozen=True)
-class Part:
+class CompletionPart:
     """Result of one request: its tokens, whether the token limit cut them off, its usage, and the model's name."""
 
     ids: tuple[int, ...]
@@ -156,7 +156,7 @@ class CompletionsSampler:
             "extra_body": extra,
         }
 
-    def _read(self, body: bytes, asked: Usage) -> Part:
+    def _read(self, body: bytes, asked: Usage) -> CompletionPart:
         """The tokens in a body."""
 
         def estimate(text: str, ids: Sequence[int] | None) -> Usage:
@@ -172,7 +172,7 @@ class CompletionsSampler:
                 detail = f"the server leaves special tokens out of its answers ({reply.text[:40]!r}){HINT}"
                 raise error("no_special_tokens", detail, reply.usage)
             ids.append(int(self._tokenizer.eos_token_id) if reply.stop_reason is None else reply.stop_reason)
-        return Part(tuple(ids), reply.finish != "stop", reply.usage, reply.model)
+        return CompletionPart(tuple(ids), reply.finish != "stop", reply.usage, reply.model)
 
 
 def _positions(model: str) -> int:

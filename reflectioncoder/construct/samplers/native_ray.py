@@ -29,9 +29,9 @@ def open_sampler(config: BuildConfig, weights: str) -> NativeSampler:
         UserError: its node has no such model, or one with other weights.
     """
     from reflectioncoder.construct.samplers.native import NativeSampler
-    from reflectioncoder.models.load import fingerprint  # seconds of imports
+    from reflectioncoder.models.load import weights_fingerprint  # seconds of imports
 
-    if fingerprint(config.native.model) != weights:
+    if weights_fingerprint(config.native.model) != weights:
         raise UserError(f"native.model: {config.native.model} on node {socket.gethostname()} has other weights")
     return NativeSampler(config.native, config.seed)
 
@@ -48,14 +48,14 @@ class RaySampler:
     name = "native"
 
     def __init__(self, config: BuildConfig, budget: Budget, console: Console) -> None:
-        from reflectioncoder.models.load import fingerprint, load_tokenizer
+        from reflectioncoder.models.load import load_tokenizer, weights_fingerprint
 
         self.model, self.budget, self._longest = config.native.model, budget, config.native.max_new_tokens
         self._tokenizer = load_tokenizer(config.native.model)
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
         # no processors of their own, or the interpreters might leave no room for them
         self._crew: Crew[NativeSampler] = Crew(
-            partial(open_sampler, config, fingerprint(config.native.model)), partial(replicas_of, config),
+            partial(open_sampler, config, weights_fingerprint(config.native.model)), partial(replicas_of, config),
             config.ray_wait, printer(console), room=2 * config.native.batch_size, cpus=0, gpus=gpus,
         )  # fmt: skip
 

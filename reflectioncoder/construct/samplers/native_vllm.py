@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from reflectioncoder.config.build import NativeConfig
-from reflectioncoder.models.decode import Finished, More, Request
+from reflectioncoder.models.decode import Decoded, More, Request
 from reflectioncoder.models.vllm_engine import seed_of, start_engine
 
 
-def load_vllm(
-    config: NativeConfig, seed: int, stops: Sequence[int]
-) -> tuple[Callable[[More], Iterator[Finished]], int]:
+def load_vllm(config: NativeConfig, seed: int, stops: Sequence[int]) -> tuple[Callable[[More], Iterator[Decoded]], int]:
     """Load the back end; returns it with the model's number of positions.
 
     Args:
@@ -44,13 +42,13 @@ def load_vllm(
     return lambda more: decode_vllm(engine, parameters, more), int(engine.model_config.max_model_len)
 
 
-def decode_vllm(engine: Any, parameters: Callable[[Request, int], Any], more: More) -> Iterator[Finished]:
-    """Decode with an `LLMEngine`; counterpart of `decode.decode`.
+def decode_vllm(engine: Any, parameters: Callable[[Request, int], Any], more: More) -> Iterator[Decoded]:
+    """Decode with an `LLMEngine`; counterpart of `decode.decode_batched`.
 
     Args:
         engine: its `add_request`, `step` and `has_unfinished_requests` are used.
         parameters: returns the sampling parameters for a request and its number of tokens decoded so far.
-        more: as for `decode.decode`; every request must have an `ended` function.
+        more: as for `decode.decode_batched`; every request must have an `ended` function.
     """
     under_way: dict[str, tuple[Request, list[int]]] = {}
 
@@ -76,6 +74,6 @@ def decode_vllm(engine: Any, parameters: Callable[[Request, int], Any], more: Mo
             if not reason and len(ids) >= request.max_new_tokens:
                 reason = "length"
             if reason:
-                yield Finished(request, tuple(ids), "", reason)
+                yield Decoded(request, tuple(ids), "", reason)
             else:
                 hand_in(request, ids)

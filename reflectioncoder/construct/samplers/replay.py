@@ -58,7 +58,7 @@ class ReplaySampler:
         self._file.close()
 
 
-def fingerprint(path: str | os.PathLike[str]) -> str:
+def replay_fingerprint(path: str | os.PathLike[str]) -> str:
     """Digest of a file of recorded answers. Raises UserError if it cannot be read."""
     _check_path(path)
     try:

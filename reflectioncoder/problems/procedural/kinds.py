@@ -127,7 +127,7 @@ def _pair_themes(param: str, *describe: str) -> tuple[Theme, ...]:
     )
 
 
-KINDS: Mapping[str, Kind] = {
+PROBLEM_KINDS: Mapping[str, Kind] = {
     kind.key: kind
     for kind in (
         Kind("ints", "int", _INT_THEMES, "{p}", list, _ints, ([], [5], [-4], [0], [6, 6, 6], [-3, -2, -7])),

@@ -20,7 +20,7 @@ NONE: tuple[Constants, ...] = ((),)
 
 
 @dataclass(frozen=True)
-class Filter:
+class ItemFilter:
     """A predicate on a number or a string; `says` are singular verb phrases ("is even")."""
 
     key: str
@@ -91,16 +91,20 @@ class Reduction:
     weight: int = 0
 
 
-def _filters(*parts: Filter) -> Mapping[str, Filter]:
+def _filters(*parts: ItemFilter) -> Mapping[str, ItemFilter]:
     return {part.key: part for part in parts}
 
 
 INT_FILTERS = _filters(
-    Filter("even", "{x} % 2 == 0", ("is even", "is divisible by 2"), "even", lambda x: x % 2 == 0, adjective="even"),
-    Filter("odd", "{x} % 2 != 0", ("is odd", "is not even"), "odd", lambda x: x % 2 == 1, adjective="odd"),
-    Filter("pos", "{x} > 0", ("is positive", "is above zero"), "positive", lambda x: x > 0, adjective="positive"),
-    Filter("neg", "{x} < 0", ("is negative", "is below zero"), "negative", lambda x: x < 0, NONE, "negative", False),
-    Filter(
+    ItemFilter(
+        "even", "{x} % 2 == 0", ("is even", "is divisible by 2"), "even", lambda x: x % 2 == 0, adjective="even"
+    ),
+    ItemFilter("odd", "{x} % 2 != 0", ("is odd", "is not even"), "odd", lambda x: x % 2 == 1, adjective="odd"),
+    ItemFilter("pos", "{x} > 0", ("is positive", "is above zero"), "positive", lambda x: x > 0, adjective="positive"),
+    ItemFilter(
+        "neg", "{x} < 0", ("is negative", "is below zero"), "negative", lambda x: x < 0, NONE, "negative", False
+    ),
+    ItemFilter(
         "gt",
         "{x} > {a}",
         ("is greater than {a}", "is above {a}", "exceeds {a}"),
@@ -108,7 +112,7 @@ INT_FILTERS = _filters(
         lambda x, a: x > a,
         tuple((a,) for a in range(1, 8)),
     ),
-    Filter(
+    ItemFilter(
         "lt",
         "{x} < {a}",
         ("is less than {a}", "is below {a}"),
@@ -116,7 +120,7 @@ INT_FILTERS = _filters(
         lambda x, a: x < a,
         tuple((a,) for a in range(3, 10)),
     ),
-    Filter(
+    ItemFilter(
         "ge",
         "{x} >= {a}",
         ("is at least {a}", "is {a} or more"),
@@ -124,7 +128,7 @@ INT_FILTERS = _filters(
         lambda x, a: not x < a,
         tuple((a,) for a in range(2, 9)),
     ),
-    Filter(
+    ItemFilter(
         "le",
         "{x} <= {a}",
         ("is at most {a}", "is not greater than {a}"),
@@ -132,7 +136,7 @@ INT_FILTERS = _filters(
         lambda x, a: not x > a,
         tuple((a,) for a in range(2, 9)),
     ),
-    Filter(
+    ItemFilter(
         "div",
         "{x} % {a} == 0",
         ("is divisible by {a}", "is a multiple of {a}"),
@@ -140,7 +144,7 @@ INT_FILTERS = _filters(
         lambda x, a: x // a * a == x,
         ((3,), (4,), (5,)),
     ),
-    Filter(
+    ItemFilter(
         "notdiv",
         "{x} % {a} != 0",
         ("is not divisible by {a}", "is not a multiple of {a}"),
@@ -148,7 +152,7 @@ INT_FILTERS = _filters(
         lambda x, a: x // a * a != x,
         ((3,), (4,), (5,)),
     ),
-    Filter(
+    ItemFilter(
         "rem",
         "{x} % {b} == {a}",
         ("leaves remainder {a} when divided by {b}", "has remainder {a} modulo {b}"),
@@ -156,7 +160,7 @@ INT_FILTERS = _filters(
         lambda x, a, b: (x - a) / b == (x - a) // b,
         ((1, 3), (2, 3), (1, 4), (3, 4), (2, 5)),
     ),
-    Filter(
+    ItemFilter(
         "between",
         "{a} <= {x} <= {b}",
         ("is between {a} and {b} inclusive", "lies from {a} to {b} (both included)"),
@@ -164,7 +168,7 @@ INT_FILTERS = _filters(
         lambda x, a, b: x in range(a, b + 1),
         ((1, 5), (2, 6), (2, 8), (3, 7), (4, 9)),
     ),
-    Filter(
+    ItemFilter(
         "outside",
         "{x} < {a} or {x} > {b}",
         ("is less than {a} or greater than {b}", "lies outside {a} to {b}"),
@@ -172,7 +176,7 @@ INT_FILTERS = _filters(
         lambda x, a, b: x not in range(a, b + 1),
         ((2, 5), (3, 6), (4, 7)),
     ),
-    Filter(
+    ItemFilter(
         "ne",
         "{x} != {a}",
         ("is not {a}", "differs from {a}"),
@@ -180,7 +184,7 @@ INT_FILTERS = _filters(
         lambda x, a: x != a,
         tuple((a,) for a in range(1, 8)),
     ),
-    Filter(
+    ItemFilter(
         "absgt",
         "abs({x}) > {a}",
         ("has an absolute value above {a}", "is more than {a} away from zero"),
@@ -189,7 +193,7 @@ INT_FILTERS = _filters(
         ((2,), (3,), (4,), (5,)),
         digits=False,
     ),
-    Filter(
+    ItemFilter(
         "lastdigit",
         "abs({x}) % 10 == {a}",
         ("ends in the digit {a}", "has {a} as its last digit"),
@@ -198,7 +202,7 @@ INT_FILTERS = _filters(
         tuple((a,) for a in range(1, 8)),
         digits=False,
     ),
-    Filter(
+    ItemFilter(
         "square",
         "{x} in (0, 1, 4, 9, 16, 25)",
         ("is a perfect square up to 25", "is one of 0, 1, 4, 9, 16, 25"),
@@ -206,14 +210,14 @@ INT_FILTERS = _filters(
         lambda x: 0 <= x <= 25 and isqrt(x) ** 2 == x,
         digits=False,
     ),
-    Filter(
+    ItemFilter(
         "prime",
         "{x} in (2, 3, 5, 7)",
         ("is 2, 3, 5 or 7", "is a prime below 10"),
         "small_prime",
         lambda x: 1 < x < 10 and all(x % d for d in range(2, x)),
     ),
-    Filter(
+    ItemFilter(
         "onedigit",
         "abs({x}) < 10",
         ("has one digit", "has a single digit"),
@@ -226,7 +230,7 @@ INT_FILTERS = _filters(
 LETTERS: tuple[Constants, ...] = tuple((c,) for c in "abelnorst")
 
 STR_FILTERS = _filters(
-    Filter(
+    ItemFilter(
         "starts",
         "{x}.startswith({a!r})",
         ("starts with '{a}'", "begins with the letter '{a}'"),
@@ -234,7 +238,7 @@ STR_FILTERS = _filters(
         lambda x, a: x[0] == a,
         LETTERS,
     ),
-    Filter(
+    ItemFilter(
         "starts_ci",
         "{x}[0].lower() == {a!r}",
         ("starts with '{a}' or '{A}'", "starts with '{a}' (ignore case)"),
@@ -242,7 +246,7 @@ STR_FILTERS = _filters(
         lambda x, a: x[0] in (a, a.upper()),
         LETTERS,
     ),
-    Filter(
+    ItemFilter(
         "ends",
         "{x}.endswith({a!r})",
         ("ends with '{a}'", "has '{a}' as its last letter"),
@@ -250,7 +254,7 @@ STR_FILTERS = _filters(
         lambda x, a: x[-1] == a,
         LETTERS,
     ),
-    Filter(
+    ItemFilter(
         "contains",
         "{a!r} in {x}",
         ("contains '{a}'", "has the letter '{a}' in it"),
@@ -258,7 +262,7 @@ STR_FILTERS = _filters(
         lambda x, a: x.find(a) >= 0,
         LETTERS,
     ),
-    Filter(
+    ItemFilter(
         "contains_ci",
         "{a!r} in {x}.lower()",
         ("contains '{a}' in either case", "contains '{a}' (ignore case)"),
@@ -266,7 +270,7 @@ STR_FILTERS = _filters(
         lambda x, a: a in x or a.upper() in x,
         LETTERS,
     ),
-    Filter(
+    ItemFilter(
         "lacks",
         "{a!r} not in {x}",
         ("does not contain '{a}'", "is without the letter '{a}'"),
@@ -274,7 +278,7 @@ STR_FILTERS = _filters(
         lambda x, a: x.count(a) == 0,
         LETTERS,
     ),
-    Filter(
+    ItemFilter(
         "longer",
         "len({x}) > {a}",
         ("has more than {a} letters", "is longer than {a} letters"),
@@ -282,7 +286,7 @@ STR_FILTERS = _filters(
         lambda x, a: x[a:] != "",
         ((2,), (3,), (4,)),
     ),
-    Filter(
+    ItemFilter(
         "shorter",
         "len({x}) < {a}",
         ("has fewer than {a} letters", "is shorter than {a} letters"),
@@ -290,7 +294,7 @@ STR_FILTERS = _filters(
         lambda x, a: x[a - 1 :] == "",
         ((3,), (4,), (5,)),
     ),
-    Filter(
+    ItemFilter(
         "length",
         "len({x}) == {a}",
         ("has exactly {a} letters", "is {a} letters long"),
@@ -298,52 +302,52 @@ STR_FILTERS = _filters(
         lambda x, a: sum(1 for _ in x) == a,
         ((3,), (4,), (5,)),
     ),
-    Filter(
+    ItemFilter(
         "evenlen",
         "len({x}) % 2 == 0",
         ("has an even length", "has an even number of letters"),
         "even_length",
         lambda x: len(x) in range(0, 99, 2),
     ),
-    Filter(
+    ItemFilter(
         "oddlen",
         "len({x}) % 2 == 1",
         ("has an odd length", "has an odd number of letters"),
         "odd_length",
         lambda x: len(x) in range(1, 99, 2),
     ),
-    Filter(
+    ItemFilter(
         "vowel",
         "{x}[0].lower() in 'aeiou'",
         ("starts with a vowel", "begins with a vowel of either case"),
         "vowel",
         lambda x: x[0] in "aeiouAEIOU",
     ),
-    Filter(
+    ItemFilter(
         "capital",
         "{x}[0].isupper()",
         ("starts with a capital letter", "is capitalised"),
         "capital",
         lambda x: "A" <= x[0] <= "Z",
     ),
-    Filter(
+    ItemFilter(
         "lower", "{x}.islower()", ("is all lower case", "has no capital letter"), "lowercase", lambda x: x == x.lower()
     ),
-    Filter(
+    ItemFilter(
         "palindrome",
         "{x} == {x}[::-1]",
         ("is a palindrome", "reads the same backwards"),
         "palindrome",
         lambda x: all(x[i] == x[-1 - i] for i in range(len(x))),
     ),
-    Filter(
+    ItemFilter(
         "sameends",
         "{x}[0] == {x}[-1]",
         ("starts and ends with the same letter", "has equal first and last letters"),
         "same_ends",
         lambda x: x.startswith(x[-1]),
     ),
-    Filter(
+    ItemFilter(
         "unique",
         "len(set({x})) == len({x})",
         ("has no repeated letter", "has only different letters"),

@@ -17,14 +17,14 @@ from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.problems.procedural.kinds import KINDS, Kind
+from reflectioncoder.problems.procedural.kinds import PROBLEM_KINDS, Kind
 from reflectioncoder.problems.procedural.maps import MAPS, ROW_VIEWS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS, Constants
 from reflectioncoder.problems.procedural.reductions import REDUCTIONS
 from reflectioncoder.problems.procedural.render import (
     Composition,
     Exact,
-    evaluate,
+    evaluate_pipeline,
     function_name,
     render_code,
     render_text,
@@ -33,9 +33,9 @@ from reflectioncoder.problems.procedural.render import (
 )
 
 Split = Literal["train", "heldout"]
-LEVELS = (1, 2, 3, 4)
+ALL_LEVELS = (1, 2, 3, 4)
 HELDOUT_SHARE = 0.2
-TESTS = 7
+TESTS_PER_PROBLEM = 7
 MAX_TEXT, MAX_CODE, MAX_LINES, MAX_TEST = 300, 380, 13, 150
 
 # Filters of one family make each other pointless or contradictory, so two of a family never meet.
@@ -65,7 +65,7 @@ def split_of(composition: Composition) -> Split:
 @lru_cache
 def _accessors(kind: str) -> tuple[tuple[str, str], ...]:
     """All (accessor, filter) keys that make sense on the items of `kind`."""
-    item_type = KINDS[kind].item_type
+    item_type = PROBLEM_KINDS[kind].item_type
     numbers = [key for key, part in INT_FILTERS.items() if part.digits or kind != "digits"]
     if kind == "digits":
         numbers.remove("pos")  # "is not 0" is said by `ne` already
@@ -99,7 +99,7 @@ def _selections(kind: str) -> tuple[tuple[tuple[tuple[str, str], ...], Literal["
 @lru_cache
 def _tails(kind: str) -> tuple[tuple[str, str, str, str, bool], ...]:
     """Every sensible (rule, view, map, reduction, special) of a kind."""
-    item_type = KINDS[kind].item_type
+    item_type = PROBLEM_KINDS[kind].item_type
     views = {"pair": ("key", "value", ""), "row": tuple(ROW_VIEWS)}.get(item_type, ("",))
     rules = [None, *(rule for rule in RULES if kind in rule.kinds)]
     found = []
@@ -141,7 +141,7 @@ def _tails(kind: str) -> tuple[tuple[str, str, str, str, bool], ...]:
 def _sensible(composition: Composition) -> bool:
     if not composition.level or not (composition.filters or composition.map or composition.rule):
         return False
-    if composition.level not in LEVELS:
+    if composition.level not in ALL_LEVELS:
         return False
     rule, filters = composition.rule, composition.filters
     on_value = {key for accessor, key in filters if accessor == composition.view}
@@ -155,7 +155,7 @@ def _sensible(composition: Composition) -> bool:
 
 def compositions(kind: str | None = None) -> Iterator[Composition]:
     """Every composition, kind by kind, in a fixed order."""
-    for name in (kind,) if kind else KINDS:
+    for name in (kind,) if kind else PROBLEM_KINDS:
         for filters, operator in _selections(name):
             for rule, view, map_key, reduction, special in _tails(name):
                 composition = Composition(name, rule, filters, operator, view, map_key, reduction, special)
@@ -168,12 +168,12 @@ def _weights(kind: str) -> dict[tuple[str, str, str, str, bool], int]:
     return {tail: Composition(kind, tail[0], (), "", *tail[1:]).level for tail in _tails(kind)}
 
 
-def iter_problems(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[Problem]:
+def iter_problems(seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> Iterator[Problem]:
     """The problems of `iter_exact` without their compositions: for streams longer than a list should be."""
     return (problem for _, problem in iter_exact(seed, split, levels))
 
 
-def iter_exact(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[tuple[Exact, Problem]]:
+def iter_exact(seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> Iterator[tuple[Exact, Problem]]:
     """Distinct problems without end (until the space of a level is used up), the levels taking turns.
 
     Args:
@@ -186,7 +186,7 @@ def iter_exact(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Itera
     """
     if split not in ("train", "heldout"):
         raise UserError(f"split {split!r} is neither 'train' nor 'heldout'")
-    if not levels or any(level not in LEVELS for level in levels):
+    if not levels or any(level not in ALL_LEVELS for level in levels):
         raise UserError(f"levels {list(levels)!r}: choose one or more of 1, 2, 3, 4")
     seen: set[str] = set()
     rng = random.Random(f"procedural:{seed}:{split}")
@@ -207,7 +207,7 @@ def iter_exact(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Itera
             raise UserError(f"procedural problems: no new one of level {level} after {len(seen)}; ask for fewer")
 
 
-def generate(count: int, seed: int, split: Split, levels: Sequence[int] = LEVELS) -> list[Problem]:
+def procedural_problems(count: int, seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> list[Problem]:
     """The first `count` problems of `iter_problems`: a longer list begins with every shorter one.
 
     Args:
@@ -239,7 +239,9 @@ def _selections_of(kind: str, filters: int) -> tuple[tuple[tuple[tuple[str, str]
 
 def _draw(rng: random.Random, level: int) -> Composition | None:
     """A random composition of a level; kinds and reductions evenly, or the largest group would drown the others."""
-    kind = rng.choice((*KINDS, *(("ints", "words") * 5 if level == 1 else ())))  # what beginners ask for comes first
+    kind = rng.choice(
+        (*PROBLEM_KINDS, *(("ints", "words") * 5 if level == 1 else ()))
+    )  # what beginners ask for comes first
     size = rng.choice([n for n in (0, 1, 1, 2) if n <= level])
     tails = _tails_of(kind, level - size)
     if not tails:
@@ -289,7 +291,7 @@ def _draw_constants(composition: Composition, rng: random.Random) -> Exact:
 
 def _problem(exact: Exact, seed: int, split: Split) -> Problem | None:
     """The problem with its wording, or None where the parts get in each other's way or the text grows too long."""
-    composition, kind = exact.composition, KINDS[exact.composition.kind]
+    composition, kind = exact.composition, PROBLEM_KINDS[exact.composition.kind]
     rng = random.Random(f"{seed}:{exact.key}")
     tests = _choose_inputs(exact, kind, rng)
     if tests is None:
@@ -319,16 +321,18 @@ def _choose_inputs(exact: Exact, kind: Kind, rng: random.Random) -> list[tuple[A
     """Edge cases, and inputs that tell the problem from each of its variants; None where that cannot be done."""
     constants = [c for group in (exact.rule, *exact.filters, exact.map) for c in group]
     candidates = [*kind.edges, *(kind.sample(rng, constants) for _ in range(36))]
-    answers = [(value, evaluate(exact, value)) for value in candidates]
+    answers = [(value, evaluate_pipeline(exact, value)) for value in candidates]
     answers = [(value, answer) for value, answer in answers if len(repr(value)) + len(repr(answer)) < MAX_TEST]
     others = variants(exact)
-    told = [{n for n, other in enumerate(others) if evaluate(other, value) != answer} for value, answer in answers]
+    told = [
+        {n for n, other in enumerate(others) if evaluate_pipeline(other, value) != answer} for value, answer in answers
+    ]
     edges = sum(any(value is edge for edge in kind.edges) for value, _ in answers)
     chosen = [0, 1 + rng.randrange(edges - 1)]  # the empty input and one small one
     left = set(range(len(others))) - set().union(*(told[i] for i in chosen))
     rest = list(range(edges, len(answers))) + [i for i in range(1, edges) if i not in chosen]
     known = {repr(answers[i][1]) for i in chosen}
-    while len(chosen) < TESTS and rest:
+    while len(chosen) < TESTS_PER_PROBLEM and rest:
         best = max(rest, key=lambda i: (len(told[i] & left), repr(answers[i][1]) not in known, len(told[i])))
         chosen.append(best)
         rest.remove(best)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from reflectioncoder.problems.procedural.kinds import KINDS, Kind, Theme
+from reflectioncoder.problems.procedural.kinds import PROBLEM_KINDS, Kind, Theme
 from reflectioncoder.problems.procedural.maps import MAPS, ROW_VIEWS, RULES
 from reflectioncoder.problems.procedural.parts import (
     INT_FILTERS,
     STR_FILTERS,
     Constants,
-    Filter,
+    ItemFilter,
     ItemType,
     Map,
     Reduction,
@@ -60,7 +60,7 @@ class Composition:
     @property
     def viewed(self) -> ItemType:
         """Type of the items that the map gets."""
-        kind = KINDS[self.kind].item_type
+        kind = PROBLEM_KINDS[self.kind].item_type
         if kind == "row":
             return "int"
         return {"key": "str", "value": "int"}.get(self.view, kind)  # type: ignore[return-value]
@@ -86,7 +86,7 @@ class Composition:
         """Difficulty: the number of things that a solver has to get right, at most two of them for the reduction."""
         return len(self.filters) + bool(self.map) + bool(self.rule) + self.special + self.reduced.weight
 
-    def filter_parts(self) -> list[Filter]:
+    def filter_parts(self) -> list[ItemFilter]:
         """The filters, each from the vocabulary of its accessor."""
         return [filter_of(self.kind, accessor, name) for accessor, name in self.filters]
 
@@ -107,9 +107,9 @@ class Exact:
         return f"{self.composition.key}#{self.rule!r}{self.filters!r}{self.map!r}{self.empty!r}"
 
 
-def filter_of(kind: str, accessor: str, name: str) -> Filter:
+def filter_of(kind: str, accessor: str, name: str) -> ItemFilter:
     """The filter `name` in the vocabulary of what `accessor` gives on items of `kind`."""
-    text = accessor == "key" or KINDS[kind].item_type == "str"
+    text = accessor == "key" or PROBLEM_KINDS[kind].item_type == "str"
     return (STR_FILTERS if text else INT_FILTERS)[name]
 
 
@@ -119,9 +119,9 @@ def _get(item_type: ItemType, accessor: str, item: Any) -> Any:
     return ROW_VIEWS[accessor][2](item) if item_type == "row" else item
 
 
-def evaluate(exact: Exact, value: Any) -> Any:
+def evaluate_pipeline(exact: Exact, value: Any) -> Any:
     """The expected answer for `value`, from the functions of the parts and not from any source text."""
-    composition, kind = exact.composition, KINDS[exact.composition.kind]
+    composition, kind = exact.composition, PROBLEM_KINDS[exact.composition.kind]
     items = kind.parse(value)
     if composition.ruled:
         items = composition.ruled.fn(items, *exact.rule)
@@ -147,7 +147,7 @@ def _fill(text: str, constants: Constants = (), **names: Any) -> str:
 
 def _source(exact: Exact, theme: Theme) -> tuple[list[str], str, str, str, list[str], str]:
     """Prelude lines, sequence, loop target, stop test, conditions and element expression."""
-    composition, kind = exact.composition, KINDS[exact.composition.kind]
+    composition, kind = exact.composition, PROBLEM_KINDS[exact.composition.kind]
     names = {"p": theme.param, "k": theme.variables[0], "v": theme.variables[-1]}
     target = item = ", ".join(theme.variables)
     prelude = [_fill(line, (), **names) for line in kind.prelude]

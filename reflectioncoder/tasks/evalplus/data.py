@@ -25,7 +25,7 @@ Arguments = list[Any]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """Where a benchmark lies: its folder in a data root, its file's stem, release, and evalplus's override variable."""
 
     folder: str
@@ -35,8 +35,8 @@ class Source:
     count: int
 
 
-HUMANEVAL = Source("humaneval_plus", "HumanEvalPlus", "v0.1.10", "HUMANEVAL_OVERRIDE_PATH", 164)
-MBPP = Source("mbpp_plus", "MbppPlus", "v0.2.0", "MBPP_OVERRIDE_PATH", 378)
+HUMANEVAL_SOURCE = DataSource("humaneval_plus", "HumanEvalPlus", "v0.1.10", "HUMANEVAL_OVERRIDE_PATH", 164)
+MBPP_SOURCE = DataSource("mbpp_plus", "MbppPlus", "v0.2.0", "MBPP_OVERRIDE_PATH", 378)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def find_file(folders: Sequence[str], names: Sequence[str], data: str) -> Path |
     return next((place for place in places if place.is_file()), None)
 
 
-def find_plus(source: Source, data: str, download: bool = True) -> Path | None:
+def find_plus(source: DataSource, data: str, download: bool = True) -> Path | None:
     """The file of a benchmark; None where there is none and nothing shall be downloaded.
 
     Raises:
@@ -99,7 +99,7 @@ def find_plus(source: Source, data: str, download: bool = True) -> Path | None:
             from evalplus.data.humaneval import _ready_human_eval_plus_path
             from evalplus.data.mbpp import _ready_mbpp_plus_path
 
-            return Path(_ready_human_eval_plus_path() if source is HUMANEVAL else _ready_mbpp_plus_path())
+            return Path(_ready_human_eval_plus_path() if source is HUMANEVAL_SOURCE else _ready_mbpp_plus_path())
     except ImportError:
         reason = "evalplus, which would download it, is not installed"
     except OSError as error:
@@ -140,7 +140,7 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
     return [row for _, row in values], digest
 
 
-def read_plus(source: Source, path: Path) -> tuple[list[PlusProblem], str]:
+def read_plus(source: DataSource, path: Path) -> tuple[list[PlusProblem], str]:
     """The problems of a file, and its digest. Raises UserError for a file that is not this benchmark's."""
     rows, digest = read_rows(path)
     problems = []

@@ -16,7 +16,14 @@ from reflectioncoder.interpreter import calls
 from reflectioncoder.sandbox import caller
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
 from reflectioncoder.tasks.evalplus.compare import first_wrong, mode_of
-from reflectioncoder.tasks.evalplus.data import HUMANEVAL, MBPP, PlusProblem, Source, find_plus, read_plus
+from reflectioncoder.tasks.evalplus.data import (
+    HUMANEVAL_SOURCE,
+    MBPP_SOURCE,
+    DataSource,
+    PlusProblem,
+    find_plus,
+    read_plus,
+)
 from reflectioncoder.tasks.evalplus.expected import Expected, Program
 
 if TYPE_CHECKING:
@@ -32,7 +39,7 @@ class EvalPlusTask(Task):
     """One of the four benchmarks; `humaneval` and `mbpp` are their base tests alone."""
 
     max_new_tokens = 512
-    source: Source
+    source: DataSource
     dataset: str
     groups: tuple[str, ...] = ("base",)
 
@@ -90,7 +97,7 @@ class EvalPlusTask(Task):
     ) -> Verdict:
         key, name, inputs = f"{problem.task_id} {group}", problem.entry_point, problem.inputs[group]
         if key not in self._packed:
-            self._packed[key] = caller.pack(inputs)
+            self._packed[key] = caller.pack_program(inputs)
         packed, mode = self._packed[key], mode_of(self.dataset, name)
         known = self._expected.get(key, Program(problem.reference, name, packed, len(inputs), mode), interpreter)
         if isinstance(known, str):
@@ -110,7 +117,7 @@ class EvalPlusTask(Task):
 class HumanEvalBase(EvalPlusTask):
     """The 164 functions of HumanEval with the tests it came with."""
 
-    name, source, dataset = "humaneval", HUMANEVAL, "humaneval"
+    name, source, dataset = "humaneval", HUMANEVAL_SOURCE, "humaneval"
 
     def prompt(self, problem: PlusProblem) -> Prompt:
         """Appendix D: the instruction, then the original prompt."""
@@ -127,7 +134,7 @@ class HumanEvalPlus(HumanEvalBase):
 class MbppBase(EvalPlusTask):
     """The 378 problems of MBPP that evalplus keeps, with the tests they came with."""
 
-    name, source, dataset = "mbpp", MBPP, "mbpp"
+    name, source, dataset = "mbpp", MBPP_SOURCE, "mbpp"
 
     def prompt(self, problem: PlusProblem) -> Prompt:
         """Appendix D: the text, then the one test that evalplus's prompt shows."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from reflectioncoder.syntax.trees import lines_of
-from reflectioncoder.tasks.run_tests import opened
+from reflectioncoder.tasks.run_tests import after_opening_fence
 
 # comments, and texts in quotes: what is in them is not the program's structure
 _OPAQUE = re.compile(
@@ -24,7 +24,7 @@ _ACCESS = re.compile(r"^[^\S\n]*(?:public|private|protected)[^\S\n]*:[^\S\n]*$",
 _PROSE = re.compile(r"\A\s*(?:[A-Z][^\n;{}=]*[.:!][^\S\n]*\n\s*)+")
 
 
-def cut(completion: str, prompt: str, stops: Sequence[str], whole: bool = False) -> str:
+def cut_program(completion: str, prompt: str, stops: Sequence[str], whole: bool = False) -> str:
     """What of an answer belongs before the tests: the function's body, up to MultiPL-E's first stop text.
 
     An answer that says the function's head again goes on behind it, up to the brace that closes it where that is the
@@ -41,7 +41,7 @@ def cut(completion: str, prompt: str, stops: Sequence[str], whole: bool = False)
     return before + head + body if whole else body
 
 
-def assemble(completion: str, prompt: str, stops: Sequence[str], whole: bool = False) -> str:
+def assemble_program(completion: str, prompt: str, stops: Sequence[str], whole: bool = False) -> str:
     """The program of a prompt and an answer, up to its tests; for the arguments see `cut`.
 
     Where the answer says the function's head again, what it says above comes before the prompt's head; what stands
@@ -66,7 +66,7 @@ def assemble(completion: str, prompt: str, stops: Sequence[str], whole: bool = F
 def _parts(completion: str, prompt: str, stops: Sequence[str]) -> tuple[str, str, str]:
     """What stands above the function's head, the head, and its body; the first two are empty for a body alone."""
     text = completion.replace("\r\n", "\n")
-    text = f"\n{opened(text)}".partition("\n```")[0][1:]
+    text = f"\n{after_opening_fence(text)}".partition("\n```")[0][1:]
     structure = _structure(text)
     line = prompt.rstrip().splitlines()[-1].strip()
     spaces = r"\s*".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", line))

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
-from reflectioncoder.tasks.multipl_e.answers import assemble
+from reflectioncoder.tasks.multipl_e.answers import assemble_program
 from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, Toolchain, find
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
     from reflectioncoder.interpreter.workspace import ProgramResult
 
-INSTRUCTION = "Write a complete {language} function for the problem.\n\n{prompt}"  # appendix D
+MULTIPL_E_INSTRUCTION = "Write a complete {language} function for the problem.\n\n{prompt}"  # appendix D
 COMPILE_SECONDS = 30.0
 TRIAL_FACTOR = 10.0  # what a program may take beyond its limit, in units of what an empty one takes on this machine
 # what a line says that names the failure, the plainest first
@@ -70,7 +70,7 @@ class MultiPLE(Task):
         return [
             Prompt(
                 task_id,
-                INSTRUCTION.format(language=language.name, prompt=row["prompt"]),
+                MULTIPL_E_INSTRUCTION.format(language=language.name, prompt=row["prompt"]),
                 row["prompt"],
                 tuple(row["stop_tokens"]),
                 f"```{language.fence}\n{row['prompt']}",
@@ -119,7 +119,7 @@ class MultiPLE(Task):
             dataclasses.replace(limits, seconds=seconds + TRIAL_FACTOR * empty)
             for seconds, empty in zip((COMPILE_SECONDS, limits.seconds), trial, strict=True)
         )
-        code = assemble(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
+        code = assemble_program(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
         return _build_and_run(toolchain, code, row["tests"], interpreter, compile_limit, run_limit)[0]
 
     def _measure(

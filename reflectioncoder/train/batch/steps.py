@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.dialogue import Dialogue
-from reflectioncoder.dialogues.tokens import Encoded, encode
+from reflectioncoder.dialogues.tokens import Encoded, encode_dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.masking import Range, mask_rate, visible_ranges, visible_shares
 from reflectioncoder.train.batch.packing import MicroBatch, pack
@@ -39,7 +39,7 @@ PAUSE = 0.01  # seconds
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainStep:
     """One rank's share of a global batch.
 
     Args:
@@ -59,7 +59,7 @@ class Step:
     visible: dict[str, float]
 
 
-class Steps(Dataset[Step]):
+class TrainSteps(Dataset[TrainStep]):
     """The optimizer steps of a run: item s is this rank's share of step s.
 
     Args:
@@ -92,10 +92,10 @@ class Steps(Dataset[Step]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, step: int) -> Step:
+    def __getitem__(self, step: int) -> TrainStep:
         return self.make(step, lambda: None)
 
-    def make(self, step: int, pause: Callable[[], object]) -> Step:
+    def make(self, step: int, pause: Callable[[], object]) -> TrainStep:
         """Build a step; `pause` is called after every few milliseconds of work."""
         config, max_steps, semantics = self.config, len(self.plan), self.config.masking.semantics
         samples = [self.samples[i] for i in self.plan[step]]
@@ -117,7 +117,7 @@ class Steps(Dataset[Step]):
             rows = [rows_of(samples[i], ranges[i], semantics, config.positions) for i in group]
             batches.append(pack([(one, weights[i]) for one, i in zip(rows, group, strict=True)]))
             pause()
-        return Step(
+        return TrainStep(
             micro_batches=batches,
             mask_rate=mask_rate(step, max_steps, semantics),
             tokens=sum(costs),
@@ -127,7 +127,7 @@ class Steps(Dataset[Step]):
         )
 
 
-class Ahead(Dataset[Step]):
+class Ahead(Dataset[TrainStep]):
     """Steps with prefetching: a background thread builds the next step while the current one runs.
 
     A thread is used instead of a process: no data has to be transferred, and nothing is forked while a GPU is in use.
@@ -139,16 +139,16 @@ class Ahead(Dataset[Step]):
         steps: the steps of the run.
     """
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: TrainSteps) -> None:
         self.steps = steps
         self.pool = ThreadPoolExecutor(1, "next step")
-        self.pending: dict[int, Future[Step]] = {}
+        self.pending: dict[int, Future[TrainStep]] = {}
         self.wanted = Event()
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, step: int) -> Step:
+    def __getitem__(self, step: int) -> TrainStep:
         self.wanted.set()
         pending = self.pending.pop(step, None)
         found = pending.result() if pending else self.steps[step]
@@ -192,7 +192,7 @@ def prepare(
         )
     samples = []
     for number, dialogue in enumerate(dialogues):
-        encoded = encode(dialogue, tokenizer, sample_id=str(number))
+        encoded = encode_dialogue(dialogue, tokenizer, sample_id=str(number))
         samples.append(last_round(encoded) if config.objective == "instruction" else encoded)
     fits = [len(sample) <= config.max_length for sample in samples]
     kept = [sample for sample, fit in zip(samples, fits, strict=True) if fit]
@@ -208,7 +208,7 @@ def prepare(
     return kept, repeats, len(samples) - len(kept)
 
 
-def digest(samples: Sequence[Encoded], repeats: Sequence[int], held_out: Sequence[Encoded]) -> str:
+def data_digest(samples: Sequence[Encoded], repeats: Sequence[int], held_out: Sequence[Encoded]) -> str:
     """Hash of a run's samples (tokens, labels and order); a run is resumed only with the same samples."""
     found = hashlib.sha256(array("Q", [len(samples), len(held_out), *repeats]).tobytes())
     for sample in (*samples, *held_out):

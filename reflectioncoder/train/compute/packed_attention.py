@@ -22,7 +22,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from reflectioncoder.errors import UserError, first_line
 
-NAME = "reflectioncoder_varlen"
+ATTENTION_NAME = "reflectioncoder_varlen"
 # Arguments of attention layers that change the result in ways not implemented here.
 UNSUPPORTED = ("s_aux", "position_bias")
 # Rotations that depend on the longest position in the batch, hence on which rows happen to be packed together.
@@ -298,12 +298,12 @@ def use_varlen_attention(model: PreTrainedModel, longest: int = 0) -> None:
         UserError: the architecture does not take attention functions from outside, or would mix packed rows.
     """
     refuse_model(model, longest)
-    AttentionInterface.register(NAME, varlen_attention)
+    AttentionInterface.register(ATTENTION_NAME, varlen_attention)
     try:
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(ATTENTION_NAME)
     except (ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{type(model).__name__} cannot use packed rows: {first_line(error)}") from None
-    if model.config._attn_implementation != NAME:
+    if model.config._attn_implementation != ATTENTION_NAME:
         raise UserError(f"{type(model).__name__} has its own attention and cannot use packed rows")
 
 

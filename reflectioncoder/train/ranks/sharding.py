@@ -73,7 +73,7 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def choose(path: str) -> Engine:
+def choose_engine(path: str) -> Engine:
     """Load a configuration file, if given, into the environment; return the sharding engine the environment selects.
 
     Raises:
@@ -181,10 +181,10 @@ def whole_model(
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
         unset_hf_deepspeed_config()  # else ZeRO-3 would shard the new model, too, and wait for the other ranks
-    return assemble(weights, network.config, network.generation_config, precision) if first else None
+    return assemble_shards(weights, network.config, network.generation_config, precision) if first else None
 
 
-def assemble(
+def assemble_shards(
     weights: Mapping[str, torch.Tensor], config: PreTrainedConfig, generation: GenerationConfig | None, precision: str
 ) -> PreTrainedModel:
     """Build a model on CPU from its configuration and all its weights.

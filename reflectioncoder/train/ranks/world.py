@@ -24,7 +24,7 @@ import torch.distributed as dist
 from reflectioncoder.errors import RankError, first_line
 
 # Timeout while one rank writes or loads: storage may be slow, and a dead rank is noticed immediately anyway.
-PATIENCE = timedelta(hours=24)
+BARRIER_TIMEOUT = timedelta(hours=24)
 # Text common to out-of-memory errors of CPU, GPU and libraries.
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 # Advice if the model itself does not fit.
@@ -76,7 +76,7 @@ class World:
         if self.size == 1 or not dist.is_initialized():
             return self
         try:
-            return replace(self, room=dist.new_group(backend="gloo", timeout=PATIENCE))
+            return replace(self, room=dist.new_group(backend="gloo", timeout=BARRIER_TIMEOUT))
         except RuntimeError as error:
             raise RankError(
                 f"the ranks cannot reach each other{self.name} ({first_line(error)[:120]}); set "

@@ -18,12 +18,12 @@ from reflectioncoder.construct.conversation.conversation import (
     Ask,
     Check,
     Checked,
+    Completed,
+    ConversationRules,
+    ConversationStep,
     Dropped,
     Event,
-    Finished,
-    Rules,
     Run,
-    Step,
     converse,
     follow,
     from_record,
@@ -37,7 +37,7 @@ from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.answers import asserts_something, checks_for, extract, fenced_blocks, shown, uses_earlier
 
 PROBLEM = Problem("p/1", "Write `double`.", tests=("assert double(0) == 0",), entry_point="double", source="own")
-RULES = Rules(provenance={"method": "chat", "model": "m"})
+RULES = ConversationRules(provenance={"method": "chat", "model": "m"})
 BAD = "def double(x):\n    return x\n\nassert double(2) == 4"
 GOOD = "def double(x):\n    return 2 * x\n\nassert double(2) == 4"
 FINAL = "def double(x):\n    return x + x"
@@ -45,7 +45,7 @@ FAILED = CellResult("error", "AssertionError  Traceback (most recent call last)"
 PASSED = CellResult("ok", "", seconds=0.5)
 
 
-def next_step(problem: Problem, rules: Rules, events: Sequence[Event]) -> Step:
+def next_step(problem: Problem, rules: ConversationRules, events: Sequence[Event]) -> ConversationStep:
     return follow(problem, rules, events).step
 
 
@@ -88,7 +88,7 @@ def test_the_two_stages_give_the_sequence_of_the_paper() -> None:
     assert step.number == 2
     assert next_step(PROBLEM, RULES, GOES_WELL[:5]) == Check(FINAL, "assert double(2) == 4")
     step = next_step(PROBLEM, RULES, GOES_WELL)
-    assert isinstance(step, Finished)
+    assert isinstance(step, Completed)
     dialogue = step.dialogue
     assert dialogue.messages[0].blocks == (Block("text", instruction),)
     assert dialogue.first_round == (
@@ -120,7 +120,7 @@ def test_the_two_stages_give_the_sequence_of_the_paper() -> None:
 
 
 def test_tool_calls_give_the_same_sequence() -> None:
-    rules = Rules(protocol="tools", provenance=RULES.provenance)
+    rules = ConversationRules(protocol="tools", provenance=RULES.provenance)
     events = [
         says("A plan.", tool_code=BAD, tool_id="a", finish="tool_calls"),
         FAILED,
@@ -138,12 +138,12 @@ def test_tool_calls_give_the_same_sequence() -> None:
     ]  # fmt: skip
     by_tools = next_step(PROBLEM, rules, [*events, *GOES_WELL[4:]])
     by_fences = next_step(PROBLEM, RULES, GOES_WELL)
-    assert isinstance(by_tools, Finished)
-    assert isinstance(by_fences, Finished)
+    assert isinstance(by_tools, Completed)
+    assert isinstance(by_fences, Completed)
     assert by_tools.dialogue.messages == by_fences.dialogue.messages
     # a model that writes a block although it has a tool is understood too
     mixed = next_step(PROBLEM, rules, [GOES_WELL[0], *events[1:], *GOES_WELL[4:]])
-    assert isinstance(mixed, Finished)
+    assert isinstance(mixed, Completed)
     assert mixed.dialogue.messages == by_fences.dialogue.messages
 
 
@@ -200,7 +200,7 @@ def test_an_answer_without_code_gets_a_second_chance_and_is_part_of_the_analysis
     assert isinstance(asked, Ask)
     assert asked.messages[-1] == Turn("user", RULES.prompts.no_code)
     step = next_step(PROBLEM, RULES, events)
-    assert isinstance(step, Finished)
+    assert isinstance(step, Completed)
     assert step.dialogue.first_round[0] == Block("text", "Think first.\n\nThen write.")
 
 
@@ -258,7 +258,7 @@ def test_any_conversation_ends_and_goes_on_from_any_point(texts: list[str], outc
     known = {"failed": FAILED, "passed": PASSED, "timeout": TIMEOUT}
     results = [known[outcomes[i % len(outcomes)]] for i in range(20)]
 
-    def carry_on(events: list[Event]) -> tuple[Finished | Dropped, list[Event], int]:
+    def carry_on(events: list[Event]) -> tuple[Completed | Dropped, list[Event], int]:
         sampler, recorded = Scripted(answers), list(events)
 
         async def run(_: Run) -> CellResult:
@@ -402,7 +402,7 @@ def test_prompts_can_be_overridden_and_say_which_they_are(tmp_path: Path) -> Non
     path.write_text('reanswer = "Now the code:\\n{problem}"\nreflection = ["Go.\\n{problem}"]')
     prompts = load_prompts(path)
     assert prompts.version.startswith("file-")
-    step = next_step(PROBLEM, Rules(prompts), GOES_WELL[:4])
+    step = next_step(PROBLEM, ConversationRules(prompts), GOES_WELL[:4])
     assert isinstance(step, Ask)
     assert step.messages[1].text == "Go.\nWrite `double`."
     assert step.messages[-1].text.endswith("Now the code:\nWrite `double`.")

@@ -19,7 +19,7 @@ from reflectioncoder.construct.ledger.ledger import progress
 from reflectioncoder.construct.samplers import native
 from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.models.decode import Finished, More
+from reflectioncoder.models.decode import Decoded, More
 
 FIRST_GOOD = {0: 1, 1: 3, 2: 5, 3: 2}  # problem to the first of its samples that is a sequence, of four
 
@@ -32,7 +32,7 @@ class Model:
         self.asked: list[tuple[str, int]] = []  # sample, turn
         self.breaks: Callable[[], bool] = lambda: False
 
-    def __call__(self, more: More) -> Iterator[Finished]:
+    def __call__(self, more: More) -> Iterator[Decoded]:
         while (requests := more(True)) is not None:
             for request in requests:
                 sample, _, turn = request.task_id.partition(":")

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from reflectioncoder.construct.filters.sequence import FilterSettings, Rejected, apply, final_code_fails, io_in_code
+from reflectioncoder.construct.filters.sequence import (
+    FilterSettings,
+    Rejected,
+    apply_filters,
+    final_code_fails,
+    io_in_code,
+)
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message, reflection_dialogue
 from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.problems.problem import Problem
@@ -29,17 +35,17 @@ KEPT = sequence((BAD, TRACE), (GOOD, ""))
 
 
 def reason(dialogue: Dialogue, settings: FilterSettings | None = None) -> str | None:
-    rejected = apply(dialogue, PROBLEM, settings)
+    rejected = apply_filters(dialogue, PROBLEM, settings)
     return rejected.reason if rejected else None
 
 
 def test_a_good_sequence_passes_every_filter() -> None:
-    assert apply(KEPT, PROBLEM) is None
+    assert apply_filters(KEPT, PROBLEM) is None
 
 
 def test_a_rejection_says_who_why_and_where() -> None:
     code = "def double(x):\n    print(open('f').read())\n    return 2 * x\nassert double(2) == 4"
-    found = apply(sequence((BAD, TRACE), (code, "")), PROBLEM)
+    found = apply_filters(sequence((BAD, TRACE), (code, "")), PROBLEM)
     assert found == Rejected("p1", "input_output", "`open` in line 2")
 
 

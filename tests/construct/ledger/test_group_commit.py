@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from reflectioncoder.construct.ledger.group_commit import Commits
-from reflectioncoder.construct.ledger.ledger import Entry, Ledger, Step
+from reflectioncoder.construct.ledger.ledger import Entry, Ledger, RecordedStep
 from reflectioncoder.errors import UserError
 
 
@@ -25,7 +25,7 @@ def test_records_of_many_conversations_share_transactions_and_are_all_there(tmp_
 
         async def conversation(name):
             for number in range(5):
-                await commits.write(Step(name, number, "answer", {"text": f"{name} {number}"}, 1, 10, 2))
+                await commits.write(RecordedStep(name, number, "answer", {"text": f"{name} {number}"}, 1, 10, 2))
                 # durable before the conversation goes on: another connection sees it
                 assert [payload["text"] for _, payload in ledger.events(name)][-1] == f"{name} {number}"
             await commits.write(Entry(name, "done", payload={"of": name}))
@@ -45,7 +45,7 @@ def test_records_of_many_conversations_share_transactions_and_are_all_there(tmp_
 def test_a_write_that_is_cancelled_is_written_all_the_same(tmp_path):
     async def work(ledger):
         commits = Commits(ledger)
-        task = asyncio.create_task(commits.write(Step("a", 0, "answer", "paid")))
+        task = asyncio.create_task(commits.write(RecordedStep("a", 0, "answer", "paid")))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -61,8 +61,8 @@ def test_an_error_of_the_ledger_reaches_whoever_waits_and_nothing_of_the_batch_i
     async def work(ledger):
         commits = Commits(ledger)
         both = await asyncio.gather(
-            commits.write(Step("b", 0, "answer", "new")),
-            commits.write(Step("a", 0, "answer", "again")),
+            commits.write(RecordedStep("b", 0, "answer", "new")),
+            commits.write(RecordedStep("a", 0, "answer", "again")),
             return_exceptions=True,
         )
         await commits.close()
@@ -78,10 +78,10 @@ def test_a_full_disk_is_one_line_for_whoever_waits(tmp_path):
     async def work(ledger):
         ledger._connection.execute("PRAGMA max_page_count = 12")
         commits = Commits(ledger)
-        writes = [commits.write(Step("a", number, "answer", "x" * 4000)) for number in range(3)]
+        writes = [commits.write(RecordedStep("a", number, "answer", "x" * 4000)) for number in range(3)]
         await asyncio.gather(*writes)
         with pytest.raises(UserError, match=r"full; free some space"):
-            await commits.write(Step("a", 3, "answer", "x" * 100_000))
+            await commits.write(RecordedStep("a", 3, "answer", "x" * 100_000))
         await commits.close()
 
     with Ledger(tmp_path, {}) as ledger:

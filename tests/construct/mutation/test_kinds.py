@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflectioncoder.construct.mutation.edits import Edit, Mutation, Source, apply
-from reflectioncoder.construct.mutation.kinds import KINDS, find_mutations
+from reflectioncoder.construct.mutation.edits import Edit, Mutation, SourceTree, apply_edits
+from reflectioncoder.construct.mutation.kinds import BUG_KINDS, find_mutations
 from reflectioncoder.construct.mutation.wordings import WORDING
 
 # kind: (solution, an assert that holds for it and fails for at least one mutant of the kind)
@@ -94,15 +94,15 @@ def passes(program: str) -> bool:
 
 
 def test_there_are_at_least_25_kinds_and_each_has_a_snippet_and_wording() -> None:
-    assert len(KINDS) >= 25
-    assert set(SNIPPETS) == set(KINDS) == set(WORDING)
+    assert len(BUG_KINDS) >= 25
+    assert set(SNIPPETS) == set(BUG_KINDS) == set(WORDING)
 
 
 @pytest.mark.parametrize("kind", list(SNIPPETS))
 def test_each_kind_makes_a_mutant_that_fails(kind: str) -> None:
     solution, test = SNIPPETS[kind]
     assert passes(solution + test)
-    mutants = [apply(solution, [m]) for m in find_mutations(solution, {kind: KINDS[kind]})]
+    mutants = [apply_edits(solution, [m]) for m in find_mutations(solution, {kind: BUG_KINDS[kind]})]
     assert mutants
     assert all(ast.dump(ast.parse(mutant)) != ast.dump(ast.parse(solution)) for mutant in mutants)
     assert not all(passes(mutant + test) for mutant in mutants)
@@ -110,7 +110,7 @@ def test_each_kind_makes_a_mutant_that_fails(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", list(SNIPPETS))
 def test_each_wording_can_be_filled(kind: str) -> None:
-    for mutation in find_mutations(SNIPPETS[kind][0], {kind: KINDS[kind]}):
+    for mutation in find_mutations(SNIPPETS[kind][0], {kind: BUG_KINDS[kind]}):
         words = {**mutation.words, "bad": mutation.bad, "good": mutation.good, "line": "", "fixed": "", "def": "f"}
         for template in (*WORDING[kind][0], *WORDING[kind][1]):
             assert "{" not in template.format_map(dict.fromkeys(words, "x"))
@@ -118,8 +118,8 @@ def test_each_wording_can_be_filled(kind: str) -> None:
 
 def test_a_mutation_leaves_comments_and_layout_alone() -> None:
     solution = "def f( xs ):  # über\n    é = 'ü'; return  len( xs ) <  3  # three\n"
-    (mutation,) = find_mutations(solution, {"boundary": KINDS["boundary"]})
-    assert apply(solution, [mutation]) == solution.replace("<", "<=")
+    (mutation,) = find_mutations(solution, {"boundary": BUG_KINDS["boundary"]})
+    assert apply_edits(solution, [mutation]) == solution.replace("<", "<=")
     assert (mutation.line, mutation.bad, mutation.good) == (2, "len( xs ) <= 3", "len( xs ) < 3")
 
 
@@ -130,20 +130,20 @@ def test_docstrings_annotations_and_module_level_are_not_touched() -> None:
 
 def test_premature_return_indents_the_return_into_the_loop() -> None:
     solution = SNIPPETS["premature_return"][0]
-    (mutation,) = find_mutations(solution, {"p": KINDS["premature_return"]})
-    assert apply(solution, [mutation]) == solution.replace("    return t", "        return t")
+    (mutation,) = find_mutations(solution, {"p": BUG_KINDS["premature_return"]})
+    assert apply_edits(solution, [mutation]) == solution.replace("    return t", "        return t")
 
 
 def test_mutable_default_moves_the_container_into_the_signature() -> None:
     solution = SNIPPETS["mutable_default"][0]
-    (mutation,) = find_mutations(solution, {"m": KINDS["mutable_default"]})
-    assert apply(solution, [mutation]) == "def f(n, xs=[]):\n    xs.append(n)\n    return xs\n"
+    (mutation,) = find_mutations(solution, {"m": BUG_KINDS["mutable_default"]})
+    assert apply_edits(solution, [mutation]) == "def f(n, xs=[]):\n    xs.append(n)\n    return xs\n"
 
 
 def test_overlapping_edits_are_refused() -> None:
     a, b = (Mutation("constant", (Edit(start, start + 2, "x"),), "", "", 1) for start in (0, 1))
     with pytest.raises(ValueError, match="overlap"):
-        apply("abcd", [a, b])
+        apply_edits("abcd", [a, b])
 
 
 @given(st.lists(st.text(alphabet="ab \n", min_size=1, max_size=4), min_size=1, max_size=6), st.integers(0, 63))
@@ -154,10 +154,10 @@ def test_applying_some_edits_changes_just_those_pieces(pieces: list[str], chosen
             edits.append(Mutation("constant", (Edit(len(text), len(text) + len(piece), f"<{i}>"),), "", "", 1))
         expected += f"<{i}>" if chosen >> i & 1 else piece
         text += piece
-    assert apply(text, edits[::-1]) == expected
+    assert apply_edits(text, edits[::-1]) == expected
 
 
 def test_positions_count_characters_not_bytes() -> None:
-    source = Source("def f():\n    return 'äöü' + x\n")
+    source = SourceTree("def f():\n    return 'äöü' + x\n")
     name = next(node for node in source.nodes if isinstance(node, ast.Name))
     assert source.of(name) == "x"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from reflectioncoder.construct.filters.sequence import Rejected
-from reflectioncoder.construct.mutation.explain import Failure, contrast, read_check
+from reflectioncoder.construct.mutation.explain import AssertFailure, contrast, parse_assert
 from reflectioncoder.construct.mutation.sequence import reflect_by_mutation
 from reflectioncoder.dialogues.dialogue import Dialogue, unfenced
 from reflectioncoder.interpreter.interpreter import Interpreter
@@ -200,9 +200,9 @@ def test_what_gives_no_sequence_is_rejected_with_its_reason(
     ],
 )
 def test_an_assert_is_read_as_call_and_expectation(test: str, call: str, wanted: str) -> None:
-    check = read_check(test)
+    check = parse_assert(test)
     assert (check.call, check.wanted) == (call, wanted)
-    assert Failure(check, "AssertionError", "").actual is None
+    assert AssertFailure(check, "AssertionError", "").actual is None
 
 
 @pytest.mark.parametrize(

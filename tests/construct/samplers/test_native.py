@@ -40,9 +40,9 @@ from reflectioncoder.construct.samplers import native
 from reflectioncoder.construct.samplers.native import NativeSampler
 from reflectioncoder.construct.samplers.native_vllm import decode_vllm
 from reflectioncoder.dialogues.dialogue import Dialogue, read_jsonl
-from reflectioncoder.dialogues.tokens import encode
+from reflectioncoder.dialogues.tokens import encode_dialogue
 from reflectioncoder.errors import UserError
-from reflectioncoder.models.decode import Request, decode
+from reflectioncoder.models.decode import Request, decode_batched
 from reflectioncoder.models.load import load_model_and_tokenizer, load_tokenizer
 
 
@@ -57,10 +57,10 @@ def test_a_real_model_fails_sees_why_repairs_and_answers(tmp_path: Path, model: 
     assert (provenance["method"], provenance["protocol"], provenance["model"]) == ("native", "native", model)
     assert (provenance["rounds"], provenance["requests"]) == (2, 4)
     tokenizer = load_tokenizer(model)
-    written = sum(encode(learnt[0], tokenizer).is_label)
+    written = sum(encode_dialogue(learnt[0], tokenizer).is_label)
     assert provenance["tokens_out"] == written
     # what came out can be trained on: same tokens, same labels
-    assert encode(found[0], tokenizer).ids == encode(learnt[0], tokenizer).ids
+    assert encode_dialogue(found[0], tokenizer).ids == encode_dialogue(learnt[0], tokenizer).ids
 
 
 def test_what_is_sampled_depends_on_seed_problem_and_sample_but_not_on_the_batch(tmp_path: Path, model: str) -> None:
@@ -107,8 +107,8 @@ def test_requests_that_come_later_join_the_batch_and_give_what_they_give_alone(m
         return [coming.pop()] if wait or steps % 4 == 0 else []
 
     coming = list(wanted)
-    found = {done.request.task_id: done.ids for done in decode(network, tokenizer, (), 4, more=more)}
-    alone = {r.task_id: done.ids for r in wanted for done in decode(network, tokenizer, [r], 1)}
+    found = {done.request.task_id: done.ids for done in decode_batched(network, tokenizer, (), 4, more=more)}
+    alone = {r.task_id: done.ids for r in wanted for done in decode_batched(network, tokenizer, [r], 1)}
     assert found == alone
 
 
@@ -255,7 +255,7 @@ class Engine:
     def step(self) -> list[SimpleNamespace]:
         request = self.requests.pop(0)
         unfinished = [SimpleNamespace(request_id=other.task_id, finished=False) for other in self.requests]
-        (done,) = decode(self.network, self.tokenizer, [request])
+        (done,) = decode_batched(self.network, self.tokenizer, [request])
         outputs = [SimpleNamespace(token_ids=list(done.ids))]
         return [*unfinished, SimpleNamespace(request_id=request.task_id, finished=True, outputs=outputs)]
 
@@ -268,7 +268,7 @@ def test_an_engine_that_stops_at_every_block_gives_the_same(
     def parameters(request: Request, done: int) -> dict[str, Any]:
         return {"stop_token_ids": stops, "max_tokens": request.max_new_tokens - done}
 
-    def load(*_: object) -> tuple[native.Backend, int]:
+    def load(*_: object) -> tuple[native.DecodeStream, int]:
         return lambda more: decode_vllm(engine, parameters, more), 1024
 
     monkeypatch.setattr(native, "load_backend", load)

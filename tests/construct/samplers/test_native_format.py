@@ -11,7 +11,7 @@ from reflectioncoder.clients.messages import Turn
 from reflectioncoder.construct.samplers.native import ending, prompt_of, read_blocks
 from reflectioncoder.dialogues.dialogue import Block, Message
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
-from reflectioncoder.dialogues.tokens import decode as decode_dialogue
+from reflectioncoder.dialogues.tokens import decode_dialogue as decode_dialogue
 from reflectioncoder.errors import UserError
 
 

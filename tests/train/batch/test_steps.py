@@ -14,7 +14,7 @@ import torch
 from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.train.batch.packing import pack
 from reflectioncoder.train.batch.rows import build_rows, deal, loss_weights, split_by_cost
-from reflectioncoder.train.batch.steps import Ahead, Step, Steps
+from reflectioncoder.train.batch.steps import Ahead, TrainStep, TrainSteps
 from reflectioncoder.train.ranks.world import World
 
 BLOCKS = [("code", 4), ("execution", 3), ("text", 2), ("code", 5), ("execution", 2), ("text", 3)]
@@ -25,7 +25,7 @@ def run(**changes: Any) -> TrainConfig:
     return dataclasses.replace(TrainConfig(batch_size=9, micro_tokens=120, max_steps=8), **changes)
 
 
-def same(one: Step, other: Step) -> None:
+def same(one: TrainStep, other: TrainStep) -> None:
     assert dataclasses.replace(one, micro_batches=[]) == dataclasses.replace(other, micro_batches=[])
     for left, right in zip(one.micro_batches, other.micro_batches, strict=True):
         for field in dataclasses.fields(left):
@@ -45,7 +45,7 @@ def same(one: Step, other: Step) -> None:
 def test_each_rank_builds_its_share_of_what_the_whole_batch_gives(changes: dict[str, Any], ranks: int) -> None:
     config = run(**changes)
     for rank in range(ranks):
-        steps = Steps(SAMPLES, [1] * 12, config, World(rank, ranks))
+        steps = TrainSteps(SAMPLES, [1] * 12, config, World(rank, ranks))
         for number in (0, 3, 7):
             rows = [
                 build_rows(SAMPLES[i], config.masking, config.positions, number, 8, config.seed)
@@ -65,8 +65,8 @@ def test_each_rank_builds_its_share_of_what_the_whole_batch_gives(changes: dict[
 def test_the_next_step_is_made_in_a_thread_and_is_the_same() -> None:
     made: list[tuple[int, bool]] = []
 
-    class Watched(Steps):
-        def make(self, step: int, pause: Callable[[], object]) -> Step:
+    class Watched(TrainSteps):
+        def make(self, step: int, pause: Callable[[], object]) -> TrainStep:
             made.append((step, threading.current_thread() is threading.main_thread()))
             return super().make(step, pause)
 
@@ -80,8 +80,8 @@ def test_the_next_step_is_made_in_a_thread_and_is_the_same() -> None:
 
 
 def test_what_goes_wrong_ahead_is_raised_where_it_is_needed() -> None:
-    class Broken(Steps):
-        def make(self, step: int, pause: Callable[[], object]) -> Step:
+    class Broken(TrainSteps):
+        def make(self, step: int, pause: Callable[[], object]) -> TrainStep:
             if step == 1:
                 raise MemoryError("no memory for step 1")
             return super().make(step, pause)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from reflectioncoder.config.train import LoraConfig, LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, encode
+from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS, encode_dialogue
 from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import lora
 from reflectioncoder.train.batch.packing import pack
@@ -42,9 +42,9 @@ def test_what_is_needed_is_what_is_multiplied(tmp_path: Path, adapters: bool, ti
     own_rows = 0
     if adapters:
         pytest.importorskip("peft")
-        lora.add(model, words, TrainConfig(precision="float32", lora=LoraConfig(r=4)))
+        lora.add_adapters(model, words, TrainConfig(precision="float32", lora=LoraConfig(r=4)))
         own_rows = len(SPECIAL_TOKENS)
-    samples = [encode(dialogue, words, str(i)) for i, dialogue in enumerate(tiny.dialogues(4))]
+    samples = [encode_dialogue(dialogue, words, str(i)) for i, dialogue in enumerate(tiny.dialogues(4))]
     rows = [build_rows(sample, MaskingConfig(), "keep", 5, 10, 0) for sample in samples]
     batch = pack(list(zip(rows, loss_weights(rows, LossConfig()), strict=True)))
     scored = len(batch.index)

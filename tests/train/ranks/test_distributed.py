@@ -27,7 +27,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.packing import pack
 from reflectioncoder.train.batch.rows import deal, split_by_cost
 from reflectioncoder.train.consolidate import consolidate
-from reflectioncoder.train.ranks.sharding import choose, loads_once, variables
+from reflectioncoder.train.ranks.sharding import choose_engine, loads_once, variables
 from reflectioncoder.train.ranks.world import World
 from reflectioncoder.train.train import train
 
@@ -213,9 +213,9 @@ def test_a_bad_sharding_file_gives_one_line(
     monkeypatch.setattr(os, "environ", {name: v for name, v in os.environ.items() if name != "RANK"})
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        choose(str(tmp_path / "c.yaml"))
+        choose_engine(str(tmp_path / "c.yaml"))
     with pytest.raises(UserError, match=r"none\.yaml: No such file"):
-        choose(str(tmp_path / "none.yaml"))
+        choose_engine(str(tmp_path / "none.yaml"))
 
 
 CHILD = """
