@@ -32,7 +32,7 @@ bootstrap: setup
 # Tests share the cores, and threads that spin while they wait slow each other tenfold. A file's tests stay together on
 # one worker, in the order that tests/conftest.py gives: the long files first.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup \
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
 test: setup
 	$(PYTEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import blocks
 import pytest
@@ -20,7 +21,7 @@ LONGEST = (
     "end_to_end/test_demo.py",
     "train/ranks/test_distributed.py",
     "construct/engines/test_on_ray.py",
-    "sandbox/test_hostile.py",
+    "end_to_end/test_benchmarks.py",
     "train/test_lora.py",
     "end_to_end/test_serve.py",
     "end_to_end/test_bootstrap.py",
@@ -32,23 +33,33 @@ LONGEST = (
     "construct/test_build_chat.py",
     "tasks/test_multipl_e.py",
     "sandbox/test_soak.py",
+    "sandbox/test_hostile.py",
 )
 MARKS = {"data": "data", "learnt": "slow", "base": "slow"}  # what a fixture says of its tests; the last two train
-SPREAD = ("end_to_end/test_benchmarks.py",)  # tests that share nothing and take long: each goes where there is room
+SPREAD = ("tests/end_to_end/test_benchmarks.py",)  # tests that share nothing: each goes where there is room
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file, which share fixtures, on one worker, and mark tests as their fixtures say."""
-    places = [item.path.relative_to(TESTS).as_posix() for item in items]
-    for item, place in zip(items, places, strict=True):
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid if place in SPREAD else place))
+    """Put the longest files first, and mark tests as their fixtures say."""
+    for item in items:
         for name in MARKS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKS[name])
-    rank = {place: number for number, place in enumerate((*LONGEST[:5], *SPREAD, *LONGEST[5:]))}
-    order = sorted(range(len(items)), key=lambda i: rank.get(places[i], len(rank)))
-    items[:] = [items[i] for i in order]
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(TESTS).as_posix(), len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file, which share fixtures, on one worker, but for those of `SPREAD`."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(SPREAD) else str(super()._split_scope(nodeid))
+
+    return ByFile(config, log)
 
 
 @pytest.fixture
