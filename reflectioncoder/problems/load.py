@@ -96,7 +96,8 @@ MBPP_COLUMNS = FieldMap(
 CODEFEEDBACK_COLUMNS = FieldMap("query", "", "", "", "", source="CodeFeedback", licence="Apache-2.0")
 MESSAGES_COLUMNS = FieldMap("messages.user", "", "", "", "")
 PRESETS: Mapping[str, FieldMap] = {
-    "leetcode": LEETCODE_COLUMNS, "thealgorithms": THEALGORITHMS_COLUMNS, "mbpp": MBPP_COLUMNS, "codefeedback": CODEFEEDBACK_COLUMNS,
+    "leetcode": LEETCODE_COLUMNS, "thealgorithms": THEALGORITHMS_COLUMNS, "mbpp": MBPP_COLUMNS,
+    "codefeedback": CODEFEEDBACK_COLUMNS,
     "messages": MESSAGES_COLUMNS,
 }  # fmt: skip
 NAMED_LEVELS = {"easy": 1, "medium": 2, "hard": 3}

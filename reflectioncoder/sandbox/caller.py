@@ -5,7 +5,8 @@ with; so nothing that is expected of it ever comes here, and the owner compares 
 as a line of JSON: a number, text, truth value or None as itself, else a list that begins with what it is:
 
 - ["l", items] and ["t", items]: a list, a tuple of such plain values
-- ["v", type, text]: another value, as `values.encode_value` writes it, and the name of its type. Subclasses of plain types
+- ["v", type, text]: another value, as `values.encode_value` writes it, and the name of its type.
+  Subclasses of plain types
   (Counter, namedtuple, numpy's float) leave as what they hold, dictionaries' keys as a set
 - ["#", type, digest]: a large value, by its digest, which equal values share (1, 1.0 and True are equal). One with
   broken numbers in it leaves as it is, so that they can be compared with a tolerance, unless it is larger still

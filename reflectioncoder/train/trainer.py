@@ -40,7 +40,8 @@ class ReflectionTrainer(Trainer):
     """A Trainer of which one batch is one optimizer step with its own, exact normalisation.
 
     Args:
-        model: model with `packed_attention.use_varlen_attention` applied; possibly a PEFT model from `lora.add_adapters`.
+        model: model with `packed_attention.use_varlen_attention` applied; possibly a PEFT
+            model from `lora.add_adapters`.
         args: gradient accumulation 1 and no clipping (`max_grad_norm` of the config is applied here).
         steps: the steps of the run; their world says how many ranks share it.
         config: configuration of the run.

@@ -143,7 +143,8 @@ class Pool(Generic[T, R]):
                             if failures[index] == WORKER_ATTEMPTS:
                                 status = worker.process.returncode
                                 raise UserError(
-                                    f"worker processes died {WORKER_ATTEMPTS} times over the same task (exit status {status});"
+                                    f"worker processes died {WORKER_ATTEMPTS} times over the same task"
+                                    f" (exit status {status});"
                                     " is there too little memory? try fewer workers"
                                 )
                             waiting.appendleft(index)

@@ -2,7 +2,8 @@
 
 "Calculate the Surface Area of a Cuboid" asks for what MBPP's "Write a function to find the surface area of a cuboid."
 asks for, and shares no long run of words with it. Here a request is its first sentence, if that asks for something,
-without the words that any request may have (`COMMON_WORDS`), in a common form. Two are alike by the weight of their longest
+without the words that any request may have (`COMMON_WORDS`), in a common form.
+Two are alike by the weight of their longest
 common subsequence, so that "octal to decimal" is not "decimal to octal". It sees no synonyms, no requests told as a
 story, and none with a single telling word ("is it prime?").
 """
