@@ -1,1 +1,1 @@
-"""What runs on the far side of `interpreter.py`: the warm process, its isolation and the program's process."""
+"""The sandboxed side of `interpreter/`: the warm process, its isolation layers and the process of the program."""

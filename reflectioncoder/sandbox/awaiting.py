@@ -1,9 +1,9 @@
-"""Statements that await, on the event loop of the session.
+"""Runs statements that use top-level `await` on the session's event loop.
 
-The loop is Python that a program can patch, so nothing that it returns is believed. Instead, every such statement runs
-below a generator of ours (`_watch`), which goes on behind its first line only where the statement has returned, and
-then pauses: the place at which it stands says so, and a program cannot set it. The generators are made before the
-program starts, so that it cannot put others in their place.
+The event loop is Python code that a program can patch, so its return values are not trusted. Instead, each statement is
+wrapped in a generator of ours (`_watch`). The generator passes its first line only after the statement has returned;
+then it pauses. Its position (`gi_frame.f_lasti`) therefore proves that the statement has returned, and a program cannot
+set that position. The generators are created before the program starts, so the program cannot replace them.
 """
 
 import operator
@@ -16,7 +16,7 @@ from reflectioncoder.sandbox.notebook import Notebook, in_place
 
 @types.coroutine
 def _watch(evaluate: Any, arguments: tuple[Any, ...], pause: Callable[[], object]) -> Generator[Any, Any, None]:
-    """Run a statement that awaits; pauses once it has returned."""
+    """Run one statement that awaits, and pause once it has returned."""
     __tracebackhide__ = "__ipython_bottom__"
     yield from evaluate(*arguments)
     pause()
@@ -29,12 +29,12 @@ def _nothing() -> Generator[Any, Any, None]:
 
 
 class Awaiting:
-    """Runs watched statements one after the other, and keeps what they raised.
+    """Runs watched statements one after the other and collects the exceptions they raise.
 
     Attributes:
-        failures: what they raised, with the line of the cell, until it is taken away.
-        place: where a watched statement stands; made of the interpreter's own functions, so that it cannot be patched.
-        paused: where one stands that has returned.
+        failures: (exception, line of the cell) of each statement that raised; the caller removes them.
+        place: returns the position of a watched statement; built from C functions, so a program cannot patch it.
+        paused: the position of a watched statement that has returned.
     """
 
     def __init__(self, notebook: Notebook) -> None:
@@ -48,14 +48,19 @@ class Awaiting:
         self.paused = self.place(trial)
 
     def watch(self, evaluate: Any, *arguments: Any) -> Any:
-        """What runs a statement: `eval` and its arguments."""
+        """Return the paused generator that runs a statement.
+
+        Args:
+            evaluate: `eval`.
+            arguments: its arguments: the compiled statement, globals and locals.
+        """
         return self._watch(evaluate, arguments, self._pause)
 
     def _pause(self) -> None:
         self._notebook.event_loop().stop()
 
     def run(self, watched: Awaitable[None], name: str) -> None:
-        """Run a watched statement until it pauses or has ended, or the program stops the loop."""
+        """Run a watched statement until it pauses, ends, or the program stops the event loop."""
         self._running = watched
         self._notebook.seem_running(False)
         try:
@@ -70,8 +75,8 @@ class Awaiting:
             await watched
         except BaseException as error:
             trace = error.__traceback__
-            error.__traceback__ = trace and trace.tb_next  # one frame of ours is left out, and there are two
+            error.__traceback__ = trace and trace.tb_next  # two frames are ours; `failed` drops only one
             self.failures.append(self._notebook.failed(error, name))
         finally:
-            if self._running is watched:  # and not one that paused, and ends while the next one runs
+            if self._running is watched:  # not for an earlier statement that ends while this one runs
                 self._pause()

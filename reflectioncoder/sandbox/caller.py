@@ -1,18 +1,20 @@
-"""Calls a program's function on many inputs in one session, and tells what came back; runs in the program's process.
+"""Calls a program's function on many inputs in one session and reports the results; runs in the program's process.
 
-Imported ahead in the warm process, so that a session pays nothing for it. Whatever happens here the program can meddle
-with; so nothing that is expected of it ever comes here, and the owner compares (`calls.py`). One record a call leaves,
-as a line of JSON: a number, text, truth value or None as itself, else a list that begins with what it is:
+The warm process imports this module before it forks, so a session starts no slower. The program can tamper with
+everything in this process. Expected values therefore never enter it; the parent process compares
+(`interpreter/calls.py`). Each call writes one record, a line of JSON. Numbers, strings, booleans and None stand for
+themselves; every other record is a list that begins with a tag:
 
-- ["l", items] and ["t", items]: a list, a tuple of such plain values
-- ["v", type, text]: another value, as `values.encode_value` writes it, and the name of its type.
-  Subclasses of plain types
-  (Counter, namedtuple, numpy's float) leave as what they hold, dictionaries' keys as a set
-- ["#", type, digest]: a large value, by its digest, which equal values share (1, 1.0 and True are equal). One with
-  broken numbers in it leaves as it is, so that they can be compared with a tolerance, unless it is larger still
-- ["s", record, record]: the set of its items, and the value itself, where a set is asked for
-- ["+"]: something that is neither None nor a truth value, where only that is asked for
-- ["!", type, message]: an exception, after which nothing more is called; ["late"]: the call ran out of its time
+- ["l", items], ["t", items]: a list or a tuple of such plain values.
+- ["v", type, text]: any other value, encoded by `values.encode_value`, and the name of its type. Subclasses of plain
+  types (Counter, namedtuple, numpy's float) are sent as their contents, the keys view of a dictionary as a set.
+- ["#", type, digest]: a large value, sent as its SHA-256 hash. Equal values have equal hashes (1, 1.0 and True are
+  equal). A large value that contains non-integer floats is sent in full, so that it can be compared with a tolerance,
+  unless its nested containers hold more than `MANY` items.
+- ["s", record, record]: in mode "set": the set of the value's items, then the value itself.
+- ["+"]: in mode "presence": the value is neither None nor a boolean.
+- ["!", type, message]: an exception; no further call is made.
+- ["late"]: the call exceeded its time limit; no further call is made.
 """
 
 import base64
@@ -29,35 +31,36 @@ from typing import Any
 
 from reflectioncoder.sandbox import values
 
-LARGE = 16_000  # bytes of a value from which its digest is enough
-CHUNK = 4096  # items of a long list that are digested together
-MANY = 200_000  # items in a value's inner containers from which broken numbers, too, are compared by digest
+LARGE = 16_000  # serialized size in bytes above which a value is sent as a hash
+CHUNK = 4096  # items of a long list that are hashed together
+MANY = 200_000  # items in nested containers above which values with non-integer floats are hashed, too
 FLUSH_SECONDS = 0.05
 
 
 class LateError(Exception):
-    """A call ran out of its time; an ordinary exception, as in evalplus, so that the same programs can catch it."""
+    """A call exceeded its time limit. A plain Exception, as in EvalPlus, so that the same programs can catch it."""
 
 
 def pack_program(inputs: list[Any]) -> str:
-    """Lists of arguments, plain data, as text for `serve`."""
+    """Serialize the inputs for `serve`: one list of arguments per call, plain data, as base64 text."""
     return base64.b64encode(zlib.compress(marshal.dumps(inputs), 1)).decode()
 
 
 def serve(source: str, entry_point: str, packed: str, seconds: list[float], mode: str, timed: bool) -> None:
-    """Run a program in a namespace of its own and call its function on every input.
+    """Run a program in its own namespace, call its function on each input, and write one record per call to stdout.
 
     Args:
-        source: of the program.
+        source: source code of the program.
         entry_point: name of the function.
-        packed: the inputs, by `pack`.
-        seconds: time limit of each call.
-        mode: "value", "set" or "presence": what is asked for.
-        timed: put the seconds that the call took before each record.
+        packed: the inputs, serialized by `pack_program`.
+        seconds: time limit of each call in seconds, one per input.
+        mode: what each record holds: "value" (the value), "set" (the set of its items as well) or "presence" (only
+            whether there is a value).
+        timed: write [duration of the call in seconds, record] instead of the record.
     """
     inputs = marshal.loads(zlib.decompress(base64.b64decode(packed)))
     null, told = os.open("/dev/null", os.O_WRONLY), os.dup(1)
-    for standard in (1, 2):  # what a program prints is nobody's business
+    for standard in (1, 2):  # discard what the program prints
         os.dup2(null, standard)
     lines: list[str] = []
     flushed = time.monotonic()
@@ -118,13 +121,13 @@ def _failure(error: BaseException) -> list[str]:
 
 
 def record_of(value: Any) -> Any:
-    """The record of a value; see above."""
+    """Return the record of a value; the module docstring lists the formats."""
     if _plain(value):
         return value
     kind = type(value)
     if (kind is list or kind is tuple) and len(value) <= 512 and all(map(_plain, value)):
         return ["l" if kind is list else "t", list(value)]
-    module = getattr(kind, "__module__", "")  # classes made outside of any module have none
+    module = getattr(kind, "__module__", "")  # a class created outside any module has none
     name = kind.__name__ if module == "builtins" else f"{module}.{kind.__qualname__}"[:200]
     digest = _digest(value)
     if digest is None and kind in (list, tuple, dict) and _many(value):
@@ -142,7 +145,7 @@ def _plain(value: Any) -> bool:
 
 
 def _many(value: Any) -> bool:
-    """Whether the containers in a container hold more than `MANY` items: its text would be of a hundred megabytes."""
+    """Whether nested containers hold more than `MANY` items; encoding them would take hundreds of megabytes."""
     count, waiting = 0, [value]
     while waiting and count <= MANY:
         inner = waiting.pop()
@@ -153,9 +156,10 @@ def _many(value: Any) -> bool:
 
 
 def _digest(value: Any, broken: bool = False) -> str | None:
-    """Of a large value of plain exact types; None for small ones, others, and those with broken numbers in them.
+    """Return the SHA-256 hash of a large value, or None if the value is sent in full.
 
-    These have to be compared with a tolerance, and so as they are, unless `broken` says otherwise.
+    None is returned for small values, for values that are not of exact plain types, and, unless `broken` is set, for
+    values with non-integer floats, which are compared with a tolerance.
     """
     if type(value) in (list, tuple) and len(value) > CHUNK:
         digest = hashlib.sha256(f"{type(value).__name__} {len(value)}".encode())
@@ -173,7 +177,7 @@ def _digest(value: Any, broken: bool = False) -> str | None:
 
 
 def _canonical(value: Any, broken: bool) -> Any:
-    """The same for values that are equal. Raises ValueError for what cannot be digested."""
+    """Map equal values to the same form. Raises ValueError for a value that cannot be hashed (see `_digest`)."""
     kind = type(value)
     if kind is int or kind is str or value is None or kind is bytes:
         return value
@@ -200,7 +204,7 @@ def _canonical(value: Any, broken: bool) -> Any:
 
 
 def _bare(value: Any, depth: int) -> Any:
-    """A value with its subclasses of plain types replaced by what they hold, as far as `==` does not care."""
+    """Replace instances of subclasses of plain types by plain values that compare equal."""
     kind = type(value)
     if depth <= 0 or value is None or kind in (int, float, str, bool, bytes, complex):
         return value

@@ -1,11 +1,11 @@
-"""Control groups, version 1 or 2: one cap for everything that a warm process and its sessions use together."""
+"""Control groups (cgroups), version 1 or 2: one limit for a warm process and all its sessions together."""
 
 import os
 from pathlib import Path
 
 
 def _own_groups(controller: str) -> list[Path]:
-    """Folders in which this process may be able to make a control group (v1: below its own, v2: beside it)."""
+    """Directories in which this process may be able to create a cgroup (v1: below its own, v2: beside it)."""
     found = []
     for entry in Path("/proc/self/cgroup").read_text().splitlines():
         _, names, path = entry.split(":", 2)
@@ -18,9 +18,15 @@ def _own_groups(controller: str) -> list[Path]:
 
 
 class ControlGroup:
-    """One controller's cap over the warm process and everything it starts.
+    """A cgroup of one controller that holds the warm process and everything it starts.
 
-    Files are opened before the root is replaced and used through their descriptors afterwards.
+    The control files are opened before the root file system is replaced and later used through their descriptors.
+
+    Args:
+        controller: "memory" or "pids".
+
+    Raises:
+        OSError: no cgroup of this controller can be created.
     """
 
     def __init__(self, controller: str) -> None:
@@ -49,17 +55,17 @@ class ControlGroup:
             except OSError:
                 self._close()
                 group.rmdir()
-        raise OSError(f"no control group for {controller} can be made here")
+        raise OSError(f"cannot create a control group for {controller}")
 
     @staticmethod
     def _sweep(parent: Path) -> None:
-        """Remove empty groups that a killed process of ours left behind."""
+        """Remove empty groups left behind by a warm process that was killed."""
         for stale in parent.glob("reflectioncoder-*"):
             if not Path("/proc", stale.name.rsplit("-", 1)[1]).exists():
                 try:
                     stale.rmdir()
                 except OSError:
-                    pass  # not ours, or still in use: not worth failing for
+                    pass  # owned by another user or still in use: ignore
 
     def _close(self) -> None:
         for fd in self.fds.values():
@@ -67,11 +73,11 @@ class ControlGroup:
         self.fds = {}
 
     def set_limit(self, value: int) -> None:
-        """Set the cap (bytes or processes)."""
+        """Set the limit: bytes for "memory", number of processes for "pids"."""
         os.pwrite(self.fds["limit"], str(value).encode(), 0)
 
     def kills(self) -> int:
-        """How many processes the kernel has killed for exceeding the memory cap."""
+        """Return how many processes the kernel has killed for exceeding the memory limit."""
         for line in os.pread(self.fds["events"], 4096, 0).decode().splitlines():
             name, value = line.split()
             if name == "oom_kill":
@@ -79,10 +85,10 @@ class ControlGroup:
         return 0
 
     def leave(self) -> None:
-        """Go back to where we came from and remove the group."""
+        """Move this process back to the parent group and remove the group."""
         try:
             os.write(self.fds["out"], b"0")
             os.rmdir(self.name, dir_fd=self.fds["parent"])
         except OSError:
-            pass  # the next start sweeps it up
+            pass  # the next start removes it
         self._close()

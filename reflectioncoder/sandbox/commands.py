@@ -1,7 +1,7 @@
-"""The process of a session that runs commands instead of cells: compilers, and programs in other languages.
+"""The session process that runs commands instead of cells: compilers and programs in other languages.
 
-It is as little privileged as what it starts, but another process: a command cannot write to its pipes or read its
-memory. It ends whatever a command leaves running, so that the next one starts alone, and tells how the command ended.
+It has no more privileges than the commands it starts, but it is a separate process: a command cannot write to its pipes
+or read its memory. After each command it kills all processes the command left running, and reports the exit status.
 """
 
 import base64
@@ -17,11 +17,12 @@ ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG")
 
 
 def serve_commands(confined: bool, memory_mb: int) -> None:
-    """Run commands until the owner closes the pipe.
+    """Run commands until the parent process closes the pipe; never returns.
 
     Args:
-        confined: whether a process-id namespace makes "all processes we may signal" mean the session's.
-        memory_mb: cap on what one process may allocate; the session's control group caps all of them together.
+        confined: whether the session has a process-id namespace of its own, so that `kill(-1)` reaches only its
+            processes.
+        memory_mb: limit on the memory that one process may allocate, in MiB; the cgroup limits all of them together.
     """
     os.write(RESULT_FD, b"R")
     while header := _read(4):
@@ -51,7 +52,7 @@ def _run(request: dict[str, Any], confined: bool, memory_mb: int) -> dict[str, A
         os.lseek(source, 0, os.SEEK_SET)
     except OSError as error:
         return {"refused": f"{error.filename or 'input'}: {error.strerror}"}
-    ours, theirs = os.pipe()  # closes by itself when the command has really started
+    ours, theirs = os.pipe()  # closed by a successful exec
     child = os.fork()
     if child == 0:
         _become(request, source, theirs, memory_mb)
@@ -71,9 +72,9 @@ def _become(request: dict[str, Any], source: int, told: int, memory_mb: int) -> 
         os.setsid()
         for target, fd in ((0, source), (2, ERRORS_FD)):
             os.dup2(fd, target)
-        # address space is not limited here: virtual machines reserve much more of it than they use
+        # RLIMIT_DATA, not RLIMIT_AS: language runtimes reserve far more address space than they use
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * 2**20, memory_mb * 2**20))
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a command would inherit that
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and a command would inherit that
             signal.signal(number, signal.SIG_DFL)
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         os.execvpe(request["argv"][0], request["argv"], {**environment, **request["env"]})
@@ -86,7 +87,7 @@ def _become(request: dict[str, Any], source: int, told: int, memory_mb: int) -> 
 def _end_stragglers(child: int, confined: bool) -> None:
     try:
         if confined:
-            os.kill(-1, signal.SIGKILL)  # all but ourselves and the trusted first process
+            os.kill(-1, signal.SIGKILL)  # every process except this one and the trusted first process
         else:
             os.killpg(child, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

@@ -1,11 +1,11 @@
-"""Closes the few doors through which Python code could reach what `session.py` keeps out of its sight.
+"""An audit hook that keeps Python code away from the secrets of `session.py`.
 
-A frame's evaluation stack can be read only with the garbage collector's help, and a running function be steered only by
-a trace or profile function or a monitoring callback, which may set its locals and jump in it. All of them raise audit
-events, and a hook, which Python code can neither remove nor reach, refuses them. `gc.get_referents` shows what an
-object refers to; only frames, and what carries one inside, refer to a stack, so it is refused for those alone (pandas
-asks it about a data frame whenever one is changed). What this does not protect against: native code (`ctypes`, a
-crafted extension) and bytecode made by hand (`code.replace`) can read and write all memory.
+Python code can read a frame's evaluation stack only through the garbage collector. It can control a running function
+only through a trace function, a profile function or a monitoring callback, which may set local variables and jump. All
+of these raise audit events. The hook refuses them, and Python code can neither remove nor reach the hook.
+`gc.get_referents` lists what an object refers to. Only frames, and objects that hold a frame, refer to a stack, so it
+is refused for those alone (pandas calls it whenever a data frame is changed). Not protected against: native code
+(`ctypes`, a crafted extension) and handmade bytecode (`code.replace`) can read and write all memory of the process.
 """
 
 import sys
@@ -22,12 +22,12 @@ CLOSED = frozenset(
 
 
 def close_doors() -> None:
-    """Refuse, for the rest of this process: the collector's views of objects, and whatever watches code run.
+    """Install the audit hook for the lifetime of this process.
 
-    `sys.settrace(None)` and `sys.setprofile(None)` go on working, because doctest and others reset them; as nothing
-    can have been set, they do nothing.
+    `sys.settrace(None)` and `sys.setprofile(None)` stay allowed, because doctest and others call them. They have no
+    effect, as no function can have been set.
     """
-    closed, kind = CLOSED, type  # builtins can be patched, closures cannot
+    closed, kind = CLOSED, type  # a program can patch builtins but not closures
     frame, generator, coroutine, asynchronous = FrameType, GeneratorType, CoroutineType, AsyncGeneratorType
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:

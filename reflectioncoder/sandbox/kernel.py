@@ -1,4 +1,4 @@
-"""The Linux calls that Python does not offer: namespaces, mounts, process controls; each raises OSError by name."""
+"""Linux system calls that Python lacks: namespaces, mounts, prctl. Each raises an OSError that names the call."""
 
 import ctypes
 import os
@@ -21,22 +21,22 @@ def check_call(result: int, what: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """`os.unshare`, which Python has only from 3.12 on."""
+    """Move this process to new namespaces; `os.unshare` exists only from Python 3.12 on."""
     check_call(libc.unshare(flags), f"unshare({flags:#x})")
 
 
 def setns(fd: int, kind: int) -> None:
-    """Enter the namespace behind `fd` (here: only to come back to our own)."""
+    """Enter the namespace that the descriptor `fd` refers to; `kind` is its CLONE_NEW... flag."""
     check_call(libc.setns(fd, kind), "setns")
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, however that happens."""
+    """Have the kernel kill this process when its parent ends for any reason."""
     check_call(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl(PDEATHSIG)")
 
 
 def adopt_orphans() -> None:
-    """Daemonised grandchildren become our children, so that they can be found and killed."""
+    """Become the parent of orphaned descendants, so that daemonised processes can be found and killed."""
     check_call(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(CHILD_SUBREAPER)")
 
 
@@ -50,7 +50,7 @@ class _MountAttr(ctypes.Structure):
 
 
 def lock(target: str, flags: int, recursive: bool) -> None:
-    """Add mount flags; mount_setattr (Linux 5.12) reaches submounts too, a plain remount only the top."""
+    """Add flags to a mount. Submounts are included only where mount_setattr exists (Linux 5.12), not by a remount."""
     attributes = _MountAttr(attr_set=flags)
     depth = AT_RECURSIVE if recursive else 0
     size = ctypes.sizeof(attributes)

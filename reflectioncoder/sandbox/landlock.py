@@ -1,7 +1,8 @@
-"""Landlock: a program may read what its root shows and write below its working directory, and nothing else.
+"""Landlock rules: a program may read its root file system and write below its working directory, nothing else.
 
-The private root says the same with mounts; this says it again without them, and closes what they leave open: abstract
-Unix sockets between sessions that share a network namespace (from Linux 6.12 on), and settings below /proc.
+The private root enforces the same with mounts; Landlock is a second, independent layer. It also blocks what mounts
+cannot: abstract Unix sockets between sessions that share a network namespace (from Linux 6.12 on), and kernel settings
+below /proc.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ from reflectioncoder.sandbox.kernel import check_call, libc
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same on x86-64 and ARM64
 _VERSION, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
-_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}  # by ABI: refer came with 2, truncate with 3
+_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}  # by ABI: 2 added refer, 3 added truncate
 _TRUNCATE = 1 << 14
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
 
@@ -27,35 +28,36 @@ class _Beneath(ctypes.Structure):
 
 
 def version() -> int:
-    """The ABI that the kernel offers, 0 where it has no Landlock."""
+    """Return the Landlock ABI version of the kernel; 0 if it has none."""
     return max(int(libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION)), 0)
 
 
 def confines_abstract_sockets() -> bool:
-    """Whether `PathRules` also keep sessions from meeting over abstract Unix sockets."""
+    """Whether `PathRules` also block abstract Unix sockets between sessions (ABI 6)."""
     return version() >= 6
 
 
 class PathRules:
-    """Read and execute anywhere, write below one folder and to harmless devices only; prepared once, since every
-    session applies it.
+    """Rules that allow reading and executing everywhere, but writing only below one directory and to harmless devices.
+
+    The rules are built once and applied by each session.
 
     Args:
-        writable: the folder; it is looked up when the rules are applied, because every session mounts its own.
+        writable: path of the directory. It is opened by `apply`, because each session mounts its own.
     """
 
     def __init__(self, writable: str) -> None:
         abi = version()
         rights = _FILE_RIGHTS[min(abi, 3)]
         self._ruleset = _Ruleset(rights, 0, _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if abi >= 6 else 0)
-        self._size = ctypes.c_size_t(24 if abi >= 6 else 8)  # an older kernel knows a shorter struct
+        self._size = ctypes.c_size_t(24 if abi >= 6 else 8)  # older kernels expect a shorter struct
         device = (_WRITE_FILE | _READ_FILE | _TRUNCATE) & rights
         allowed = [("/", _EXECUTE | _READ_FILE | _READ_DIR), (writable, rights)]
         allowed += [(name, device) for name in ("/dev/null", "/dev/zero", "/dev/full") if os.path.exists(name)]
         self._allowed = [(name, _Beneath(granted, -1)) for name, granted in allowed]
 
     def apply(self) -> None:
-        """Put them in force for this process and all it starts; needs no_new_privs. Raises OSError."""
+        """Enforce the rules on this process and its descendants; requires no_new_privs. Raises OSError."""
         handle = libc.syscall(_CREATE, ctypes.byref(self._ruleset), self._size, 0)
         check_call(0 if handle >= 0 else -1, "landlock_create_ruleset")
         for path, beneath in self._allowed:

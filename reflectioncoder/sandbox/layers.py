@@ -1,9 +1,9 @@
 """The layers of isolation around a warm process and its sessions, outermost first.
 
-Control groups, namespaces and a private root belong to the warm process; a process-id namespace, mounts and a user id
-of its own to each session; limits and the loss of every privilege to the program's process. Only the standard library
-is used, because the warm process must start fast and hold little. What it does *not* protect against: bugs of the
-kernel in what the programs may still call.
+The warm process gets control groups, namespaces and a private root. Each session adds a process-id namespace, mounts
+and a user id of its own. The program's process adds resource limits and drops every privilege. The module uses only the
+standard library, because the warm process must start fast and stay small. Not protected against: kernel bugs in the
+system calls that programs may still make.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ from reflectioncoder.sandbox.kernel import (
 )
 from reflectioncoder.sandbox.root import private_root
 
-FIRST_SESSION_UID = 700_000  # far from the ids of people and services
+FIRST_SESSION_UID = 700_000  # far above the ids of users and services
 TMPFS_MB = 64
 PROCESSES_PER_SESSION = 64
 SPARE_MB = 32
@@ -49,11 +49,12 @@ class IsolationLayers:
     """The layers in force around the warm process, and what each session adds.
 
     Args:
-        strategy: `root` (real privileges), `user` (a user namespace) or `none` (limits and processes only).
-        visible: folders that stay readable inside the private root.
+        strategy: `root` (uses root privileges), `user` (uses a user namespace) or `none` (resource limits and separate
+            processes only).
+        visible: directories that stay readable inside the private root.
 
     Raises:
-        OSError: the kernel refuses a layer that this strategy needs.
+        OSError: the kernel refuses a layer that the strategy requires.
     """
 
     def __init__(self, strategy: str, visible: list[str]) -> None:
@@ -78,20 +79,20 @@ class IsolationLayers:
                 Path("/proc/self/uid_map").write_text(f"1000 {uid} 1")
                 Path("/proc/self/gid_map").write_text(f"1000 {gid} 1")
             else:
-                try:  # programs raise theirs to 1000, so they go first even where we may not lower ours
+                try:  # programs set theirs to 1000, so the kernel kills them first even if lowering ours is refused
                     Path("/proc/self/oom_score_adj").write_text("-1000")
                 except OSError:
                     pass
             self._become_first_process()
             unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
             self._below_tmp = private_root(visible)
-            # the warm process imports from there too, and some libraries ask for a place for temporary files on import
+            # the warm process may import from below /tmp, and some libraries need a temporary directory on import
             mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m")
             self._show_below_tmp()
         else:
             adopt_orphans()
         if os.geteuid() == 0 or strategy == "user":
-            capability = 0  # never executed from here on: dropping the bounding set only closes doors
+            capability = 0  # nothing has to gain capabilities by exec from here on
             while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
                 capability += 1
         check_call(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
@@ -99,14 +100,14 @@ class IsolationLayers:
             self.rules = landlock.PathRules("/tmp")
 
     def prepare(self) -> None:
-        """Measure the warm process, and make ahead what every session needs; call it once that has grown warm."""
+        """Measure the warm process and prepare what each session needs; call this after all imports."""
         self.base_bytes = _memory_pages(1) * resource.getpagesize()
         limits = {
             resource.RLIMIT_FSIZE: TMPFS_MB * 2**20,
             resource.RLIMIT_NOFILE: 256,
             resource.RLIMIT_CORE: 0,
         }
-        if self.strategy != "none":  # elsewhere the count would include the user's own processes
+        if self.strategy != "none":  # otherwise the count would include the user's own processes
             limits[resource.RLIMIT_NPROC] = PROCESSES_PER_SESSION
         hard = {kind: resource.getrlimit(kind)[1] for kind in limits}
         self._limits = [
@@ -122,13 +123,13 @@ class IsolationLayers:
             self.memory = ControlGroup("memory")
             self.pids = ControlGroup("pids")
         except OSError:
-            pass  # reported as a missing layer; the level is then "reduced"
+            pass  # `layers` reports it as missing, and the level becomes "reduced"
 
     def _become_first_process(self) -> None:
-        """Go on in a child that is pid 1 of a namespace we own; what stays outside only waits for it.
+        """Continue in a child process that is pid 1 of a new process-id namespace; the original only waits for it.
 
-        A user namespace may only come back (`setns`) to a process-id namespace of its own, and the death of the warm
-        process, however it comes, takes every session with it.
+        There are two reasons. From a user namespace, `setns` can return only to a process-id namespace that belongs to
+        it. And when the warm process ends for any reason, the kernel kills every session with it.
         """
         unshare(CLONE_NEWPID)
         inner = os.fork()
@@ -143,18 +144,18 @@ class IsolationLayers:
         os._exit(os.waitstatus_to_exitcode(status) & 255)
 
     def private(self) -> list[int]:
-        """Descriptors that no session may hold."""
+        """Return the descriptors that sessions must not inherit."""
         return [fd for group in (self.memory, self.pids) if group for fd in group.fds.values()]
 
     @property
     def level(self) -> str:
-        """`full`, `reduced` or `none`."""
+        """The isolation level: `full`, `reduced` or `none`."""
         if self.strategy == "none":
             return "none"
         return "full" if self.strategy == "root" and self.memory and self.pids and self.filter else "reduced"
 
     def layers(self) -> dict[str, bool]:
-        """Every layer and whether it is in force."""
+        """Return each layer by name and whether it is in force."""
         boxed = self.strategy != "none"
         return {
             "network namespace": boxed,
@@ -170,7 +171,7 @@ class IsolationLayers:
         }
 
     def cap(self, live_mb: list[int]) -> None:
-        """Fit the control groups to the sessions alive, given each one's memory limit."""
+        """Set the cgroup limits for the live sessions; `live_mb` holds the memory limit of each in MiB."""
         if self.memory:
             total = sum(mb + TMPFS_MB + SPARE_MB for mb in live_mb) + SPARE_MB
             self.memory.set_limit(2 * self.base_bytes + total * 2**20)
@@ -178,14 +179,14 @@ class IsolationLayers:
             self.pids.set_limit(8 + (PROCESSES_PER_SESSION + 4) * len(live_mb))
 
     def enter_session(self, slot: int) -> None:
-        """In the trusted first process: private /tmp and /proc."""
+        """Mount a private /tmp and /proc; called in the trusted first process of session number `slot`."""
         unshare(CLONE_NEWNS | CLONE_NEWIPC)
         owner = FIRST_SESSION_UID + slot if self.strategy == "root" else 1000
         options = f"size={TMPFS_MB}m,nr_inodes=4096,mode=700,uid={owner},gid={owner}"
         mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
         self._show_below_tmp()
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2")
-        if self.strategy == "user":  # where the user is root, the kernel's settings belong to the program's real id
+        if self.strategy == "user":  # if root made the namespace, the program's real user id owns these settings
             mount("/proc/sys", "/proc/sys", None, MS_BIND)
             lock("/proc/sys", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, recursive=False)
             if os.path.exists("/proc/sysrq-trigger"):
@@ -197,14 +198,15 @@ class IsolationLayers:
             mount(source, target, None, MS_BIND | MS_REC)
 
     def become_untrusted(self, slot: int, memory_mb: int | None, seconds: float) -> None:
-        """In the process that will run the program: limits first, then give up every privilege.
+        """Set the resource limits and drop every privilege; called in the process that will run the program.
 
-        Every session runs this, and every page it touches is copied: what can be made before is made in `prepare`.
+        Each session runs this, and each memory page it touches is copied, so `prepare` does as much as possible ahead.
 
         Args:
-            slot: decides the user id.
-            memory_mb: address space beyond what the process has now, None for no limit.
-            seconds: wall-clock limit of a cell; processor time is capped at a multiple, for what escapes the clock.
+            slot: session number, which determines the user id.
+            memory_mb: address space in MiB that the process may use beyond its present size; None for no limit.
+            seconds: wall-clock limit of a cell. CPU time is limited to 20 times that plus 60 s, in case a process
+                outlives the wall-clock limit.
         """
         score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(score, b"1000")
@@ -220,7 +222,7 @@ class IsolationLayers:
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
         check_call(libc.capset(self._capabilities_header, self._no_capabilities), "capset")
-        die_with_parent()  # a change of user id clears it
+        die_with_parent()  # changing the user id has cleared it
         seccomp.hide_memory()
         if self.rules:
             self.rules.apply()
@@ -229,13 +231,13 @@ class IsolationLayers:
 
 
 def limit_to(kind: int, value: int) -> None:
-    """Lower a resource limit, never above what is allowed already."""
+    """Set the soft and hard limit of a resource, at most to its present hard limit."""
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
 
 
 def _memory_pages(column: int) -> int:
-    """Pages of this process: column 0 of statm is the address space, 1 what is resident."""
+    """Return a column of /proc/self/statm in pages: 0 is the address space, 1 the resident memory."""
     fields: Any = Path("/proc/self/statm").read_text().split()
     return int(fields[column])

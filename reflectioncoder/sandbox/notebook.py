@@ -1,4 +1,4 @@
-"""Runs cells as a notebook does and shows what a notebook shows: IPython's own text, without colours or prompts."""
+"""Runs cells as a Jupyter kernel does, and prints what a notebook shows: IPython's text without colours or prompts."""
 
 import ast
 import asyncio
@@ -20,15 +20,15 @@ from typing import Any
 
 KERNEL_ENVIRONMENT = {"TERM": "xterm-color", "CLICOLOR": "1", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
 KERNEL_ENVIRONMENT |= {"PAGER": "cat", "GIT_PAGER": "cat", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-KERNEL_THREADS = 4  # unnamed threads of a kernel: those of programs are numbered on from there
+KERNEL_THREADS = 4  # unnamed threads of a kernel; a program's threads are numbered after them
 
-# a piece of a cell: its code, None where it does not compile; what to call first, which shows or raises what compiling
-# it showed or raised; the name under which the cell stands in tracebacks
+# One statement of a cell: its code (None if it does not compile); a function to call before it, which repeats the
+# warnings or the error of its compilation; the file name of the cell in tracebacks.
 Unit = tuple[CodeType | None, Callable[[], object] | None, str]
 
 
 class Output(io.FileIO):
-    """Descriptor of the cell's text; a value, a display or a traceback has lines of its own in it."""
+    """The output stream of a cell. Values, displays and tracebacks start and end on lines of their own."""
 
     at_line_start = True
     after_block = False
@@ -44,10 +44,10 @@ class Output(io.FileIO):
 
 
 def _lean_ipython() -> None:
-    """Make `IPython` a package that has imported none of its terminal and of its completer yet.
+    """Set up the package `IPython` without its terminal and its completer.
 
-    The real one imports prompt_toolkit and jedi, half of the warm process's memory, and every fork pays for all memory
-    there is. Submodules import as ever; a program that imports jedi itself gets it (see `warm_up`).
+    The real package imports prompt_toolkit and jedi, which make up half of the warm process's memory, and the cost of a
+    fork grows with the memory. Submodules import as usual. A program that imports jedi itself gets it (see `warm_up`).
     """
     spec = importlib.util.find_spec("IPython")
     assert spec is not None
@@ -61,7 +61,7 @@ def _lean_ipython() -> None:
 
 
 def make_shell() -> Any:
-    """An IPython shell that prints what a notebook shows, without colours, history or prompts."""
+    """Create an IPython shell that prints what a notebook shows, without colours, history or prompts."""
     _lean_ipython()
     import stack_data
     from IPython.core import page, ultratb
@@ -96,7 +96,7 @@ def make_shell() -> Any:
             return f"/tmp/ipykernel_1/{_murmur2(raw_code.encode('utf-8', 'surrogatepass'))}.py"
 
     class ZMQInteractiveShell(InteractiveShell):
-        # libraries ask for these to know that they are in a notebook
+        # libraries look at these to detect a notebook
         __module__, __qualname__, kernel = "ipykernel.zmqshell", "ZMQInteractiveShell", None
         displayhook_class = NotebookDisplayHook
         display_pub_class = NotebookDisplayPublisher
@@ -110,7 +110,7 @@ def make_shell() -> Any:
         def _exiter_default(self) -> Any:
             return ZMQExitAutocall(self)
 
-        def ask_exit(self) -> None:  # a kernel ends when the cell has
+        def ask_exit(self) -> None:  # a kernel exits only after the cell has ended
             pass
 
         def show(self, text: str) -> None:
@@ -129,7 +129,7 @@ def make_shell() -> Any:
                 raise OSError("Background processes not supported.")
             command = ["sh", "-c", self.var_expand(cmd, depth=1)]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            # programs have no terminal here, which would end lines like this
+            # a kernel runs commands on a pseudo-terminal, which ends lines with \r\n
             sys.stdout.write(done.stdout.decode("utf-8", "replace").replace("\n", "\r\n"))
             self.user_ns["_exit_code"] = done.returncode
 
@@ -138,8 +138,8 @@ def make_shell() -> Any:
         def enable_gui(self, gui: Any = None) -> None:
             pass
 
-    # with colours, as a kernel has them, a comment behind the last statement of a function is lost: tracebacks are made
-    # as if with colours, but of plain text
+    # With colours, as in a kernel, IPython drops a comment after the last statement of a function. So tracebacks are
+    # built as if with colours, but from plain text.
     setattr(ultratb.TBTools, "has_colors", True)  # noqa: B010 (a property there)
     vars(ultratb)["Terminal256Formatter"] = SimpleNamespace
     vars(stack_data)["style_with_executing_node"] = lambda style, _: style
@@ -152,10 +152,13 @@ def make_shell() -> Any:
 
 
 class Notebook:
-    """What a cell needs besides running: its name, its compiled statements, and the text of what was raised.
+    """Compiles cells and formats tracebacks, as a Jupyter kernel does.
 
-    All of it lies within reach of the program once that runs, so the verdict is made elsewhere (`session.serve_cells`),
-    and a cell is compiled whole before its first statement runs.
+    A running program can reach everything in here. The verdict is therefore made elsewhere (`session._serve_cells`),
+    and a cell is compiled completely before its first statement runs.
+
+    Args:
+        shell: the shell from `make_shell`.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -169,13 +172,13 @@ class Notebook:
         self._awaits = _should_be_async
         self._warn_line = line_number(source, 'warn("To exit: use')
         self._warned: dict[Any, Any] = vars(module).setdefault("__warningregistry__", {})
-        self._number = 0  # of the cell begun last
-        self._started = 0  # of the cell whose statements run
+        self._number = 0  # of the cell compiled last
+        self._started = 0  # of the cell that is running
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_kernel = True
 
     def warm_up(self) -> None:
-        """Touch every code path once before the first fork, so that no session pays for lazy imports."""
+        """Run every code path once before the first fork, so that sessions need no lazy imports."""
         namespace = self.shell.user_ns
         for cell in ("def f(x):\n    return {}[x]\n\n1\nf(1)", "x = (", "'done'"):
             name = ""
@@ -195,28 +198,31 @@ class Notebook:
         sys.modules.pop("jedi", None)
 
     def enter(self) -> None:
-        """Give the program the command line and the settings that a kernel has."""
+        """Set the command line and the environment variables that a kernel has."""
         sys.argv[:] = [str(Path(self.file).parents[2] / "ipykernel_launcher.py"), "-f", "/tmp/tmp00000000.json"]
         os.environ.update(KERNEL_ENVIRONMENT)
         self.shell.builtin_trap.__enter__()
 
     def be_module(self) -> None:
-        """Take back what only a notebook has: programs are then run as an imported module is."""
+        """Undo the settings of a kernel, so that a program runs as an imported module."""
         self._in_kernel = False
         self.shell.user_ns["__name__"] = sys.argv[0] = "candidate"
         del sys.argv[1:]
 
     def finish(self) -> None:
-        """What a kernel does behind the last statement: figures are drawn here."""
+        """Do what a kernel does after the last statement, such as drawing figures."""
         self.shell.events.trigger("post_execute")
 
     def begin(self, cell: str) -> tuple[Unit, ...]:
-        """Number a cell and compile it, statement by statement as a kernel does; a last expression shows its value.
+        """Number a cell and compile it statement by statement, as a kernel does; a final expression shows its value.
 
-        The first unit does what a kernel does before the first statement: it tells the shell the number and the text,
-        repeats what the compiler said of the whole cell, and raises what made it give up.
+        The first unit also does what a kernel does before the first statement: it registers the cell with the shell,
+        repeats the compiler's warnings about the whole cell, and raises its syntax error, if any.
+
+        Returns:
+            one unit per statement; none for an empty cell.
         """
-        if not cell or cell.isspace():  # a kernel does not even count it
+        if not cell or cell.isspace():  # a kernel does not count an empty cell
             return ()
         shell = self.shell
         self._number = number = self._number + 1
@@ -224,14 +230,14 @@ class Notebook:
         try:
             source = shell.transform_cell(cell)
             name = shell.compile.cache(source, number, raw_code=cell)
-            # tracebacks ask of every frame's file which module it is, and look through all modules for a cell's
+            # for each frame a traceback looks up the module of its file; for a cell it would search all modules
             vars(inspect)["modulesbyfile"][os.path.abspath(name)] = ""
             with _listening() as said:
                 awaits = self._awaits(source)
                 tree = shell.compile.ast_parse(source, filename=name)
         except Exception as reason:
             error = reason
-            if not name:  # an input transformer refused the text, which a kernel counts twice
+            if not name:  # an input transformer failed; a kernel counts such a cell twice
                 number += 1
 
         def start() -> None:
@@ -240,10 +246,10 @@ class Notebook:
             shell.display_trap.set()
             sys.excepthook = shell.excepthook
             if self._loop is not None or "asyncio" in source:
-                with contextlib.suppress(OSError):  # no loop can be had where sockets are refused
+                with contextlib.suppress(OSError):  # without sockets no event loop can be created
                     self.seem_running(True)
             if said:
-                for _ in range(1 if awaits else 2):  # a kernel asks once more for a cell that does not wait
+                for _ in range(1 if awaits else 2):  # a kernel checks a cell without `await` twice
                     self._awaits(source)
                 with contextlib.suppress(SyntaxError):
                     shell.compile.ast_parse(source, filename=name)
@@ -261,12 +267,12 @@ class Notebook:
         return ((code, _one_by_one(start, again), name), *units[1:])
 
     def _compiled(self, tree: ast.AST, name: str, mode: str) -> Unit:
-        """One statement; its warnings and its error belong to the moment at which a kernel would compile it."""
+        """Compile one statement. Its warnings and its error are repeated when a kernel would compile it."""
 
         def again() -> None:
             try:
                 self._compile(tree, name, mode)
-            except Exception as error:  # such as `return` outside a function: what stands before it has run
+            except Exception as error:  # such as `return` outside a function: the statements before it have run
                 raise _Refused(error, parsing=False) from None
 
         with _listening() as said:
@@ -282,14 +288,14 @@ class Notebook:
         return code
 
     def event_loop(self) -> asyncio.AbstractEventLoop:
-        """The session's loop, made when it is first asked for."""
+        """Return the session's event loop, created on the first call."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
         return self._loop
 
     def seem_running(self, running: bool) -> None:
-        """A kernel runs every cell from within its event loop, so that `asyncio.run` fails and tasks can be made."""
+        """Mark the event loop as running or not: in a kernel `asyncio.run` fails and `create_task` works."""
         if not self._in_kernel:
             return
         loop: Any = self.event_loop()
@@ -297,12 +303,16 @@ class Notebook:
         asyncio._set_running_loop(loop if running else None)
 
     def failed(self, error: BaseException, name: str) -> tuple[BaseException, int]:
-        """Show the traceback of what a cell raised; called inside the `except` clause.
+        """Show the traceback of an exception that a cell raised; call this inside the `except` clause.
+
+        Args:
+            error: the exception.
+            name: file name of the cell.
 
         Returns:
-            what was raised, and the line of the cell (0: unknown).
+            the exception, and the line of the cell from 1 (0 if unknown).
         """
-        self._number = self._started  # cells that were to run with this one have not been seen
+        self._number = self._started  # later cells of the same run have not been numbered by a kernel
         refused = error if isinstance(error, _Refused) else None
         error = refused.reason if refused else error
         line = 0
@@ -318,14 +328,14 @@ class Notebook:
                 self._show(error)
             else:
                 trace = error.__traceback__
-                try:  # what is shown is the exception being handled, less the frame of ours that is skipped
+                try:  # IPython shows the exception being handled; our own frame is dropped from it
                     raise error.with_traceback(trace and trace.tb_next) from None
                 except BaseException:
                     self._show_refused(error, refused.parsing)
-        except BaseException as second:  # IPython's own mistake, which a kernel shows as well, or a hostile __str__
+        except BaseException as second:  # a bug in IPython, which a kernel shows as well, or a hostile __str__
             try:
                 self.shell.showtraceback()
-            except BaseException:  # the verdict stands
+            except BaseException:  # the verdict does not depend on the text
                 self.shell.show(f"{type(error).__name__} (its traceback cannot be shown: {type(second).__name__})")
         return error, line
 
@@ -337,12 +347,12 @@ class Notebook:
             text = "To exit: use 'exit', 'quit', or Ctrl-D."
             warnings.warn_explicit(text, UserWarning, self.file, self._warn_line, registry=self._warned)
         elif isinstance(error, bdb.BdbQuit):
-            pass  # left a debugger
+            pass  # the user quit the debugger
         elif isinstance(error, SyntaxError):
             shell.showtraceback(running_compiled_code=True)
-        else:  # the frame that is left out is ours; IPython would parse the whole of the file it seems to be in
+        else:  # our own frame is dropped; for it IPython would parse its whole source file
             shell.showtraceback((type(error), error, trace and trace.tb_next), tb_offset=0, running_compiled_code=True)
-            sys.last_traceback = trace  # for %tb, which leaves one frame out
+            sys.last_traceback = trace  # for %tb, which drops one frame itself
 
     def _show_refused(self, error: BaseException, parsing: bool) -> None:
         if parsing and isinstance(error, (OverflowError, ValueError, TypeError, MemoryError)):
@@ -352,7 +362,7 @@ class Notebook:
 
 
 class _Refused(Exception):  # noqa: N818 (never seen by users)
-    """Carries what compiling raised past the statements that run before it."""
+    """Carries a compilation error until the statements before it have run."""
 
     def __init__(self, reason: BaseException, parsing: bool) -> None:
         self.reason, self.parsing = reason, parsing
@@ -372,7 +382,7 @@ _NOTHING = compile("", "", "exec")
 
 @contextlib.contextmanager
 def _listening() -> Iterator[list[object]]:
-    """What would be shown as warnings, as a list."""
+    """Collect warnings in a list instead of showing them."""
     said: list[object] = []
     show, vars(warnings)["_showwarnmsg"] = vars(warnings)["_showwarnmsg"], said.append
     try:
@@ -382,17 +392,17 @@ def _listening() -> Iterator[list[object]]:
 
 
 def in_place(function: Any, statement: str, file: str, source: list[str], theirs: str) -> Any:
-    """The function under the name, file and line at which IPython runs code.
+    """Copy a function, with the name, file and line at which IPython runs code.
 
-    Where Python shows a traceback itself, as for a SyntaxError raised at run time, the frame above the program's is in
-    sight, and a kernel's is IPython's.
+    Some tracebacks show the frame above the program's, such as that of a SyntaxError raised at run time. In a kernel
+    that frame is IPython's.
 
     Args:
-        function: ours.
-        statement: how the line of ours that runs code begins.
-        file: IPython's file.
-        source: its lines.
-        theirs: how the line of IPython's that runs code begins.
+        function: the function that runs code.
+        statement: text that its line which runs code contains; the first such line counts, docstring included.
+        file: path of IPython's source file.
+        source: the lines of that file.
+        theirs: text that IPython's line which runs code contains.
     """
     lines, first = inspect.getsourcelines(function)
     code = function.__code__
@@ -408,7 +418,7 @@ def in_place(function: Any, statement: str, file: str, source: list[str], theirs
 
 
 def _without_columns(code: CodeType) -> bytes:
-    """The table of its lines less their columns, which are those of our text (Objects/locations.md of CPython)."""
+    """Build a line table without columns, which would be ours (format: Objects/locations.md of CPython)."""
     table, line = bytearray(), code.co_firstlineno
     for start, end, here in code.co_lines():
         for size in range((end - start) // 2, 0, -8):
@@ -427,7 +437,7 @@ def _without_columns(code: CodeType) -> bytes:
 
 
 def _murmur2(data: bytes) -> int:
-    """The hash by which ipykernel names the file that a cell seems to be in."""
+    """Hash a cell's source as ipykernel does for the file name of the cell."""
     multiplier, mask = 0x5BD1E995, 0xFFFFFFFF
     value = 0xC70F6907 ^ len(data)
     whole = len(data) & ~3
@@ -441,5 +451,5 @@ def _murmur2(data: bytes) -> int:
 
 
 def line_number(source: list[str], text: str) -> int:
-    """Number of the first line that holds the text, 1 where none does."""
+    """Return the number, from 1, of the first line that contains the text; 1 if there is none."""
     return next((number for number, line in enumerate(source, 1) if text in line), 1)

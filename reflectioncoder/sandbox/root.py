@@ -1,4 +1,4 @@
-"""A private, read-only root that holds the system's programs and libraries, the interpreter's own, and nothing else."""
+"""Builds a private, read-only root file system: system programs and libraries, Python's directories, nothing else."""
 
 import os
 from pathlib import Path
@@ -18,14 +18,21 @@ from reflectioncoder.sandbox.kernel import (
     mount,
 )
 
-NEW_ROOT = "/sys"  # a folder that every machine has and that holds nothing a program needs
+NEW_ROOT = "/sys"  # exists on every machine, and programs do not need it
 
 
 def private_root(visible: list[str]) -> list[tuple[str, str]]:
-    """Replace the root by a read-only tmpfs into which only the interpreter's own folders are bound.
+    """Replace the root by a read-only tmpfs that contains bind mounts of the system's and the given directories only.
+
+    Args:
+        visible: directories to show besides the system's.
 
     Returns:
-        (where it is, where it belongs) for each folder below /tmp, which every session covers with its own.
+        (present path, wanted path) of each visible directory below /tmp. Each session mounts its own /tmp and then
+        binds these directories into it.
+
+    Raises:
+        OSError: a mount is refused.
     """
     below_tmp: list[tuple[str, str]] = []
     mount("", "/", None, MS_REC | MS_PRIVATE)
@@ -67,7 +74,7 @@ def private_root(visible: list[str]) -> list[tuple[str, str]]:
     Path(f"{NEW_ROOT}/etc/group").write_text("root:x:0:\nuser:x:1000:\n")
     try:
         mount("proc", f"{NEW_ROOT}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    except OSError:  # in a user namespace a new /proc may only be mounted where an old one is wholly in sight
+    except OSError:  # a user namespace may mount a new /proc only if an existing one is fully visible
         mount("/proc", f"{NEW_ROOT}/proc", None, MS_BIND | MS_REC)
     lock(NEW_ROOT, MS_RDONLY | MS_NOSUID | MS_NODEV, recursive=False)
     os.chdir(NEW_ROOT)

@@ -1,8 +1,8 @@
-"""A system-call filter: what no program that is scored has any business with is refused with an error number.
+"""A seccomp filter: system calls that no scored program needs fail with an error number.
 
-A deny list, because programs in many languages run behind it; what the other layers rely on, and the parts of the
-kernel where most of its holes were found, are on it. It is written as classic BPF by hand: the base installation then
-needs no compiled library, and the program is forty lines.
+The filter is a deny list, because programs in many languages run under it. It lists the calls that could undo other
+layers of isolation, and the parts of the kernel with the most known vulnerabilities. The classic BPF program is written
+by hand; it takes forty lines and saves the base installation a compiled library.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import struct
 
 from reflectioncoder.sandbox.kernel import check_call, libc
 
-# name: number on x86-64, number on ARM64 (None: not there)
+# name: number on x86-64, number on ARM64 (None: does not exist)
 _REFUSED: dict[str, tuple[int, int | None]] = {
     "acct": (163, 89), "add_key": (248, 217), "adjtimex": (159, 171), "bpf": (321, 280), "chroot": (161, 51),
     "clock_adjtime": (305, 266), "clock_settime": (227, 112), "delete_module": (176, 106), "fanotify_init": (300, 262),
@@ -31,17 +31,17 @@ _REFUSED: dict[str, tuple[int, int | None]] = {
 }  # fmt: skip
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _PRCTL = (56, 220), 435, (41, 198), (53, 199), (157, 167)
-_NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW… flag but NEWTIME, which clone cannot give
+_NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW… flag except NEWTIME, which clone does not accept
 _X32 = 0x40000000
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 4, 22
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; the low half of argument 0
+_NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; _ARGUMENT is the low half of argument 0
 
 
 def _rows(machine: str, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
-    """The filter as (operation, jump if true, jump if false, operand)."""
+    """Return the BPF instructions as (operation, jump if true, jump if false, operand)."""
     architecture, column = _ARCHITECTURES[machine]
     families = (_AF_UNIX, _AF_INET, _AF_INET6) if unix_sockets else (_AF_INET, _AF_INET6)
     rows = [
@@ -54,13 +54,13 @@ def _rows(machine: str, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
     def refuse_here(code: int) -> tuple[int, int, int, int]:
         return (_RETURN, 0, 0, _ERRNO | code)
 
-    if machine == "x86_64":  # the 32-bit-pointer calls are the same ones under other numbers
+    if machine == "x86_64":  # the x32 ABI offers the same calls under other numbers
         rows += [(_JUMP_AT_LEAST, 0, 1, _X32), refuse_here(errno.ENOSYS)]
     for numbers in _REFUSED.values():
         number = numbers[column]
         if number is not None:
             rows += [(_JUMP_EQUAL, 0, 1, number), refuse_here(errno.EPERM)]
-    # the flags of clone3 lie in memory, where a filter cannot look; without it, libraries use clone
+    # clone3 passes its flags in memory, which a filter cannot read; libraries fall back to clone
     rows += [(_JUMP_EQUAL, 0, 1, _CLONE3), refuse_here(errno.ENOSYS)]
     rows += [
         (_JUMP_EQUAL, 0, 4, _CLONE[column]),
@@ -76,7 +76,7 @@ def _rows(machine: str, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
         refuse_here(errno.EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]
-    # some families, vsock among them, are not confined to a network namespace
+    # some socket families, such as vsock, are not confined to a network namespace
     for number, allowed in ((_SOCKET[column], families), (_SOCKETPAIR[column], (_AF_UNIX,))):
         rows += [(_JUMP_EQUAL, 0, len(allowed) + 3, number), (_LOAD, 0, 0, _ARGUMENT)]
         rows += [(_JUMP_EQUAL, len(allowed) - place, 0, family) for place, family in enumerate(allowed)]
@@ -85,7 +85,7 @@ def _rows(machine: str, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
 
 
 def available() -> bool:
-    """Whether the filter is written for this machine and its kernel takes filters."""
+    """Whether the filter supports this machine's architecture and the kernel supports seccomp filters."""
     if platform.machine() not in _ARCHITECTURES:
         return False
     try:
@@ -100,10 +100,10 @@ class _Program(ctypes.Structure):
 
 
 class SystemCallFilter:
-    """The filter, assembled once; every session then only installs it.
+    """The seccomp filter, assembled once and installed by each session.
 
     Args:
-        unix_sockets: whether programs may make Unix sockets that can be bound to a name; pairs they always may.
+        unix_sockets: whether `socket` may create Unix sockets; `socketpair` always may.
     """
 
     def __init__(self, unix_sockets: bool) -> None:
@@ -112,10 +112,10 @@ class SystemCallFilter:
         self._program = _Program(len(rows), ctypes.addressof(self._bytes))
 
     def install(self) -> None:
-        """Put it in force for this process and all it starts; needs no_new_privs. Raises OSError."""
+        """Install the filter for this process and its descendants; requires no_new_privs. Raises OSError."""
         check_call(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(self._program), 0, 0), "prctl(SECCOMP)")
 
 
 def hide_memory() -> None:
-    """Nobody of the same user may read or write this process's memory, not even itself through /proc."""
+    """Forbid processes of the same user to access this process's memory; /proc/self/mem is closed as well."""
     check_call(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(DUMPABLE)")

@@ -1,9 +1,12 @@
-"""The warm process behind `interpreter.py`: a fork server that imports IPython once.
+"""The warm process: a fork server that imports IPython once and forks a session per program.
 
-Started with a clean environment; needs the standard library and IPython only. Four kinds of process live here: the
-server, the spawner of first processes, one first process per session (all trusted; the last is pid 1 of its namespace,
-so that killing it kills the session), and the fork of the server that joins its namespaces and runs the program
-(`session.py`).
+`interpreter/warm_process.py` starts it with a clean environment. It needs only the standard library and IPython. There
+are four kinds of processes:
+
+- The server (trusted).
+- The spawner, which makes first processes (trusted, `spawner.py`).
+- One first process per session (trusted). It is pid 1 of the session's namespace, so killing it kills the session.
+- The program's process (untrusted): a fork of the server that joins the session's namespaces (`session.py`).
 """
 
 import gc
@@ -29,9 +32,15 @@ from reflectioncoder.sandbox.spawner import Spawner
 
 @dataclass(frozen=True)
 class Live:
-    """A session: its user number, memory limit in MiB, the kernel's kills before it, and its first process.
+    """A running session.
 
-    That is None without a process-id namespace. The descriptors tell when it and the program's process are gone.
+    Args:
+        user: session number, which determines the user id.
+        memory_mb: memory limit in MiB.
+        kills: how many processes the kernel had killed for lack of memory before the session started.
+        first: process id of the first process; None without a process-id namespace.
+        first_fd: pidfd of the first process; -1 without one.
+        program_fd: pidfd of the program's process.
     """
 
     user: int
@@ -43,7 +52,15 @@ class Live:
 
 
 class ForkServer:
-    """Answers the owner's requests (`new`, `kill`) one at a time, and ends when the owner does."""
+    """Serves the requests of the parent process (`new`, `memory`, `kill`) one at a time; ends when the parent ends.
+
+    Args:
+        control: socket to the parent process.
+        owner: pidfd of the parent process.
+        isolation: the layers in force.
+        spawner: makes first processes; None without a process-id namespace.
+        become_program: turns a fork into the program's process, given user number, descriptors and request.
+    """
 
     def __init__(
         self,
@@ -56,12 +73,12 @@ class ForkServer:
         self.control, self.owner, self.isolation, self.spawner = control, owner, isolation, spawner
         self.become_program = become_program
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if spawner else -1
-        self.idle_kb = _status_kb("self", "RssAnon:")  # every fork starts with as much
-        self.live: dict[int, Live] = {}  # by the process that runs the program
+        self.idle_kb = _status_kb("self", "RssAnon:")  # resident size that each fork starts with
+        self.live: dict[int, Live] = {}  # key: pid of the program's process
         self.poller = select.poll()
 
     def loop(self) -> None:
-        """Serve until the owner closes its end or dies."""
+        """Serve until the parent process closes its socket or ends."""
         self.poller.register(self.control, select.POLLIN)
         self.poller.register(self.owner, select.POLLIN)
         while True:
@@ -85,7 +102,7 @@ class ForkServer:
             self.control.send(json.dumps(reply).encode())
 
     def _program_ended(self, live: Live) -> None:
-        """What a program leaves running ends with it, so that its pipes close; its status waits to be collected."""
+        """Kill what a program has left running, so that its pipes close; `_kill` collects its exit status later."""
         self.poller.unregister(live.program_fd)
         if live.first is not None:
             _end(live.first_fd)
@@ -144,11 +161,15 @@ class ForkServer:
         os._exit(70)
 
     def _kill(self, pid: int, patience: float = 0.0) -> dict[str, Any]:
-        """Kill a session with all it started, and wait until it is gone.
+        """Kill a session and everything it started, and wait until all of it has ended.
 
         Args:
-            pid: the process that runs its program.
-            patience: seconds to let a session that is ending by itself say how it ended.
+            pid: process id of the program's process.
+            patience: seconds to wait for the program's process to end by itself, so that its exit status is known.
+
+        Returns:
+            `status`: exit status, or minus the signal number; `memory`: whether the kernel killed a process for lack
+            of memory. For an unknown session only `error`.
         """
         live = self.live.get(pid)
         if live is None:
@@ -174,14 +195,14 @@ class ForkServer:
         if live.first is None:
             self._end_strays(doomed)
         else:
-            select.select([live.first_fd], [], [])  # its namespace is empty when it is gone
+            select.select([live.first_fd], [], [])  # once it has ended, its namespace is empty
             os.close(live.first_fd)
         memory = self._kernel_kills() > live.kills
         self._cap()
         return {"status": os.waitstatus_to_exitcode(status), "memory": memory}
 
     def _end_strays(self, doomed: list[int]) -> None:
-        """Without a process-id namespace: end what a session leaves, also what it left to us by daemonising."""
+        """Kill what a session left running, daemonised processes included; used without a process-id namespace."""
         while doomed := doomed + [
             pid for pid, parent in _parents().items() if parent == os.getpid() and pid not in self.live
         ]:
@@ -194,18 +215,18 @@ class ForkServer:
             doomed = []
 
     def _peak_kb(self, pid: int) -> int:
-        """Most memory that a process still alive in a session has held, beyond what every fork starts with."""
+        """Return the highest peak memory among a session's live processes, beyond that of a fresh fork, in KiB."""
         peaks = [_status_kb(member, "VmHWM:") for member in [pid, *_descendants(pid)]]
         return max(max(peaks) - self.idle_kb, 0)
 
 
 def _end(process: int) -> None:
-    with suppress(ProcessLookupError):  # it has ended by itself, or was ended when the program was
+    with suppress(ProcessLookupError):  # it has already ended
         signal.pidfd_send_signal(process, signal.SIGKILL)
 
 
 def _status_kb(pid: int | str, name: str) -> int:
-    """A figure of a process in KiB; 0 where it is gone."""
+    """Return a field of /proc/PID/status in KiB; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -232,14 +253,14 @@ def _descendants(root: int) -> list[int]:
 
 
 def main() -> None:
-    """Take the descriptor of the control socket, the strategy and the visible folders from the command line."""
+    """Run the warm process; the command line holds the control socket's descriptor and the settings as JSON."""
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     try:
         owner = os.pidfd_open(settings["owner"])
         if os.getppid() != settings["owner"]:
             return
-        sys.path[:] = [path for path in sys.path[1:] if path] + settings["path"]  # the first is where we were found
+        sys.path[:] = [path for path in sys.path[1:] if path] + settings["path"]  # the first is our own parent folder
         sys.argv = [""]
         isolation = IsolationLayers(settings["strategy"], settings["visible"])
         private = [control.fileno(), owner, *isolation.private()]
@@ -254,7 +275,7 @@ def main() -> None:
         return
     ours = [name for name in sys.modules if name.split(".")[0] == "reflectioncoder"]
     for name in set(ours) - set(settings["preload"]):
-        del sys.modules[name]  # what runs here is not for programs to import, unless the owner asked for it
+        del sys.modules[name]  # programs see modules of this package only if they were preloaded
     gc.collect()
     gc.freeze()
     control.send(json.dumps({"level": isolation.level, "layers": isolation.layers()}).encode())
@@ -268,7 +289,7 @@ def main() -> None:
 def _warm_up(
     isolation: IsolationLayers, private: list[int], preload: list[str]
 ) -> Callable[[int, list[int], dict[str, Any]], None]:
-    """Import what programs run on, only now that the spawner has been forked small."""
+    """Import IPython and the preloaded modules; done after the fork of the spawner, which must stay small."""
     from reflectioncoder.sandbox.notebook import Notebook, make_shell
     from reflectioncoder.sandbox.session import as_ipython, become_program, prepare_streams
 

@@ -1,12 +1,17 @@
-"""The program's process of a session: gives up every privilege, then runs cells until the owner closes the pipe.
+"""The program's process of a session: drops every privilege, then runs cells until the parent closes the pipe.
 
-What this process says about a failure is only told on; that a cell ran to its end counts only with the signature that
-`_serve_cells` guards. Python code of the program cannot get at the signature; native code in the same process (and
-bytecode made by hand) can read all of its memory, and a program can make its own asserts meaningless (`__eq__`). Where
-that matters, use the outside judge (`judge.py`), which trusts values only. Cells of one session share a process:
-threads that an earlier cell left behind can meddle with later ones, so judge with one cell. The signature also assumes
-a Python before 3.13, where programs begin to be able to set the variables of running functions, and, where the owner
-is root, a user id of its own, without which a program may open its own memory as a file.
+The parent process does not rely on what this process reports about a failure. A cell counts as completed only with the
+signature that `_serve_cells` guards. The limits of that protection:
+
+- Python code of the program cannot get at the signature. Native code in the same process, and handmade bytecode, can
+  read all of its memory.
+- A program can make its own asserts meaningless (`__eq__`). Where that matters, use the outside judge
+  (`interpreter/judge.py`), which compares returned values only.
+- Cells of one session share a process, and threads that an earlier cell left behind can tamper with later cells. So
+  score a program with one cell.
+- The signature assumes a Python before 3.13; from 3.13 on, programs can set the variables of running functions.
+- If the parent process runs as root, the signature needs a session with a user id of its own. Otherwise a program may
+  open its own memory as a file.
 """
 
 import fcntl
@@ -28,13 +33,13 @@ from reflectioncoder.sandbox.notebook import Notebook, Output, in_place
 
 NONCE_BYTES = 16
 OUTPUT_FD, COMMAND_FD, RESULT_FD = 200, 201, 202
-RESULT = struct.Struct("<?III")  # whether memory ran out, line, bytes of the exception's name and of its message
+RESULT = struct.Struct("<?III")  # out of memory?, line, size in bytes of the exception's name and of its message
 LONGEST_MESSAGE = 2000
-KERNEL_DEPTH = 24  # frames above `_serve_cells`, so that endless recursion gets as deep as in a kernel: "(970 times)"
+KERNEL_DEPTH = 24  # frames above `_serve_cells`, so that endless recursion stops as in a kernel: "(970 times)"
 
 
 def _text_of(error: BaseException) -> tuple[bytes, bytes]:
-    """Name and message of an exception; both may run the program's own code, so nothing is trusted here."""
+    """Return name and message of an exception. Both may run the program's code, so neither is trusted."""
     parts = []
     for part in ("name", "message"):
         try:
@@ -57,7 +62,7 @@ def _read_exactly(fd: int, size: int, read: Any = os.read) -> bytes:
 
 
 def _deeper(run: Any, *arguments: Any) -> None:
-    """Call from as deep in the stack as a kernel."""
+    """Call a function at the stack depth at which a kernel runs cells."""
     depth, frame = 1, sys._getframe().f_back
     while frame is not None:
         depth, frame = depth + 1, frame.f_back
@@ -68,17 +73,19 @@ def _deeper(run: Any, *arguments: Any) -> None:
 
 
 def _serve_cells(awaiting: Awaiting, notebook: Notebook, command: int, result: int) -> None:
-    """Run cells until the command pipe closes, and sign the result of each that ran to its end.
+    """Run cells until the command pipe closes, and sign the result of each request that ran to its end.
 
-    What comes is a number of cells to run as one, each with its length, and a nonce; sending the nonce back is the only
-    way to be `ok`. All are compiled before the first runs, so that a solution cannot swallow its tests. The frames,
-    locals and globals of this function lie within reach of a program that looks for them, so while it runs the nonce is
-    in none of them: it is an argument of a `map` that only the evaluation stack of this frame holds, whose next step
-    writes it, and that step is reached only where every unit has returned; no variable is asked whether they have.
-    What is called here is bound to local names, which a program cannot set (before Python 3.13), and is the
-    interpreter's own functions, which it cannot patch; `guard.py` closes the doors to stacks and to steering this
-    function from outside, `awaiting.py` says how a statement that awaits shows its end. What is sent of failures needs
-    no protection.
+    A request holds the number of cells to run as one, each cell with its length, and a nonce. Only sending the nonce
+    back makes the outcome `ok`. All cells are compiled before the first one runs, so that a solution cannot swallow its
+    tests.
+
+    A program can reach the frames, locals and globals of this function. So while the program runs, none of them holds
+    the nonce: it is an argument of a `map` object that only the evaluation stack of this frame refers to. The next step
+    of that `map` writes the nonce, and the step is reached only after every unit has returned. No variable decides
+    that. The functions called here are bound to local names, which a program cannot set (before Python 3.13), and they
+    are C functions, which a program cannot patch. `guard.py` blocks access to evaluation stacks and control of this
+    function from outside; `awaiting.py` explains how the end of a statement that awaits is recognised. Failure reports
+    need no protection.
     """
     __tracebackhide__ = "__ipython_bottom__"  # IPython hides the frames above this one
     write, execute, leave, getpid, steps, every = os.write, exec, os._exit, os.getpid, map, BaseException
@@ -103,7 +110,7 @@ def _serve_cells(awaiting: Awaiting, notebook: Notebook, command: int, result: i
                         if place(watched) != paused:
                             raise RuntimeError("Event loop stopped before Future completed.")
             except every as error:
-                if getpid() != ours:  # a fork made by the program came back out of the cell: it has no say
+                if getpid() != ours:  # the program forked, and the child came back out of the cell: it must not answer
                     leave(0)
                 failure = failures.pop() if failures else failed(error, name) or (error, 0)
                 settle(notebook)
@@ -119,10 +126,13 @@ def _serve_cells(awaiting: Awaiting, notebook: Notebook, command: int, result: i
 
 
 def _receive(notebook: Notebook, awaiting: Awaiting, command: int) -> tuple[Any, ...] | None:
-    """The pieces of the cells that are to run as one, each with what watches it if it awaits; None: there are no more.
+    """Read one request and compile its cells; each unit that awaits gets its generator (see `awaiting.py`).
 
-    A loop of its own, because `_serve_cells` has to turn as often as a kernel runs statements: from the eighth on
-    CPython runs `exec` with one level less of recursion.
+    The loop over cells is not in `_serve_cells`, whose loop must turn as often as a kernel runs statements: from the
+    eighth turn on CPython runs `exec` with one level of recursion less.
+
+    Returns:
+        the units of all cells in order, or None at the end of the pipe.
     """
     count = _read_exactly(command, 4)
     if not count:
@@ -143,7 +153,7 @@ def _awaits(code: types.CodeType | None) -> bool:
 
 
 def _settle(notebook: Notebook) -> None:
-    """Bring out what the program has written or drawn; its own streams may do anything."""
+    """Draw figures and flush the streams. The program may have replaced the streams, so all errors are ignored."""
     for bring_out in (notebook.finish, lambda: sys.stdout.flush(), lambda: sys.stderr.flush()):
         try:
             bring_out()
@@ -152,13 +162,13 @@ def _settle(notebook: Notebook) -> None:
 
 
 def _report(error: BaseException, line: int) -> bytes:
-    """What is told about a failure."""
+    """Encode a failure for the parent process."""
     name, message = _text_of(error)
     return b"E" + RESULT.pack(isinstance(error, MemoryError), max(line, 0), len(name), len(message)) + name + message
 
 
 def as_ipython(notebook: Notebook) -> Any:
-    """`_serve_cells` as a part of IPython, for the tracebacks that show its frame."""
+    """Return `_serve_cells` disguised as a function of IPython, for the tracebacks that show its frame."""
     ours, theirs = "execute(code, namespace, namespace)", "exec(code_obj, self.user_global_ns, self.user_ns)"
     serve = in_place(_serve_cells, ours, notebook.file, notebook.source, theirs)
     return functools.partial(serve, Awaiting(notebook))
@@ -167,7 +177,16 @@ def as_ipython(notebook: Notebook) -> Any:
 def become_program(
     isolation: IsolationLayers, notebook: Notebook, serve: Any, slot: int, fds: list[int], request: dict[str, Any]
 ) -> None:
-    """Turn this fork into the untrusted process of a session, and serve its cells or commands; never returns."""
+    """Turn this fork into the untrusted process of a session and serve its cells or commands; never returns.
+
+    Args:
+        isolation: the layers in force.
+        notebook: the warmed-up notebook.
+        serve: the function from `as_ipython`.
+        slot: session number, which determines the user id.
+        fds: descriptors of the command, result and output pipes, in this order; commands have two outputs.
+        request: the request of the parent process: kind, folder, limits.
+    """
     told = fds[1]
     try:
         _take_places(fds)
@@ -188,14 +207,14 @@ def become_program(
 
 
 def _take_places(fds: list[int]) -> None:
-    """The standard streams, and the pipes at the top of the table, away from what a program opens and closes.
+    """Set up the standard streams and move the pipes to high descriptors, clear of those a program opens and closes.
 
-    Everything else that the warm process holds is closed, however many sessions it has open.
+    All other descriptors inherited from the warm process are closed.
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may hold signals back, as Ray's workers do
-    # out of the way first: with many sessions open a pipe may have the number of another's place
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent process may block signals, as Ray's workers do
+    # move all of them first: with many open sessions a pipe may already have a number needed for another
     command_fd, result_fd, output_fd, *others = (fcntl.fcntl(fd, fcntl.F_DUPFD, OUTPUT_FD + 100) for fd in fds)
     os.closerange(3, OUTPUT_FD + 100)
     null = os.open("/dev/null", os.O_RDWR)
@@ -209,7 +228,7 @@ def _take_places(fds: list[int]) -> None:
 
 
 def prepare_streams(notebook: Notebook) -> None:
-    """In the warm process: the streams and settings of programs, made ahead; the descriptors come with each session."""
+    """Create the streams and settings of programs in the warm process; each session fills in the descriptors."""
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, OUTPUT_FD, inheritable=False)
     os.close(null)

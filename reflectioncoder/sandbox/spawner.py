@@ -1,7 +1,7 @@
-"""A small process that makes the trusted first process of every session, with its namespaces and mounts.
+"""A small process that forks the trusted first process of each session, with its namespaces and mounts.
 
-It is forked before IPython is imported: a fork costs in proportion to what a process holds, and the first process
-holds nothing. One is always made ahead, on another core, while a program runs.
+It is itself forked before IPython is imported, because the cost of a fork grows with the memory of the process. It
+always prepares one first process ahead, on another core, while a program runs.
 """
 
 import os
@@ -12,15 +12,15 @@ from reflectioncoder.sandbox.kernel import CLONE_NEWPID, die_with_parent, setns,
 from reflectioncoder.sandbox.layers import IsolationLayers
 
 NAMESPACES = ("pid", "mnt", "ipc")
-_USERS = 1 << 14  # user ids of one warm process before they come round again
+_USERS = 1 << 14  # user ids per warm process; they are reused after that many sessions
 
 
 class Spawner:
-    """The warm process's handle on it.
+    """The warm process's handle on the spawner.
 
     Args:
-        isolation: how a session is isolated.
-        private: descriptors of the warm process that no session may hold.
+        isolation: the layers in force.
+        private: descriptors of the warm process that sessions must not inherit.
 
     Raises:
         OSError: no process can be forked.
@@ -41,13 +41,13 @@ class Spawner:
         self._socket.settimeout(60)
 
     def first_process(self) -> tuple[int, int, list[int]]:
-        """A new session's first process, ready.
+        """Return the first process of a new session.
 
         Returns:
-            its process id, the session's user number, and descriptors of its `NAMESPACES`, the caller's to close.
+            its process id, the session's user number, and descriptors of its `NAMESPACES`, which the caller closes.
 
         Raises:
-            OSError: it could not be made.
+            OSError: the first process could not be created.
         """
         self._socket.send(b"!")
         message, fds, _, _ = socket.recv_fds(self._socket, 1000, len(NAMESPACES))
@@ -58,7 +58,7 @@ class Spawner:
 
 
 def _serve(control: socket.socket, isolation: IsolationLayers) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what ends is reaped by the kernel
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps ended children
     own = os.open("/proc/self/ns/pid", os.O_RDONLY)
     made = 0
     while True:
@@ -84,7 +84,7 @@ def _make(isolation: IsolationLayers, user: int, own: int, control: socket.socke
                     ours.close()
                     os.close(own)
                     _first_process(isolation, user, theirs)
-                setns(own, CLONE_NEWPID)  # else the next unshare is refused
+                setns(own, CLONE_NEWPID)  # otherwise the next unshare is refused
             except OSError as error:
                 return f"X{error}".encode(), []
         message, fds, _, _ = socket.recv_fds(ours, 1000, len(NAMESPACES))

@@ -1,19 +1,23 @@
-"""A restricted encoding for values that leave a program: plain data only, so that reading it runs nobody's code.
+"""A restricted encoding for the values that a program returns: plain data only, so decoding never runs foreign code.
 
-The same file is read by the judge and sent, as text, into the program's process; it uses the standard library only. Of
-anything but plain data (numbers, text, bytes, the built-in containers) only the type's name leaves, and on this side it
-becomes an `Opaque`, which equals nothing else.
+The parent process imports this module, and the judge also sends its source into the program's process, so it uses only
+the standard library. Plain data are numbers, strings, bytes and the built-in containers. Any other value is encoded as
+the name of its type, and decoded as an `Opaque`, which equals nothing.
 """
 
 import json
 import math
 from typing import Any
 
-DEEPEST = 60  # levels of containers; deeper values, and those that contain themselves, are opaque
+DEEPEST = 60  # levels of nested containers; deeper values, and values that contain themselves, are opaque
 
 
 class Opaque:
-    """A value that was not plain data; only its type's name is known, and it equals nothing."""
+    """A value that was not plain data; it equals nothing, not even itself.
+
+    Args:
+        kind: name of the value's type.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -28,17 +32,21 @@ class Opaque:
 
 
 def encode_value(value: Any) -> str:
-    """Plain data as JSON text.
+    """Encode a value as JSON text.
 
     Args:
-        value: anything; subclasses of plain types count as opaque, because they may compare as they like. numpy's
-            scalars and arrays leave as the numbers and lists they hold, marked as such.
+        value: any value. Instances of subclasses of plain types are opaque, because they may redefine `==`. numpy
+            scalars are encoded as numbers; arrays as nested lists with a tag of their own.
     """
     return json.dumps(_tagged(value, DEEPEST))
 
 
 def decode_value(text: str) -> Any:
-    """What `encode_value` was given, or `Opaque` parts. Raises ValueError where the text is not of this encoding."""
+    """Decode text from `encode_value`; parts that were not plain data become `Opaque`.
+
+    Raises:
+        ValueError: the text is not in this encoding.
+    """
     try:
         return _value(json.loads(text), DEEPEST + 1)
     except (KeyError, IndexError, TypeError, RecursionError, OverflowError) as error:
@@ -50,7 +58,7 @@ def _tagged(value: Any, depth: int) -> Any:
     if value is None or kind is bool or kind is str:
         return value if kind is not str else ["s", value.encode("utf-8", "surrogatepass").hex()]
     if kind is int:
-        return ["i", hex(value)]  # decimal digits are limited in number
+        return ["i", hex(value)]  # Python limits the length of decimal integers
     if kind is float:
         return ["f", value.hex()]
     if kind is complex:
@@ -100,14 +108,15 @@ def _value(tagged: Any, depth: int) -> Any:
 
 
 def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
-    """Whether two plain values are equal: numbers within the tolerance, sets and dicts in any order.
+    """Whether two plain values are equal, numbers within a tolerance.
 
     Args:
         left, right: plain values.
-        tolerance: of floating-point numbers, relative and absolute as in `math.isclose`; 0 compares exactly.
+        tolerance: relative and absolute tolerance of floating-point numbers, as in `math.isclose`; 0 compares exactly.
 
     Returns:
-        as Python's `==`, so `1 == 1.0 == True` and a list is no tuple; but two NaNs at the same place are equal.
+        the result of Python's `==`, so `1 == 1.0 == True`, and a list never equals a tuple. The only exception: two
+        NaNs in the same position are equal.
     """
     numbers = (int, float, complex)
     if isinstance(left, numbers) and isinstance(right, numbers):
@@ -137,7 +146,7 @@ def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
 
 
 def _same_sets(left: Any, right: Any, tolerance: float) -> bool:
-    """Members pair up one to one; with a tolerance the first partner is taken, which is right for values far apart."""
+    """Pair up members in any order. With a tolerance the first match is taken, which suits values far apart."""
     if len(left) != len(right):
         return False
     if tolerance <= 0 and isinstance(left, (set, frozenset)):
