@@ -1,4 +1,4 @@
-"""Every exception of this package that crosses a module."""
+"""The exceptions that all parts of the package share."""
 
 
 class UserError(ValueError):
@@ -9,8 +9,8 @@ class UserError(ValueError):
 
 
 class RankError(UserError):
-    """Something that went wrong on one rank only, so that this rank has to say it."""
+    """An error on one rank only, which that rank must report itself."""
 
 
 class InfrastructureError(Exception):
-    """The warm process or a session could not be had; never the program's fault."""
+    """The warm process or a session failed or could not be started; never the program's fault."""

@@ -14,7 +14,7 @@ from reflectioncoder.tasks.base import Task, TaskOptions
 
 
 def task_options(config: GenerateConfig) -> TaskOptions:
-    """What `get_task` takes beside the name, from a configuration."""
+    """The task options in a configuration, for `get_task`."""
     return TaskOptions(config.seed, config.limit, config.levels, config.data)
 
 
