@@ -31,7 +31,7 @@ def add_task(name: str, make: Callable[[TaskOptions], Task]) -> None:
 
 
 def task_options(config: GenerateConfig) -> TaskOptions:
-    """What `get_task` takes beside the name, from a configuration."""
+    """The task options in a configuration, for `get_task`."""
     return TaskOptions(config.seed, config.limit, config.levels, config.data)
 
 

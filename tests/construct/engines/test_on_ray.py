@@ -176,7 +176,7 @@ def test_no_answer_is_paid_twice_when_the_last_node_goes_and_the_build_goes_on_e
             busy = ray.remote(crew.Actor).options(num_cpus=1, resources={f"node:{HEAD}": 0.1}).remote(dict)
             ray.get(busy.open.remote())  # nothing else finds room on the head node
             Later(answers, (20, other))
-            with pytest.raises(UserError, match=r"no node has taken any work for 3 s .*finished is kept") as caught:
+            with pytest.raises(UserError, match=r"no node has taken any work for 3 s .*problems are kept") as caught:
                 run(settings)
             assert "\n" not in str(caught.value)
             assert 20 <= answers() < 3 * count
