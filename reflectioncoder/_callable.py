@@ -20,6 +20,15 @@ class CallablePackage(ModuleType):
         """Call the function; its arguments, result and errors are those of `PACKAGE.VERB.VERB`."""
         return getattr(import_module(f"{self.__name__}.{self._verb()}"), self._verb())(*arguments, **named)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
+
+    @property
+    def __signature__(self) -> Any:
+        import inspect  # only where somebody looks
+
+        return inspect.signature(getattr(import_module(f"{self.__name__}.{self._verb()}"), self._verb()))
+
     def _verb(self) -> str:
         return self.__name__.rpartition(".")[2]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,13 @@ def test_a_verb_can_be_called_whatever_was_imported_before(first: str) -> None:
     )
     assert "k = [0]" in printed
     assert printed.endswith("wilson\n")
+
+
+@pytest.mark.parametrize("name", ["generate", "evaluate"])
+def test_a_verb_survives_pickling_and_shows_its_arguments(name: str) -> None:
+    verb = getattr(reflectioncoder, name)
+    assert pickle.loads(pickle.dumps(verb)) is verb
+    assert "config" in inspect.signature(verb).parameters
 
 
 @pytest.mark.slow

@@ -23,9 +23,9 @@ def add_task(name: str, make: Callable[[TaskOptions], Task]) -> None:
         make: called with the options (seed, limit, levels, data folder); returns the task.
 
     Raises:
-        UserError: there is a task of that name.
+        UserError: a task of the package has that name; one of your own is replaced.
     """
-    if name in known_tasks():
+    if name in known_tasks() and name not in _ADDED:
         raise UserError(f"task '{name}': there is one of that name")
     _ADDED[name] = make
 
