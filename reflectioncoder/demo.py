@@ -1,8 +1,8 @@
 """The whole pipeline with the embedded model: build, train two arms, score three, report.
 
 The arms are the untouched model, the same model after plain instruction tuning, and after ReflectionCoder, on the
-same problems and at equal training tokens. Each stage is a verb of the command line with its own directory; a stage
-that is finished is not done again, so an interrupted demo goes on where it was.
+same problems and at equal training tokens. Each stage is a command with its own directory. Finished stages are skipped,
+so an interrupted demo resumes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def train_configs(demo: DemoConfig) -> dict[str, TrainConfig]:
         seed=demo.seed,
         upsample=1,
         save_steps=0,
-        overwrite=True,  # a stage that was killed behind its last step is not known to be finished
+        overwrite=True,  # a stage killed after its last step is not recorded as finished
         masking=MaskingConfig(),
     )
     return {
@@ -78,13 +78,13 @@ def evaluate_config(demo: DemoConfig, arm: str, task: str) -> EvaluateConfig:
         output=f"{output}/completions.jsonl",
         limit=limit,
         levels=demo.levels,
-        max_new_tokens=320 if task == "humaneval" else 0,  # a small model that goes on longer only repeats itself
+        max_new_tokens=320 if task == "humaneval" else 0,  # beyond that a small model only repeats itself
     )
     return EvaluateConfig(generate=generate, output=output, seconds=3.0)
 
 
 def describe_demo(demo: DemoConfig) -> str:
-    """What a run would do, a line a stage."""
+    """The plan of a run, one line per stage."""
     lines = [f"build: {demo.problems} procedural problems into {demo.output}/build"]
     for arm, config in train_configs(demo).items():
         lines.append(f"train {arm}: {config.objective}, {config.max_tokens:,} tokens into {config.output}")
@@ -94,10 +94,10 @@ def describe_demo(demo: DemoConfig) -> str:
 
 
 def run_demo(demo: DemoConfig) -> dict[str, Any]:
-    """Run what is not done yet, print the table, write summary.json and report.html.
+    """Run the unfinished stages, print the table, and write summary.json and report.html.
 
     Returns:
-        What summary.json holds: the number of sequences, per task and arm pass@1 with its 95 % interval and n,
+        The contents of summary.json: the number of sequences, per task and arm pass@1 with its 95 % interval and n,
         paired comparisons, seconds by stage and the peak memory in MiB.
 
     Raises:
@@ -166,12 +166,12 @@ def score_table(summary: dict[str, Any]) -> Table:
 
 
 def _as_dict(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
-    """The result of a stage, all of them data classes, as what JSON holds."""
+    """The result of a stage, a dataclass, as a dictionary for JSON."""
     return dataclasses.asdict(stage(config))
 
 
 class _Stages:
-    """What is finished, with its time and memory; written after every stage."""
+    """The finished stages with their time and memory; saved after every stage."""
 
     def __init__(self, path: Path, console: Console) -> None:
         self.path, self.console = path, console

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import tomllib
@@ -95,8 +96,16 @@ def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = ""
         return tuple(_checked(get_args(hint)[0], item, name) for item in value)
     if origin in (Union, types.UnionType):
         return None if value is None else _checked(get_args(hint)[0], value, name)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise UserError(f"{name}: expected a finite number")
+        return value
+    if isinstance(value, str) and any(character < " " and character not in "\t\n\r" for character in value):
+        raise UserError(f"{name}: holds a control character, {value!r}")
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise UserError(f"{name}: expected {hint.__name__}, found {value!r}")
     return value
@@ -146,8 +155,10 @@ def read_value(hint: Any, text: str, name: str) -> Any:
         try:
             if len(text) > LONGEST_NUMBER:
                 raise ValueError
-            return hint(text)
-        except ValueError:
+            return _checked(hint, hint(text), name)
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{name}: expected {hint.__name__}, found '{text}'") from None
     return _checked(hint, text, name)
 

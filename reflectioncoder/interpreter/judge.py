@@ -67,9 +67,9 @@ exec({source!r}, {name}.__dict__)
 """
 _CALL = """\
 def {name}_answer():
-    arguments, keywords = {name}.decode({arguments!r})
+    arguments, keywords = {name}.decode_value({arguments!r})
     try:
-        return ["value", {name}.encode({function}(*arguments, **keywords))]
+        return ["value", {name}.encode_value({function}(*arguments, **keywords))]
     except Exception as error:
         return ["raised", type(error).__name__]
 _ = {name}_os.write(1, ("\\n{word}" + {name}_json.dumps({name}_answer())).encode())

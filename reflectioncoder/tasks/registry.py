@@ -1,4 +1,4 @@
-"""Every task by its name. Add yours to `known_tasks`."""
+"""Every task by its name. Add yours to `known_tasks`, or from outside the package with `add_task`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,31 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.tasks.base import Task, TaskOptions
 
 if TYPE_CHECKING:
     from reflectioncoder.config.evaluate import GenerateConfig
-from reflectioncoder.tasks.base import Task, TaskOptions
+
+_ADDED: dict[str, Callable[[TaskOptions], Task]] = {}
+
+
+def add_task(name: str, make: Callable[[TaskOptions], Task]) -> None:
+    """Make a task of your own known to `generate` and `evaluate` in this process.
+
+    Args:
+        name: what `--task` calls it; must not be one of `known_tasks`.
+        make: called with the options (seed, limit, levels, data folder); returns the task.
+
+    Raises:
+        UserError: a task of the package has that name; one of your own is replaced.
+    """
+    if name in known_tasks() and name not in _ADDED:
+        raise UserError(f"task '{name}': there is one of that name")
+    _ADDED[name] = make
 
 
 def task_options(config: GenerateConfig) -> TaskOptions:
-    """What `get_task` takes beside the name, from a configuration."""
+    """The task options in a configuration, for `get_task`."""
     return TaskOptions(config.seed, config.limit, config.levels, config.data)
 
 
@@ -56,4 +73,6 @@ def known_tasks() -> dict[str, Callable[[TaskOptions], Task]]:
         "ds1000": ds1000.DS1000,
         "ds1000_insertion": partial(ds1000.DS1000, insertion=True),
         **multipl_e.tasks(),
+        # add yours here
+        **_ADDED,
     }

@@ -157,7 +157,7 @@ def test_ctrl_c_says_one_line_and_keeps_what_is_finished(reference: Path, tmp_pa
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert len(errors.splitlines()) == 1
-    assert "what is finished is kept" in errors
+    assert "finished work is kept" in errors
     assert 2 <= len(recorded(output)) < 12
     build(settings(output), quiet())
     assert files(output) == files(reference)

@@ -273,7 +273,7 @@ def test_a_server_that_dies_half_way_leaves_what_is_finished(tmp_path: Path) -> 
 
     with ChatServer(script) as server:
         settings = config(output, problems, server.url, {"in_flight": 1, "retries": 1})
-        with pytest.raises(UserError, match=r"3 of 6 problems were finished and are kept: start again") as caught:
+        with pytest.raises(UserError, match=r"3 of 6 problems were finished and are kept: rerun to continue") as caught:
             run(settings)
         assert "\n" not in str(caught.value)
         assert progress(output).done == 3
@@ -288,7 +288,7 @@ def test_a_problem_that_the_server_never_answers_stays_open(tmp_path: Path) -> N
     problems, output = write_problems(tmp_path / "own.jsonl", 4), tmp_path / "out"
     with ChatServer(lambda _, request: failure(500) if place(request)[0] == 1 else model(request)) as server:
         settings = config(output, problems, server.url, {"retries": 1})
-        with pytest.raises(UserError, match=r"1 of 4 problems have no answer, first p1 \(server_error: .*start again"):
+        with pytest.raises(UserError, match=r"1 of 4 problems have no answer, first p1 \(server_error: .*rerun"):
             run(settings)
     found = progress(output)
     assert (found.done, found.rejected, found.open) == (3, {}, 1)

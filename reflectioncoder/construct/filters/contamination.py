@@ -1,13 +1,12 @@
-"""Which problems an evaluation set already holds: runs of words shared with its prompts and its solutions.
+"""Find problems that an evaluation set contains, by n-grams of words shared with its prompts and solutions.
 
-A problem is contaminated by a reference when it holds a large share of the runs of words in the reference's prompt, or
-of those in its solution, or when it asks for the same in other words (`wording.py`). The name of the function that is
-asked for is replaced by a sign of its own on both sides first, so a copy under another name is found, and a name alone
-says nothing. Runs that many problems of a benchmark have ("write a function to find the", imports) and rows of numbers
-do not count.
+A problem is contaminated by a reference if it contains a large share of the n-grams of the reference's prompt or of its
+solution, or if it makes the same request in other words (`same_request.py`). The requested function's name is first
+replaced by a placeholder on both sides, so a renamed copy is found and a common name alone does not count. N-grams that
+many problems of a benchmark share ("write a function to find the", imports) and rows of numbers do not count.
 
-It sees copies, whole or in part, and short requests in other words; not a task that is told as a story, nor the same
-algorithm written with other names of variables.
+It finds full and partial copies and reworded short requests. It does not find tasks retold as a story, nor the same
+algorithm with other variable names.
 docs/contamination.md says how the thresholds were measured.
 """
 
@@ -120,7 +119,7 @@ def runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _says_something(run: tuple[str, ...]) -> bool:
-    """Whether at least half of a run are words of two letters and more, not numbers and short variables."""
+    """Whether at least half of a run's words have two or more letters, so are no numbers or short variables."""
     return 2 * sum(word.isalpha() and len(word) > 1 for word in run) >= len(run)
 
 
@@ -163,7 +162,7 @@ class Detector:
         return len(self._references)
 
     def check(self, id: str, texts: Iterable[str], entry_point: str = "") -> Contamination | None:
-        """The reference that a problem shares most with, where that is too much.
+        """The reference with the largest overlap with a problem; None if no overlap reaches its threshold.
 
         Args:
             id: of the problem.
@@ -219,7 +218,7 @@ class Detector:
 
 
 def contaminated(problems: Iterable[Problem], detector: Detector) -> list[Contamination]:
-    """The contaminated ones of many problems, by instruction and solution, in their order."""
+    """The contaminated problems, by instruction and solution, in order."""
     found = (
         detector.check(problem.id, (problem.instruction, problem.solution or ""), problem.entry_point or "")
         for problem in problems
@@ -234,7 +233,7 @@ def load_references(sources: Sequence[str]) -> Iterator[Reference]:
     any other file all texts but tests and ids count, as prompts.
 
     Raises:
-        UserError: a source that is not there or holds no data file, or a row that cannot be read.
+        UserError: a source is missing or holds no data file, or a row cannot be read.
     """
     for source in sources:
         path = Path(source)

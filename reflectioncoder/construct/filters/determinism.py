@@ -1,7 +1,7 @@
-"""Whether the last round of a sequence would come out the same again.
+"""Check that the last round of a sequence is deterministic by running it again.
 
-Asserts on random numbers, clocks or addresses pass by chance; a model that learns from them learns that chance.
-Sessions all have the same hash seed, so an order that depends on hashes of text alone is not found.
+Asserts on random numbers, clocks or addresses pass by chance and must not be trained on. All sessions have the same
+hash seed, so an order that depends only on string hashes is not detected.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def last_program(dialogue: Dialogue) -> tuple[list[str], str]:
 
 
 def unstable(dialogue: Dialogue, problem: Problem, interpreter: Interpreter, repeats: int = 2) -> Rejected | None:
-    """Run the last round again in fresh sessions; a rejection where it ends or prints otherwise (but for addresses).
+    """Rerun the last round in fresh sessions; a rejection if outcome or output differ (addresses aside), else None.
 
     Args:
-        dialogue: a sequence whose last round ended well.
-        problem: what it was made from.
-        interpreter: an open one.
-        repeats: how often.
+        dialogue: a sequence whose last round succeeded.
+        problem: the sequence's problem.
+        interpreter: an open interpreter.
+        repeats: number of reruns.
 
     Raises:
         InfrastructureError: the interpreter failed, which says nothing about the sequence.

@@ -1,7 +1,7 @@
-"""Texts that are nearly the same: duplicates within a build, by the Jaccard index of their runs of words.
+"""Near-duplicates within a build, by the Jaccard index of their word n-grams.
 
-Candidates are found with MinHash, then the index is computed exactly. It sees copies, not paraphrases; what evaluation
-sets hold is found by `contamination.py`.
+Candidates are found with MinHash, then the index is computed exactly. This finds copies, not paraphrases; overlap with
+evaluation sets is found by `contamination.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ BANDS, ROWS = 24, 4
 
 @dataclass(frozen=True)
 class Overlap:
-    """A text that is nearly another.
+    """A near-duplicate of another text.
 
     Args:
-        id: of the text.
-        other: id of the one that is kept.
+        id: id of the text.
+        other: id of the text that is kept.
         share: Jaccard index of their n-grams, 0 to 1.
     """
 
@@ -41,9 +41,9 @@ def ngrams(text: str, n: int) -> list[str]:
 
 
 def near_duplicates(texts: Sequence[tuple[str, str]], threshold: float = 0.9, n: int = 5) -> list[Overlap]:
-    """The texts that are nearly one that comes before them and is kept.
+    """The texts that are near-duplicates of an earlier, kept text.
 
-    Texts are read once, those that another may be nearly the same as once more; in between, 200 bytes of each are kept.
+    Every text is read once, candidates for duplicates a second time; about 200 bytes per text are held in memory.
 
     Args:
         texts: (id, text), in the order in which they have precedence; may read them from elsewhere when asked.

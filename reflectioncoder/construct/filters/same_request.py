@@ -58,10 +58,10 @@ def _form(word: str) -> str:
 
 
 class Requests:
-    """What benchmarks ask for, to be compared with.
+    """The requests of benchmarks, to compare problems with.
 
     Args:
-        texts: their prompts; those that do not begin with what they ask for, or say little, are never found.
+        texts: their prompts; prompts that do not begin with the request, or have too few telling words, never match.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ class Requests:
         return sum(self._weights.get(word, 0.75 * math.log(self._count + 2)) for word in words)
 
     def closest(self, text: str, least: float) -> tuple[int, float, str] | None:
-        """The prompt that asks for the same.
+        """The prompt with the same request.
 
         Args:
             text: a request.

@@ -1,8 +1,8 @@
-"""Which sequences are worth training on: predicates that give a reason.
+"""Filters that decide which sequences are kept: predicates that return a reason for rejection.
 
-The first ones are those of appendix A (input and output found by keyword, unresolved errors, a single round); the
-rest go beyond the paper, as does `overlap.py`. A predicate gets the dialogue and its problem and returns what is
-wrong, or None. Nothing is run here except by the interpreter that `final_code_fails` is handed.
+The first are those of appendix A (input and output found by keyword, unresolved errors, a single round); the rest go
+beyond the paper, as does `near_duplicates.py`. A predicate gets the dialogue and its problem and returns the fault, or
+None. Code is run only by `final_code_fails`, in the interpreter passed to it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ IoMatch = Literal["tree", "words"]
 
 @dataclass(frozen=True)
 class Rejected:
-    """A problem that gave no sequence, or a sequence that is not kept: why, in a word and in detail."""
+    """A problem without a sequence, or a sequence that is not kept, with the reason and its detail."""
 
     problem_id: str
     reason: str
@@ -52,7 +52,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """What the predicates go by.
+    """Settings of the predicates.
 
     Args:
         io_names: called names, bare or as an attribute of a module, that count as input or output.
@@ -71,16 +71,16 @@ class FilterSettings:
 
 
 def settings_of(io_names: tuple[str, ...], max_rounds: int, io_match: IoMatch = "tree") -> FilterSettings:
-    """The settings of a build; without names of its own, those of this module."""
+    """The settings of a build; empty `io_names` selects the default names of this module."""
     return FilterSettings(io_names=io_names or IO_NAMES, io_match=io_match, max_rounds=max_rounds)
 
 
 Predicate = Callable[[Dialogue, Problem, FilterSettings], str | None]
 
 
-@lru_cache(maxsize=256)  # a conversation asks, and later the filters of the whole sequence
+@lru_cache(maxsize=256)  # called during the conversation and again for the whole sequence
 def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
-    """The first input or output that a piece of code does, by name; None where it does none.
+    """The name of the first input or output operation in a piece of code; None if there is none.
 
     Names are matched on the syntax tree, so "open" in a text or a method `open` of the code's own class does not
     count. Code that is no Python (`pip install x` in a notebook) falls back to its words at the start of a line.
@@ -237,11 +237,11 @@ def apply_filters(
     settings: FilterSettings | None = None,
     filters: Mapping[str, Predicate] = FILTERS,
 ) -> Rejected | None:
-    """The first filter that does not let a sequence through, with its reason, or None.
+    """Apply the filters in order; the first rejection, or None if the sequence passes all.
 
     Args:
         dialogue: a reflection dialogue.
-        problem: what it was made from.
+        problem: the sequence's problem.
         settings: limits and word lists.
         filters: name of the reason to predicate, tried in order.
     """

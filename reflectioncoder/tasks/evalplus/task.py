@@ -1,8 +1,8 @@
 """HumanEval, HumanEval+, MBPP and MBPP+ with evalplus's data and verdicts, but in the project's isolation.
 
 A candidate's function is called on all inputs of a group of tests, the base ones and the added ones, each group in a
-namespace of its own; what it returns is compared outside (`evalplus_compare.py`) with what the canonical solution
-returned (`expected.py`). A call may take four times the reference's time here, and at least a second, as in evalplus.
+namespace of its own; the returned values are compared outside (`compare.py`) with those of the canonical solution
+(`expected.py`). A call may take four times the reference's time on this machine, at least one second, as in evalplus.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def _new(text: str, prompt: str) -> str:
     gone: set[int] = set()
     theirs, ours = (["".join(line.split()) for line in side] for side in (lines, lines_of(prompt)))
     for same in SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks():
-        if any(re.search(r"\w", line) for line in theirs[same.a : same.a + same.size]):  # a lone brace is nobody's
+        if any(re.search(r"\w", line) for line in theirs[same.a : same.a + same.size]):  # not just a lone brace
             gone.update(range(same.a, same.a + same.size))
     kept = "\n".join(line for place, line in enumerate(lines) if place not in gone)
     return kept.strip("\n") + "\n" if kept.strip() else ""

@@ -1,6 +1,6 @@
-"""What is made once so that compilers start faster, kept in the cache and shown to programs read-only.
+"""Files prepared once so that compilers start faster; kept in the cache and mounted read-only for programs.
 
-None of it changes a verdict: it is the compiler's own work on its own library, done ahead, from trusted text only.
+They do not change verdicts: they are the compiler's work on its own library, done ahead and from trusted text only.
 C++: the standard headers, which every prompt includes, precompiled. Java: the compiler's classes, loaded and linked.
 TypeScript: a process image of the compiler that has read its library; `tsc` itself reads and checks that library
 anew for every file (a test holds the two equal, message by message).

@@ -1,7 +1,7 @@
 """The languages of MultiPL-E: how each is compiled and run, what it needs, and where its tests end.
 
 One row a language. Commands are those of MultiPL-E's own evaluators; what is added only makes them start faster and
-is named in `prepared.py`, or keeps a virtual machine within the memory and process limits of a session.
+is named in `compilers.py`, or keeps a virtual machine within the memory and process limits of a session.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Tool:
 class Language:
     """One language.
 
-    In commands, `{ready}` is the folder of `prepared.py`, `{heap}` half of the memory limit in MiB, and a tool's name
+    In commands, `{ready}` is the folder of `compilers.py`, `{heap}` half of the memory limit in MiB, and a tool's name
     stands for the path at which it was found.
 
     Args:

@@ -58,7 +58,7 @@ def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, PRINT)
-    with pytest.raises(UserError, match=rf"another build \(process {os.getpid()}\) is at work"):
+    with pytest.raises(UserError, match=rf"another build \(process {os.getpid()}\) is using it"):
         Ledger(tmp_path, PRINT)
     ledger.put(Entry("a", "done"))
     ledger.close()

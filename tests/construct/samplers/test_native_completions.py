@@ -89,7 +89,7 @@ def test_a_server_that_cannot_do_it_is_told_in_one_line_and_another_goes_on(
         run(behind(server, tmp_path, model, list(NUMBERS), chat={"in_flight": 1}))
     assert message in str(caught.value)
     assert "needs a server that takes vLLM's parameters" in str(caught.value)
-    assert "0 of 2 problems were finished and are kept: start again" in str(caught.value)
+    assert "0 of 2 problems were finished and are kept: rerun to continue" in str(caught.value)
     assert "\n" not in str(caught.value)
     with ChatServer(Completions(model)) as server:
         assert run(behind(server, tmp_path, model, list(NUMBERS))).sequences == 2
