@@ -1,1 +1,1 @@
-"""The isolated interpreter as its users see it; the far side is `sandbox/`."""
+"""The isolated Python interpreter: sessions, limits and verdicts. The sandboxed side is `sandbox/`."""

@@ -1,7 +1,7 @@
-"""One program, its function called on many inputs in one session: the fast way of scoring by values.
+"""Calls a program's function on many inputs in one session: the fast way to score by returned values.
 
-As in `judge.py` the program only returns values and what is expected never enters its process; but all calls are one
-cell, so that a thousand inputs cost little more than one. What the records mean is said in `sandbox/caller.py`.
+As in `judge.py`, the program only returns values, and expected values never enter its process. All calls run as one
+cell, so a thousand inputs cost little more than one. `sandbox/caller.py` defines the format of the records.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Lim
 from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
 
-CALLER_PRELOAD = ("reflectioncoder.sandbox.caller",)  # what the interpreter has to import ahead
-RECORD_CHARS = 2_000_000  # of all records of a cell, beyond what is expected
+CALLER_PRELOAD = ("reflectioncoder.sandbox.caller",)  # the interpreter must preload these modules
+RECORD_CHARS = 2_000_000  # characters allowed for all records of a cell, besides ten times the expected ones
 Mode = Literal["value", "set", "presence"]
 Record = Any  # JSON; see `sandbox/caller.py`
 
 
 @dataclass(frozen=True)
 class Calls:
-    """What a program's calls gave.
+    """The results of calling a program's function.
 
     Args:
-        outcome: "ok" where all were made and returned, "error" where one or the program raised, "timeout" where one
-            took too long, or the interpreter's outcome where the session ended.
-        records: of the calls that returned, in order; what is missing was not made or did not return.
-        error: the exception or the broken limit, empty where there was none.
-        seconds: of program and calls.
-        timings: seconds of each of the records' calls, where they were asked for.
+        outcome: "ok" if all calls returned, "error" if a call or the program itself raised, "timeout" if a call took
+            too long, otherwise the interpreter's outcome of the session.
+        records: records of the calls that returned, in order. Later calls failed or were not made.
+        error: the exception or the exceeded limit; empty if there was none.
+        seconds: wall-clock time of the program and all calls.
+        timings: duration in seconds of each call that has a record; empty unless requested.
     """
 
     outcome: str
@@ -54,16 +54,16 @@ def call_all(
     mode: Mode = "value",
     timed: bool = False,
 ) -> Calls:
-    """Run a program in a namespace of its own, and call its function on every input until one fails.
+    """Run a program in its own namespace, and call its function on each input until a call fails.
 
     Args:
-        session: of an interpreter that has `CALLER_PRELOAD` imported.
-        program: source text.
+        session: a session of an interpreter that preloads `CALLER_PRELOAD` (see `open_interpreter`).
+        program: source code of the program.
         entry_point: name of the function.
-        packed: the inputs, by `caller.pack_program`.
-        seconds: time limit of each call.
-        limits: time of all together, and characters of records.
-        mode: what is asked of each value; see `caller.serve`.
+        packed: the inputs, serialized by `caller.pack_program`.
+        seconds: time limit of each call in seconds, one per input.
+        limits: limits on the total time and on the characters of all records.
+        mode: what each record holds; see `caller.serve`.
         timed: whether to measure each call.
     """
     what = f"{program!r}, {entry_point!r}, {packed!r}, {list(seconds)!r}, {mode!r}, {timed!r}"
@@ -80,7 +80,7 @@ def call_all(
 
 
 def _read(result: CellResult, count: int, timed: bool) -> tuple[tuple[Record, ...], tuple[float, ...], Any]:
-    """Records, timings, and outcome and error of the last one where it is a failure. The text is the program's."""
+    """Parse the records, the timings, and (outcome, error) if the last record is a failure. The text is untrusted."""
     records: list[Record] = []
     timings: list[float] = []
     for line in result.text.split("\n"):
@@ -107,9 +107,13 @@ def _said(name: object, message: object) -> str:
 
 
 def bounded(record: Record, expected: Record) -> Record:
-    """A record as it may be decoded: a value far larger than the expected one becomes a large one that equals nothing.
+    """Replace a value far larger than the expected one by a record that equals nothing.
 
-    Decoding is on this side, outside every limit; see `judge.VALUE_CHARS`.
+    Records are decoded in this process, where no time limit applies; see `judge.VALUE_CHARS`.
+
+    Args:
+        record: a record from the program.
+        expected: the record of the expected value.
     """
     if type(record) is list and record[:1] == ["s"]:
         return ["s", *(_bounded(part, expected) for part in record[1:])]
@@ -126,10 +130,13 @@ def _bounded(record: Record, expected: Record) -> Record:
 
 
 def decoded(record: Record) -> tuple[str, Any]:
-    """The name of a value's type and the value; of a large one `values.Opaque`, which equals nothing.
+    """Decode a record.
+
+    Returns:
+        the name of the value's type, and the value. A hashed value is decoded as `values.Opaque`, which equals nothing.
 
     Raises:
-        ValueError: not a record.
+        ValueError: `record` is not a valid record of a value.
     """
     if type(record) is not list:
         return type(record).__name__, record
@@ -149,9 +156,9 @@ def decoded(record: Record) -> tuple[str, Any]:
 
 
 def same_record(left: Record, right: Record) -> bool:
-    """Whether two records stand for values that are equal by Python's `==`."""
+    """Whether the values of two records are equal by Python's `==`."""
     large = [type(record) is list and record[:1] == ["#"] for record in (left, right)]
-    if any(large):  # one may be large and the other not: 1.0 takes more characters than 1
+    if any(large):  # only one of two equal values may be hashed: 1.0 takes more characters than 1
         return _digested(left) == _digested(right) is not None
     if type(left) is not list and type(right) is not list:
         return bool(left == right)
@@ -163,7 +170,7 @@ def same_record(left: Record, right: Record) -> bool:
             item = mine
             while type(item) is list and len(item) == 1:
                 item = item[0]
-            # Python refuses to say whether an array of several equals something; and made of texts it can be huge
+            # the truth value of an array comparison exists for one item only, and an array of strings can be huge
             return type(item) is not list and bool(numpy.asarray(mine) == theirs)
         return bool(mine == theirs)
     except (ValueError, TypeError, RecursionError, OverflowError):
@@ -180,10 +187,10 @@ def _digested(record: Record) -> str | None:
 
 
 def with_time(limits: Limits, seconds: float, chars: int = 0) -> Limits:
-    """The same limits with another time, and room for the records of as many expected characters."""
+    """Copy the limits with another time limit, and an output limit that fits `chars` characters of expected records."""
     return dataclasses.replace(limits, seconds=seconds, output_chars=RECORD_CHARS + 10 * chars)
 
 
 def open_interpreter(limits: Limits, isolation: Any = "auto") -> Interpreter:
-    """An interpreter for `call_all`."""
+    """Open an interpreter for `call_all`. See `Interpreter` for arguments and errors."""
     return Interpreter(limits, isolation, preload=CALLER_PRELOAD)

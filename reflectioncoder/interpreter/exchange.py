@@ -1,4 +1,4 @@
-"""The protocol between a session and its owner: what is sent, and how an answer is vouched for."""
+"""The protocol between the parent process and a session: requests, limits, and the signature of an answer."""
 
 import codecs
 import json
@@ -17,7 +17,16 @@ _LONGEST_RESULT = 1 << 15
 
 
 class Failure(NamedTuple):
-    """What the program's process tells of a cell that raised: claims, good enough for what is no success anyway."""
+    """A cell's failure as reported by the program's process.
+
+    The report is not trusted, which does no harm: it never makes a run successful.
+
+    Args:
+        memory: whether the exception was a MemoryError.
+        line: line of the cell from 1; None if unknown.
+        exception: name of the exception's type; None if unknown.
+        message: text of the exception.
+    """
 
     memory: bool
     line: int | None
@@ -26,11 +35,11 @@ class Failure(NamedTuple):
 
 
 class Exchange(ABC):
-    """One request's traffic: sends it, collects text and answer, and notices every limit.
+    """Sends one request, collects output and answer, and enforces the time and output limits.
 
     Args:
         request: the bytes to send.
-        output_chars: most characters of all outputs together.
+        output_chars: limit on the characters of all outputs together.
     """
 
     def __init__(self, request: bytes, output_chars: int) -> None:
@@ -42,14 +51,24 @@ class Exchange(ABC):
 
     @abstractmethod
     def judge(self) -> str | None:
-        """`result` once the answer is complete, `forged` when it cannot become one, None while it may."""
+        """Check the answer so far: `result` if complete, `forged` if it cannot become valid, None if incomplete."""
 
     def text(self, place: int = 0) -> str:
-        """What one of the outputs has said; bytes that are no UTF-8 are replaced."""
+        """Return the text of output number `place`; bytes that are not UTF-8 are replaced."""
         return "".join(self._texts[place]) + self._decoders[place].decode(b"", final=True)
 
     def drive(self, command: int, outputs: Sequence[int], result: int, deadline: float) -> str:
-        """Until the answer, a limit or the end: `result`, `timeout`, `output_limit`, `forged` or `ended`."""
+        """Exchange data until there is an answer, a limit is exceeded, or the process ends.
+
+        Args:
+            command: descriptor to write the request to; like all of them non-blocking.
+            outputs: descriptors of the outputs.
+            result: descriptor to read the answer from.
+            deadline: end of the time limit, by `time.monotonic`.
+
+        Returns:
+            `result`, `timeout`, `output_limit`, `forged` or `ended`.
+        """
         places = {fd: place for place, fd in enumerate(outputs)}
         for place in places.values():
             self._texts[place] = []
@@ -72,7 +91,7 @@ class Exchange(ABC):
             for fd, place in places.items():
                 if fd in events:
                     more = self._drain(fd, place)
-                    if more is None:  # every writer has closed it; polling on would spin
+                    if more is None:  # all writers have closed it; further polling would spin
                         poller.unregister(fd)
                     elif not more:
                         return "output_limit"
@@ -81,7 +100,7 @@ class Exchange(ABC):
                 self.answer += data
                 state = self.judge() if data else "ended"
                 if state:
-                    # all that was written before the result is in the pipes by now
+                    # everything written before the result is in the pipes by now
                     for fd, place in places.items():
                         while deadline > time.monotonic() and (more := self._drain(fd, place)) is not None:
                             if not more:
@@ -90,7 +109,7 @@ class Exchange(ABC):
         return "timeout"
 
     def _drain(self, fd: int, place: int) -> bool | None:
-        """Read once. None: nothing there; False: over the cap."""
+        """Read once. Returns None if there is nothing to read, False if the output limit is exceeded."""
         try:
             data = os.read(fd, 1 << 16)
         except BlockingIOError:
@@ -104,7 +123,12 @@ class Exchange(ABC):
 
 
 class CellExchange(Exchange):
-    """Cells to run as one, and the signature or the failure that comes back."""
+    """Sends cells to run as one, and receives the signature or the failure.
+
+    Args:
+        cells: UTF-8 text of each cell.
+        output_chars: limit on the characters of output.
+    """
 
     def __init__(self, cells: Sequence[bytes], output_chars: int) -> None:
         self._nonce = b"=" + secrets.token_bytes(NONCE_BYTES - 1)
@@ -113,7 +137,7 @@ class CellExchange(Exchange):
         self.failure: Failure | None = None
 
     def judge(self) -> str | None:
-        """See `Exchange.judge`; a complete answer without a failure is the signature."""
+        """Check the answer (see `Exchange.judge`). A complete answer is either the signature or a failure."""
         answer = self.answer
         if not answer.startswith(b"E"):
             if answer == self._nonce:
@@ -134,7 +158,12 @@ class CellExchange(Exchange):
 
 
 class CommandExchange(Exchange):
-    """A command to run, and how it ended: a JSON object of a process that the command cannot reach."""
+    """Sends a command, and receives how it ended: a JSON object from a process that the command cannot reach.
+
+    Args:
+        request: the command, see `sandbox/commands.py`.
+        output_chars: limit on the characters of both outputs together.
+    """
 
     def __init__(self, request: dict[str, Any], output_chars: int) -> None:
         body = json.dumps(request).encode()
@@ -142,7 +171,7 @@ class CommandExchange(Exchange):
         self.ending: dict[str, Any] = {}
 
     def judge(self) -> str | None:
-        """See `Exchange.judge`."""
+        """Check the answer (see `Exchange.judge`); it is complete once it ends with a line break."""
         if not self.answer.endswith(b"\n"):
             return None if len(self.answer) < _LONGEST_RESULT else "forged"
         try:

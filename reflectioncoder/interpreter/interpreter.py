@@ -1,10 +1,11 @@
-"""The warm, isolated Python interpreter: runs programs cell by cell and prints what a notebook prints.
+"""The isolated Python interpreter: runs programs cell by cell and returns the text that a notebook shows.
 
-Reflection data is made by running programs that a model wrote and showing it the text of their failure (section 3.1
-and figure 1 of the paper, which uses Jupyter kernels). Here one warm process per `Interpreter` imports IPython once and
-forks a fresh session per program. This side is the judge: wall clock, output cap and the end of a process are what it
-saw itself, not what the program says. A run past its limit is a timeout whatever it reports; one that ends without a
-signed result is `killed`. What this does not stop is said in `sandbox/session.py`.
+To build reflection data, programs written by a model are run, and the model is shown the text of their failures
+(section 3.1 and figure 1 of the paper, which uses Jupyter kernels). Here each `Interpreter` has one warm process, which
+imports IPython once and forks a fresh session per program. This module makes the verdict. It measures the wall-clock
+time, the size of the output and the end of the process itself and does not rely on the program's reports: a run that
+exceeds its time limit is a timeout whatever it reports, and a run that ends without a signed result is `killed`.
+`sandbox/session.py` lists what this does not protect against.
 """
 
 import importlib.util
@@ -27,12 +28,15 @@ _STRATEGIES = {"auto": ("root", "user"), "full": ("root",), "reduced": ("root", 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one cell may use. Memory belongs to the session and is fixed when it starts.
+    """Limits of one cell, each above 0. The memory limit applies to a session and is fixed when the session starts.
 
     Args:
         seconds: wall-clock time of a cell.
-        memory_mb: address space of a process beyond what an idle session has, in MiB.
-        output_chars: characters of text; the rest is cut and the session ends.
+        memory_mb: address space of a process beyond that of an idle session, in MiB.
+        output_chars: characters of output. Longer output is cut off and ends the session.
+
+    Raises:
+        UserError: a limit is not above 0.
     """
 
     seconds: float = 5.0
@@ -47,14 +51,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What a cell did.
+    """The result of running a cell.
 
     Args:
-        outcome: `ok`, `error` (it raised), or what ended it; `infrastructure` is our fault, never the program's.
+        outcome: `ok`, `error` (the cell raised an exception), or what ended the run. `infrastructure` is a failure of
+            the interpreter itself, never of the program.
         text: what a notebook shows for the cell, without terminal colours.
-        exception: name of the exception's type.
-        message: the exception's text, or why the run was ended.
-        line: line of the cell at which the failing top-level statement stood (the first arrow of the traceback).
+        exception: name of the exception's type; None if there was none.
+        message: text of the exception, or why the run was ended.
+        line: line of the cell, from 1, of the top-level statement that failed (first arrow of the traceback).
         seconds: wall-clock time.
     """
 
@@ -72,12 +77,12 @@ class CellResult:
 
     @property
     def error(self) -> str:
-        """What went wrong: exception and first line of its message, at most 300 characters; empty where ok."""
+        """Exception and first line of its message, at most 300 characters; empty if `ok`."""
         return "" if self.ok else ": ".join(filter(None, (self.exception, first_line(self.message or ""))))[:300]
 
 
 class Session:
-    """One program's process: cells run in it share state, as in a notebook. Made by `Interpreter.session`."""
+    """The process of one program. Its cells share state, as in a notebook. Created by `Interpreter.session`."""
 
     def __init__(self, warm: WarmProcess, limits: Limits, module: bool = False) -> None:
         self._limits = limits
@@ -91,42 +96,46 @@ class Session:
         self.close()
 
     def close(self, peak: bool = False) -> int:
-        """Kill whatever the session still runs; safe to call twice.
+        """End the session and kill its processes; may be called twice.
 
         Args:
-            peak: whether to look how much memory it has held; costs a little time.
+            peak: whether to measure the peak memory, which takes a little time.
 
         Returns:
-            the most memory that one of its living processes has held beyond an idle session's, in MiB, if asked for.
+            the highest peak memory among its live processes, beyond that of an idle session, in MiB; 0 if not
+            requested.
         """
         return int(self._remote.close(peak=peak).get("peak_kb", 0)) // 1024
 
     @property
     def ended(self) -> bool:
-        """Whether it takes no more cells: it was closed, or a cell ended it."""
+        """Whether the session accepts no more cells, because it was closed or a cell ended it."""
         return self._remote.ended is not None
 
     def run(self, code: str, limits: Limits | None = None) -> CellResult:
         """Run one cell.
 
         Args:
-            code: the text of the cell.
-            limits: other time and output limits for this cell only.
+            code: source code of the cell.
+            limits: time and output limits for this cell instead of the session's.
 
         Returns:
-            what the cell did; a cell that breaks a limit also ends the session, and later cells are `killed` unrun.
+            the result. A cell that exceeds a limit also ends the session; later cells are not run and are `killed`.
         """
         return self.run_together([code], limits)
 
     def run_together(self, cells: Sequence[str], limits: Limits | None = None) -> CellResult:
-        """Run cells as one program, such as a solution and its tests; stops at the first that raises.
+        """Run several cells as one program, such as a solution and its tests; stops at the first that raises.
 
-        All are compiled before the first runs, each on its own, so that no cell can reach another's text. `ok` says
-        that every statement of every cell has run to its end.
+        All cells are compiled before the first one runs, each on its own, so that no cell can reach the text of
+        another. `ok` means that every statement of every cell has run to its end.
 
         Args:
-            cells: their texts.
-            limits: other time and output limits, for all of them together.
+            cells: source code of each cell.
+            limits: time and output limits for all cells together, instead of the session's.
+
+        Returns:
+            one result for all cells.
         """
         if self._remote.ended is not None:
             return CellResult("killed", "", message=f"not run: {self._remote.ended}")
@@ -157,16 +166,19 @@ class Session:
 
 
 def outcome_of_ending(verdict: str, how: dict[str, Any], limits: Limits, memory_mb: int) -> tuple[Outcome, str]:
-    """What ended a session, and the words for it.
+    """Determine why a session ended.
 
     Args:
-        verdict: of the exchange, any but `result`.
-        how: the warm process's account of the session's end.
-        limits: of the cell or command.
-        memory_mb: of the session.
+        verdict: the verdict of `Exchange.drive`, any except `result`.
+        how: the warm process's report, from `Remote.close`.
+        limits: limits of the cell or command.
+        memory_mb: memory limit of the session in MiB.
+
+    Returns:
+        the outcome, and a message that explains it.
 
     Raises:
-        InfrastructureError: the warm process itself is gone, so nothing is known.
+        InfrastructureError: the warm process itself has ended, so the outcome is unknown.
     """
     if "lost" in how:
         raise InfrastructureError(how["lost"])
@@ -187,16 +199,16 @@ class Interpreter:
 
     Args:
         limits: default limits of a cell.
-        isolation: `auto` takes the best that this machine gives but never less than `reduced`; `full` and `reduced`
-            insist on at least that much; `none` (limits only: the program reaches network and files) must be asked for.
-        preload: modules to import once in the warm process, such as "numpy"; docs/interpreter.md says what they cost.
-        visible: folders that programs may read besides /usr and Python's own, such as a toolchain's.
-        python: the Python that programs run on, such as another virtual environment's, with IPython in it; empty for
-            the one that runs this.
-        variables: environment variables of programs, besides PATH, HOME, TMPDIR, LANG and the numbers of threads.
+        isolation: `auto` uses the best level that this machine offers, at least `reduced`. `full` and `reduced` require
+            at least that level. `none` applies limits only: the program can use the network and all files.
+        preload: modules to import once in the warm process, such as "numpy"; see docs/interpreter.md for their cost.
+        visible: directories that programs may read besides /usr and Python's own, such as those of a toolchain.
+        python: executable of the Python that runs the programs, such as that of another virtual environment. It needs
+            IPython. Empty for the current one.
+        variables: environment variables of programs besides PATH, HOME, TMPDIR, LANG and the thread counts.
 
     Raises:
-        UserError: the level cannot be had here, or a module cannot be imported.
+        UserError: this machine does not offer the isolation level, or a module cannot be imported.
     """
 
     def __init__(
@@ -239,18 +251,18 @@ class Interpreter:
             self._finalizer: Callable[[], object] = weakref.finalize(self, _stop_in_owner, warm, os.getpid())
             return
         raise UserError(
-            f"programs cannot be isolated here ({'; '.join(reasons)}): allow user namespaces or run as root,"
-            " or accept programs that reach network and files with isolation='none'"
+            f"cannot isolate programs on this machine ({'; '.join(reasons)}): allow user namespaces or run as root,"
+            " or pass isolation='none', which lets programs use the network and all files"
         )
 
     @property
     def isolation(self) -> str:
-        """The level in force: `full`, `reduced` or `none`."""
+        """The isolation level in force: `full`, `reduced` or `none`."""
         return self._warm.level
 
     @property
     def layers(self) -> dict[str, bool]:
-        """Each layer of isolation and whether it is in force."""
+        """Each isolation layer by name, and whether it is in force."""
         return dict(self._warm.layers)
 
     def __enter__(self) -> "Interpreter":
@@ -260,16 +272,19 @@ class Interpreter:
         self.close()
 
     def close(self) -> None:
-        """End the warm process and every session of it."""
+        """End the warm process and all its sessions."""
         self._finalizer()
 
     def start(self, make: Callable[[WarmProcess], T]) -> T:
-        """Start something that lives in a fresh session, with a new warm process where the present one is lost.
+        """Create an object that owns a fresh session; restarts the warm process once if it has ended.
+
+        Args:
+            make: creates the object, given the warm process.
 
         Raises:
             UserError: no session can be started, even with a new warm process.
         """
-        if os.getpid() != self._owner:  # our process was forked; the warm process belongs to the other one
+        if os.getpid() != self._owner:  # this process is a fork; the warm process belongs to its parent
             self._open()
         try:
             return make(self._warm)
@@ -282,12 +297,12 @@ class Interpreter:
             raise UserError(f"the interpreter cannot start sessions: {error}") from error
 
     def session(self, limits: Limits | None = None, module: bool = False) -> Session:
-        """A fresh session whose cells share state.
+        """Start a fresh session whose cells share state.
 
         Args:
-            limits: of each cell.
-            module: run programs as an imported module and not as a notebook: `__name__` is not "__main__", there is no
-                kernel's command line, and `asyncio.run` works, which it does not inside a kernel's event loop.
+            limits: limits of each cell.
+            module: run programs as an imported module instead of a notebook: `__name__` is not "__main__", there is no
+                kernel command line, and `asyncio.run` works (a kernel runs cells inside its event loop).
 
         Raises:
             UserError: no session can be started.
@@ -304,11 +319,11 @@ class Interpreter:
         """Run a program in a fresh session.
 
         Args:
-            code: one cell, or several that run one after the other, also after one that raised.
-            limits: of each cell.
+            code: one cell, or a list of cells. They run one after the other, even after a cell that raised.
+            limits: limits of each cell.
 
         Returns:
-            one result for one cell, a list of them for a list; cells after one that ended the session are `killed`
+            one result for one cell, a list of results for a list. Cells after one that ended the session are `killed`,
             with a message that says so.
         """
         with self.session(limits) as session:
@@ -333,7 +348,7 @@ _REMEDIES = {
 
 
 def describe_isolation() -> list[str]:
-    """What this machine gives, a line per layer, and what would give more; for `reflectioncoder doctor`."""
+    """List the isolation layers that this machine offers, with remedies for missing ones (`reflectioncoder doctor`)."""
     try:
         with Interpreter() as interpreter:
             lines = [f"interpreter isolation: {interpreter.isolation}"]

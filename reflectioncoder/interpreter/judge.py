@@ -1,9 +1,10 @@
-"""The outside judge: a program only returns values, and what is expected of it never enters its process.
+"""The outside judge: a program only returns values, and expected values never enter its process.
 
-Asserts that run beside a program can be fooled by it: an object whose `__eq__` is always true, a patched `abs`, native
-code that forges the result. Here the program's process gets arguments, sends back what its function returned in a
-restricted encoding (`sandbox/values.py`), and the comparison happens on this side. So the most a hostile program can do
-is to return a wrong value. Reflection rounds keep their asserts in the process, because there the model writes both.
+A program can fool asserts that run in its own process: with an object whose `__eq__` is always true, a patched `abs`,
+or native code that forges the result. Here the program's process receives arguments and sends back what its function
+returned, in a restricted encoding (`sandbox/values.py`), and the parent process compares. The worst that a hostile
+program can do is return a wrong value. Reflection rounds keep their asserts in the program's process, because there the
+model writes both.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from reflectioncoder.sandbox import values
 
 @dataclass(frozen=True)
 class Example:
-    """One call and what it must return.
+    """One call of the function, and what it must return.
 
     Args:
-        arguments: of the call, plain data; anew for every call, so that a program that changes them changes its own.
-        expected: the value, plain data; not used where `raises` is given.
-        keywords: keyword arguments of the call.
-        raises: name of the exception's type that the call must raise.
+        arguments: positional arguments, plain data. Each call gets its own copy.
+        expected: the expected value, plain data; ignored if `raises` is given.
+        keywords: keyword arguments.
+        raises: name of the exception type that the call must raise, if any.
     """
 
     arguments: tuple[Any, ...]
@@ -40,15 +41,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one example showed.
+    """The verdict on one example.
 
     Args:
-        passed: the call ended well within its limits and returned (or raised) what was expected.
-        outcome: `wrong` where a value came back that is not the expected one, else the interpreter's outcome;
-            `infrastructure` says that nothing is known, and is never the program's failure.
-        value: what was returned; an `Opaque` stands for what is not plain data.
-        detail: the exception or the broken limit, empty where there was none.
-        seconds: of the call.
+        passed: whether the call stayed within its limits and returned (or raised) what was expected.
+        outcome: `wrong` if the returned value is not the expected one, otherwise the interpreter's outcome.
+            `infrastructure` means that the verdict is unknown; it is never a failure of the program.
+        value: the returned value, with an `Opaque` for whatever is not plain data.
+        detail: the exception or the exceeded limit; empty if there was none.
+        seconds: wall-clock time of the call.
     """
 
     passed: bool
@@ -58,8 +59,8 @@ class Judgement:
     seconds: float = 0.0
 
 
-# The call's value leaves as the last line of the cell's output, behind a word that is new for every call. A program may
-# find the word and write another value behind it: it has then returned a wrong value, no more.
+# The returned value is the last line of the cell's output, after a marker word that is random for each call. A program
+# may find the word and write another value after it; this only amounts to returning a wrong value.
 _CODEC = """\
 import json as {name}_json, os as {name}_os, types as {name}_types
 {name} = {name}_types.ModuleType({name!r})
@@ -74,8 +75,9 @@ def {name}_answer():
         return ["raised", type(error).__name__]
 _ = {name}_os.write(1, ("\\n{word}" + {name}_json.dumps({name}_answer())).encode())
 """
-# Of an encoded value beyond ten times the expected one's size. Reading is on this side, outside every limit, and
-# integers can be made to collide in a set, so that reading takes quadratic time: half a second at this size.
+# Characters allowed for an encoded value, besides ten times the size of the expected one. Values are decoded in this
+# process, where no time limit applies, and integers chosen to collide in a set take quadratic time to decode: half a
+# second at this size.
 VALUE_CHARS = 250_000
 
 
@@ -87,22 +89,22 @@ def judge(
     limits: Limits | None = None,
     tolerance: float = 0.0,
 ) -> list[Judgement]:
-    """Call a program's function on every example and compare outside.
+    """Call a program's function on each example, and compare the values outside its process.
 
     Args:
-        program: its source, or several cells of it; it runs once, and the calls follow in the same session.
+        program: source code, as one cell or several. It runs once; the calls follow in the same session.
         entry_point: name of the function, or a dotted expression such as `Solution().solve`.
-        examples: the calls; their expected values stay here.
+        examples: the calls; their expected values never enter the program's process.
         interpreter: an open interpreter.
-        limits: of the program's own run and of each call.
-        tolerance: of floating-point numbers; 0 compares exactly.
+        limits: limits of the program's own run and of each call.
+        tolerance: relative and absolute tolerance of floating-point numbers; 0 compares exactly.
 
     Returns:
-        one judgement an example; where the program itself does not run, all say so. After a call that broke a limit
-        the rest run in a fresh session.
+        one judgement per example. If the program itself fails, all of them report that. After a call that exceeded a
+        limit, the remaining calls run in a fresh session.
 
     Raises:
-        UserError: the entry point is no name, or an example is not plain data.
+        UserError: the entry point is not a name, or an example is not plain data.
     """
     if not all(part.rstrip("()").isidentifier() for part in entry_point.split(".")):
         raise UserError(f"entry point {entry_point!r}: not the name of a function")
@@ -134,7 +136,7 @@ def _sent(example: Example, number: int) -> str:
     text = values.encode_value(plain)
     for name, value in (("arguments", plain), ("expected", example.expected)):
         if not values.same(values.decode_value(values.encode_value(value)), value):
-            raise UserError(f"example {number}: its {name} are not plain data (numbers, text, bytes, containers)")
+            raise UserError(f"example {number}: {name} must be plain data (numbers, text, bytes, built-in containers)")
     return text
 
 

@@ -1,4 +1,4 @@
-"""A pool of open interpreters that threads, or coroutines, take turns at."""
+"""A pool of open interpreters, shared by threads or coroutines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ R = TypeVar("R")
 
 
 def open_all(count: int, make: Callable[[], Interpreter]) -> list[Interpreter]:
-    """Start interpreters side by side.
+    """Start several interpreters in parallel.
 
     Args:
-        count: how many.
-        make: starts one.
+        count: number of interpreters, at least 1.
+        make: starts one interpreter.
 
     Raises:
-        UserError: one did not start; the others are closed.
+        UserError: an interpreter did not start; the others have been closed.
     """
     with ThreadPoolExecutor(count, thread_name_prefix="interpreter") as threads:
         starts = [threads.submit(make) for _ in range(count)]
@@ -34,16 +34,16 @@ def open_all(count: int, make: Callable[[], Interpreter]) -> list[Interpreter]:
 
 
 def close_all(interpreters: Sequence[Interpreter]) -> None:
-    """Close interpreters side by side."""
+    """Close interpreters in parallel."""
     with ThreadPoolExecutor(max(1, len(interpreters))) as threads:
         list(threads.map(lambda interpreter: interpreter.close(), interpreters))
 
 
 class Pool:
-    """Open interpreters, each used by one thread at a time; a context manager that leaves them open.
+    """Lends open interpreters, each to one thread at a time. Closing the pool leaves the interpreters open.
 
     Args:
-        interpreters: at least one.
+        interpreters: the open interpreters, at least one.
     """
 
     def __init__(self, interpreters: Sequence[Interpreter]) -> None:
@@ -59,11 +59,11 @@ class Pool:
         self.close()
 
     def close(self) -> None:
-        """Wait for what is under way and let go of the threads."""
+        """Wait for running calls and stop the threads."""
         self._threads.shutdown()
 
     def use(self, work: Callable[[Interpreter], T]) -> T:
-        """Call a function with the next free interpreter, in this thread."""
+        """Call a function with the next free interpreter, in the calling thread."""
         interpreter = self._free.get()
         try:
             return work(interpreter)
@@ -71,17 +71,22 @@ class Pool:
             self._free.put(interpreter)
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Call a function that uses the pool with every item, in as many threads as there are interpreters.
+        """Call a function on each item, in as many threads as there are interpreters.
+
+        Args:
+            work: the function; it gets an interpreter through `use`.
+            items: its arguments.
 
         Returns:
-            what it returns, in the items' order.
+            the results, in the order of the items.
         """
         return self._threads.map(work, items)
 
     async def use_async(self, work: Callable[[Interpreter], T]) -> T:
-        """Call a function with the next free interpreter, in a thread of the pool's.
+        """Call a function with the next free interpreter, in a thread of the pool.
 
-        Cancelled, the call still runs to the program's time limit, and only then is the interpreter free.
+        If the coroutine is cancelled, a call that has started still runs to its end, at most to the program's time
+        limit. Only then is the interpreter free again.
         """
         call = self._threads.submit(self.use, work)
         ended = asyncio.wrap_future(call)

@@ -1,4 +1,4 @@
-"""The trusted side of a warm process: starts it, asks it for sessions, and judges what comes out of them."""
+"""Starts the warm process (the fork server of `sandbox/server.py`) and drives its sessions from the parent process."""
 
 import importlib.util
 import json
@@ -19,13 +19,19 @@ from typing import Any, NamedTuple
 from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.exchange import Exchange
 
-START_SECONDS = 60.0  # for the warm process and for a session to come up; generous, machines are shared
+START_SECONDS = 60.0  # timeout for the start of the warm process or of a session; long, because machines are shared
 _PACKAGES = str(Path(__file__).parents[2])
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from reflectioncoder.sandbox.server import main; main()"
 
 
 class Python(NamedTuple):
-    """A Python with IPython: its program, the folders it lives in, and the one that IPython is imported from."""
+    """A Python installation that has IPython.
+
+    Args:
+        executable: path of the executable.
+        folders: its installation directories (`sys.prefix` and the like).
+        site: directory from which IPython is imported.
+    """
 
     executable: str
     folders: tuple[str, ...]
@@ -33,7 +39,7 @@ class Python(NamedTuple):
 
 
 def own_python() -> Python:
-    """The one we run on. Raises UserError where it has no IPython."""
+    """Return the current Python. Raises UserError if it has no IPython."""
     spec = importlib.util.find_spec("IPython")
     if spec is None or spec.origin is None:
         raise UserError("the interpreter needs IPython: pip install ipython==8.24.0")
@@ -52,14 +58,14 @@ print(json.dumps([sys.version_info[:2], [sys.prefix, sys.exec_prefix, sys.base_p
 
 @cache
 def other_python(executable: str, modules: tuple[str, ...] = ()) -> Python:
-    """Another Python, such as a virtual environment's, asked about itself.
+    """Inspect another Python, such as that of a virtual environment.
 
     Args:
-        executable: its program.
-        modules: what it must be able to import.
+        executable: path of the executable.
+        modules: modules that it must be able to import.
 
     Raises:
-        UserError: it does not run, is too old or too new, or lacks IPython or one of the modules.
+        UserError: it does not run, its version is not 3.11 or 3.12, or IPython or one of the modules is missing.
     """
     try:
         command = [executable, "-s", "-P", "-c", _ASK, *modules]
@@ -77,17 +83,17 @@ def other_python(executable: str, modules: tuple[str, ...] = ()) -> Python:
 
 
 class WarmProcess:
-    """The owner's handle on one fork server.
+    """The parent process's handle on one fork server.
 
     Args:
-        strategy: how programs are isolated, see `layers.IsolationLayers`.
+        strategy: `root`, `user` or `none`; see `layers.IsolationLayers`.
         preload: modules to import before the first fork.
-        visible: folders that programs may read besides the system's and Python's own.
-        python: the Python that programs run on.
-        variables: more environment variables of programs.
+        visible: directories that programs may read besides the system's and Python's own.
+        python: the Python that runs the programs; None for the current one.
+        variables: additional environment variables of programs.
 
     Raises:
-        InfrastructureError: the process does not come up.
+        InfrastructureError: the process does not start.
     """
 
     def __init__(
@@ -104,7 +110,7 @@ class WarmProcess:
         self.lock = threading.Lock()
         self.folder = tempfile.mkdtemp(prefix="reflectioncoder-") if strategy == "none" else None
         shown = {*python.folders, python.site, *map(os.path.abspath, visible)}
-        shown.add(str(Path(__file__).parents[1] / "sandbox"))  # the warm process imports half of it behind its walls
+        shown.add(str(Path(__file__).parents[1] / "sandbox"))  # half of it is imported once isolated
         settings = {
             "strategy": strategy,
             "owner": os.getpid(),
@@ -124,7 +130,7 @@ class WarmProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C at the terminal is ours to handle
+                start_new_session=True,  # only the parent process handles Ctrl-C
                 env=environment,
             )
         try:
@@ -149,7 +155,7 @@ class WarmProcess:
         return reply
 
     def ask(self, request: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
-        """Send one request and wait for its answer."""
+        """Send one request with descriptors and wait for the answer. Raises InfrastructureError if there is none."""
         with self.lock:
             try:
                 socket.send_fds(self.control, [json.dumps(request).encode()], fds)
@@ -158,7 +164,7 @@ class WarmProcess:
             return self._receive()
 
     def stop(self) -> None:
-        """Close the control socket, on which the server kills its sessions and ends; make sure it did."""
+        """Close the control socket, upon which the server kills its sessions and ends; kill it after 5 s."""
         self.control.close()
         try:
             self.process.wait(5)
@@ -170,13 +176,16 @@ class WarmProcess:
 
 
 class Remote:
-    """A session's process seen from here: its pipes, and the one way to end it.
+    """A session's process as seen from the parent process: its pipes, and the only way to end it.
 
     Args:
-        warm: who forks it.
+        warm: the warm process that forks it.
         kind: `cells` or `commands`.
-        outputs: how many separate outputs it has.
-        request: what else the warm process must know: memory, seconds.
+        outputs: number of separate outputs: 1 for cells, 2 for commands.
+        request: further settings for the warm process: memory limit in MiB, time limit in seconds, module mode.
+
+    Raises:
+        InfrastructureError: the session cannot be started.
     """
 
     def __init__(self, warm: WarmProcess, kind: str, outputs: int, request: dict[str, Any]) -> None:
@@ -204,14 +213,15 @@ class Remote:
             os.set_blocking(fd, False)
 
     def close(self, patience: float = 0.0, peak: bool = False) -> dict[str, Any]:
-        """Kill whatever the session still runs; safe to call twice.
+        """End the session and kill its processes; may be called twice.
 
         Args:
-            patience: seconds to wait for a session that is ending by itself, so that its exit status is seen.
-            peak: whether to look how much memory it has held (`peak_kb`).
+            patience: seconds to wait for the process to end by itself, so that its exit status is known.
+            peak: whether to measure the peak memory (`peak_kb`).
 
         Returns:
-            how the session's first process ended, as the warm process saw it; `lost` where that is gone itself.
+            the warm process's report: `status`, `memory`, `peak_kb`. Only `lost`, with the reason, if the warm process
+            has ended; empty if the session was already closed.
         """
         how: dict[str, Any] = {}
         self.ended = self.ended or "the session is closed"
@@ -220,9 +230,9 @@ class Remote:
             self._id = None
             try:
                 how = self._warm.ask(request)
-            except InfrastructureError as error:  # then its death has killed the session already
+            except InfrastructureError as error:  # its end has already killed the session
                 how = {"lost": str(error)}
-        # only now: a program whose pipe closes ends by itself, and then nothing is left to look at
+        # after the request: a program ends when its pipe closes, and then no status or memory could be read
         for fd in (self.command, self.result, *self.outputs):
             if fd >= 0:
                 os.close(fd)
@@ -230,14 +240,22 @@ class Remote:
         return how
 
     def memory_kills(self) -> int:
-        """How many processes the kernel has killed for want of memory since the session started."""
+        """Return how many processes the kernel has killed for lack of memory since the session started."""
         return int(self._warm.ask({"do": "memory", "id": self._id})["kills"])
 
     def drive(self, exchange: "Exchange", seconds: float) -> tuple[str, float]:
-        """Let an exchange run, at most so long.
+        """Run an exchange within a time limit.
+
+        Args:
+            exchange: the request.
+            seconds: time limit.
 
         Returns:
-            its verdict (see `Exchange.drive`), `timeout` whatever it says where the limit was reached, and the time.
+            the verdict (see `Exchange.drive`) and the wall-clock time in seconds. The verdict is `timeout` whenever the
+            time limit was exceeded, except after `output_limit`.
+
+        Raises:
+            InfrastructureError: the session did not start.
         """
         if not self._ready:
             self._wait_until_ready()
@@ -250,6 +268,6 @@ class Remote:
         ready, _, _ = select.select([self.result], [], [], START_SECONDS)
         word = os.read(self.result, 1000) if ready else b""
         if word != b"R":
-            detail = word[1:].decode("utf-8", "replace") or "no sign of life"
+            detail = word[1:].decode("utf-8", "replace") or "no answer"
             raise InfrastructureError(f"a session of the interpreter did not start: {detail}")
         self._ready = True

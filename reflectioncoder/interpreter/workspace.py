@@ -1,4 +1,4 @@
-"""Programs in any language, compiled and run in the interpreter's isolation: argv and files in, limits, outcome out."""
+"""Runs commands, such as compilers and programs in other languages, in the interpreter's isolation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from reflectioncoder.interpreter.warm_process import Remote, WarmProcess
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """What a command did.
+    """The result of running a command.
 
     Args:
-        outcome: `ok` for exit status 0, `error` for another, `killed` for a signal or a lost session, or the limit
-            that ended it; `infrastructure` is our fault, never the program's.
-        stdout, stderr: what it wrote; bytes that are no UTF-8 are replaced.
-        status: exit status, or minus the number of the signal that ended it; None where a limit did.
-        message: why it was ended, empty where it ended by itself.
+        outcome: `ok` for exit status 0, `error` for any other, `killed` for a signal or a lost session, or the limit
+            that was exceeded. `infrastructure` is a failure of the interpreter itself, never of the program.
+        stdout, stderr: its output; bytes that are not UTF-8 are replaced.
+        status: exit status, or minus the number of the signal that ended it; None if a limit ended it.
+        message: why it was ended; empty if it ended by itself.
         seconds: wall-clock time.
-        peak_mb: largest resident memory of one of its processes, in MiB; 0 where it is not known.
+        peak_mb: peak resident memory of its largest process, in MiB; 0 if unknown.
     """
 
     outcome: Outcome
@@ -37,14 +37,14 @@ class ProgramResult:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended by itself, with exit status 0."""
+        """Whether the command ended by itself with exit status 0."""
         return self.outcome == "ok"
 
 
 class Workspace:
-    """A fresh, isolated working directory in which commands run one after the other; made by `workspace`.
+    """A fresh, isolated working directory in which commands run one after the other; created by `workspace`.
 
-    Files that a command writes are there for the next one; its processes are not.
+    Files that a command writes are kept for the next command. Processes that it leaves running are killed.
     """
 
     def __init__(self, warm: WarmProcess, limits: Limits) -> None:
@@ -59,7 +59,7 @@ class Workspace:
         self.close()
 
     def close(self) -> None:
-        """Kill whatever still runs and drop the directory; safe to call twice."""
+        """Kill all processes and discard the directory; may be called twice."""
         self._remote.close()
 
     def run(
@@ -74,16 +74,17 @@ class Workspace:
         """Write files, then run one command to its end.
 
         Args:
-            argv: the command and its arguments; looked up in PATH (/usr/local/bin:/usr/bin:/bin).
-            files: what to write before, by path relative to the working directory.
+            argv: the command, looked up in PATH (/usr/local/bin:/usr/bin:/bin), and its arguments.
+            files: contents of files to write first, by path relative to the working directory.
             stdin: its standard input.
-            env: variables besides PATH, HOME, TMPDIR and LANG.
-            limits: other time and output limits for this command only.
-            made: earlier commands made what this one needs, so that it is their program's failure, an `error`, where
-                it cannot be started: a library in place of an executable, say.
+            env: environment variables besides PATH, HOME, TMPDIR and LANG.
+            limits: time and output limits for this command instead of the workspace's.
+            made: whether earlier commands produced the executable. If it then cannot be started, for example because
+                it is a library, the program is at fault and the outcome is `error`.
 
         Raises:
-            UserError: a file lies outside the working directory, or the command does not exist.
+            UserError: a file lies outside the working directory, or the command cannot be started and `made` is not
+                set.
         """
         for name in files or {}:
             if name.startswith("/") or ".." in name.split("/"):
@@ -117,7 +118,7 @@ class Workspace:
         if "refused" in ending:
             if made:
                 return ProgramResult("error", "", "", None, ending["refused"], seconds)
-            raise UserError(f"{ending['refused']}; is it installed, and below a folder that programs can see?")
+            raise UserError(f"{ending['refused']}; check that it is installed in a directory that programs can read")
         status, peak = int(ending["status"]), int(ending["peak_kb"]) // 1024
         outcome = "ok" if status == 0 else "error" if status > 0 else "killed"
         message = f"ended by {signal.Signals(-status).name}" if status < 0 else ""
@@ -127,7 +128,11 @@ class Workspace:
 
 
 def workspace(interpreter: Interpreter, limits: Limits | None = None) -> Workspace:
-    """A fresh working directory for commands, in the isolation of an open interpreter.
+    """Create a fresh working directory for commands, in the isolation of an open interpreter.
+
+    Args:
+        interpreter: an open interpreter.
+        limits: limits of each command; None for the interpreter's.
 
     Raises:
         UserError: no session can be started.

@@ -201,5 +201,5 @@ def test_tolerance_methods_and_large_values(interpreter: Interpreter) -> None:
 def test_bad_requests_are_named(interpreter: Interpreter) -> None:
     with pytest.raises(UserError, match=r"entry point 'f\(1\)': not the name of a function"):
         judge("def f(x): return x", "f(1)", [], interpreter)
-    with pytest.raises(UserError, match="example 1: its expected are not plain data"):
+    with pytest.raises(UserError, match="example 1: expected must be plain data"):
         judge("def f(x): return x", "f", [Example((1,), 1), Example((1,), object())], interpreter)

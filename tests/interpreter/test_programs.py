@@ -105,7 +105,7 @@ def test_a_lost_warm_process_is_no_failure_of_the_program(monkeypatch: pytest.Mo
 
 
 def test_bad_requests_are_named(place: Workspace) -> None:
-    with pytest.raises(UserError, match="nosuchcompiler: No such file or directory; is it installed"):
+    with pytest.raises(UserError, match="nosuchcompiler: No such file or directory; check that it is installed"):
         place.run(["nosuchcompiler"])
     for name in ("/etc/x", "../x", "a/../../x"):
         with pytest.raises(UserError, match="must lie below the program's working directory"):
