@@ -1,1 +1,1 @@
-"""Files: JSON lines, rows of any format, writing whole files, the cache folder."""
+"""Reading and writing files: JSON lines, data set rows, atomic writes, the funnel of a build, the cache folder."""

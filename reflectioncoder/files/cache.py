@@ -1,4 +1,4 @@
-"""Where computed things are kept between runs: converted weights, prepared compilers, what references return."""
+"""The cache folder, which keeps results between runs: converted weights, prepared compilers, reference outputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """$REFLECTIONCODER_CACHE, or reflectioncoder in the user's cache."""
+    """Return $REFLECTIONCODER_CACHE, or else `reflectioncoder` in $XDG_CACHE_HOME or ~/.cache."""
     given = os.environ.get("REFLECTIONCODER_CACHE")
     if given:
         return Path(given)

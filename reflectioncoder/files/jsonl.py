@@ -1,4 +1,4 @@
-"""JSON lines: reading with the place of each line for messages, and writing a whole file or none."""
+"""JSON lines: reading with the position of each line for error messages, and atomic writing."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from reflectioncoder.files.whole import write_whole
 
 
 def unzipped(data: bytes) -> bytes:
-    """What a file holds that may be gzipped, whatever its name. Raises OSError, EOFError or zlib.error if damaged."""
+    """Decompress data if it is gzipped. Raises OSError, EOFError or zlib.error if the data are damaged."""
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
 def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """The JSON values of a file with the name of each one's place ("file x.jsonl, line 3").
+    """Yield (position, value) for each JSON value of a file; the position reads "file x.jsonl, line 3".
 
     Raises:
-        UserError: no such file, bytes that are not UTF-8, or a line that is not JSON.
+        UserError: the file cannot be read, is not UTF-8, or has a line that is not JSON.
     """
     for where, _, value in iter_jsonl_at(path):
         yield where, value
 
 
 def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]]:
-    """As `iter_jsonl`, with the byte at which each line begins between place and value."""
+    """Yield (position, byte offset of the line, value) for each JSON value; otherwise like `iter_jsonl`."""
     path = Path(path)
     start = 0
     try:
@@ -51,15 +51,22 @@ def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]
 
 
 def encodable(text: str) -> str:
-    """Text without what UTF-8 cannot hold: JSON's escapes can carry half a surrogate pair, which no file takes."""
+    """Replace lone surrogates, which JSON escapes can contain but UTF-8 cannot encode, by "?"."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
-    """Write lines of text through a temporary file beside `path` that replaces it at the end.
+    """Write lines to a temporary file beside `path`, which replaces `path` at the end.
+
+    Args:
+        path: path of the file.
+        lines: the lines, without line breaks.
+
+    Returns:
+        number of lines.
 
     Raises:
-        UserError: the file cannot be written (a full disk, no permission); the old file is left as it was.
+        UserError: the file cannot be written (disk full, no permission); the old file stays unchanged.
     """
     path = Path(path)
 

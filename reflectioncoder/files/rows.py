@@ -1,4 +1,4 @@
-"""Rows of any file or data set: JSONL, JSON, gzip, Parquet, a saved or a hub data set."""
+"""Reads rows from JSONL, JSON (both also gzipped) and Parquet files, and from saved or Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
 def iter_rows(source: str, split: str = "train") -> Iterator[tuple[str, Any]]:
-    """The rows of a file or data set, each with what to call its place in messages.
+    """Yield (position, row) for each row of a file or data set; the position names the row in error messages.
+
+    Args:
+        source: path of a file or directory, or a name on the Hugging Face hub as "owner/name" or
+            "owner/name:configuration".
+        split: split of a data set; ignored for files.
 
     Raises:
-        UserError: no such file or data set, or contents that are not what the name says.
+        UserError: no such file or data set, or its contents do not match its file name suffix.
     """
     path = Path(source)
     suffix = next((item for item in SUFFIXES if path.name.endswith(item)), "")
@@ -87,7 +92,7 @@ def _data_set_rows(source: str, split: str) -> Iterator[tuple[str, Any]]:
             rows = datasets.load_dataset(source, split=split)
         else:
             rows = datasets.load_dataset(name, configuration or None, split=split)
-    except Exception as error:  # the library lets through errors of a dozen others: network, file systems, parsers
+    except Exception as error:  # the library passes on the errors of many others: network, file systems, parsers
         raise UserError(f"data set {source}, split {split}: cannot load it ({first_line(error)})") from None
     for number, row in enumerate(rows, 1):
         yield f"data set {source}, split {split}, row {number}", row

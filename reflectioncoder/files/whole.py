@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their place, then renamed into it."""
+"""Atomic writes of files and folders: written to a temporary place beside the target, then renamed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import IO, TypeVar
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.cache import cache_folder
 
-NEW = "new"  # what `replace_with` moves into place
+NEW = "new"  # name of the file or folder that `replace_with` moves into place
 T = TypeVar("T")
 
 
 def write_whole(path: Path, write: Callable[[IO[str]], T]) -> T:
-    """Write a text file through a temporary one beside it that replaces it once it is on the disk.
+    """Write a text file atomically: a temporary file beside it replaces it after an fsync.
 
     Args:
-        path: of the file; its folder is made.
-        write: writes the text, as UTF-8.
+        path: path of the file; missing parent folders are created.
+        write: writes the text to the open file (UTF-8).
 
     Returns:
-        what `write` returns.
+        the return value of `write`.
 
     Raises:
-        OSError: the file cannot be written (a full disk, no permission); the old one is left as it was.
+        OSError: the file cannot be written (disk full, no permission); the old file stays unchanged.
     """
     temporary = None
     try:
@@ -49,14 +49,14 @@ def write_whole(path: Path, write: Callable[[IO[str]], T]) -> T:
 
 
 def replace_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Put a new file or folder in the place of what was there.
+    """Replace a file or folder by a new one.
 
     Args:
-        path: of the file or folder.
-        write: makes the new one as `NEW` in the temporary folder that it is given.
+        path: path of the file or folder; need not exist.
+        write: creates the new one, named `NEW`, in the temporary folder that it is given.
 
     Raises:
-        UserError: it cannot be written; the old one is left as it was.
+        UserError: the new one cannot be written; the old one stays unchanged.
     """
     try:
         with _folder_beside(path) as staging:
@@ -69,15 +69,15 @@ def replace_with(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def make_once(name: str, write: Callable[[Path], object], whole: Callable[[Path], bool] = Path.is_dir) -> Path:
-    """A folder of the cache, made if it is not there yet.
+    """Return a folder of the cache; create it if it does not exist.
 
     Args:
-        name: below the cache folder, with everything in it that decides the contents.
+        name: path below the cache folder. It must identify everything that determines the contents.
         write: fills the empty folder that it is given.
-        whole: whether a folder is there and complete.
+        whole: whether a folder exists and is complete.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the folder cannot be written.
     """
     target = cache_folder() / name
     if whole(target):
@@ -99,7 +99,7 @@ def make_once(name: str, write: Callable[[Path], object], whole: Callable[[Path]
 
 @contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, gone afterwards unless it was moved."""
+    """Create a temporary folder beside `path`, and delete it afterwards unless it was moved."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

@@ -1,1 +1,1 @@
-"""Python source as data: trees, asserts, cells, and the code in an answer."""
+"""Analysis of Python source and of model answers: syntax trees, asserts, code blocks. Nothing is run."""

@@ -1,13 +1,15 @@
-"""The code of a model's answer, and of a program's asserts: pure text and syntax trees.
+"""Extracts the code and the analysis from a model's answer, and the asserts from a program, without running anything.
 
-Rules for an answer, so that no output that a model made up is taken for one that was printed:
-- Its code blocks are those marked as Python; where none is, the unmarked ones that look like Python.
-- They are joined up to and including the first that tests something with an assert; a block of anything else ends the
-  code earlier.
-- A block that defines everything an earlier one defines is a new draft and replaces it.
-- The prose before the end of the code is the analysis, without any other block in it; what follows the code is cut.
-- Thoughts in `<think>` tags are no part of an answer. A fence that is never closed reaches to the next
-  that names a language, or to the end.
+The rules keep output that a model made up from being taken for output that was printed:
+
+- Code blocks are the fenced blocks marked as Python. If there are none, they are the unmarked blocks that look like
+  Python.
+- The code blocks are joined, up to and including the first one that tests something with an assert. Any other fenced
+  block after the first code block ends the code earlier.
+- A block that defines everything that an earlier block defines is a new draft and replaces it.
+- The analysis is the prose before the end of the code, without other fenced blocks. Text after the code is dropped.
+- Text in `<think>` tags is not part of the answer.
+- A fence that is never closed extends to the next fence that names a language, or to the end of the text.
 """
 
 from __future__ import annotations
@@ -31,7 +33,14 @@ CODE_LIKE = re.compile(r"^[ \t]*(?:def|class|import|from|assert|for|while|if|ret
 
 @dataclass(frozen=True)
 class Fenced:
-    """A fenced block: its language in lower case, its code, and the lines it takes, fences included."""
+    """A fenced block of a text.
+
+    Args:
+        language: the word after the opening fence, in lower case; empty if there is none.
+        code: its contents.
+        first: index of its first line, the opening fence, from 0.
+        end: index of the line after its last one.
+    """
 
     language: str
     code: str
@@ -41,7 +50,13 @@ class Fenced:
 
 @dataclass(frozen=True)
 class Extracted:
-    """What an answer says: analysis, code (empty where there is none), and itself up to the end of the code."""
+    """The parts of an answer.
+
+    Args:
+        analysis: the prose before the end of the code.
+        code: the joined code blocks; empty if there are none.
+        kept: the answer up to the end of the code; the whole answer if there is no code.
+    """
 
     analysis: str
     code: str
@@ -49,13 +64,13 @@ class Extracted:
 
 
 def without_thoughts(text: str) -> str:
-    """An answer without what a reasoning model thinks aloud before it."""
+    """Remove the `<think>` section of a reasoning model; empty if the section is not closed."""
     text = text.rpartition("</think>")[2]
     return "" if text.lstrip().startswith("<think>") else text
 
 
 def fenced_blocks(text: str) -> list[Fenced]:
-    """All fenced blocks of a text, in order."""
+    """Return all fenced blocks of a text, in order."""
     blocks: list[Fenced] = []
     lines = lines_of(text)
     opened: tuple[int, str, str] | None = None
@@ -64,7 +79,7 @@ def fenced_blocks(text: str) -> list[Fenced]:
         if opened is None and found:
             opened = (number, found.group(1), found.group(2).lower())
         elif opened is not None and found and found.group(1).startswith(opened[1]):
-            # a fence with a language opens the next block: the one before was never closed
+            # a fence with a language opens a new block; the previous one was never closed
             blocks.append(_fenced(lines, opened, number, number if found.group(2) else number + 1))
             opened = (number, found.group(1), found.group(2).lower()) if found.group(2) else None
     if opened is not None:
@@ -75,13 +90,13 @@ def fenced_blocks(text: str) -> list[Fenced]:
 def _fenced(lines: Sequence[str], opened: tuple[int, str, str], close: int, end: int) -> Fenced:
     first, _, language = opened
     code = "\n".join(lines[first + 1 : close])
-    if lines[first][:1].isspace():  # a block in a list
+    if lines[first][:1].isspace():  # a block inside a list item
         code = textwrap.dedent(code)
     return Fenced(language, code.strip("\n"), first, end)
 
 
 def extract(text: str) -> Extracted:
-    """Analysis and code of an answer, by the rules above."""
+    """Extract analysis and code from an answer; the module docstring lists the rules."""
     lines = lines_of(text)
     blocks = fenced_blocks(text)
     marked = [block for block in blocks if block.language in PYTHON]
@@ -113,17 +128,18 @@ def extract(text: str) -> Extracted:
 
 
 def shown(text: str) -> str:
-    """Output between fences that it cannot close."""
+    """Put output in a fenced block whose fences are longer than any in the output."""
     longest = max((len(mark.strip()) for mark in re.findall(r"`{3,}", text)), default=2)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text.strip(chr(10)) or '(nothing)'}\n{fence}"
 
 
 def asserts_something(code: str) -> bool:
-    """Whether running a program runs an assert that tests it; of text that is not Python, whether one starts a line.
+    """Whether a program, when run, tests itself with an assert.
 
-    An assert in a function counts only where the program itself uses that function and it looks like a test (a name
-    such as `test_f` or `check`, or no parameters): a solution may check its arguments with asserts.
+    An assert inside a function counts only if the program's top level uses that function and the function looks like a
+    test (it is called `test_f`, `check` or the like, or has no parameters), because a solution may check its arguments
+    with asserts. If the text is not valid Python, any line that starts with `assert` counts.
     """
     try:
         body = _body(code)
@@ -146,7 +162,7 @@ def _asserts(statement: ast.stmt) -> bool:
 
 
 def uses_earlier(code: str, earlier: Sequence[str]) -> bool:
-    """Whether a cell needs a name that it does not bind itself and that an earlier cell binds."""
+    """Whether a cell reads a name that an earlier cell, but not the cell itself, binds. False if not valid Python."""
     try:
         tree = parse_cached(code)
     except SyntaxError:
@@ -165,7 +181,7 @@ def uses_earlier(code: str, earlier: Sequence[str]) -> bool:
 
 
 def _bound(tree: ast.AST) -> set[str]:
-    """Every name that a piece of code binds anywhere."""
+    """Return all names that a piece of code binds anywhere."""
     names: set[str] = set()
     for node in walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
@@ -182,18 +198,20 @@ def _bound(tree: ast.AST) -> set[str]:
 
 
 def checks_for(final: str, last: str, earlier: Sequence[str] = ()) -> str | None:
-    """The last program's asserts, to be run after the final code: all of it but what the final code defines.
+    """Return the tests of the last program, to be run after the final code.
+
+    The tests are the last program without the definitions that the final code contains as well.
 
     Args:
         final: the final code.
-        last: the program whose asserts passed.
-        earlier: cells that `last` needed; their definitions, imports and assignments come first.
+        last: the last program, whose asserts passed.
+        earlier: cells that `last` needs. Their definitions, imports and assignments come first.
 
     Returns:
-        Python source, or None where what is left uses nothing that the final code defines.
+        Python source, or None if the tests use nothing that the final code defines.
 
     Raises:
-        SyntaxError: the final code is not Python.
+        SyntaxError: `final` or `last` is not valid Python.
     """
     own = {name for statement in _body(final) for name in _defined(statement)}
     kept: list[ast.stmt] = []
@@ -207,7 +225,7 @@ def checks_for(final: str, last: str, earlier: Sequence[str] = ()) -> str | None
     if not any(names_in(item) & own for item in rest):
         return None
     rest = [item for item in kept + rest if not (isinstance(item, ast.ImportFrom) and item.module == "__future__")]
-    return "\n".join(map(ast.unparse, rest))  # a __future__ import would have to come first
+    return "\n".join(map(ast.unparse, rest))  # __future__ imports are dropped: they would have to come first
 
 
 def _body(code: str) -> list[ast.stmt]:
@@ -215,7 +233,7 @@ def _body(code: str) -> list[ast.stmt]:
 
 
 def _defined(statement: ast.stmt) -> list[str]:
-    """What a statement defines: a function, a class, or a name for a function (`f = lambda: ...`)."""
+    """Return the names that a statement defines: a function, a class, or a lambda (`f = lambda: ...`)."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return [statement.name]
     if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Lambda):

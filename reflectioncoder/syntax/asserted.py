@@ -1,7 +1,7 @@
-"""Whether asserts test a function: is it called, and does what it returns reach an assert?
+"""Decides whether asserts really test a function: whether a value that comes from calling it reaches an assert.
 
-Works on syntax trees alone, and follows a value through assignments, loops and wrapping functions. It does not see
-whether an assert could ever fail: `assert f(1) == f(1)` counts.
+The analysis uses syntax trees only. It follows values through assignments, loops and wrapper functions. It does not
+check whether an assert can fail: `assert f(1) == f(1)` counts as a test.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from collections.abc import Iterator, Sequence
 
 from reflectioncoder.syntax.trees import names_in, walk
 
-# calls that get a function without calling it
+# builtins that receive a function without calling it
 ABOUT = frozenset({"callable", "isinstance", "issubclass", "hasattr", "getattr", "type", "id", "repr", "str", "print"})
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def exercised(asserts: ast.AST, defined: Sequence[ast.AST], entry_point: str | None) -> bool:
-    """Whether an assert gets a value that comes from calling a function.
+    """Whether some assert uses a value that comes from calling the given function.
+
+    An assert inside a function does not count as a test of that function; it is a check of its arguments.
 
     Args:
         asserts: tree of the code whose asserts count.
-        defined: trees of all code that runs with it, itself included.
-        entry_point: the function or class; None for any that the code defines. An assert inside a function is not a
-            test of that function, but a check of its arguments.
+        defined: trees of all code that runs with it, `asserts` included.
+        entry_point: name of the function or class; None for any that the code defines.
     """
     nodes = [node for tree in defined for node in walk(tree)]
     functions = {node.name for node in nodes if isinstance(node, Definition)}
@@ -33,7 +34,7 @@ def exercised(asserts: ast.AST, defined: Sequence[ast.AST], entry_point: str | N
 
 
 def _asserts(node: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Assert]]:
-    """All asserts, each with the outermost function or class that it stands in."""
+    """Yield each assert with the name of the outermost function or class around it (empty if none)."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Assert):
             yield inside, child
@@ -41,7 +42,7 @@ def _asserts(node: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Assert]
 
 
 def _reached(nodes: Sequence[ast.AST], functions: set[str]) -> tuple[set[str], set[str]]:
-    """Names of functions that lead to the given ones, and names of values that come from calling them."""
+    """Return the names of functions that use the given ones, and the names of values that come from calling them."""
     functions, values = set(functions), set[str]()
     while True:
         before = len(functions), len(values)
@@ -64,7 +65,7 @@ def _reached(nodes: Sequence[ast.AST], functions: set[str]) -> tuple[set[str], s
             if _comes_from(value, functions, values):
                 values |= names
             elif names_in(value) & functions and not any(isinstance(item, ast.Call) for item in walk(value)):
-                functions |= names  # another name for it, or a list of functions
+                functions |= names  # an alias of a function, or a list of functions
         if before == (len(functions), len(values)):
             return functions, values
 

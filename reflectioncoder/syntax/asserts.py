@@ -1,7 +1,4 @@
-"""Single assert statements out of the many ways in which data sets write tests.
-
-Works on syntax trees alone; nothing is run here.
-"""
+"""Converts the test formats of different data sets to single assert statements, using syntax trees only."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from reflectioncoder.syntax.trees import names_in, parse, walk
 
 
 class _Substitute(ast.NodeTransformer):
-    """Puts an expression in the place of a name."""
+    """Replaces a name by an expression."""
 
     def __init__(self, name: str, expression: ast.expr) -> None:
         self.name, self.expression = name, expression
@@ -24,17 +21,20 @@ class _Substitute(ast.NodeTransformer):
 
 
 def split_tests(value: Any, entry_point: str = "") -> tuple[str, ...]:
-    """Single assert statements out of the forms in which data sets write tests.
+    """Convert the tests of a data set to single assert statements.
 
-    An assert that needs a name which another statement of its code sets is left out: it would not stand alone.
+    An assert that uses a name set by another statement of the same code is left out, because it cannot stand alone.
 
     Args:
-        value: a list of assert statements; a list of [source, expected output] pairs as in a doctest; or code,
-            with its asserts on their own or in `def check(candidate)`.
-        entry_point: expression that `candidate` stands for.
+        value: a list of assert statements; a list of [source, expected output] pairs as in a doctest; or code with
+            asserts at the top level or in `def check(candidate)`. None and "" mean no tests.
+        entry_point: expression that replaces `candidate`.
+
+    Returns:
+        the source of each assert.
 
     Raises:
-        UserError: something that is none of these.
+        UserError: `value` has none of these formats, or a test is not valid Python.
     """
     if value is None or value == "":
         return ()
@@ -77,7 +77,7 @@ def _asserts_of_code(code: str, entry_point: str) -> tuple[str, ...]:
 
 
 def _asserts_of_doctests(examples: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """`assert <expression> == <literal>` for the examples that are just that and use no name set by another."""
+    """Convert the examples that compare one expression with a literal and use no name set by another example."""
     own: set[str] = set()
     tests = []
     for source, expected in examples:

@@ -1,4 +1,4 @@
-"""Syntax trees to look at: a build asks about the same few programs again and again, so what was parsed is kept."""
+"""Parsing and walking of Python syntax trees, with a cache: a build analyses the same few programs many times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BREAK = re.compile(r"\r\n?|\n")
 
 
 def parse(code: str, mode: str = "exec") -> ast.AST:
-    """`ast.parse` without warnings on the user's screen; every way to fail is a SyntaxError."""
+    """Call `ast.parse` without showing warnings. Every failure raises SyntaxError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -21,10 +21,10 @@ def parse(code: str, mode: str = "exec") -> ast.AST:
 
 
 def parse_cached(code: str) -> ast.Module:
-    """The tree of a program, shared with whoever asks again: look at it, change nothing. Raises SyntaxError."""
+    """Return the tree of a program from a cache. Callers share it and must not modify it. Raises SyntaxError."""
     found = _read(code) if len(code) < 100_000 else _parsed(code)
     if isinstance(found, SyntaxError):
-        raise SyntaxError(*found.args)  # a new one, as each raise adds to a traceback
+        raise SyntaxError(*found.args)  # a copy, because each raise adds to the traceback
     return found
 
 
@@ -42,12 +42,12 @@ _read = lru_cache(maxsize=256)(_parsed)
 
 
 def walk(node: ast.AST) -> list[ast.AST]:
-    """What `ast.walk` gives, in the same order and in a third of its time, but for contexts (Load, Store, Del)."""
+    """Return the nodes of `ast.walk` in the same order, without contexts (Load, Store, Del), in a third of the time."""
     known: list[ast.AST] | None = getattr(node, "walked", None)
     if known is not None:
         return known
     found = [node]
-    for item in found:  # grows meanwhile
+    for item in found:  # the list grows during the loop
         for name in item._fields:
             if name != "ctx":
                 value = getattr(item, name, None)
@@ -59,14 +59,14 @@ def walk(node: ast.AST) -> list[ast.AST]:
 
 
 def names_in(node: ast.AST) -> set[str]:
-    """All plain names that occur in a syntax tree."""
+    """Return the names (`ast.Name`) that occur in a syntax tree."""
     return {item.id for item in walk(node) if isinstance(item, ast.Name)}
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text as Python counts them.
+    """Split a text into lines as Python's parser does.
 
-    `str.splitlines` also breaks at form feeds, U+2028 and the like, which a string literal may hold.
+    `str.splitlines` also splits at form feeds, U+2028 and the like, which a string literal may contain.
     """
     lines = _BREAK.split(text)
     return lines if lines[-1] else lines[:-1]
