@@ -1,1 +1,1 @@
-"""Sequences without a language model: plant a bug, run it, explain it, repair it."""
+"""Reflection sequences without a language model: plant a bug, run the program, explain the failure, repair it."""

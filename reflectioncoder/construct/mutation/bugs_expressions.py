@@ -1,7 +1,7 @@
 """Kinds of bugs inside one expression: comparisons, operators, arguments, indices, names, calls.
 
-Each function takes a solution and yields every place where its kind of bug could be planted. Whether a planted bug
-makes a test fail is found out by running it (`mutate.py`); wording is in `explain.py`.
+Each function takes a solution and yields every place where its kind of bug can be planted. `sequence.py` runs the
+result to see whether a test fails. The wordings are in `wordings.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPERATORS = {
     ast.BitOr: ("|", "&"),
 }
 DIVISIONS = {ast.FloorDiv: ("//", "/"), ast.Div: ("/", "//")}
-# Names that people carry over from other languages or from another built-in type.
+# Names that people know from other languages or from other built-in types.
 WRONG_METHODS = {
     "append": "push",
     "add": "append",
@@ -58,7 +58,7 @@ NORMALISERS = ("lower", "upper", "strip", "lstrip", "rstrip", "casefold", "copy"
 
 
 def expression_kind(finder: Finder) -> Finder:
-    """Register a finder under its own name."""
+    """Register a finder of bugs under its function name."""
     EXPRESSION_KINDS[finder.__name__] = finder
     return finder
 
@@ -83,19 +83,19 @@ def _compared(src: SourceTree, kind: str, table: Mapping[Any, tuple[str, str]]) 
 
 @expression_kind
 def boundary(src: SourceTree) -> Iterator[Mutation]:
-    """`<` for `<=` and the like."""
+    """`<` instead of `<=` and the like."""
     yield from _compared(src, "boundary", BOUNDARY)
 
 
 @expression_kind
 def comparison(src: SourceTree) -> Iterator[Mutation]:
-    """A comparison that points the wrong way."""
+    """A comparison in the wrong direction."""
     yield from _compared(src, "comparison", DIRECTION)
 
 
 @expression_kind
 def inverted_test(src: SourceTree) -> Iterator[Mutation]:
-    """`!=` for `==`, `not in` for `in`, and back."""
+    """`!=` instead of `==`, `not in` instead of `in`, or vice versa."""
     yield from _compared(src, "inverted_test", INVERTED)
 
 
@@ -125,7 +125,7 @@ def operator(src: SourceTree) -> Iterator[Mutation]:
 
 @expression_kind
 def division(src: SourceTree) -> Iterator[Mutation]:
-    """True division for floor division, and back."""
+    """True division instead of floor division, or vice versa."""
     yield from _calculated(src, "division", DIVISIONS)
 
 
@@ -147,7 +147,7 @@ def swapped_arguments(src: SourceTree) -> Iterator[Mutation]:
 
 @expression_kind
 def swapped_operands(src: SourceTree) -> Iterator[Mutation]:
-    """`b - a` for `a - b`, and the like."""
+    """`b - a` instead of `a - b`, and the like."""
     order_matters = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
     for node in src.nodes:
         if isinstance(node, ast.BinOp) and isinstance(node.op, order_matters):
@@ -160,7 +160,7 @@ def swapped_operands(src: SourceTree) -> Iterator[Mutation]:
 
 
 def _minus_one(src: SourceTree, node: ast.expr) -> str:
-    """The text of `node - 1`, written as a person would."""
+    """Return source for `node - 1` as a person would write it."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and src.of(node.right) == "1":
         return src.of(node.left)
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
@@ -174,7 +174,7 @@ atoms_and_signs = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.UnaryOp
 
 @expression_kind
 def slice_bound(src: SourceTree) -> Iterator[Mutation]:
-    """A slice that starts or ends one too early or too late, or goes the wrong way."""
+    """A slice that starts or ends one item too early or too late, or runs in the wrong direction."""
     for node in src.nodes:
         if not isinstance(node, ast.Slice):
             continue
@@ -219,7 +219,7 @@ def index(src: SourceTree) -> Iterator[Mutation]:
 
 @expression_kind
 def wrong_key(src: SourceTree) -> Iterator[Mutation]:
-    """A dictionary key written differently from the one that exists."""
+    """A dictionary key that is spelled differently from the existing one."""
     for node in src.nodes:
         if isinstance(node, ast.Subscript):
             key, value = node.slice, node.value
@@ -234,7 +234,7 @@ def wrong_key(src: SourceTree) -> Iterator[Mutation]:
 
 
 def misspell(name: str, at: int) -> str:
-    """A likely misspelling of a name; `at` picks which."""
+    """Return a likely misspelling of a name; `at` picks the variant."""
     if at % 3 == 0 and name.endswith("s"):
         return name[:-1]
     if at % 3 == 1 and len(name) > 4 and name[-2] != name[-1]:
@@ -244,7 +244,7 @@ def misspell(name: str, at: int) -> str:
 
 @expression_kind
 def misspelt_name(src: SourceTree) -> Iterator[Mutation]:
-    """A variable's name misspelt where it is read."""
+    """A misspelt variable name in an expression that reads it."""
     known = {n.id for n in ast.walk(src.tree) if isinstance(n, ast.Name)} | {
         n.arg for n in ast.walk(src.tree) if isinstance(n, ast.arg)
     }
@@ -268,7 +268,7 @@ def wrong_method(src: SourceTree) -> Iterator[Mutation]:
 
 @expression_kind
 def wrong_attribute(src: SourceTree) -> Iterator[Mutation]:
-    """An attribute of `self` misspelt where it is read."""
+    """A misspelt attribute of `self` in an expression that reads it."""
     for node in src.nodes:
         if (
             isinstance(node, ast.Attribute)
@@ -309,7 +309,7 @@ def missing_call(src: SourceTree) -> Iterator[Mutation]:
 
 @expression_kind
 def negated_condition(src: SourceTree) -> Iterator[Mutation]:
-    """A condition turned round, or a forgotten `not`."""
+    """A negated condition, or a forgotten `not`."""
     for node in src.nodes:
         tests: list[ast.expr] = []
         if isinstance(node, (ast.If, ast.IfExp)):
@@ -319,13 +319,13 @@ def negated_condition(src: SourceTree) -> Iterator[Mutation]:
         for test in tests:
             if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
                 yield src.replace("negated_condition", test, src.of(test.operand))
-            elif not isinstance(test, ast.Compare):  # comparisons have kinds of their own
+            elif not isinstance(test, ast.Compare):  # other kinds cover comparisons
                 yield src.replace("negated_condition", test, f"not {src.atom(test)}")
 
 
 @expression_kind
 def and_or(src: SourceTree) -> Iterator[Mutation]:
-    """`or` for `and`, and back."""
+    """`or` instead of `and`, or vice versa."""
     for node in src.nodes:
         if isinstance(node, ast.BoolOp) and len(node.values) == 2:
             old, new = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
@@ -345,19 +345,19 @@ def _renamed(src: SourceTree, kind: str, pairs: Mapping[str, str]) -> Iterator[M
 
 @expression_kind
 def min_max(src: SourceTree) -> Iterator[Mutation]:
-    """`max` for `min`, and back."""
+    """`max` instead of `min`, or vice versa."""
     yield from _renamed(src, "min_max", {"min": "max", "max": "min"})
 
 
 @expression_kind
 def any_all(src: SourceTree) -> Iterator[Mutation]:
-    """`any` for `all`, and back."""
+    """`any` instead of `all`, or vice versa."""
     yield from _renamed(src, "any_all", {"any": "all", "all": "any"})
 
 
 @expression_kind
 def range_bound(src: SourceTree) -> Iterator[Mutation]:
-    """A range that starts one too late or ends one too early."""
+    """A range that starts one item too late or ends one item too early."""
     for node in src.nodes:
         if isinstance(node, ast.Call) and named_call(node, "range") and node.args:
             texts = [src.of(argument) for argument in node.args]
@@ -388,7 +388,7 @@ def constant(src: SourceTree) -> Iterator[Mutation]:
 
 @expression_kind
 def truth_value(src: SourceTree) -> Iterator[Mutation]:
-    """`True` for `False`, and back."""
+    """`True` instead of `False`, or vice versa."""
     for node in src.nodes:
         if (
             isinstance(node, ast.Constant)
@@ -400,7 +400,7 @@ def truth_value(src: SourceTree) -> Iterator[Mutation]:
 
 @expression_kind
 def separator(src: SourceTree) -> Iterator[Mutation]:
-    """A wrong string to join or split with, or to hand back."""
+    """A wrong string to join or split with, or to return."""
     for node in src.nodes:
         if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
             continue

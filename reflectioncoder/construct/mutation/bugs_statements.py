@@ -1,6 +1,6 @@
-"""Kinds of bugs in the flow of a function, in its variables and in what it calls on them.
+"""Kinds of bugs in the control flow of a function, in its variables and in the methods called on them.
 
-The counterpart of `bugs_expressions.py` for statements: returns, branches, loops, starting values, updates.
+The counterpart of `bugs_expressions.py` for statements: returns, branches, loops, initial values, updates.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ LOOPS = (ast.For, ast.While)
 
 
 def statement_kind(finder: Finder) -> Finder:
-    """Register a finder under its own name."""
+    """Register a finder of bugs under its function name."""
     STATEMENT_KINDS[finder.__name__] = finder
     return finder
 
 
 @statement_kind
 def initial_value(src: SourceTree) -> Iterator[Mutation]:
-    """A variable that starts from the wrong value before a loop."""
+    """A variable with a wrong initial value before a loop."""
     wrong = {"0": "1", "1": "0", "''": "' '", '""': '" "', "-1": "0", "None": "0"}
     for _, block in src.bodies():
         for i, statement in enumerate(block):
@@ -39,7 +39,7 @@ def initial_value(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def missing_edge_case(src: SourceTree) -> Iterator[Mutation]:
-    """A guard for a special case left out."""
+    """A missing guard for a special case."""
     for _, block in src.bodies():
         for statement in block[:-1]:
             if not isinstance(statement, ast.If) or statement.orelse or not src.alone(statement):
@@ -54,7 +54,7 @@ def missing_edge_case(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def lost_return(src: SourceTree) -> Iterator[Mutation]:
-    """The last `return` forgotten."""
+    """A forgotten final `return`."""
     for owner, block in src.bodies():
         last = block[-1]
         if isinstance(last, ast.Return) and last.value is not None and src.alone(last):
@@ -71,7 +71,7 @@ def lost_return(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def mutable_default(src: SourceTree) -> Iterator[Mutation]:
-    """A container made once, as a default argument, and shared by all calls."""
+    """A mutable default argument, which is created once and shared by all calls."""
     for owner, block in src.bodies():
         if not isinstance(owner, ast.FunctionDef) or owner.args.vararg or owner.args.kwonlyargs or owner.args.kwarg:
             continue
@@ -88,7 +88,7 @@ def mutable_default(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def premature_return(src: SourceTree) -> Iterator[Mutation]:
-    """The `return` after a loop indented into it."""
+    """A `return` that should follow a loop but is indented into it."""
     for _, block in src.bodies():
         for loop, after in itertools.pairwise(block):
             if (
@@ -109,7 +109,7 @@ def premature_return(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def branch_removed(src: SourceTree) -> Iterator[Mutation]:
-    """An `else` or `elif` branch left out."""
+    """A missing `else` or `elif` branch."""
     for node in src.nodes:
         if isinstance(node, ast.If) and node.orelse and src.alone(node.body[-1]) and src.alone(node.orelse[-1]):
             first = node.orelse[0]
@@ -124,7 +124,7 @@ def branch_removed(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def wrong_return(src: SourceTree) -> Iterator[Mutation]:
-    """Another variable handed back than the one that holds the answer."""
+    """A `return` of a variable that does not hold the answer."""
     for node in src.nodes:
         if isinstance(node, ast.Return) and isinstance(node.value, ast.Name):
             for other in src.variables(node):
@@ -134,7 +134,7 @@ def wrong_return(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def plain_assignment(src: SourceTree) -> Iterator[Mutation]:
-    """`=` where `+=` is meant."""
+    """`=` instead of `+=`."""
     for node in src.nodes:
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             value, name = src.of(node.value), node.target.id
@@ -147,7 +147,7 @@ def plain_assignment(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def append_extend(src: SourceTree) -> Iterator[Mutation]:
-    """`extend` for `append`, and back."""
+    """`extend` instead of `append`, or vice versa."""
     pairs = {"append": "extend", "extend": "append", "add": "update"}
     for node in src.nodes:
         if (
@@ -164,7 +164,7 @@ def append_extend(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def break_continue(src: SourceTree) -> Iterator[Mutation]:
-    """`break` for `continue`, and back."""
+    """`break` instead of `continue`, or vice versa."""
     for node in src.nodes:
         if isinstance(node, (ast.Break, ast.Continue)):
             above = src.parent[node]
@@ -174,7 +174,7 @@ def break_continue(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def missing_step(src: SourceTree) -> Iterator[Mutation]:
-    """A statement of a loop left out."""
+    """A missing statement in a loop."""
     for owner, block in src.bodies():
         if not isinstance(owner, (ast.For, ast.If)) or len(block) < 2:
             continue
@@ -187,7 +187,7 @@ def missing_step(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def reset_in_loop(src: SourceTree) -> Iterator[Mutation]:
-    """A starting value set again in every pass of the loop."""
+    """A variable that is initialised again in every iteration of a loop."""
     for _, block in src.bodies():
         for before, loop in itertools.pairwise(block):
             if not (isinstance(before, ast.Assign) and isinstance(before.targets[0], ast.Name) and src.alone(before)):
@@ -205,7 +205,7 @@ def reset_in_loop(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def wrong_variable(src: SourceTree) -> Iterator[Mutation]:
-    """Another variable of the function read than the one meant."""
+    """A wrong variable of the function in an expression."""
     for node in src.nodes:
         if not (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)):
             continue
@@ -220,7 +220,7 @@ def wrong_variable(src: SourceTree) -> Iterator[Mutation]:
 
 
 def _without_keyword(src: SourceTree, call: ast.Call, name: str) -> Edit | None:
-    """Cut a keyword argument with the comma before it."""
+    """Return the edit that removes a keyword argument and the comma before it."""
     for keyword in call.keywords:
         if keyword.arg == name:
             start, end = src.span(keyword)
@@ -239,7 +239,7 @@ def _sorting(src: SourceTree) -> Iterator[ast.Call]:
 
 @statement_kind
 def sort_order(src: SourceTree) -> Iterator[Mutation]:
-    """Sorted the wrong way round."""
+    """Sorting in the wrong direction."""
     for node in _sorting(src):
         end = src.span(node)[1] - 1
         bare = not node.args and not node.keywords
@@ -253,7 +253,7 @@ def sort_order(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def missing_sort_key(src: SourceTree) -> Iterator[Mutation]:
-    """Sorted, or compared by `min` and `max`, without the key."""
+    """Sorting, `min` or `max` without the key."""
     calls = [*_sorting(src), *(n for n in src.nodes if isinstance(n, ast.Call) and named_call(n, "min", "max"))]
     for node in calls:
         cut = _without_keyword(src, node, "key")
@@ -276,7 +276,7 @@ def missing_normalisation(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def missing_default(src: SourceTree) -> Iterator[Mutation]:
-    """`d[k]` for `d.get(k, default)`."""
+    """`d[k]` instead of `d.get(k, default)`."""
     for node in src.nodes:
         if (
             isinstance(node, ast.Call)
@@ -290,7 +290,7 @@ def missing_default(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def missing_items(src: SourceTree) -> Iterator[Mutation]:
-    """A loop over pairs that forgets `.items()`, `enumerate` or `zip`."""
+    """A loop over pairs without `.items()`, `enumerate` or `zip`."""
     for node in src.nodes:
         if not (isinstance(node, (ast.For, ast.comprehension)) and isinstance(node.target, ast.Tuple)):
             continue
@@ -303,7 +303,7 @@ def missing_items(src: SourceTree) -> Iterator[Mutation]:
 
 @statement_kind
 def in_place_result(src: SourceTree) -> Iterator[Mutation]:
-    """The result of a method that changes its object in place, and returns nothing."""
+    """Use of the result of a method that modifies its object in place and returns None."""
     for node in src.nodes:
         if isinstance(node, ast.Call) and named_call(node, "sorted") and len(node.args) == 1:
             value, rest = node.args[0], src.text[src.span(node.args[0])[1] : src.span(node)[1]].lstrip(", ")
@@ -318,7 +318,7 @@ def missing_filter(src: SourceTree) -> Iterator[Mutation]:
         if isinstance(node, ast.comprehension) and node.ifs:
             start, end = src.span(node.iter)[1], src.span(node.ifs[-1])[1]
             dropped = src.text[start:end]
-            # A closing bracket before `if` belongs to the iterable, one after the condition to the condition.
+            # A closing bracket before `if` belongs to the iterable, one after `if` to the condition.
             at = dropped.find("if ")
             if dropped[:at].strip() == "" and "\n" not in dropped and src.text[end : end + 1] in (")", "]", "}"):
                 edit = Edit(start, end, "")

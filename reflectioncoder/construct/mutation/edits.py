@@ -1,8 +1,8 @@
-"""Source text beside its syntax tree, and edits of the text found through the tree.
+"""Edits of source text that are located through its syntax tree.
 
-A bug is a set of replacements in the text of a verified solution, so that comments and layout stay as they were,
-bugs on different lines combine freely, and repairing a bug is leaving out its replacements.
-This module does not know any bug (see `bugs_expressions.py`, `bugs_statements.py`) and runs nothing.
+A bug is a set of replacements in the text of a verified solution. So comments and layout are kept, bugs on different
+lines can be combined, and a bug is repaired by leaving out its replacements. The kinds of bugs are defined in
+`bugs_expressions.py` and `bugs_statements.py`. This module runs no code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ATOMS = (
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace the characters [start, end) of the solution by `new`."""
+    """A replacement of the characters [start, end) of the solution by `new`."""
 
     start: int
     end: int
@@ -40,15 +40,15 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutation:
-    """One planted bug and what an explanation needs to know about it.
+    """One bug that can be planted, with the facts that its explanation needs.
 
     Args:
-        kind: name of the kind of bug, a key of `mutations.KINDS`.
-        edits: replacements in the text of the solution, which do not overlap.
-        bad: the fragment as the buggy code has it; empty where something is missing.
-        good: the same fragment as the solution has it; empty where the bug is something added.
-        line: line number in the solution of the first edit.
-        words: further fragments named by the templates of the kind.
+        kind: name of the kind of bug, a key of `BUG_KINDS` (in `kinds.py`).
+        edits: non-overlapping replacements in the text of the solution.
+        bad: the fragment in the buggy code; empty if the bug removes code.
+        good: the same fragment in the solution; empty if the bug adds code.
+        line: line of the first edit in the solution, from 1.
+        words: further fragments that the templates of the kind use.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Mutation:
 
 
 def apply_edits(text: str, mutations: Sequence[Mutation]) -> str:
-    """The solution with the given bugs planted.
+    """Return the solution with the given bugs planted.
 
     Raises:
         ValueError: two edits overlap.
@@ -76,7 +76,7 @@ def apply_edits(text: str, mutations: Sequence[Mutation]) -> str:
 
 
 class SourceTree:
-    """A solution: its text, tree, parents, and the nodes of its function bodies.
+    """A solution: its text, its syntax tree, the parent of each node, and the nodes of its function bodies.
 
     Raises:
         SyntaxError: the text is not Python.
@@ -100,7 +100,7 @@ class SourceTree:
             self.function[node] = function
         inner = node if isinstance(node, FunctionNode) else function
         for name, value in ast.iter_fields(node):
-            # Bugs in annotations and decorators seldom change what a test sees.
+            # Bugs in annotations and decorators rarely affect a test.
             if name in ("annotation", "returns", "decorator_list"):
                 continue
             children = value if isinstance(value, list) else [value]
@@ -113,62 +113,62 @@ class SourceTree:
                 self._visit(child, inner)
 
     def at(self, line: int, column: int) -> int:
-        """Character offset of a tree position; the tree counts columns in bytes."""
+        """Return the character offset of a position in the tree, whose columns count bytes."""
         text = self.lines[line - 1]
         return self.starts[line - 1] + (column if text.isascii() else len(text.encode()[:column].decode()))
 
     def span(self, node: ast.AST) -> tuple[int, int]:
-        """Character offsets [start, end) of a node."""
+        """Return the character offsets [start, end) of a node."""
         start = self.at(node.lineno, node.col_offset)  # type: ignore[attr-defined]
         return start, self.at(node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
 
     def of(self, node: ast.AST) -> str:
-        """The text of a node."""
+        """Return the source of a node."""
         start, end = self.span(node)
         return self.text[start:end]
 
     def atom(self, node: ast.AST) -> str:
-        """The text of a node, in parentheses where another operator beside it could tear it apart."""
+        """Return the source of a node, in parentheses if an adjacent operator could change its meaning."""
         text = self.of(node)
         return text if isinstance(node, ATOMS) else f"({text})"
 
     def line(self, offset: int) -> int:
-        """Line number of a character."""
+        """Return the line number of a character offset, from 1."""
         return self.text.count("\n", 0, offset) + 1
 
     def gap(self, left: ast.AST, right: ast.AST, operator: str) -> tuple[int, int] | None:
-        """Where an operator stands between two operands; None where a comment could be taken for it."""
+        """Return the offsets of the operator between two operands; None if a comment could be mistaken for it."""
         start, end = self.span(left)[1], self.span(right)[0]
         between = self.text[start:end]
         at = between.find(operator)
         return None if "#" in between or at < 0 else (start + at, start + at + len(operator))
 
     def replace(self, kind: str, node: ast.AST, new: str, **words: str) -> Mutation:
-        """The bug that a node's text is replaced by another."""
+        """Create the bug that replaces the source of a node by `new`."""
         start, end = self.span(node)
         return self.mutation(kind, [Edit(start, end, new)], new, self.text[start:end], **words)
 
     def mutation(self, kind: str, edits: Sequence[Edit], bad: str, good: str, **words: str) -> Mutation:
-        """A bug made of edits, with its line filled in."""
+        """Create a bug from edits; its line is that of the first edit."""
         return Mutation(kind, tuple(edits), bad, good, self.line(edits[0].start), words)
 
     def block(self, statements: Sequence[ast.AST]) -> tuple[int, int]:
-        """Whole lines of consecutive statements, the last line break included."""
+        """Return the offsets [start, end) of whole lines of statements, including the last line break."""
         first, last = statements[0].lineno, statements[-1].end_lineno  # type: ignore[attr-defined]
         return self.starts[first - 1], min(self.starts[last], len(self.text))
 
     def first_line(self, node: ast.AST) -> str:
-        """The line a node starts on, without indentation."""
+        """Return the line on which a node starts, without indentation."""
         return self.lines[node.lineno - 1].strip()  # type: ignore[attr-defined]
 
     def alone(self, statement: ast.stmt) -> bool:
-        """Whether a statement has its lines to itself, so that cutting whole lines cuts nothing else."""
+        """Whether no other code shares the lines of a statement, so that whole lines can be cut."""
         before = self.lines[statement.lineno - 1][: statement.col_offset]
         after = self.lines[(statement.end_lineno or 0) - 1].encode()[statement.end_col_offset :].decode().strip()
         return not before.strip() and (not after or after.startswith("#"))
 
     def bodies(self) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:
-        """Every block of statements inside functions, with the statement that owns it."""
+        """Yield each block of statements inside functions, with the statement that contains it."""
         for owner in [self.tree, *ast.walk(self.tree)]:
             inside = isinstance(owner, FunctionNode) or owner in self.function
             for name in ("body", "orelse"):
@@ -177,7 +177,7 @@ class SourceTree:
                     yield owner, block
 
     def enclosing(self, node: ast.AST, kinds: type | tuple[type, ...]) -> ast.AST | None:
-        """The nearest ancestor of some kind within the same function."""
+        """Return the nearest ancestor of the given types within the same function, or None."""
         above = self.parent.get(node)
         while above is not None and not isinstance(above, FunctionNode):
             if isinstance(above, kinds):
@@ -186,7 +186,7 @@ class SourceTree:
         return None
 
     def variables(self, node: ast.AST) -> list[str]:
-        """Names certainly bound where a node stands: parameters and names assigned on earlier lines."""
+        """Return the variables that a node may use: parameters and names assigned on earlier lines."""
         function = self.function[node]
         arguments = function.args
         names = [a.arg for a in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]]
@@ -198,10 +198,10 @@ class SourceTree:
         return [name for name in dict.fromkeys(names) if name not in ("self", "cls", "_")]
 
     def scoped(self, node: ast.AST) -> bool:
-        """Whether a node stands in a comprehension or lambda, whose names `variables` does not see."""
+        """Whether a node is inside a comprehension or lambda, whose names `variables` does not include."""
         return self.enclosing(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)) is not None
 
 
 def is_docstring(node: ast.AST) -> bool:
-    """Whether a node is a statement that consists of a string."""
+    """Whether a node is a statement that is only a string."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

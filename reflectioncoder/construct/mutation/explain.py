@@ -1,7 +1,7 @@
-"""The analysis of a failing round, written from the planted bug and the real failure (figure 1, the analysis block).
+"""Writes the analysis of a failing round from the planted bug and the actual failure (figure 1, analysis block).
 
-An analysis names the failing assert, the value expected and the value that the interpreter gave, the cause, and the
-repair. Its sentences are chosen at random among wordings, its facts never: they come from the run and the mutation.
+An analysis names the failing assert, the expected value, the value that the interpreter returned, the cause and the
+repair. The wordings are chosen at random. The facts come from the run and the mutation.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SIGNS = {
 
 @dataclass(frozen=True)
 class ParsedAssert:
-    """What an assert asks for.
+    """The parts of an assert statement.
 
     Args:
         test: the assert statement.
-        call: the expression under test, to be evaluated for the actual value.
-        expected: the expected value as source text, or a phrase where there is no single one.
+        call: the expression under test, which is evaluated to get the actual value.
+        expected: the expected value as source text, or a phrase if there is no single value.
         is_value: whether `expected` is source text.
     """
 
@@ -46,13 +46,13 @@ class ParsedAssert:
 
     @property
     def wanted(self) -> str:
-        """The expectation as it stands in a sentence."""
+        """The expected value as it appears in a sentence."""
         return code(self.expected) if self.is_value else self.expected
 
 
 @dataclass(frozen=True)
 class AssertFailure:
-    """How an assert failed in the interpreter: with a wrong value (`actual`), or with another exception."""
+    """How an assert failed in the interpreter: with a wrong value (`actual`) or with another exception."""
 
     check: ParsedAssert
     exception: str
@@ -61,10 +61,10 @@ class AssertFailure:
 
 
 def parse_assert(test: str) -> ParsedAssert:
-    """Take an assert statement apart.
+    """Split an assert statement into its parts.
 
     Raises:
-        SyntaxError: not a single assert statement.
+        SyntaxError: the text is not a single assert statement.
     """
     body = ast.parse(test.strip()).body
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
@@ -92,13 +92,13 @@ def _text(test: str, node: ast.expr) -> str:
 
 
 def code(text: str, longest: int = LONGEST) -> str:
-    """A fragment as inline code, on one line and not too long."""
+    """Format a fragment as inline code, on one line of at most `longest` characters."""
     flat = " ".join(text.split())
     return f"`{flat if len(flat) <= longest else flat[: longest - 4] + ' ...'}`"
 
 
 def contrast(actual: str, expected: str) -> str:
-    """How a wrong value differs from the right one, as a clause after the cause; empty if nothing can be said."""
+    """Describe how a wrong value differs from the right one, as a clause that follows the cause; may be empty."""
     try:
         got, due = ast.literal_eval(actual), ast.literal_eval(expected)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -156,15 +156,15 @@ def _contrast_items(got: Any, due: Any) -> str:
 def analysis(
     failure: AssertFailure, mutation: Mutation, buggy: str, fixed: str, function: str, partial: bool, rng: random.Random
 ) -> str:
-    """The text of an analysis block: what failed, why, and what will be done.
+    """Write the text of an analysis block: what failed, why, and the repair.
 
     Args:
-        failure: the failing assert and what the interpreter gave.
+        failure: the failing assert and the interpreter's result.
         mutation: the bug that is repaired next.
         buggy: the line of the bug in the buggy program.
-        fixed: the same line of the solution.
+        fixed: the same line in the solution.
         function: name of the function with the bug.
-        partial: whether another planted bug also has a part in this failure.
+        partial: whether another planted bug contributes to this failure.
         rng: picks the wordings.
     """
     words = {key: code(value)[1:-1] for key, value in mutation.words.items()}
@@ -238,12 +238,12 @@ def _repair(repair: str, rng: random.Random) -> str:
 
 
 def closing(function: str, repaired: str, rounds: int, rng: random.Random) -> str:
-    """The last text block: the tests pass.
+    """Write the last text block, which says that the tests pass.
 
     Args:
-        function: what was tested.
+        function: name of the tested function.
         repaired: the assert of the last failing round.
-        rounds: how many rounds failed before.
+        rounds: number of failing rounds before.
         rng: picks the wording.
     """
     repairs = "the repair" if rounds == 1 else f"{('two', 'three')[rounds - 2] if rounds < 4 else rounds} repairs"

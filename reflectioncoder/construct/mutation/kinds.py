@@ -1,8 +1,8 @@
-"""All kinds of realistic bugs, and where each could be planted in a verified solution.
+"""Finds all places of a verified solution in which realistic bugs can be planted.
 
-The kinds are those that people and small models really make: boundaries, comparisons, starting values, missing edge
-cases, wrong operators, swapped arguments, lost returns, mutable defaults, slices, integer division, wrong keys,
-premature returns, and name, type and attribute errors. Not every mutation here makes a test fail.
+The kinds of bugs are those that people and small models make: boundaries, comparisons, initial values, missing edge
+cases, wrong operators, swapped arguments, missing returns, mutable defaults, slices, integer division, wrong keys,
+premature returns, and name, type and attribute errors. Not every mutation makes a test fail.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["BUG_KINDS", "Edit", "Mutation", "SourceTree", "apply_edits", "find_m
 
 
 def find_mutations(solution: str, kinds: Mapping[str, Finder] = BUG_KINDS) -> list[Mutation]:
-    """Every bug of the given kinds that could be planted, in a fixed order.
+    """Return every bug of the given kinds that can be planted, in a fixed order.
 
     Args:
-        solution: source text of the verified solution.
-        kinds: the finders to use, by name.
+        solution: source code of the verified solution.
+        kinds: the finders to use, by name of the kind.
 
     Returns:
-        Mutations that each give a program that parses and whose syntax tree differs from the solution's.
+        mutations, each of which yields a valid program whose syntax tree differs from that of the solution.
 
     Raises:
-        SyntaxError: the solution does not parse.
+        SyntaxError: the solution is not valid Python.
     """
     source = SourceTree(solution)
     seen = {ast.dump(source.tree)}

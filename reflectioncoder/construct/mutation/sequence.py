@@ -1,9 +1,9 @@
-"""Reflection sequences without a language model: plant bugs in a verified solution, run it, explain, repair.
+"""Builds reflection sequences without a language model: plant bugs in a verified solution, run, explain, repair.
 
-The counterpart of section 3.1 for those who have no code interpreter model: the text of every execution block is what
-the interpreter printed for the code block before it, and each failing round is followed by the repair of exactly one
-planted bug. A bug is used only if tests really fail because of it. Mutants that do not end are never used: what they
-print would depend on the speed of the machine.
+This replaces section 3.1 of the paper where no code interpreter model is available. The text of each execution block is
+what the interpreter printed for the code block before it, and each failing round is followed by the repair of exactly
+one planted bug. A bug is used only if it actually makes tests fail. Mutants that exceed the time limit are never used,
+because their output would depend on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Lim
 from reflectioncoder.problems.problem import Problem
 
 TRIAL_LIMITS = Limits(seconds=1.0)
-BUGS_TRIED = 24  # first bugs tried before a problem is given up
-EXTRA_ATTEMPTS = 8  # further bugs tried for a sequence that should have more than one
+BUGS_TRIED = 24  # candidates tried as the first bug before the problem is rejected
+EXTRA_ATTEMPTS = 8  # candidates tried as further bugs of a sequence
 SHOWN_TESTS = 3
 MOST_SHOWN = 5
-SHOWN_CHARS = 140  # longer than this, two asserts are shown instead of three
+SHOWN_CHARS = 140  # two asserts are shown instead of three if they have more characters
 LONGEST_TEST = 160
 LONGEST_ACTUAL = 160
 LONGEST_OUTPUT = 1_600
 OUTCOMES_MARK = "@@outcomes@@"
-# Kinds that fit nearly every solution would otherwise be the bulk of all sequences.
+# These kinds fit nearly every solution; with weight 1 they would dominate.
 WEIGHTS = {"misspelt_name": 0.2, "lost_return": 0.4, "wrong_variable": 0.4, "wrong_return": 0.5, "wrong_method": 0.5}
-# Tells each test's outcome, and for a wrong value the value: two mutants that fail differently must look different.
+# Prints each test's outcome, and the value if it is wrong, so that mutants that fail differently can be told apart.
 TRIAL = f"""
 def _outcomes_of(pairs):
     import json
@@ -59,12 +59,20 @@ PRINTS = ('print("All tests passed.")', 'print("Test passed")', "print('OK')")
 
 
 class _UnusableError(Exception):
-    """A set of bugs that gives no sound sequence; another one is tried."""
+    """This set of bugs yields no valid sequence; the caller tries another one."""
 
 
 @dataclass(frozen=True)
 class _Round:
-    """A failing round: the bugs still planted, the asserts shown, which of them fails first, which bug is to blame."""
+    """A failing round; bugs are indices of candidates, asserts indices of the problem's tests.
+
+    Args:
+        planted: the bugs in the program.
+        shown: the asserts in the code block.
+        failing: the assert that fails first.
+        repaired: the bug that the next round repairs.
+        partial: whether other bugs contribute to the failure.
+    """
 
     planted: tuple[int, ...]
     shown: tuple[int, ...]
@@ -75,7 +83,7 @@ class _Round:
 
 @dataclass
 class _Workshop:
-    """A problem with its candidate bugs, and what is known so far about running them."""
+    """A problem with its candidate bugs, and the cached outcomes of running them."""
 
     problem: Problem
     solution: str
@@ -85,11 +93,11 @@ class _Workshop:
     known: dict[frozenset[int], tuple[str, ...] | None] = field(default_factory=dict)
 
     def code(self, planted: Sequence[int]) -> str:
-        """The solution with some of the candidates planted."""
+        """Return the solution with some of the candidates planted."""
         return apply_edits(self.solution, [self.candidates[i] for i in planted]).strip("\n")
 
     def outcomes(self, planted: Sequence[int]) -> tuple[str, ...] | None:
-        """For each test "" if it passes, else how it fails; None if the program cannot be used."""
+        """Return "" for each test that passes, otherwise how it fails; None if the program cannot be used."""
         key = frozenset(planted)
         if key not in self.known:
             pairs = [(test, parse_assert(test).call) for test in self.problem.tests]
@@ -110,14 +118,15 @@ def reflect_by_mutation(
     """Build one reflection sequence for a verified problem.
 
     Args:
-        problem: with a solution and tests.
+        problem: a problem with a solution and tests.
         interpreter: runs every code block.
-        seed: with the problem's id it decides everything that is drawn.
-        max_bugs: most bugs planted at once, which is the most failing rounds; 70 % of the sequences have one,
-            25 % at most two, 5 % at most three.
+        seed: determines all random choices, together with the problem's id.
+        max_bugs: maximum number of planted bugs and so of failing rounds, at least 1. The target is one bug for 70 % of
+            the sequences, up to two for 25 %, up to three for 5 %.
 
     Returns:
-        A reflection dialogue with at least one failing round and a last round that passes, or why there is none.
+        a reflection dialogue with at least one failing round and a last round that passes, or the reason for rejecting
+        the problem.
     """
     if not problem.solution or not problem.solution.strip():
         return Rejected(problem.id, "no solution")
@@ -158,7 +167,7 @@ def reflect_by_mutation(
 
 
 def _drawn_order(found: Sequence[Mutation], shop: _Workshop) -> list[Mutation]:
-    """Candidates in random order, the kinds by weight; those that may loop for ever mostly come last."""
+    """Return the candidates in random order, kinds by weight. Those inside a `while` loop mostly come last."""
     loops = [node for node in ast.walk(ast.parse(shop.solution)) if isinstance(node, ast.While)]
     kinds: dict[str, list[Mutation]] = {}
     for mutation in found:
@@ -182,7 +191,7 @@ def _lines(mutation: Mutation, text: str) -> set[int]:
 
 
 def _add_bugs(shop: _Workshop, first: int, wanted: int) -> tuple[int, ...]:
-    """Further bugs of other kinds on other lines, each of which makes a test fail on its own."""
+    """Add bugs of other kinds on other lines, each of which makes a test fail on its own."""
     planted = [first]
     others = [i for i in range(len(shop.candidates)) if i != first]
     shop.rng.shuffle(others)
@@ -206,10 +215,10 @@ def _add_bugs(shop: _Workshop, first: int, wanted: int) -> tuple[int, ...]:
 
 
 def _plan(shop: _Workshop, planted: Sequence[int]) -> list[_Round]:
-    """The failing rounds: which asserts are shown, which fails, and which bug its repair removes.
+    """Plan the failing rounds: the asserts shown, the one that fails, and the bug that is then repaired.
 
     Raises:
-        _UnusableError: the failures cannot be told apart by bug.
+        _UnusableError: the failures cannot be attributed to single bugs.
     """
     rounds: list[_Round] = []
     shown: tuple[int, ...] = ()
@@ -231,7 +240,7 @@ def _plan(shop: _Workshop, planted: Sequence[int]) -> list[_Round]:
         clear = [option for option in options if not option[2]] or options
         if not clear:
             raise _UnusableError
-        # The shortest of four: sequences are to be short, and digits cost a token each.
+        # Take the shortest test of four: sequences should be short, and each digit costs a token.
         bug, test, partial = min(
             (shop.rng.choice(clear) for _ in range(4)), key=lambda option: len(shop.problem.tests[option[1]])
         )
@@ -242,7 +251,7 @@ def _plan(shop: _Workshop, planted: Sequence[int]) -> list[_Round]:
 
 
 def _shown(shop: _Workshop, failing: int, now: Sequence[str], before: tuple[int, ...]) -> tuple[int, ...]:
-    """The asserts of a round: those of the round before, or a short selection in which `failing` fails first."""
+    """Choose the asserts of a round: those of the previous round, or a few of which `failing` fails first."""
     if before:
         return before if failing in before else tuple(sorted({*before, failing}))[:MOST_SHOWN]
     tests = shop.problem.tests
@@ -255,10 +264,10 @@ def _shown(shop: _Workshop, failing: int, now: Sequence[str], before: tuple[int,
 
 
 def _run_failing(shop: _Workshop, plan: _Round, block: str) -> tuple[CellResult, AssertFailure]:
-    """Run a failing round and look up, in a fresh session, the value that the failing assert saw.
+    """Run a failing round, and evaluate in a fresh session the value that the failing assert saw.
 
     Raises:
-        _UnusableError: another assert fails first, or the output is not fit to be learnt from.
+        _UnusableError: another assert fails first, or the output is unsuitable for training.
     """
     result = shop.interpreter.run([block])[0]
     check = parse_assert(shop.problem.tests[plan.failing])
@@ -281,7 +290,7 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
     """Run every round and write the dialogue.
 
     Raises:
-        _UnusableError: a round does not do what the plan says.
+        _UnusableError: a round does not behave as planned.
     """
     problem, rng = shop.problem, shop.rng
     retest = rng.choice(RETESTS)
@@ -330,7 +339,7 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
 
 
 def _function_at(solution: str, line: int) -> str:
-    """Name of the innermost function around a line."""
+    """Return the name of the innermost function around a line."""
     around = [
         node
         for node in ast.walk(ast.parse(solution))

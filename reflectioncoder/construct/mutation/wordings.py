@@ -1,8 +1,8 @@
-"""Wordings for the analysis of each kind of bug: what the buggy code does, and what the repair is.
+"""Wordings for the analysis of each kind of bug: causes and repairs.
 
-Templates are filled with `bad` and `good` (the fragment before and after the repair), `line` and `fixed` (the whole
-lines), `def` (the function's name) and the words which the kind's finder records. A cause is a clause that can be
-followed by its effect ("..., so the result is 1 too large").
+The fields of a template are `bad` and `good` (the fragment before and after the repair), `line` and `fixed` (the whole
+lines), `def` (the name of the function) and the words that the kind's finder records. A cause is a clause that its
+effect can follow ("..., so the result is 1 too large").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process's share of a build by mutation: problems to ledger entries."""
+"""Turns problems into ledger entries in a worker process of a build by mutation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.problems.problem import Problem
 
-INFRASTRUCTURE = "infrastructure"  # a rejection that is our fault and is never recorded
+INFRASTRUCTURE = "infrastructure"  # rejected by a failure of the interpreter itself; never recorded
 
 
 class _StrictInterpreter(Interpreter):
-    """An interpreter whose own failures are exceptions, so that nobody takes them for the program's."""
+    """An interpreter that raises on failures of its own, so that they are not mistaken for the program's."""
 
     def run(self, code: Any, limits: Limits | None = None) -> Any:
         results = super().run(code, limits)
@@ -30,14 +30,25 @@ class _StrictInterpreter(Interpreter):
 
 
 class Reflector:
-    """Turns problems into ledger entries inside a worker; holds the worker's interpreter."""
+    """Turns problems into ledger entries; owns the interpreter of its worker process.
+
+    Args:
+        config: the build's configuration.
+
+    Raises:
+        UserError: the interpreter cannot be started.
+    """
 
     def __init__(self, config: BuildConfig) -> None:
         self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
 
     def __call__(self, problem: Problem) -> Entry:
-        """Make a sequence and put it through the filters that look at one sequence alone."""
+        """Build the sequence of a problem and apply the filters that need only this sequence.
+
+        Raises:
+            UserError: the interpreter cannot start sessions.
+        """
         dialogue = None
         try:
             made = reflect_by_mutation(problem, self._interpreter, self._config.seed)
@@ -51,7 +62,7 @@ class Reflector:
         except InfrastructureError as error:
             return Entry(problem.id, "rejected", INFRASTRUCTURE, str(error))
         except Exception as error:
-            # one odd program among thousands must not stop a build; the funnel shows it
+            # one unusual program must not stop a build of thousands; the funnel counts it
             rejected = Rejected(problem.id, "internal_error", f"{type(error).__name__}: {error}")
         return entry_of(problem, dialogue, rejected)
 
@@ -62,5 +73,5 @@ class Reflector:
         return unstable(dialogue, problem, self._interpreter, self._config.repeats)
 
     def close(self) -> None:
-        """End the interpreter."""
+        """Close the interpreter."""
         self._interpreter.close()
