@@ -1,7 +1,7 @@
-"""The problems of a build, read once: a large build that goes on must not read and parse all of them again.
+"""Caches the problems of a build on disk, so that a resumed large build does not read and parse its source again.
 
-Beside the ledger lies what was read, under the digest of the source and of what decides how it is read. It is a cache:
-without it, or where anything has changed, the source is read again.
+The cache file lies beside the ledger. Its key is a hash of the source and of all settings that affect how the source
+is read. If the file is missing or anything has changed, the source is read again.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.problem import Problem
 
 CACHE = "problems.cache.jsonl"
-WORTH_IT = 2000  # problems; fewer are read in no time
+WORTH_IT = 2000  # number of problems from which caching saves time
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Problems, and what there is to say about them.
+    """The problems of a source, and notes about rows that were skipped or renamed.
 
     Args:
-        problems: in the order of their source.
-        skipped: rows that could not be read, and why.
-        renamed: problems that got another id.
+        problems: the problems, in the order of the source.
+        skipped: one line per row that could not be read, with the reason.
+        renamed: one line per problem that got a new id, because its own was already taken.
     """
 
     problems: list[Problem]
@@ -39,17 +39,17 @@ class Loaded:
 
 
 def load_once(source: str, reading: Iterable[Any], folder: Path, read: Callable[[], Loaded]) -> Loaded:
-    """What `read` gives, or gave at an earlier call that is cached in `folder`.
+    """Return the problems of a source, from the cache in `folder` if it is up to date.
 
     Args:
-        source: a file, or the name of a source that always gives the same ("procedural"); a directory or a data set of
-            the hub is always read, as nobody knows whether it has changed.
-        reading: JSON values of all else that decides what is read.
-        folder: of the build; need not exist.
+        source: a file, or "procedural", which always yields the same problems. A directory or a data set of the hub is
+            never cached, because changes to it cannot be detected.
+        reading: JSON values of all other settings that determine what is read.
+        folder: folder of the build; need not exist.
         read: reads the source.
 
     Raises:
-        UserError: see `read`; a cache that cannot be read or written is none.
+        UserError: raised by `read`. A cache that cannot be read or written is ignored.
     """
     digest = hashlib.sha256(json.dumps([source, list(reading), versions()["reflectioncoder"]]).encode())
     if Path(source).is_file():

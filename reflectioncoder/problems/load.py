@@ -1,7 +1,7 @@
-"""Programming problems and where they come from: shipped, JSONL, Parquet, Hugging Face data sets.
+"""Loads programming problems from the shipped set, JSONL, JSON and Parquet files, and Hugging Face data sets.
 
-The procedural generator is in `procedural.py`. Loaders do not run anything: whether a solution passes its
-tests is found out by the interpreter when a problem is used.
+`procedural/problems.py` generates problems. Loading runs no code: whether a solution passes its tests is checked in the
+interpreter when the problem is used.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from reflectioncoder.syntax.trees import lines_of, names_in, parse
 
 @dataclass(frozen=True)
 class FieldMap:
-    """Which column of a row holds which part of a problem; a dotted name goes into nested objects.
+    """Which column of a row holds which part of a problem.
 
-    A column that is called otherwise than here by default must exist; an empty name is not read.
-
-    In a list of messages a role stands for what that role says first: "messages.user".
+    A dotted name addresses nested objects. In a list of messages, a role addresses the first message of that role, as
+    in "messages.user". A column that is named explicitly must exist; one with a default name may be missing, except the
+    instruction. A part with an empty column name is not read.
 
     Args:
-        instruction: the request; it ends before the first doctest (`>>>`), and where it does not mention the entry
-            point, a sentence that names it is added.
-        id: name of the problem; without it problems are numbered.
-        solution: reference code; a part under `if __name__ == "__main__"` is left out.
-        tests: see `split_tests`.
-        entry_point: name, or an expression such as `Solution().twoSum`; found from the tests where empty.
-        setup: code to put before the solution.
+        instruction: the request. It is cut before the first doctest (`>>>`). If it does not mention the entry point, a
+            sentence that names it is added.
+        id: id of the problem; without it, problems are numbered.
+        solution: reference code; a block under `if __name__ == "__main__"` is removed.
+        tests: tests, in any format of `split_tests`.
+        entry_point: name, or an expression such as `Solution().twoSum`; if empty, it is inferred from the tests.
+        setup: code to insert before the solution.
         level: difficulty, a number from 1 or one of easy, medium, hard.
-        require: column that must be true, or "column=value", for a row to be taken.
-        ranges: for files that hold all splits, first and last id of each as "train:601-974 test:11-510".
-        source: what to call the data set.
-        licence: of its problems.
+        require: column that must be true, or "column=value"; other rows are left out.
+        ranges: for files that contain all splits: first and last id of each, as in "train:601-974 test:11-510".
+        source: name of the data set; by default the file name.
+        licence: licence of its problems.
     """
 
     instruction: str = "instruction"
@@ -60,10 +60,10 @@ class FieldMap:
 
     @classmethod
     def parse(cls, text: str) -> FieldMap:
-        """A preset by its name, or pairs like "instruction=text,tests=test_list", or both.
+        """Parse a preset name, pairs like "instruction=text,tests=test_list", or both, separated by commas.
 
         Raises:
-            UserError: an unknown preset or part, with those there are.
+            UserError: unknown preset or part; the message lists the known ones.
         """
         chosen = cls()
         parts = {item.name for item in dataclasses.fields(cls)}
@@ -72,9 +72,9 @@ class FieldMap:
             if not equals and key in PRESETS:
                 chosen = PRESETS[key]
             elif not equals:
-                raise UserError(f"fields: no preset '{key}'; there are {', '.join(PRESETS)}, or write part=column")
+                raise UserError(f"fields: unknown preset '{key}'; use {', '.join(PRESETS)}, or write part=column")
             elif key not in parts:
-                raise UserError(f"fields: no part '{key}'; a problem has {', '.join(sorted(parts))}")
+                raise UserError(f"fields: unknown part '{key}'; use one of {', '.join(sorted(parts))}")
             else:
                 chosen = dataclasses.replace(chosen, **{key: value})
         return chosen
@@ -92,7 +92,7 @@ MBPP_COLUMNS = FieldMap(
     "text", "task_id", "code", "test_list", "", setup="test_setup_code",
     ranges="train:601-974 validation:511-600 test:11-510 prompt:1-10", source="MBPP", licence="CC-BY-4.0",
 )  # fmt: skip
-# requests alone, for chat models: answers of instruction sets are no code that stands alone
+# requests only, for chat models: the answers in instruction data sets are not self-contained code
 CODEFEEDBACK_COLUMNS = FieldMap("query", "", "", "", "", source="CodeFeedback", licence="Apache-2.0")
 MESSAGES_COLUMNS = FieldMap("messages.user", "", "", "", "")
 PRESETS: Mapping[str, FieldMap] = {
@@ -104,7 +104,7 @@ NAMED_LEVELS = {"easy": 1, "medium": 2, "hard": 3}
 
 
 def handwritten() -> list[Problem]:
-    """The problems written for this project, in the order they are shipped; an evaluation set, never trained on."""
+    """Return the problems written for this project, in their shipped order: an evaluation set, never trained on."""
     problems = []
     for name in ("handwritten_a.jsonl", "handwritten_b.jsonl"):
         text = resources.files("reflectioncoder.problems").joinpath(name).read_text(encoding="utf-8")
@@ -133,27 +133,28 @@ def load_problems(
     skipped: list[str] | None = None,
     renamed: list[str] | None = None,
 ) -> list[Problem]:
-    """Problems from a JSONL, JSON or Parquet file or a Hugging Face data set.
+    """Load problems from a JSONL, JSON or Parquet file or a Hugging Face data set.
 
     Args:
         source: a file (`.jsonl`, `.json`, both also `.gz`, `.parquet`), a data set directory, or a name on the hub
             as "owner/name" or "owner/name:configuration".
         fields: which columns to read: a `FieldMap`, a preset (see `PRESETS`) or pairs like
             "instruction=text,tests=test_list".
-        split: of a data set, and of a file whose field map knows the ids of its splits.
-        limit: only the first so many problems; 0 takes all.
-        skipped: where given, rows that cannot be read are left out and the reasons appended here; otherwise the
-            first one raises.
-        renamed: where given, a line is appended for each problem whose id an earlier one has, and so got another.
+        split: split of a data set, or of a file whose field map has `ranges`; "all" ignores the ranges.
+        limit: maximum number of problems; 0 means no limit.
+        skipped: if given, unreadable rows are left out and the reasons are appended to it. Otherwise the first such
+            row raises.
+        renamed: if given, a line is appended to it for each problem that got a new id, because its own was already
+            taken.
 
     Raises:
-        UserError: no such source, a missing column (with the columns there are), a bad row, or no row at all.
+        UserError: no such source, a missing column (the message lists the columns), a bad row, or no problems.
     """
     columns = FieldMap.parse(fields) if isinstance(fields, str) else fields
     ids = _id_range(columns, split)
     name = columns.source or Path(source).name.split(".")[0]
     problems: list[Problem] = []
-    seen: dict[str, tuple[int, str]] = {}  # how often, and where first
+    seen: dict[str, tuple[int, str]] = {}  # id: (number of rows with it, position of the first)
     rows = 0
     for where, row in iter_rows(source, split):
         rows += 1
@@ -173,7 +174,7 @@ def load_problems(
             continue
         count, first = seen.get(problem.id, (0, where))
         seen[problem.id] = count + 1, first
-        if count:  # ids are the keys of a build
+        if count:  # a build needs unique ids
             if renamed is not None:
                 renamed.append(f"{where}: id '{problem.id}' is that of {first} too; kept as '{problem.id}#{count + 1}'")
             problem = dataclasses.replace(problem, id=f"{problem.id}#{count + 1}")
@@ -182,12 +183,12 @@ def load_problems(
             break
     if not problems:
         reason = f"; the first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
-        raise UserError(f"{source}: no problem among its {rows} rows{reason}")
+        raise UserError(f"{source}: no problems in its {rows} rows{reason}")
     return problems
 
 
 def _get(row: Mapping[str, Any], name: str) -> Any:
-    """The value at a dotted name, or None."""
+    """Return the value at a dotted name; None if there is none."""
     value: Any = row
     for key in name.split("."):
         if isinstance(value, list):
@@ -198,7 +199,7 @@ def _get(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _said(message: Mapping[str, Any]) -> Any:
-    """The text of a message, with or without blocks."""
+    """Return the text of a message, whose content is a string or a list of blocks."""
     content = message.get("content")
     if isinstance(content, list) and all(isinstance(block, Mapping) for block in content):
         return "\n\n".join(str(block.get("content", "")) for block in content)
@@ -219,7 +220,7 @@ def _check_columns(row: Mapping[str, Any], columns: FieldMap) -> None:
 
 
 def _id_range(columns: FieldMap, split: str) -> tuple[int, int] | None:
-    """First and last id of a split, None where ids do not tell it."""
+    """Return the first and last id of a split; None if all rows belong to it."""
     if not columns.ranges or split == "all":
         return None
     ranges = dict(item.split(":", 1) for item in columns.ranges.split() if ":" in item)
@@ -272,14 +273,14 @@ def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) 
 
 
 def _mentions(text: str, name: str) -> bool:
-    """Whether a text names a function: not as an everyday word, but as code or with a spelling of its own."""
+    """Whether a text mentions a function as code, or by a name that cannot be an ordinary word."""
     marked = rf"`{name}\b|\b{name}\s?\(|\b(def|class|named|called)\s+{name}\b"
     spelled = "_" in name or not name.islower()
     return bool(re.search(rf"\b{name}\b" if spelled else marked, text))
 
 
 def _standalone(setup: str, solution: str) -> str:
-    """Set-up code and solution as one piece, without what a module only does when it is run."""
+    """Join set-up code and solution, without the part that runs only as a script (`if __name__ == ...`)."""
     if not solution.strip():
         return ""
     code = "\n".join(part.rstrip() for part in (setup, solution) if part.strip())
@@ -295,7 +296,7 @@ def _standalone(setup: str, solution: str) -> str:
 
 
 def _entry_point(tests: Sequence[str], solution: str) -> str:
-    """The first function or class of the solution that the tests call."""
+    """Return the first function or class of the solution that the tests call; "" if there is none."""
     own = set()
     if solution:
         body: list[ast.stmt] = parse(solution).body  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A problem: instruction, and optionally solution, tests, entry point, source and licence."""
+"""The data class of a programming problem."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Problem:
-    """An instruction, and where known a way to check an answer.
+    """A programming problem: an instruction and, if available, what is needed to check an answer.
 
     Args:
         id: unique name within its source.
         instruction: the request, as a user would write it.
-        solution: reference code that passes `tests`, standing alone.
-        tests: single `assert` statements as source text, each of which stands alone after the solution.
+        solution: self-contained reference code that passes `tests`.
+        tests: source of single `assert` statements. Each runs on its own after the solution.
         entry_point: name of the function or class that the tests use.
         source: name of the data set.
-        licence: of the problem's text and solution.
-        level: difficulty from 1, where known.
-        extra: whatever else the source says.
+        licence: licence of the instruction and the solution.
+        level: difficulty from 1; None if unknown.
+        extra: further fields of the source.
     """
 
     id: str

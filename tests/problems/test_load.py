@@ -132,7 +132,7 @@ def test_bad_rows_are_skipped_with_reasons_or_raise(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("p.jsonl", b'{"id": 1}\n{oops\n', "line 1: no column 'instruction'"),
-        ("p.jsonl", b"\n", "no problem among its 0 rows"),
+        ("p.jsonl", b"\n", "no problems in its 0 rows"),
         ("p.json", b"{}", "expected a list of objects"),
         ("p.jsonl.gz", b"not gzip", "p.jsonl.gz"),
         ("p.json", b"\xff", "not UTF-8"),
@@ -155,10 +155,10 @@ def test_absent_sources_and_unknown_fields_give_one_clear_line(tmp_path: Path, m
     with pytest.raises(UserError, match=r"data set .*empty, split train: cannot load it"):
         load_problems(str(tmp_path / "empty"))
     with pytest.raises(
-        UserError, match="no preset 'mbp'; there are leetcode, thealgorithms, mbpp, codefeedback, messages"
+        UserError, match="unknown preset 'mbp'; use leetcode, thealgorithms, mbpp, codefeedback, messages"
     ):
         FieldMap.parse("mbp")
-    with pytest.raises(UserError, match="no part 'test'"):
+    with pytest.raises(UserError, match="unknown part 'test'"):
         FieldMap.parse("mbpp,test=x")
     assert FieldMap.parse("mbpp,tests=x").tests == "x"
 

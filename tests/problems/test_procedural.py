@@ -198,7 +198,7 @@ def test_the_same_in_another_process(hash_seed: str) -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(UserError, match="'test' is neither"):
+    with pytest.raises(UserError, match="split 'test': must be 'train' or 'heldout'"):
         procedural_problems(1, 1, "test")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="levels"):
         procedural_problems(1, 1, "train", levels=(5,))

@@ -1,1 +1,1 @@
-"""Problems made by a procedure, at four levels of difficulty."""
+"""Procedurally generated problems, at four levels of difficulty."""

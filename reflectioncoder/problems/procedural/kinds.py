@@ -1,4 +1,4 @@
-"""The inputs of procedural problems: how each kind is described, taken apart in code, parsed and sampled."""
+"""The input kinds of procedural problems: their wordings, the code that reads them, and random inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ NAMES = "ann bob lee Otto ben sara noel Tess eve abe rosa nat stan Leo anna ros 
 
 @dataclass(frozen=True)
 class Theme:
-    """Names for one wording of an input: parameter, loop variables, and the nouns of the English text."""
+    """The words for one wording of an input.
+
+    Args:
+        param: name of the parameter.
+        variables: names of the loop variables.
+        item, items: English noun for an item, singular and plural.
+        describe: descriptions of the input.
+        key, value: nouns for the parts of a pair; empty for other kinds.
+    """
 
     param: str
     variables: tuple[str, ...]
@@ -31,7 +39,19 @@ class Theme:
 
 @dataclass(frozen=True)
 class Kind:
-    """An input kind: `prelude` and `sequence` are source (over {p}), `parse` does the same independently."""
+    """An input kind.
+
+    Args:
+        key: name of the kind.
+        item_type: type of its items.
+        themes: its wordings.
+        sequence: source of the expression that yields the items of the parameter {p}.
+        parse: returns the items of an input, independently of the source text.
+        sample: draws a random input, near the given constants of the problem.
+        edges: inputs that are edge cases, the empty input first.
+        prelude: source lines to insert before `sequence`.
+        named: `prelude` to use if the sequence needs a variable name.
+    """
 
     key: str
     item_type: ItemType
@@ -41,7 +61,7 @@ class Kind:
     sample: Callable[[random.Random, Sequence[Any]], Any]
     edges: tuple[Any, ...]
     prelude: tuple[str, ...] = ()
-    named: tuple[str, ...] = ()  # prelude to use where the sequence needs a name
+    named: tuple[str, ...] = ()  # prelude to use if the sequence needs a variable name
 
 
 def _ints(rng: random.Random, constants: Sequence[Any], size: int | None = None) -> list[int]:

@@ -1,4 +1,4 @@
-"""The maps and rules of the procedural problems, and what can be taken of a row."""
+"""The maps and rules of the procedural problems, and the values that can be taken from a row."""
 
 from __future__ import annotations
 

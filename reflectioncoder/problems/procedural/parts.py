@@ -1,10 +1,10 @@
-"""The vocabulary of the procedural problems: what a part is, and the filters.
+"""The vocabulary of the procedural problems: the types of parts, and the filters.
 
-Each part says the same thing three times: in English (`says`, `np`, `them`), in Python source (`code`, `lines`, `acc`)
-and as a plain function (`fn`). The generator builds the solution from the source and the expected values from the
-functions, so that the two check each other. In source and English, `{x}` is the item, `{a}` and `{b}` the constants.
-What this module does not promise: that any two parts make sense together; `procedural.py` rejects those that do not.
-Maps and rules are in `procedural_maps.py`, reductions in `procedural_reductions.py`.
+Each part expresses the same thing three times: in English (`says`, `np`, `them`), in Python source (`code`, `lines`,
+`acc`) and as a plain function (`fn`). The solution is built from the source, the expected values from the functions, so
+that the two check each other. In source and English, `{x}` is the item, `{a}` and `{b}` are the constants. Not every
+combination of parts makes sense; `problems.py` rejects the others. Maps and rules are in `maps.py`, reductions in
+`reductions.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NONE: tuple[Constants, ...] = ((),)
 
 @dataclass(frozen=True)
 class ItemFilter:
-    """A predicate on a number or a string; `says` are singular verb phrases ("is even")."""
+    """A predicate on a number or a string; `says` holds singular verb phrases ("is even")."""
 
     key: str
     code: str
@@ -30,12 +30,12 @@ class ItemFilter:
     fn: Callable[..., bool]
     constants: tuple[Constants, ...] = NONE
     adjective: str = ""
-    digits: bool = True  # False: pointless on single digits
+    digits: bool = True  # False if it makes no sense on single digits
 
 
 @dataclass(frozen=True)
 class Map:
-    """A function of one item; `np` is a noun phrase around {X}, `does` an imperative for each item."""
+    """A function of one item; `np` holds noun phrases around {X}, `does` imperatives that apply to each item."""
 
     key: str
     code: str
@@ -49,9 +49,10 @@ class Map:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which items are looked at, and in which order.
+    """Selects the items that are looked at, and their order.
 
-    `code` rewrites the sequence {s}, `stop` ends the loop, `previous` compares with the item before, {p}.
+    `code` rewrites the sequence {s}, `stop` is the condition that ends the loop, and `previous` compares the item with
+    the one before it, {p}.
     """
 
     key: str
@@ -67,10 +68,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Reduction:
-    """From the mapped items to the answer.
+    """Computes the answer from the mapped items.
 
-    `lines` finish from the list {v}; `inline` takes a generator expression {g}; `acc` is (start, step, answer) of an
-    explicit loop over elements {e}. `empty` "natural" needs no word about the empty case, "needs" must have one.
+    There are up to three source forms: `lines` compute the answer from the list {v}, `inline` takes a generator
+    expression {g}, and `acc` is (start, step, answer) of an explicit loop over elements {e}. `empty` is "natural" if
+    the empty case needs no explanation in the text, and "needs" if it does.
     """
 
     key: str

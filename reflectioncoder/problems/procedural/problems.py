@@ -1,9 +1,9 @@
-"""Verified programming problems by composition: more than 100,000, in four levels, with a held-out split.
+"""Generates verified programming problems by composition: more than 100,000, in four levels, with a held-out split.
 
-A problem is an input kind, a rule that says which items count, filters, a map, a reduction and what to do when
-nothing is left. The split is by a stable hash of the composition (the parts without their constants), so that no
-held-out composition is ever trained on, in whatever wording. What this module does not protect against: a held-out
-composition may consist of parts that all occur, in other combinations, in the training split; that is its purpose.
+A problem consists of an input kind, a rule that selects the items, filters, a map, a reduction, and an answer for the
+empty case. The split is determined by a stable hash of the composition (the parts without their constants), so that no
+held-out composition is ever trained on, in any wording. By design, the parts of a held-out composition may all occur in
+the training split, in other combinations.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HELDOUT_SHARE = 0.2
 TESTS_PER_PROBLEM = 7
 MAX_TEXT, MAX_CODE, MAX_LINES, MAX_TEST = 300, 380, 13, 150
 
-# Filters of one family make each other pointless or contradictory, so two of a family never meet.
+# Two filters of one family would be redundant or contradictory, so they are never combined.
 _FAMILIES = tuple(
     frozenset(keys.split())
     for keys in (
@@ -57,18 +57,18 @@ _SIZE_FILTERS = _FAMILIES[0]
 
 
 def split_of(composition: Composition) -> Split:
-    """The split of a composition: a stable hash of its key, so never a matter of seed, process or wording."""
+    """Return the split of a composition. It depends on a hash of its key only, not on seed, process or wording."""
     digest = hashlib.sha256(composition.key.encode()).digest()
     return "heldout" if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32 else "train"
 
 
 @lru_cache
 def _accessors(kind: str) -> tuple[tuple[str, str], ...]:
-    """All (accessor, filter) keys that make sense on the items of `kind`."""
+    """Return all (accessor, filter) keys that make sense for the items of `kind`."""
     item_type = PROBLEM_KINDS[kind].item_type
     numbers = [key for key, part in INT_FILTERS.items() if part.digits or kind != "digits"]
     if kind == "digits":
-        numbers.remove("pos")  # "is not 0" is said by `ne` already
+        numbers.remove("pos")  # `ne` already covers "is not 0"
     if item_type == "int":
         return tuple(("", key) for key in numbers)
     if item_type == "str":
@@ -86,7 +86,7 @@ def _clash(first: tuple[str, str], second: tuple[str, str]) -> bool:
 
 @lru_cache
 def _selections(kind: str) -> tuple[tuple[tuple[tuple[str, str], ...], Literal["", "and", "or"]], ...]:
-    """No filter, every filter, and every pair of filters joined by "and" and by "or"."""
+    """Return all selections: no filter, each single filter, and each pair of filters joined by "and" or "or"."""
     singles = _accessors(kind)
     chosen: list[tuple[tuple[tuple[str, str], ...], Literal["", "and", "or"]]] = [((), "")]
     chosen += [((single,), "") for single in singles]
@@ -98,7 +98,7 @@ def _selections(kind: str) -> tuple[tuple[tuple[tuple[str, str], ...], Literal["
 
 @lru_cache
 def _tails(kind: str) -> tuple[tuple[str, str, str, str, bool], ...]:
-    """Every sensible (rule, view, map, reduction, special) of a kind."""
+    """Return all sensible (rule, view, map, reduction, special) of an input kind."""
     item_type = PROBLEM_KINDS[kind].item_type
     views = {"pair": ("key", "value", ""), "row": tuple(ROW_VIEWS)}.get(item_type, ("",))
     rules = [None, *(rule for rule in RULES if kind in rule.kinds)]
@@ -147,14 +147,14 @@ def _sensible(composition: Composition) -> bool:
     on_value = {key for accessor, key in filters if accessor == composition.view}
     if composition.map in ("abs", "cap", "floor") and on_value & _SIZE_FILTERS:
         return False
-    # Filters that a stop rule makes pointless, and sorted order after which a reduction has nothing to do.
+    # Reject filters that a stop rule makes redundant, and sorting that leaves a reduction nothing to do.
     return not (
         rule in ("until_negative", "until_above", "until_low") and any(key in _SIZE_FILTERS for _, key in filters)
     )
 
 
 def compositions(kind: str | None = None) -> Iterator[Composition]:
-    """Every composition, kind by kind, in a fixed order."""
+    """Yield every composition, kind by kind, in a fixed order; `kind` restricts them to one input kind."""
     for name in (kind,) if kind else PROBLEM_KINDS:
         for filters, operator in _selections(name):
             for rule, view, map_key, reduction, special in _tails(name):
@@ -169,23 +169,23 @@ def _weights(kind: str) -> dict[tuple[str, str, str, str, bool], int]:
 
 
 def iter_problems(seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> Iterator[Problem]:
-    """The problems of `iter_exact` without their compositions: for streams longer than a list should be."""
+    """Yield the problems of `iter_exact` without their compositions; see there for arguments and errors."""
     return (problem for _, problem in iter_exact(seed, split, levels))
 
 
 def iter_exact(seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> Iterator[tuple[Exact, Problem]]:
-    """Distinct problems without end (until the space of a level is used up), the levels taking turns.
+    """Yield distinct problems until a level has no new ones, alternating between the levels.
 
     Args:
-        seed: decides which problems come, and their wording and tests.
+        seed: determines the problems, their wording and their tests.
         split: "train" or "heldout"; no composition is in both.
         levels: difficulties to draw from, 1 to 4.
 
     Raises:
-        UserError: unknown split or level, or no new problem of a level can be found any more.
+        UserError: unknown split or level, or a level has no new problems left.
     """
     if split not in ("train", "heldout"):
-        raise UserError(f"split {split!r} is neither 'train' nor 'heldout'")
+        raise UserError(f"split {split!r}: must be 'train' or 'heldout'")
     if not levels or any(level not in ALL_LEVELS for level in levels):
         raise UserError(f"levels {list(levels)!r}: choose one or more of 1, 2, 3, 4")
     seen: set[str] = set()
@@ -204,23 +204,23 @@ def iter_exact(seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> I
                 yield exact, problem
                 break
         else:
-            raise UserError(f"procedural problems: no new one of level {level} after {len(seen)}; ask for fewer")
+            raise UserError(f"procedural problems: none left at level {level} after {len(seen)}; ask for fewer")
 
 
 def procedural_problems(count: int, seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> list[Problem]:
-    """The first `count` problems of `iter_problems`: a longer list begins with every shorter one.
+    """Return the first `count` problems of `iter_problems`. A longer list begins with every shorter one.
 
     Args:
-        count: how many.
-        seed: see `iter_problems`.
+        count: number of problems, at least 0.
+        seed: determines the problems, their wording and their tests.
         split: "train" or "heldout".
-        levels: difficulties, in turn.
+        levels: difficulties to alternate between, 1 to 4.
 
     Returns:
-        Distinct problems; their ids name split and content.
+        distinct problems; their ids identify split and content.
 
     Raises:
-        UserError: a bad argument, or more problems than there are.
+        UserError: an invalid argument, or `count` exceeds the number of problems.
     """
     if count < 0:
         raise UserError(f"count of procedural problems must not be negative, got {count}")
@@ -238,10 +238,10 @@ def _selections_of(kind: str, filters: int) -> tuple[tuple[tuple[tuple[str, str]
 
 
 def _draw(rng: random.Random, level: int) -> Composition | None:
-    """A random composition of a level; kinds and reductions evenly, or the largest group would drown the others."""
+    """Draw a random composition of a level. Kinds and reductions are drawn evenly, so that no large group dominates."""
     kind = rng.choice(
         (*PROBLEM_KINDS, *(("ints", "words") * 5 if level == 1 else ()))
-    )  # what beginners ask for comes first
+    )  # level 1 favours the inputs that beginners ask about
     size = rng.choice([n for n in (0, 1, 1, 2) if n <= level])
     tails = _tails_of(kind, level - size)
     if not tails:
@@ -290,7 +290,7 @@ def _draw_constants(composition: Composition, rng: random.Random) -> Exact:
 
 
 def _problem(exact: Exact, seed: int, split: Split) -> Problem | None:
-    """The problem with its wording, or None where the parts get in each other's way or the text grows too long."""
+    """Build the problem with its wording; None if its parts conflict or a text is too long."""
     composition, kind = exact.composition, PROBLEM_KINDS[exact.composition.kind]
     rng = random.Random(f"{seed}:{exact.key}")
     tests = _choose_inputs(exact, kind, rng)
@@ -318,7 +318,7 @@ def _problem(exact: Exact, seed: int, split: Split) -> Problem | None:
 
 
 def _choose_inputs(exact: Exact, kind: Kind, rng: random.Random) -> list[tuple[Any, Any]] | None:
-    """Edge cases, and inputs that tell the problem from each of its variants; None where that cannot be done."""
+    """Choose edge cases, and inputs that distinguish the problem from each of its variants; None if impossible."""
     constants = [c for group in (exact.rule, *exact.filters, exact.map) for c in group]
     candidates = [*kind.edges, *(kind.sample(rng, constants) for _ in range(36))]
     answers = [(value, evaluate_pipeline(exact, value)) for value in candidates]

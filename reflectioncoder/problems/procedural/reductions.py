@@ -1,4 +1,4 @@
-"""The reductions of the procedural problems: from the mapped items to the answer."""
+"""The reductions of the procedural problems, which compute the answer from the mapped items."""
 
 from __future__ import annotations
 

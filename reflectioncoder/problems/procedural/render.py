@@ -1,4 +1,4 @@
-"""A composition of parts as a Python function, as an English request, and as a value computed without either."""
+"""Renders a composition of parts as a Python function and as an English request, and computes its expected values."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ RULES_BY_KEY = {rule.key: rule for rule in RULES}
 
 @dataclass(frozen=True)
 class Composition:
-    """Which parts in which order, without their constants: the unit of the held-out split.
+    """The parts of a problem, without their constants: the unit of the held-out split.
 
     Args:
         kind: input kind.
-        rule: which items are looked at ("" for all).
-        filters: (accessor, filter) keys; the accessor is "" for the item itself, else one of its attributes.
-        operator: how two filters are combined.
-        view: what is taken of an item before the map ("" for the item itself).
-        map: "" for none.
+        rule: key of the rule that selects the items; "" for all items.
+        filters: (accessor, filter) keys. The accessor is "" for the item itself, otherwise one of its attributes.
+        operator: how two filters are combined; "" for fewer than two.
+        view: the attribute of an item that the map gets; "" for the item itself.
+        map: key of the map; "" for none.
         reduction: key of the reduction.
-        special: whether an empty selection has an answer of its own although the reduction would give one.
+        special: whether an empty selection has a special answer although the reduction would return one.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Composition:
 
     @property
     def key(self) -> str:
-        """The composition as one stable line of text."""
+        """The composition as a stable line of text."""
         chosen = self.operator.join(f"({accessor}.{name})" for accessor, name in self.filters)
         return "/".join(
             (self.kind, self.rule, chosen, self.view, self.map, self.reduction, "special" if self.special else "")
@@ -83,17 +83,24 @@ class Composition:
 
     @property
     def level(self) -> int:
-        """Difficulty: the number of things that a solver has to get right, at most two of them for the reduction."""
+        """Difficulty: the number of parts that a solver has to get right; a reduction counts at most two."""
         return len(self.filters) + bool(self.map) + bool(self.rule) + self.special + self.reduced.weight
 
     def filter_parts(self) -> list[ItemFilter]:
-        """The filters, each from the vocabulary of its accessor."""
+        """Return the filters, each from the vocabulary of its accessor."""
         return [filter_of(self.kind, accessor, name) for accessor, name in self.filters]
 
 
 @dataclass(frozen=True)
 class Exact:
-    """A composition with its constants: a problem that differs from every other one in meaning."""
+    """A composition with its constants. Two different ones are different problems.
+
+    Args:
+        composition: the parts.
+        rule, map: constants of the rule and of the map.
+        filters: constants of each filter.
+        empty: the answer for an empty selection.
+    """
 
     composition: Composition
     rule: Constants
@@ -103,12 +110,12 @@ class Exact:
 
     @property
     def key(self) -> str:
-        """Stable and unique: the composition and its constants."""
+        """A stable, unique key of the composition with its constants."""
         return f"{self.composition.key}#{self.rule!r}{self.filters!r}{self.map!r}{self.empty!r}"
 
 
 def filter_of(kind: str, accessor: str, name: str) -> ItemFilter:
-    """The filter `name` in the vocabulary of what `accessor` gives on items of `kind`."""
+    """Return the filter `name` for the values that `accessor` yields on items of `kind`."""
     text = accessor == "key" or PROBLEM_KINDS[kind].item_type == "str"
     return (STR_FILTERS if text else INT_FILTERS)[name]
 
@@ -120,7 +127,7 @@ def _get(item_type: ItemType, accessor: str, item: Any) -> Any:
 
 
 def evaluate_pipeline(exact: Exact, value: Any) -> Any:
-    """The expected answer for `value`, from the functions of the parts and not from any source text."""
+    """Compute the expected answer for the input `value`, from the functions of the parts instead of source text."""
     composition, kind = exact.composition, PROBLEM_KINDS[exact.composition.kind]
     items = kind.parse(value)
     if composition.ruled:
@@ -146,7 +153,7 @@ def _fill(text: str, constants: Constants = (), **names: Any) -> str:
 
 
 def _source(exact: Exact, theme: Theme) -> tuple[list[str], str, str, str, list[str], str]:
-    """Prelude lines, sequence, loop target, stop test, conditions and element expression."""
+    """Return prelude lines, sequence, loop target, stop condition, filter conditions and element expression."""
     composition, kind = exact.composition, PROBLEM_KINDS[exact.composition.kind]
     names = {"p": theme.param, "k": theme.variables[0], "v": theme.variables[-1]}
     target = item = ", ".join(theme.variables)
@@ -195,7 +202,7 @@ def _source(exact: Exact, theme: Theme) -> tuple[list[str], str, str, str, list[
 
 
 def render_code(exact: Exact, theme: Theme, name: str, rng: random.Random) -> str:
-    """The solution: an explicit loop or a comprehension, whichever `rng` picks among those that fit."""
+    """Render the solution as a loop or a comprehension; `rng` picks among the forms that are possible."""
     reduction = exact.composition.reduced
     prelude, sequence, target, stop, conditions, element = _source(exact, theme)
     where = f" if {' and '.join(conditions)}" if conditions else ""
@@ -283,7 +290,7 @@ _PLURALS = (
 
 
 def plural(predicate: str) -> str:
-    """The predicate of a singular noun for a plural one ("is even" -> "are even")."""
+    """Turn the predicate of a singular noun into that of a plural noun ("is even" -> "are even")."""
     for pattern, replacement in _PLURALS:
         predicate = re.sub(pattern, replacement, predicate)  # type: ignore[call-overload]
     return predicate
@@ -294,7 +301,7 @@ def _nouns(theme: Theme) -> dict[str, str]:
 
 
 def _predicates(exact: Exact, theme: Theme, many: bool, rng: random.Random) -> str:
-    """ "are even", "whose score is even and whose name is long": what the filters ask of an item."""
+    """Render the filters as a predicate: "are even", "whose score is even and whose name is long"."""
     composition, clauses = exact.composition, []
     for (accessor, _), part, constants in zip(
         composition.filters, composition.filter_parts(), exact.filters, strict=True
@@ -330,7 +337,7 @@ def _view_phrase(exact: Exact, theme: Theme, inner: str) -> str:
 
 
 def empty_sentence(exact: Exact, rng: random.Random) -> str:
-    """What to answer when nothing is left, or "" where the reduction says it by itself."""
+    """Render the sentence about the empty case; "" if the reduction makes it obvious."""
     reduction = exact.composition.reduced
     if not (exact.composition.special or reduction.empty == "needs"):
         return ""
@@ -343,7 +350,7 @@ def empty_sentence(exact: Exact, rng: random.Random) -> str:
 
 
 def render_text(exact: Exact, theme: Theme, name: str, rng: random.Random) -> str:
-    """The request in English: one of eight sentence shapes with paraphrases of each part."""
+    """Render the request in English: one of eight sentence patterns, with paraphrases of each part."""
     composition, nouns = exact.composition, _nouns(theme)
     reduction, mapped = composition.reduced, composition.mapped
     call, describe = f"`{name}({theme.param})`", rng.choice(theme.describe)
@@ -382,21 +389,21 @@ def render_text(exact: Exact, theme: Theme, name: str, rng: random.Random) -> st
 
 
 def function_name(exact: Exact, theme: Theme, rng: random.Random) -> str:
-    """A name made of the parts, such as `sum_even_squares`."""
+    """Build a function name from the parts, such as `sum_even_squares`."""
     composition = exact.composition
     words = [composition.reduced.name]
     for part, constants in zip(composition.filter_parts()[:1], exact.filters[:1], strict=True):
         words.append(_fill(part.name, constants).lower())
     if composition.mapped and rng.random() < 0.8:
         words.append(composition.mapped.name)
-    if len(words) < 2 or (len(words) < 3 and rng.random() < 0.7):  # one word alone could hide a builtin
+    if len(words) < 2 or (len(words) < 3 and rng.random() < 0.7):  # a single word could shadow a builtin
         words.append({"key": f"{theme.key}s", "value": f"{theme.value}s"}.get(composition.view, theme.items))
     name = "_".join(words)
     return f"get_{name}" if name == theme.param else name
 
 
 def variants(exact: Exact) -> list[Exact]:
-    """The problem with one part left out or exchanged each: a good set of tests tells each from the original."""
+    """Return variants with one part removed or exchanged; good tests distinguish each of them from the original."""
     composition, made = exact.composition, []
     for index in range(len(exact.filters)):
         fewer = replace(
@@ -415,5 +422,5 @@ def variants(exact: Exact) -> list[Exact]:
 
 
 def theme_of(kind: Kind, rng: random.Random) -> Theme:
-    """One of the wordings of an input kind."""
+    """Pick one of the wordings of an input kind."""
     return rng.choice(kind.themes)
