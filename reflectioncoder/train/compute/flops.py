@@ -1,7 +1,7 @@
 """Model FLOP utilisation (MFU): the operations that a step needs, relative to the peak of the device.
 
-Counted are one forward pass, the gradients of all layer inputs, and the gradients of the trained weights. Additional
-work (recomputed activations, dequantisation of 4-bit weights) is not counted.
+The count includes one forward pass, the gradients of all layer inputs, and the gradients of the trained weights. It
+leaves out additional work (recomputed activations, dequantisation of 4-bit weights).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class Needed:
-    """Floating-point operations that the steps of a model need.
+    """Counts the floating-point operations that a training step of a model needs.
 
-    Trained weights cost three times their forward pass, frozen ones twice, because they need no weight gradients.
-    Counted are matrix products for every token, the output head for scored tokens, and causal attention over half the
-    square of each row. Norms and other elementwise work, rotations, sliding windows and the rows of the special tokens
-    are ignored.
+    Trained weights cost three times their forward pass. Frozen ones cost twice, because they need no weight gradients.
+    The count includes matrix products for every token, the output head for scored tokens, and causal attention over
+    half the square of each row. It ignores norms and other elementwise work, rotations, sliding windows and the rows of
+    the special tokens.
 
     Args:
         model: the model with its LoRA adapters, if any, before its weights are sharded.
@@ -69,5 +69,11 @@ class Needed:
         self.square = 3 * 2 * shape.num_hidden_layers * shape.num_attention_heads * heads_wide
 
     def __call__(self, tokens: int, scored: int, squares: int) -> int:
-        """Operations for the tokens of some rows, their scored tokens and the sum of their squared lengths."""
+        """Return the operations that some rows need.
+
+        Args:
+            tokens: tokens of all rows.
+            scored: scored tokens of all rows.
+            squares: sum of the squared row lengths.
+        """
         return self.token * tokens + self.place * scored + self.square * squares

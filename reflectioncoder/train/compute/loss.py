@@ -21,21 +21,21 @@ from reflectioncoder.train.compute.packed_attention import boundaries
 
 T = TypeVar("T")
 CHUNK_BYTES = 96 * 2**20  # of float32 logits; peak memory is about three times as much
-# Each chunk also reads and writes the gradient of the whole output head, so fast GPUs profit from larger chunks.
+# Each chunk also reads and writes the gradient of the whole output head, so larger chunks are faster on a GPU.
 CUDA_CHUNK_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
 class Head:
-    """The output head: hidden states [n, H] to logits [n, V].
+    """The output head: maps hidden states `[n, D]` to logits `[n, V]`.
 
     Args:
-        weight: [V, H].
-        bias: [V] or None.
+        weight: `[V, D]`.
+        bias: `[V]`, or None.
         scale: factor on the logits.
         softcap: logits become softcap * tanh(logits / softcap); 0 for no capping.
-        own: [k, H] trained rows that replace rows `places` of a frozen `weight`, or None.
-        places: [k], int64, row indices.
+        own: `[k, D]`, k trained rows that replace rows `places` of a frozen `weight`; or None.
+        places: `[k]`, int64 row indices in [0, V); or None.
     """
 
     weight: torch.Tensor
@@ -46,7 +46,7 @@ class Head:
     places: torch.Tensor | None = None
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[n, H] -> [n, V]."""
+        """Compute the logits `[n, V]` of hidden states `[n, D]`."""
         found = hidden @ self.weight.T.to(hidden.dtype)
         if self.own is not None and self.places is not None:
             found = found.index_copy(1, self.places, hidden @ self.own.T.to(hidden.dtype))
@@ -57,7 +57,7 @@ class Head:
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """The output head of a model.
+    """Return the output head of a model.
 
     Raises:
         UserError: the output head is not a linear layer.
@@ -82,12 +82,20 @@ def head_of(model: PreTrainedModel) -> Head:
 
 @cache
 def on_device(places: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Row indices as a tensor; cached, because each copy to a GPU would block the CPU."""
+    """Return k row indices as an int64 tensor `[k]`; cached, because each copy to a GPU would block the CPU."""
     return torch.tensor(places, device=device)
 
 
 def _pieces(n: int, pairs: int, chunk: int) -> Iterator[tuple[slice, ...]]:
-    """Slices to score together: first chunks of teacher entries with their student entries, then the rest."""
+    """Yield the slices of [0, n) that are scored together.
+
+    The first pieces pair a slice of teacher entries with the slice of their student entries; the rest are single.
+
+    Args:
+        n: number of scored positions.
+        pairs: number K of teacher-student pairs.
+        chunk: entries per piece.
+    """
     half = max(1, chunk // 2)
     for a in range(0, pairs, half):
         b = min(a + half, pairs)
@@ -97,10 +105,12 @@ def _pieces(n: int, pairs: int, chunk: int) -> Iterator[tuple[slice, ...]]:
 
 
 def _take(values: torch.Tensor, piece: tuple[slice, ...]) -> torch.Tensor:
+    """Select the m entries of a piece: `[n, ...]` -> `[m, ...]`."""
     return values[piece[0]] if len(piece) == 1 else torch.cat([values[part] for part in piece])
 
 
 def _put(values: torch.Tensor, piece: tuple[slice, ...], found: torch.Tensor) -> None:
+    """Write `found` `[m, ...]` to the m entries of a piece in `values` `[n, ...]`."""
     for part in piece:
         size = part.stop - part.start
         values[part] = found[:size]
@@ -108,7 +118,13 @@ def _put(values: torch.Tensor, piece: tuple[slice, ...], found: torch.Tensor) ->
 
 
 def _add_product(total: torch.Tensor, grad: torch.Tensor, states: torch.Tensor) -> None:
-    """Add [n, V] transposed times [n, H], summed over n in float32 or better."""
+    """Add grad^T states to `total`, summed in float32 or float64.
+
+    Args:
+        total: `[V, D]` sum to add to; `[k, D]` for the k trained rows of a frozen head.
+        grad: `[m, V]` gradients of the logits of m entries, or `[m, k]`.
+        states: `[m, D]` their hidden states.
+    """
     if grad.dtype == total.dtype:
         total.addmm_(grad.T, states)
     else:
@@ -116,10 +132,10 @@ def _add_product(total: torch.Tensor, grad: torch.Tensor, states: torch.Tensor) 
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """Sum of weighted cross-entropies and KL terms of scored tokens, chunk by chunk.
+    """Sums the weighted cross-entropies and KL terms of the scored tokens, chunk by chunk.
 
-    Inputs are those of `scored_loss`, the fields of its head, and whether gradients are needed. Outputs are the loss,
-    the n cross-entropies and the K divergences; only the loss has a gradient.
+    The inputs are those of `scored_loss`, with the fields of its head, and `wanted`: whether gradients are needed. The
+    outputs are the loss `[]`, the n cross-entropies `[n]` and the K divergences `[K]`. Only the loss has a gradient.
     """
 
     @staticmethod
@@ -229,15 +245,16 @@ def scored_loss(
     """Weighted cross-entropy of n tokens plus weighted KL of K teacher-student pairs, at temperature 1.
 
     Args:
-        hidden: [n, H] last hidden states; entries k and K + k, for k < K, are a teacher-student pair.
+        hidden: `[n, D]` last hidden states; entries k and K + k, for k < K, are a teacher-student pair.
         head: the output head.
-        target: [n] token ids to predict.
-        ce_weight: [n] weights of the cross-entropies.
-        kl_weight: [K] weights of KL(teacher || student); no gradient flows into the teacher there.
+        target: `[n]`, int64 token ids to predict.
+        ce_weight: `[n]` weights of the cross-entropies.
+        kl_weight: `[K]` weights of KL(teacher || student), which sends no gradient into the teacher.
         chunk: tokens scored at a time; 0 chooses by memory.
 
     Returns:
-        The loss; n cross-entropies and K divergences in nats, without gradient.
+        the loss `[]`; the cross-entropies `[n]` and the divergences `[K]` in nats, without gradient. All are float32,
+        or float64 if `hidden` is.
     """
     chunk = chunk or max(2, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
     of_head = head.weight, head.bias, head.own, head.places
@@ -256,9 +273,14 @@ def chunk_bytes(device: torch.device) -> int:
 
 
 class LossTerms(NamedTuple):
-    """A micro-batch's contribution to its global batch: the loss with gradient, and the logged means without.
+    """A micro-batch's contribution to its global batch. All are scalars `[]`, and only `loss` has a gradient.
 
     It is a tuple because sharding engines look for tensors in the return value of a forward pass.
+
+    Args:
+        loss: share of the global batch's loss.
+        teacher_ce, student_ce: shares of the logged mean cross-entropies, in nats.
+        kl: share of the logged mean KL(teacher || student), in nats.
     """
 
     loss: torch.Tensor
@@ -290,12 +312,14 @@ def through(module: nn.Module, function: Callable[..., T], *args: Any, caller: n
 
 
 def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) -> LossTerms:
-    """Forward pass of packed rows and its share of the global batch's loss.
+    """Run the forward pass of packed rows, and compute their share of the global batch's loss.
+
+    The model maps `[1, T]` token ids to `[1, T, D]` hidden states, of which the n scored ones go through the head.
 
     Args:
-        model: a causal language model that uses `attention.varlen_attention`.
-        batch: on the model's device.
-        chunk: places scored at a time; 0 chooses by memory.
+        model: a causal language model with `packed_attention.use_varlen_attention` applied.
+        batch: B packed rows of T tokens in all with n scored positions, on the model's device.
+        chunk: positions scored at a time; 0 chooses by memory.
     """
     outputs = model.base_model(
         input_ids=batch.input_ids,

@@ -49,7 +49,7 @@ class Masters(torch.optim.Optimizer):
         return master
 
     def parameters(self) -> list[torch.Tensor]:
-        """The parameters that are updated, for gradient clipping: float32 copies where they exist."""
+        """Return the parameters that are updated, for gradient clipping: the float32 copies if they exist."""
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     @torch.no_grad()
@@ -67,11 +67,11 @@ class Masters(torch.optim.Optimizer):
                 parameter.copy_(master)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state with the float32 copies."""
+        """Return the optimizer's state, including the float32 copies."""
         return {**super().state_dict(), "masters": [master.detach() for _, master in self._pairs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a `state_dict`, and the model's parameters from its float32 copies."""
+        """Restore the state from `state_dict`, and the model's parameters from the float32 copies in it."""
         state_dict = dict(state_dict)
         masters = state_dict.pop("masters")
         super().load_state_dict(state_dict)
@@ -86,5 +86,5 @@ class MasterAdamW(Masters, torch.optim.AdamW):
 
 
 def with_masters(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """A subclass of an optimizer class that keeps float32 copies."""
+    """Return a subclass of an optimizer class that keeps float32 copies."""
     return type(f"Master{kind.__name__}", (Masters, kind), {})

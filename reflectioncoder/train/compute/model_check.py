@@ -1,7 +1,7 @@
 """A check before training: does a model keep packed rows apart, and is its output head a plain linear layer?
 
-Architectures differ in more ways than a list can cover. So a few tokens are run through the model, and a model that
-would be trained wrongly is rejected.
+No list covers all the ways in which architectures differ. So the check runs a few tokens through the model, and rejects
+a model that would be trained wrongly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from reflectioncoder.train.compute.loss import head_of
 from reflectioncoder.train.compute.packed_attention import boundaries
 
 FIRST, SECOND = 5, 7  # tokens of the two rows
-# Relative to the largest value. Kernels may round differently for another length; a leak or another head changes more.
+# Relative to the largest value. Kernels may round differently for another length; a leak or a different head gives a
+# larger difference.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 

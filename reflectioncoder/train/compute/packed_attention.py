@@ -33,12 +33,12 @@ MATMUL_MARGIN = 64  # a smaller window is not worth smaller blocks
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Layout of packed rows; built once per forward pass and read by every layer.
+    """Layout of B packed rows; built once per forward pass and read by every layer.
 
     Args:
-        bounds: [rows + 1], int32, where rows start and end.
+        bounds: `[B + 1]`, int32 cumulative lengths: row i has tokens bounds[i] to bounds[i + 1].
         longest: tokens of the longest row.
-        positions: [T] position ids, increasing within a row; None numbers each row from zero.
+        positions: `[T]` position ids, increasing within a row; None numbers each row from zero.
     """
 
     bounds: torch.Tensor
@@ -47,12 +47,12 @@ class PackedRows:
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
+        """Number of tokens of each of the B rows."""
         return [int(length) for length in self.bounds.diff().tolist()]
 
     @cached_property
     def spans(self) -> list[int]:
-        """Last minus first position id plus one, for each row; more than its length if there are gaps."""
+        """Last minus first position id plus one, for each of the B rows; more than the row's length if it has gaps."""
         if self.positions is None:
             return self.lengths
         ends = self.bounds.long()
@@ -60,20 +60,20 @@ class PackedRows:
 
     @cached_property
     def places(self) -> list[torch.Tensor]:
-        """Position ids of each row."""
+        """Position ids of each of the B rows; one tensor `[length]` per row."""
         if self.positions is None:
             return [torch.arange(length, device=self.bounds.device) for length in self.lengths]
         return list(self.positions.split(self.lengths))
 
 
 def repeat_heads(states: torch.Tensor, times: int) -> torch.Tensor:
-    """[batch, heads, T, D] with each key or value head repeated for the query heads that share it."""
+    """Repeat each key or value head for the query heads that share it: `[1, K, T, D]` -> `[1, K * times, T, D]`."""
     return states if times == 1 else states.repeat_interleave(times, dim=1)
 
 
 @cache
 def _torch_varlen() -> Any:
-    """PyTorch's variable-length attention, or None if this build has none."""
+    """Return PyTorch's variable-length attention, or None if this build has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -83,13 +83,13 @@ def _torch_varlen() -> Any:
 
 @cache
 def _varlen_options() -> frozenset[str]:
-    """Argument names of PyTorch's variable-length attention, which differ between releases."""
+    """Return the argument names of PyTorch's variable-length attention, which differ between releases."""
     return frozenset(inspect.signature(_torch_varlen()).parameters)
 
 
 @cache
 def _flash_varlen() -> Any:
-    """flash-attn's variable-length attention, or None if it is not installed."""
+    """Return flash-attn's variable-length attention, or None if it is not installed."""
     try:
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
     except ImportError:
@@ -100,9 +100,18 @@ def _flash_varlen() -> Any:
 def _kernel(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: PackedRows, scale: float | None, window: int
 ) -> torch.Tensor | None:
-    """All rows in one CUDA kernel: [1, heads, T, D] -> [1, T, heads, D]; None where no kernel fits.
+    """Compute the attention of all rows in one CUDA kernel.
 
-    `window` is counted in places of the rows here; 0 is none.
+    Args:
+        query: `[1, H, T, D]`.
+        key: `[1, K, T, D]`.
+        value: `[1, K, T, D]`; with another head size than the keys no kernel applies.
+        rows: layout of the rows.
+        scale: factor on the scores; None is D ** -0.5.
+        window: size of the sliding window, here in tokens; 0 means no window.
+
+    Returns:
+        `[1, T, H, D]`, or None if no kernel supports these arguments.
     """
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
         return None
@@ -136,9 +145,19 @@ def _kernel(
 
 
 def _blocks(places: torch.Tensor, window: int) -> Iterator[tuple[int, int, int, torch.Tensor]]:
-    """Queries [a, b) of a row, where their keys begin, and which of keys [begin, b) each sees: [b - a, b - begin].
+    """Split a row into blocks of queries, with the keys that each query sees.
 
-    A block costs its own length and a window of keys, so a row's cost is linear in its length.
+    The keys of a block are its own tokens and at most one window before them, so with a window a row's cost is linear
+    in its length.
+
+    Args:
+        places: `[length]` position ids of the row.
+        window: size of the sliding window in positions; 0 means no window.
+
+    Yields:
+        a, b: the block has queries [a, b) of the row.
+        begin: its keys are [begin, b).
+        seen: `[b - a, b - begin]`, bool, which keys each query sees.
     """
     length = len(places)
     size = max(MATMUL_MARGIN, min(BLOCK, window)) if window else BLOCK
@@ -162,11 +181,22 @@ def _row(
     dropout: float,
     scale: float | None,
 ) -> torch.Tensor:
-    """One row: [1, heads, n, D] and twice [1, key heads, n, D] -> [1, heads, n, D].
+    """Compute the attention of one row.
 
-    `window` is counted in positions; 0 is none, as for `softcap`.
+    Args:
+        query: `[1, H, length, D]`.
+        key: `[1, K, length, D]`.
+        value: `[1, K, length, D]`; its head size may differ from that of the keys.
+        places: `[length]` position ids of the row.
+        window: size of the sliding window in positions; 0 means no window.
+        softcap: scores become softcap * tanh(scores / softcap); 0 for no capping.
+        dropout: dropout rate of the attention weights.
+        scale: factor on the scores; None is D ** -0.5.
+
+    Returns:
+        `[1, H, length, D]`, where D is the head size of `value`.
     """
-    # On CPU the kernel shares key heads itself; on a GPU, enable_gqa may select a kernel with quadratic memory.
+    # On CPU the kernel handles shared key heads; on a GPU, enable_gqa may select a kernel with quadratic memory.
     times = query.shape[1] // key.shape[1]
     shared = times > 1 and not softcap and not query.is_cuda
     if not shared:
@@ -177,7 +207,7 @@ def _row(
     found = []
     for a, b, begin, seen in _blocks(places, window):
         q, k, v = query[:, :, a:b], key[:, :, begin:b], value[:, :, begin:b]
-        if softcap:  # no fused kernel of PyTorch caps scores
+        if softcap:  # PyTorch has no fused kernel that caps scores
             scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)
             scores = softcap * torch.tanh(scores / softcap)
             exact = torch.promote_types(q.dtype, torch.float32)
@@ -202,19 +232,20 @@ def varlen_attention(
 
     Args:
         module: the attention layer.
-        query: [1, heads, T, D].
-        key: [1, key heads, T, D].
-        value: [1, key heads, T, D].
-        attention_mask: None; boundaries come as `boundaries` gives them among the keyword arguments, and with them the
-            layer's `sliding_window` (a token sees those less than so many positions before it) and `softcap`.
-        dropout: of attention weights.
-        scaling: of the scores; None is D ** -0.5.
+        query: `[1, H, T, D]`.
+        key: `[1, K, T, D]`.
+        value: `[1, K, T, D]`.
+        attention_mask: must be None.
+        dropout: dropout rate of the attention weights.
+        scaling: factor on the scores; None is D ** -0.5.
+        **kwargs: the arguments from `boundaries`, and the layer's own: `softcap`, and `sliding_window` (a token sees
+            tokens less than this many positions before it).
 
     Returns:
-        [1, T, heads, D], and None in place of the weights.
+        `[1, T, H, D]`, and None in place of the attention weights.
 
     Raises:
-        UserError: the layer asks for something that is not supported here, or hands no boundaries on.
+        UserError: the layer uses a feature that is not supported here, or does not pass the boundaries on.
     """
     bounds: torch.Tensor | None = kwargs.get("cu_seq_lens_q")
     if bounds is None or attention_mask is not None:
@@ -245,7 +276,12 @@ def varlen_attention(
 
 
 def refuse_layer(module: nn.Module, asked: dict[str, Any]) -> None:
-    """Raises UserError where a layer's attention is not the one above, though it did not say so in words of its own."""
+    """Raise UserError if a layer's attention differs from `varlen_attention`.
+
+    Args:
+        module: the attention layer.
+        asked: the keyword arguments that it passes to the attention function.
+    """
     for name in UNSUPPORTED:
         if asked.get(name) is not None:
             raise UserError(f"this model's attention uses '{name}', which training does not support")
@@ -258,16 +294,16 @@ def refuse_layer(module: nn.Module, asked: dict[str, Any]) -> None:
 
 
 def refuse_model(model: PreTrainedModel, longest: int = 0) -> None:
-    """Raises UserError for a model in which packed rows would not be what they are alone.
+    """Raise UserError if a model would compute packed rows differently from separate rows, or has too few positions.
 
     Args:
         model: any causal language model.
-        longest: tokens of the longest row of the run.
+        longest: tokens of the longest row of the run; 0 if unknown.
     """
     name = type(model).__name__
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    # State-space, recurrent and convolution layers carry a state from one packed row into the next.
+    # State-space, recurrent and convolution layers carry state from one packed row into the next.
     carries = next((type(module).__name__ for module in model.modules() if isinstance(module, nn.Conv1d)), None)
     if kinds or carries:
         found = ", ".join(sorted(kinds)) or carries
@@ -288,14 +324,14 @@ def refuse_model(model: PreTrainedModel, longest: int = 0) -> None:
 
 
 def use_varlen_attention(model: PreTrainedModel, longest: int = 0) -> None:
-    """Make a model attend within packed rows.
+    """Make a model use `varlen_attention`, so that tokens attend only within their packed row.
 
     Args:
         model: any causal language model.
-        longest: tokens of the longest row of the run; 0 where that is not known.
+        longest: tokens of the longest row of the run; 0 if unknown.
 
     Raises:
-        UserError: the architecture does not take attention functions from outside, or would mix packed rows.
+        UserError: the architecture does not support custom attention functions, or would mix packed rows.
     """
     refuse_model(model, longest)
     AttentionInterface.register(ATTENTION_NAME, varlen_attention)
@@ -308,14 +344,15 @@ def use_varlen_attention(model: PreTrainedModel, longest: int = 0) -> None:
 
 
 def boundaries(cu_seqlens: torch.Tensor, max_length: int, positions: torch.Tensor | None = None) -> dict[str, Any]:
-    """Keyword arguments that tell a model's forward where packed rows begin.
+    """Return the keyword arguments that tell a model's forward pass where packed rows begin.
 
-    The first four are needed together: with one missing, boundaries are guessed from gaps in the position ids.
+    The first four are needed together. If one is missing, transformers guesses boundaries from gaps in the position
+    ids.
 
     Args:
-        cu_seqlens: [rows + 1], int32, where rows start and end.
+        cu_seqlens: `[B + 1]`, int32 cumulative lengths of the B rows.
         max_length: tokens of the longest row.
-        positions: [T] position ids, in which sliding windows are counted; None counts places within each row.
+        positions: `[T]` position ids, in which sliding windows are counted; None numbers each row from zero.
     """
     return {
         "cu_seq_lens_q": cu_seqlens,
@@ -327,6 +364,6 @@ def boundaries(cu_seqlens: torch.Tensor, max_length: int, positions: torch.Tenso
 
 
 def has_rotary_positions(model: PreTrainedModel) -> bool:
-    """Whether positions enter as rotations, so that only their differences matter."""
+    """Whether a model has rotary position embeddings, for which only differences of positions matter."""
     names = (name.rsplit(".", 1)[-1] for name, _ in model.named_modules())
     return any("rotary" in name or "rope" in name for name in names)
