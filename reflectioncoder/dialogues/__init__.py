@@ -1,1 +1,1 @@
-"""Dialogues of typed blocks, the training files they are read from, and their tokens."""
+"""Dialogues of typed blocks: data types, training files, and tokenization."""

@@ -1,9 +1,9 @@
-"""Dialogues made of typed blocks, and the JSONL files they live in (appendix C).
+"""Dialogues of typed blocks, and the JSONL files that store them (appendix C).
 
 The schema on disk is that of the released data sets:
 `{"messages": [{"role": ..., "content": [{"type": ..., "content": ...}]}], "type": ...}`.
-Keys this module does not know are kept as they are, so provenance survives a round trip.
-It does not check that code runs or that a sequence is worth training on: that is `construct/filters/sequence.py`.
+Unknown keys are preserved, so provenance survives a round trip. This module does not check that code runs or that a
+sequence is worth training on; `construct/filters/sequence.py` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Block:
-    """One typed piece of a message: analysis (`text`), `code`, or the output of running it (`execution`)."""
+    """One typed block of a message: analysis (`text`), `code`, or the output of running it (`execution`)."""
 
     type: BlockType
     content: str
@@ -37,7 +37,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says in a turn: a role and its blocks, in order."""
+    """One turn of a dialogue: a role and its blocks, in order."""
 
     role: Role
     blocks: tuple[Block, ...]
@@ -45,15 +45,15 @@ class Message:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation used for training: a reflection sequence, or plain instruction and answer.
+    """A training dialogue: a reflection sequence, or a plain instruction and its answer.
 
     A reflection dialogue has four messages: [reflection instruction, reflection sequence, instruction,
     final code] (section 3.2).
 
     Args:
-        messages: user and assistant in turn, starting with the user and ending with the assistant.
-        type: "reflection" or any other name; anything that is not a reflection is plain instruction data.
-        extra: further keys of the line, kept untouched.
+        messages: user and assistant messages, alternating; the user's is first, the assistant's is last.
+        type: "reflection", or another name for plain instruction data.
+        extra: the other keys of the JSONL line, unchanged.
     """
 
     messages: tuple[Message, ...]
@@ -62,7 +62,7 @@ class Dialogue:
 
     @property
     def is_reflection(self) -> bool:
-        """Whether the masked distillation applies: two rounds, the first holding a reflection sequence."""
+        """Whether masked distillation applies: the dialogue has two rounds, the first with a reflection sequence."""
         return self.type == REFLECTION_TYPE
 
     @property
@@ -77,11 +77,11 @@ class Dialogue:
 
     @property
     def rounds(self) -> int:
-        """How many code blocks of the first assistant message were executed."""
+        """Number of execution blocks in the first assistant message."""
         return sum(block.type == "execution" for block in self.first_round)
 
     def to_dict(self) -> dict[str, Any]:
-        """The line of a JSONL file, in the released schema."""
+        """The dialogue as the JSON object of one JSONL line, in the released schema."""
         messages = [
             {"role": message.role, "content": [vars(block).copy() for block in message.blocks]}
             for message in self.messages
@@ -90,14 +90,17 @@ class Dialogue:
 
     @classmethod
     def from_dict(cls, line: Any, where: str = "dialogue") -> Dialogue:
-        """Read one line of the released schema.
+        """Parse one line of the released schema.
+
+        A line without a type is a reflection if it has four messages and the first answer has an execution block. A
+        message whose content is a string gets one text block.
 
         Args:
             line: the decoded JSON value.
-            where: what to call the place in error messages, e.g. "file x.jsonl, line 3".
+            where: location of the line for error messages, such as "file x.jsonl, line 3".
 
         Raises:
-            UserError: anything that does not follow the schema, with the place and the remedy.
+            UserError: the line does not follow the schema; the message names the place and what is expected.
         """
         if not isinstance(line, dict):
             raise UserError(f"{where}: expected an object with 'messages', found {type(line).__name__}")
@@ -107,7 +110,7 @@ class Dialogue:
         messages = tuple(_message(item, f"{where}, message {i + 1}") for i, item in enumerate(raw))
         for i, message in enumerate(messages):
             if message.role != ROLES[i % 2]:
-                raise UserError(f"{where}: message {i + 1} has role '{message.role}' where '{ROLES[i % 2]}' is due")
+                raise UserError(f"{where}: message {i + 1} has role '{message.role}', expected '{ROLES[i % 2]}'")
         if messages[-1].role != "assistant":
             raise UserError(f"{where}: the last message must be the assistant's")
         kind = line.get("type")
@@ -128,7 +131,7 @@ def _message(item: Any, where: str) -> Message:
     role, content = item.get("role"), item.get("content")
     if role not in ROLES:
         raise UserError(f"{where}: role '{role}' is not one of {', '.join(ROLES)}")
-    if isinstance(content, str):  # chat data sets without blocks
+    if isinstance(content, str):  # as in chat data sets without blocks
         content = [{"type": "text", "content": content}]
     if not isinstance(content, list) or not content:
         raise UserError(f"{where}: 'content' must be a list of blocks that is not empty")
@@ -147,12 +150,12 @@ def _message(item: Any, where: str) -> Message:
 
 
 def fenced(code: str) -> str:
-    """Code as the final answer writes it: between ```python and ```."""
+    """Put code in a ```python fence, as in the final answer."""
     return f"```python\n{code.strip(chr(10))}\n```"
 
 
 def unfenced(text: str) -> str:
-    """The code of an answer: its first fenced block, or the whole text where there is no fence."""
+    """Extract the code of an answer: its first fenced block, or the whole text if there is no fence."""
     found = FENCE.search(text)
     return (found.group(1) if found else text).strip("\n")
 
@@ -160,9 +163,14 @@ def unfenced(text: str) -> str:
 def reflection_dialogue(
     reflection_instruction: str, sequence: Sequence[Block], instruction: str, final_code: str, **extra: Any
 ) -> Dialogue:
-    """The two-round dialogue [reflection instruction, sequence, instruction, final code] of section 3.2.
+    """Build the two-round dialogue [reflection instruction, sequence, instruction, final code] of section 3.2.
 
-    `final_code` is code without a fence; the fence is added here, as in appendix C.
+    Args:
+        reflection_instruction: the first user message.
+        sequence: blocks of the reflection sequence, the first assistant message.
+        instruction: the second user message.
+        final_code: code without a fence; the fence is added here, as in appendix C.
+        extra: further keys of the JSONL line.
     """
     return Dialogue(
         (
@@ -177,7 +185,7 @@ def reflection_dialogue(
 
 
 def instruction_dialogue(instruction: str, answer: str, **extra: Any) -> Dialogue:
-    """One round of plain instruction tuning; `answer` is the whole text of the reply."""
+    """Build a one-round instruction dialogue. `answer` is the full text of the reply, `extra` holds further keys."""
     user, assistant = Message("user", (Block("text", instruction),)), Message("assistant", (Block("text", answer),))
     return Dialogue((user, assistant), INSTRUCTION_TYPE, extra)
 
@@ -186,12 +194,12 @@ def read_jsonl(path: str | os.PathLike[str], skipped: list[str] | None = None) -
     """Read the dialogues of a JSONL file.
 
     Args:
-        path: the file, one dialogue a line.
-        skipped: where given, lines that do not follow the schema are left out and their messages appended here;
-            otherwise the first one raises.
+        path: the file, one dialogue per line.
+        skipped: if given, lines that do not follow the schema are skipped and their error messages appended to it;
+            otherwise the first such line raises.
 
     Raises:
-        UserError: a bad line (see `skipped`), a file that cannot be read, or one without any dialogue.
+        UserError: a line is invalid (see `skipped`), the file cannot be read, or it has no dialogues.
     """
     dialogues = []
     for where, value in iter_jsonl(path):
@@ -207,5 +215,5 @@ def read_jsonl(path: str | os.PathLike[str], skipped: list[str] | None = None) -
 
 
 def write_jsonl(path: str | os.PathLike[str], dialogues: Iterable[Dialogue]) -> int:
-    """Write dialogues, one a line, and return how many; the file appears whole or not at all."""
+    """Write dialogues to a JSONL file atomically, one per line, and return how many were written."""
     return write_lines(path, (json.dumps(dialogue.to_dict(), ensure_ascii=False) for dialogue in dialogues))

@@ -1,8 +1,8 @@
-"""Dialogues as token ids and back (appendix C): special tokens, block spans, loss labels, the chat template.
+"""Conversion of dialogues to token ids and back (appendix C): special tokens, spans, loss labels, chat template.
 
-A message is its role token, its blocks (type token, content, end of block) and the end of the message; messages
-follow each other directly, with BOS before and EOS after. Content is never read for special tokens, so text that
-spells one out stays text and cannot forge a block boundary.
+A message consists of its role token, its blocks (type token, content, end-of-block token) and the end-of-message
+token. Messages follow each other directly, with BOS before the first and EOS after the last. Special tokens are never
+recognised inside content, so text that spells one stays text and cannot forge a block boundary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from reflectioncoder.dialogues.dialogue import Block, BlockType, Dialogue, Message, Role
 from reflectioncoder.errors import UserError
 
-if TYPE_CHECKING:  # seconds of imports, and only its methods are used
+if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
 ROLE_TOKENS: dict[Role, str] = {"user": "<|user|>", "assistant": "<|assistant|>"}
@@ -25,8 +25,8 @@ END_OF_MESSAGE = "<|endofmessage|>"
 SPECIAL_TOKENS: tuple[str, ...] = (*ROLE_TOKENS.values(), *BLOCK_TOKENS.values(), END_OF_BLOCK, END_OF_MESSAGE)
 ANSWER_PREFIX = "```python\n"
 
-# Servers hand the rendered text to the tokenizer as one string, so names of special tokens inside a content are
-# broken up here ("<|user|>" becomes "<| user|>"); `encode_dialogue` below keeps them letter by letter instead.
+# Servers tokenize the rendered text as one string, so the template breaks up special tokens inside content
+# ("<|user|>" becomes "<| user|>"). `encode_dialogue` below keeps such text unchanged and encodes it as plain text.
 CHAT_TEMPLATE = """\
 {%- macro clean(text) -%}
 {%- set out = namespace(text=text) -%}
@@ -69,7 +69,7 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Span:
-    """Where a block stands in the ids: from its type token to past its end-of-block token, `[start, end)`."""
+    """Token range `[start, end)` of a block, including its type token and its end-of-block token."""
 
     message: int
     block: int
@@ -83,14 +83,14 @@ class Encoded:
     """A dialogue as tokens.
 
     Args:
-        ids: T token ids, BOS first where the tokenizer has one and EOS last.
-        is_label: T flags, True where the token is a target of the next-token loss (appendix C): what the
-            assistant says after its role token, up to and including the end of the message, without execution
-            blocks, which the environment writes.
-        spans: of all blocks in order.
-        message_bounds: of all messages, from the role token to past the end of the message, `[start, end)`.
-        is_reflection: whether the masked distillation applies.
-        sample_id: name on which random choices depend.
+        ids: T token ids. BOS is first if the tokenizer has one; EOS is last.
+        is_label: T flags, True for targets of the next-token loss (appendix C): the tokens of an assistant message
+            after its role token, up to and including the end-of-message token, except execution blocks, because the
+            environment writes those.
+        spans: token ranges of all blocks, in order.
+        message_bounds: token ranges `[start, end)` of all messages, including role and end-of-message tokens.
+        is_reflection: whether masked distillation applies.
+        sample_id: id of the sample; seeds its random choices.
     """
 
     ids: tuple[int, ...]
@@ -104,19 +104,19 @@ class Encoded:
         return len(self.ids)
 
 
-# Asking a tokenizer for its vocabulary takes milliseconds; a tokenizer that knows the format keeps its answer here.
+# Cache by tokenizer, because `get_vocab` takes milliseconds.
 _formats: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[dict[str, int], frozenset[int]]] = WeakKeyDictionary()
 
 
 def _format(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], frozenset[int]]:
-    """Ids of the format's special tokens by name, and of all the tokenizer's special tokens."""
+    """Return the ids of the seven special tokens by name, and the ids of all special tokens of the tokenizer."""
     if tokenizer not in _formats:
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
         if missing:
             raise UserError(
-                f"tokenizer {tokenizer.name_or_path}: lacks {', '.join(missing)}; it was not trained on this format "
-                "(training adds them with template.add_special_tokens)"
+                f"tokenizer {tokenizer.name_or_path}: lacks {', '.join(missing)}; the model was not trained on this "
+                "format (`reflectioncoder train` adds these tokens)"
             )
         if tokenizer.eos_token_id is None:
             raise UserError(f"tokenizer {tokenizer.name_or_path}: has no eos_token; set one in tokenizer_config.json")
@@ -127,28 +127,31 @@ def _format(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], frozens
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Ids of the seven special tokens by name.
+    """Return the ids of the seven special tokens by name.
 
     Raises:
-        UserError: the tokenizer lacks one, or has no end-of-sequence token.
+        UserError: the tokenizer lacks one of them, or has no EOS token.
     """
     return dict(_format(tokenizer)[0])
 
 
 def knows_format(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether all special tokens are in the vocabulary, as after training."""
+    """Whether the vocabulary has all seven special tokens, as after training."""
     vocabulary = tokenizer.get_vocab()
     return all(token in vocabulary for token in SPECIAL_TOKENS)
 
 
 def encode_content(content: str, tokenizer: PreTrainedTokenizerBase, after: str) -> list[int]:
-    """Ids of one content, none of which is a special token.
+    """Encode the content of one block; no id is a special token.
 
     Args:
         content: any text.
-        tokenizer: with the special tokens.
-        after: the special token in front of it; tokenizers that put a space before the first word of a text do
-            not do so after a special token, so the content is encoded where it will stand.
+        tokenizer: a tokenizer with the seven special tokens.
+        after: the special token before the content. Some tokenizers prepend a space to the first word of a text, but
+            not after a special token, so the content is encoded in its context.
+
+    Raises:
+        UserError: see `special_ids`.
     """
     named, every = _format(tokenizer)
     ids = tokenizer.encode(after + content, add_special_tokens=False)
@@ -158,7 +161,16 @@ def encode_content(content: str, tokenizer: PreTrainedTokenizerBase, after: str)
 
 
 def encode_dialogue(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase, sample_id: str = "") -> Encoded:
-    """Token ids, labels and spans of a dialogue; see `Encoded`. Raises UserError as `special_ids`."""
+    """Convert a dialogue to token ids, labels and spans.
+
+    Args:
+        dialogue: the dialogue.
+        tokenizer: a tokenizer with the seven special tokens.
+        sample_id: see `Encoded`.
+
+    Raises:
+        UserError: see `special_ids`.
+    """
     special = special_ids(tokenizer)
     ids: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     is_label = [False] * len(ids)
@@ -184,10 +196,15 @@ def encode_dialogue(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase, samp
 
 
 def decode_dialogue(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, type: str = "instruction") -> Dialogue:
-    """The dialogue that `encode_dialogue` turned into `ids`.
+    """Recover the dialogue from the ids that `encode_dialogue` returned.
+
+    Args:
+        ids: T token ids, with or without BOS and EOS.
+        tokenizer: the tokenizer that encoded them.
+        type: type of the dialogue, which the ids do not contain.
 
     Raises:
-        UserError: ids that do not follow the format, with the position of the first that is out of place.
+        UserError: the ids do not follow the format; the message names the first wrong position.
     """
     special = special_ids(tokenizer)
     roles = {special[token]: role for role, token in ROLE_TOKENS.items()}
@@ -224,7 +241,7 @@ def decode_dialogue(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, type
 
 
 def prompt_ids(instruction: str, tokenizer: PreTrainedTokenizerBase, answer_prefix: str = ANSWER_PREFIX) -> list[int]:
-    """The prompt of one-off generation (appendix D): the user's message and the opened answer."""
+    """Encode the prompt of one-off generation (appendix D): the user message and the beginning of the answer."""
     special = special_ids(tokenizer)
     head: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     text = BLOCK_TOKENS["text"]

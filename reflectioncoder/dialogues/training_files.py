@@ -1,9 +1,9 @@
-"""Training data as others publish it: chat and instruction sets, read as dialogues and brought to one form.
+"""Readers for published chat and instruction data sets, which return normalised dialogues.
 
-Read are the released schema (messages of typed blocks), messages with plain text, with or without a system message,
-and pairs such as `{"query": ..., "answer": ...}`; from JSONL, JSON (both also `.gz`), Parquet, or a directory that
-`datasets` saved. Normalised are line ends, indentation by tabs, and HTML entities where a scraper escaped a whole
-sample. Whether an answer is right is not looked at.
+Supported rows: the released schema (messages of typed blocks), messages with plain text, with or without a system
+message, and pairs such as `{"query": ..., "answer": ...}`. Supported sources: JSONL and JSON (both also `.gz`),
+Parquet, and directories saved by `datasets`. Normalisation covers line ends, tab indentation, and HTML entities if a
+scraper escaped a whole sample. This module does not check whether answers are correct.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ FENCED = re.compile(
 
 
 def read_training(path: str | os.PathLike[str], skipped: list[str] | None = None) -> list[Dialogue]:
-    """The dialogues of a training file or data set directory, normalised.
+    """Read and normalise the dialogues of a training file or a data set directory.
 
     Args:
-        path: by its name one of `problems.SUFFIXES` or a directory; anything else is read as JSONL.
-        skipped: where given, rows that cannot be read are left out and their messages appended here; otherwise the
-            first one raises.
+        path: a directory, or a file with one of the suffixes in `rows.SUFFIXES`; any other file is read as JSONL.
+        skipped: if given, invalid rows are skipped and their error messages appended to it; otherwise the first one
+            raises.
 
     Raises:
-        UserError: a bad row (see `skipped`), a source that cannot be read, or one without any dialogue.
+        UserError: a row is invalid (see `skipped`), the source cannot be read, or it has no dialogues.
     """
     path = Path(path)
     known = path.is_dir() or (path.is_file() and path.name.endswith(SUFFIXES))
@@ -61,14 +61,14 @@ def read_training(path: str | os.PathLike[str], skipped: list[str] | None = None
 
 
 def to_dialogue(row: Any, where: str) -> Dialogue:
-    """A row as a dialogue.
+    """Convert a row to a dialogue.
 
     Args:
         row: the decoded row.
-        where: what to call its place in messages.
+        where: location of the row for error messages.
 
     Raises:
-        UserError: neither messages nor a pair that is known, or one of the two without text.
+        UserError: the row has neither messages nor a known pair of columns, or one of the pair has no text.
     """
     if isinstance(row, Mapping) and "messages" not in row:
         for asked, answered in PAIRS:
@@ -82,15 +82,15 @@ def to_dialogue(row: Any, where: str) -> Dialogue:
                     request = f"{request}\n\n{row['input']}"
                 extra = {key: value for key, value in row.items() if key not in (*texts, "input") and value is not None}
                 return instruction_dialogue(request, row[answered], **{k: v for k, v in extra.items() if k != "type"})
-        raise UserError(f"{where}: neither 'messages' nor a pair like 'query' and 'answer'; there are {', '.join(row)}")
+        raise UserError(f"{where}: neither 'messages' nor a pair like 'query' and 'answer'; found {', '.join(row)}")
     if not isinstance(row, Mapping):
         return Dialogue.from_dict(row, where)
-    line = {key: value for key, value in row.items() if value is not None}  # Parquet has a null for what is not there
+    line = {key: value for key, value in row.items() if value is not None}  # Parquet stores null for missing keys
     return Dialogue.from_dict({**line, "messages": _without_system(line.get("messages"))}, where)
 
 
 def _without_system(messages: Any) -> Any:
-    """Messages whose system message, which our format does not know, stands before the user's first words."""
+    """Merge a system message into the first user message, because the format has no system role."""
     if not isinstance(messages, list) or len(messages) < 2 or not all(isinstance(item, Mapping) for item in messages):
         return messages
     first, second, *rest = messages
@@ -103,11 +103,11 @@ def _without_system(messages: Any) -> Any:
 
 
 def normalised(dialogue: Dialogue) -> Dialogue:
-    """The dialogue with `\\n` as line ends, code indented by spaces, and without the entities of an escaped sample.
+    """Normalise line ends to `\\n`, tab indentation to spaces, and the HTML entities of an escaped sample.
 
-    A sample counts as escaped where a piece of its code is no Python as it stands and is Python once its entities are
-    replaced; then they are replaced in all of it but in code that is Python as it stands. So a sample about entities
-    stays as it is.
+    A sample counts as escaped if one of its pieces of code is not valid Python as it stands but is once its entities
+    are replaced. Entities are then replaced everywhere, except in code that is already valid Python. A sample about
+    entities therefore stays unchanged.
     """
     blocks = [block for message in dialogue.messages for block in message.blocks]
     unescape = any(_escaped(code) for block in blocks for code in _codes(block))
@@ -142,15 +142,20 @@ def _codes(block: Block) -> list[str]:
 
 
 def unix_lines(text: str) -> str:
-    """`\\r\\n` and `\\r` as `\\n`."""
+    """Replace `\\r\\n` and `\\r` by `\\n`."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def plain_code(code: str, unescape: bool = False) -> str:
-    """Code indented by four spaces for a tab, and without entities where it is Python only then.
+    """Replace each tab of the indentation by four spaces, unless that changes the syntax tree.
 
-    Tabs within a line stay, as do all where the code would mean something else without them: tabs in a text over
-    several lines, or a mix of tabs and eight spaces.
+    Tabs elsewhere in a line stay. All tabs stay if replacing them would change the meaning of the code, as with tabs in
+    a multi-line string or a mix of tabs and eight spaces. In code that is not valid Python, all of the indentation
+    is replaced.
+
+    Args:
+        code: source code.
+        unescape: also replace HTML entities, if the code is valid Python only without them.
     """
     if unescape and _escaped(code):
         code = html.unescape(code)
@@ -166,7 +171,7 @@ def _escaped(code: str) -> bool:
 
 
 def _meaning(code: str) -> str | None:
-    """The syntax tree as text, None for what is no Python."""
+    """The dump of the syntax tree; None if the code is not valid Python."""
     try:
         return ast.dump(parse(code))
     except SyntaxError:

@@ -86,7 +86,7 @@ def broken(change):
     [
         (lambda d: d.pop("messages"), "'messages' must be a list"),
         (lambda d: d["messages"][1].update(role="robot"), "message 2: role 'robot' is not one of user, assistant"),
-        (lambda d: d["messages"][1].update(role="user"), "message 2 has role 'user' where 'assistant' is due"),
+        (lambda d: d["messages"][1].update(role="user"), "message 2 has role 'user', expected 'assistant'"),
         (
             lambda d: d["messages"][1]["content"][0].update(type="code2"),
             "message 2, block 1: block type 'code2' is not one of text, code, execution",

@@ -66,7 +66,7 @@ def test_what_a_build_writes_is_read_back_from_every_format(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"query": "Add."}, "line 2: neither 'messages' nor a pair like 'query' and 'answer'; there are query"),
+        ({"query": "Add."}, "line 2: neither 'messages' nor a pair like 'query' and 'answer'; found query"),
         ({"query": "Add.", "answer": None}, "line 2: column 'answer' has no text"),
         ({"query": " ", "answer": "3"}, "line 2: column 'query' has no text"),
         ({"messages": None}, "line 2: 'messages' must be a list"),
