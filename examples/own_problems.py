@@ -1,4 +1,4 @@
-"""Reflection sequences from problems of your own: plant bugs in their solutions, run, explain, repair.
+"""Build reflection sequences from your own problems: plant bugs in their solutions, run, explain and repair them.
 
 python examples/own_problems.py [OUTPUT]
 """
@@ -39,7 +39,7 @@ PROBLEMS = [
 
 
 def main(output: str = "runs/own_problems") -> Path:
-    """Write the problems to a file, build, and return the file of sequences."""
+    """Write the problems to a file, build sequences from them, and return the path of the sequences."""
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "problems.jsonl"

@@ -1,4 +1,4 @@
-"""A task of your own: prompts, and a check of a completion in the isolated interpreter.
+"""Define your own task: prompts, and a check of completions in the isolated interpreter.
 
 python examples/own_task.py [OUTPUT]
 """
@@ -23,7 +23,7 @@ WORDS = {"spell/level": "level", "spell/python": "python"}
 
 
 class Palindromes(Task):
-    """Is the word a palindrome? One problem a word."""
+    """Is the word a palindrome? One problem per word."""
 
     name = "palindromes"
     max_new_tokens = 128
@@ -36,14 +36,14 @@ class Palindromes(Task):
     def check(
         self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
     ) -> Verdict:
-        """Run the completion and compare what it answers."""
+        """Run the completion and compare its answer."""
         right = WORDS[task_id] == WORDS[task_id][::-1]
         result = interpreter.run(f"{completion}\nassert answer() is {right}", limits)
         return Verdict(result.ok, result.outcome, result.message or "", result.seconds)
 
 
 def main(output: str = "runs/own_task") -> float | None:
-    """Score two completions, one of them wrong."""
+    """Score two completions, one of which is wrong."""
     add_task("palindromes", lambda options: Palindromes())
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

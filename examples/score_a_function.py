@@ -1,4 +1,4 @@
-"""Score anything that completes prompts, here a Python function, on a task.
+"""Score anything that completes prompts on a task; here it is a Python function.
 
 python examples/score_a_function.py [OUTPUT]
 """
@@ -23,7 +23,7 @@ PROBLEMS = [
 
 
 def my_model(instruction: str) -> str:
-    """Stands for a model; it is right for odd numbers only."""
+    """A stand-in for a model; it is right for odd numbers only."""
     name = instruction.split("`")[1].split("(")[0]
     number = int(name.split("_")[1])
     return f"def {name}(x):\n    return x + {number if number % 2 else number + 1}\n"

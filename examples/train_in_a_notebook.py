@@ -1,9 +1,9 @@
-"""Training in a notebook, in cells: `# %%` starts one in VS Code, PyCharm and Jupytext.
+"""Train in a notebook: `# %%` starts a cell in VS Code, PyCharm and Jupytext.
 
 python examples/train_in_a_notebook.py [SEQUENCES.jsonl [MODEL [OUTPUT]]]
 """
 
-# %% What to train on, and which model
+# %% Choose the data and the model
 import json
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ config = TrainConfig(
 )
 result = train(config)
 
-# %% How the loss went; the mask rate rises from 0, so the student sees less and less of the first round
+# %% Show the loss per step. The mask rate rises from 0, so the student sees less and less of the first round
 for line in Path(output, "log.jsonl").read_text().split("\n"):
     if line:
         step = json.loads(line)

@@ -1,4 +1,4 @@
-"""What several test files share: a tiny tokenizer, and the folder of real data where it is there."""
+"""Shared fixtures (tokenizer, trained tiny model, real data sets), marks, and the order and distribution of tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from reflectioncoder.dialogues.dialogue import Dialogue
 
 TESTS = Path(__file__).parent
-# With several workers the longest files go first, so that none of them is left alone at the end.
+# The longest files run first; otherwise, with several workers, one of them might run alone at the end.
 LONGEST = (
     "end_to_end/test_demo.py",
     "train/ranks/test_distributed.py",
@@ -35,12 +35,12 @@ LONGEST = (
     "sandbox/test_soak.py",
     "sandbox/test_hostile.py",
 )
-MARKS = {"data": "data", "learnt": "slow", "base": "slow"}  # what a fixture says of its tests; the last two train
-SPREAD = ("tests/end_to_end/test_benchmarks.py",)  # tests that share nothing: each goes where there is room
+MARKS = {"data": "data", "learnt": "slow", "base": "slow"}  # fixture: mark of its tests; the last two fixtures train
+SPREAD = ("tests/end_to_end/test_benchmarks.py",)  # its tests share no fixtures and may run on different workers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, and mark tests as their fixtures say."""
+    """Run the longest files first, and mark tests by their fixtures."""
     for item in items:
         for name in MARKS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKS[name])
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file, which share fixtures, on one worker, but for those of `SPREAD`."""
+    """Run all tests of a file on one worker, as they share fixtures; distribute the files of `SPREAD` test by test."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -69,13 +69,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def learnt() -> list[Dialogue]:
-    """Dialogues that `model` knows by heart."""
+    """The dialogues that `model` has memorized."""
     return blocks.lessons()
 
 
 @pytest.fixture(scope="session")
 def model(learnt: list[Dialogue], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Directory of a tiny model that writes the dialogues of `learnt`; trained once for all workers."""
+    """Directory of a tiny model that reproduces the dialogues of `learnt`; trained once for all workers."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return tiny.memorised(learnt, tmp_path_factory.mktemp("learnt"))
     folder = tmp_path_factory.getbasetemp().parent / "learnt"
@@ -87,5 +87,5 @@ def model(learnt: list[Dialogue], tmp_path_factory: pytest.TempPathFactory) -> s
 @pytest.fixture(scope="session")
 def data() -> Path:
     if not DATA.is_dir():
-        pytest.skip(f"the folder of real data sets, {DATA}, is not there; set REFLECTIONCODER_DATA")
+        pytest.skip(f"no real data sets in {DATA}: set REFLECTIONCODER_DATA to the folder of data sets")
     return DATA

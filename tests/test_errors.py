@@ -10,7 +10,7 @@ import reflectioncoder
 from reflectioncoder.clients.budget import BudgetError, Usage
 from reflectioncoder.errors import UserError, first_line
 
-# What makes an instance of those that take more than a message.
+# Constructor arguments of exceptions that take more than a message.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "SamplerError": ("rate_limited", "slow down", Usage(1, 2, 3), 4.0, True),
     "OtherSettingsError": (Path("ledger.sqlite"), {"seed": 0}, {"seed": 1, "count": 2}),
@@ -55,7 +55,7 @@ def test_every_exception_survives_the_way_to_another_process():
         made = error(*ARGUMENTS.get(error.__name__, ("why",)))
         back = pickle.loads(pickle.dumps(made))
         assert type(back) is error
-        # an exception within another equals only itself, so what they show is compared
+        # A nested exception equals only itself, so the texts are compared.
         assert (str(back), repr(back.args), repr(vars(back))) == (str(made), repr(made.args), repr(vars(made)))
 
 

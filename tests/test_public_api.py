@@ -1,4 +1,4 @@
-"""`import reflectioncoder` costs nothing, and each of its names is the same in any order of imports."""
+"""`import reflectioncoder` is cheap, and each public name is the same object in any order of imports."""
 
 from __future__ import annotations
 

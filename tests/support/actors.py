@@ -1,4 +1,4 @@
-"""What actors of tests hold; a module that the processes of a cluster can import."""
+"""The object inside the test actors, in a module that the processes of a cluster can import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reflectioncoder.errors import UserError
 
 
 class Answers:
-    """Works on many calls at once, as a native sampler does."""
+    """Serves many calls concurrently, as a native sampler does."""
 
     def __init__(self) -> None:
         self.at_once = self.most = 0
@@ -28,4 +28,4 @@ class Answers:
         os.kill(os.getpid(), signal.SIGKILL)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""

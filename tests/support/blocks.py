@@ -1,4 +1,4 @@
-"""What tests of models that write blocks share: dialogues to learn by heart, their builds, and scripted decoding."""
+"""Helpers for tests of models that write blocks: dialogues to memorize, builds of them, and scripted decoding."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def final(k: int) -> str:
 
 
 def lessons() -> list[Dialogue]:
-    """What a model is to learn by heart; the executions are those of a real interpreter."""
+    """Dialogues for a model to memorize; the execution blocks come from a real interpreter."""
     found = []
     with Interpreter() as interpreter:
         for k in NUMBERS:
@@ -82,7 +82,7 @@ def rejects(output: str) -> dict[str, dict[str, Any]]:
 
 
 def outcome(settings: BuildConfig) -> dict[str, Any]:
-    """Everything that a build says of its problems, but how long it took."""
+    """Everything that a build reports about its problems, except durations."""
     result = run(settings)
     kept = {d.extra["id"]: d.messages for d in read_jsonl(result.path)} if result.sequences else {}
     lost = {id: (line["reason"], line["sequence"] and line["sequence"]["messages"]) for id, line in
@@ -91,7 +91,7 @@ def outcome(settings: BuildConfig) -> dict[str, Any]:
 
 
 class Format:
-    """Ids by the names of special tokens; everything else is text."""
+    """Tokenizes text in which special tokens are written by name."""
 
     def __init__(self, model: str) -> None:
         self.tokenizer = load_tokenizer(model)
@@ -114,7 +114,7 @@ Script = Callable[[int, int], str]
 
 
 def spoken(request: Request, said: str, known: Format) -> Decoded:
-    """A request that is answered by what is said, read token by token as a real answer is."""
+    """Answer a request with the text `said`, checking after each token whether it ends, as real decoding does."""
     ids: list[int] = []
     reason = ""
     assert request.ended is not None
@@ -128,7 +128,7 @@ def spoken(request: Request, said: str, known: Format) -> Decoded:
 
 
 def scripted(known: Format, script: Script, asked: list[tuple[int, int]] | None = None) -> native.DecodeStream:
-    """Stands in for decoding: says what a script says for (problem, turn)."""
+    """Replace decoding by a script that maps (problem, turn) to a text."""
 
     def backend(more: More) -> Iterator[Decoded]:
         while (requests := more(True)) is not None:

@@ -1,4 +1,4 @@
-"""Builds of small problems by a chat model that a server of the tests plays."""
+"""Builds of small problems with a scripted chat model behind a local server."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def write_problems(path: Path, count: int) -> str:
 
 
 def place(request: dict[str, Any]) -> tuple[int, int]:
-    """Which problem a request is about, and how many answers the conversation has had."""
+    """Return the number of the problem that a request is about, and the number of answers so far."""
     k = re.search(r"`add_(\d+)`", request["messages"][1]["content"])
     assert k is not None
     return int(k.group(1)), sum(message["role"] == "assistant" for message in request["messages"])
 
 
 def model(request: dict[str, Any]) -> bytes:
-    """Plays a model that is wrong at first; writes tool calls where it has the tool."""
+    """Answer as a model whose first attempt is wrong; calls the tool if it is offered."""
     k, turn = place(request)
     said = ("I add nothing yet.", f"It must add {k}.", "Here it is.")[turn]
     code = (bad(k), good(k), final(k))[turn]
@@ -64,7 +64,7 @@ def rejects(output: Path) -> dict[str, str]:
 
 
 def recorded(output: Path) -> Counter[str]:
-    """How many answers of each problem are in the ledger, read from outside."""
+    """Number of answers per problem in the ledger, read with plain SQLite; empty if it cannot be read."""
     try:
         database = sqlite3.connect(f"file:{output / 'ledger.sqlite'}?mode=ro", uri=True)
         rows = database.execute("SELECT problem FROM events WHERE kind = 'answer'").fetchall()

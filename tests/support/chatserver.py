@@ -1,4 +1,4 @@
-"""A scripted chat server on loopback that misbehaves on demand, and counts what it is asked."""
+"""A scripted chat server on loopback that misbehaves on demand and records its requests."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What to send back.
+    """A response of the server.
 
     Args:
-        body: sent as it is; text is a chat completion with this content.
-        status, headers: of the response.
-        cut: close the connection after so many bytes of the body.
-        drip: seconds between single bytes.
-        endless: go on with spaces for ever.
-        delay: seconds before anything is sent.
+        body: bytes are sent unchanged; a string becomes a chat completion with this content.
+        status: HTTP status.
+        headers: additional HTTP headers.
+        cut: close the connection after this many bytes of the body; -1 for never.
+        drip: seconds between single bytes of the body.
+        endless: send spaces after the body without end.
+        delay: seconds before the response begins.
     """
 
     body: str | bytes = b""
@@ -37,7 +38,7 @@ class Reply:
 def completion(
     text: str | None, finish: str = "stop", code: str | None = None, tokens: tuple[int, int] | None = (10, 5)
 ) -> bytes:
-    """The JSON of an answer."""
+    """JSON of a chat completion, with a tool call if `code` is given."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if code is not None:
         function = {"name": "python", "arguments": json.dumps({"code": code})}
@@ -50,13 +51,13 @@ def completion(
 
 
 def failure(status: int, message: str = "no", code: str = "", **headers: str) -> Reply:
-    """An error as these servers send it."""
+    """An error response in the format of OpenAI-compatible servers."""
     body = json.dumps({"error": {"message": message, "type": "error", "code": code or None}}).encode()
     return Reply(body, status, {key.replace("_", "-"): value for key, value in headers.items()})
 
 
 class ChatServer:
-    """`with ChatServer(script) as server:`; the script gets each request's number and JSON and says what to reply."""
+    """`with ChatServer(script) as server:`; the script maps each request's number and JSON to a reply."""
 
     def __init__(self, script: Callable[[int, dict[str, Any]], Reply | bytes | str]) -> None:
         self.requests: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""A completions endpoint on loopback with a real model behind it: does what vLLM documents, or less where told to."""
+"""A stub of vLLM's completions endpoint with a real model. It follows vLLM's documentation; options limit it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from reflectioncoder.models.load import load_model_and_tokenizer
 
 
 class Completions:
-    """A script for `chatserver.ChatServer` that decodes.
+    """A script for `chatserver.ChatServer` that decodes with a model.
 
     Args:
         model: directory of the model.
-        takes_ids: whether a prompt may be a list of token ids.
+        takes_ids: whether the prompt may be a list of token ids.
         returns_ids: whether `return_token_ids` has an effect.
         shows: whether `skip_special_tokens = false` has an effect.
     """
@@ -59,7 +59,7 @@ class Completions:
 
 
 def body(choice: dict[str, Any], tokens: tuple[int, int] | None = (10, 5)) -> bytes:
-    """The JSON of an answer."""
+    """JSON of a completion."""
     data: dict[str, Any] = {"id": "x", "object": "text_completion", "created": 0, "model": "served-model"}
     data["choices"] = [choice]
     if tokens:
@@ -68,5 +68,5 @@ def body(choice: dict[str, Any], tokens: tuple[int, int] | None = (10, 5)) -> by
 
 
 def said(text: str | None, finish: str = "stop", **more: Any) -> bytes:
-    """An answer with this text."""
+    """JSON of a completion with this text."""
     return body({"index": 0, "text": text, "finish_reason": finish, **more})

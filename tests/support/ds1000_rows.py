@@ -1,4 +1,4 @@
-"""Problems of our own in DS-1000's format."""
+"""Our own problems in DS-1000's format."""
 
 import json
 from pathlib import Path

@@ -1,18 +1,19 @@
-"""Programs that attack the interpreter, and what must become of each.
+"""The corpus of programs that attack the interpreter, with the required outcome of each.
 
-They lie in `hostile/`, one file per family, and none of them may run anywhere but inside a session. A program begins
-with three lines: its name, what it tries, and what is right, as in
+The programs are in `hostile/`, one file per family. Never run them outside a session. A program begins with three
+lines: its name, what it tries, and the requirements, for example
 
     # %% zombies
     # fills the process table with children that nobody waits for
     # -> ok; prints "True\\n"; seconds 5; memory_mb 100; needs memory control group; after TRY
 
-The outcomes stand first, one or several; `prints` is all it may print, where that is certain; the limits are those of
-`USUAL` or, where a timeout is right, of `SHORT`; `needs` is a layer without which it is not contained; `after` are the
-preludes below that go before it. `test_hostile.py` runs every program, looks at its outcome, and then at the machine.
+The requirements begin with one or more allowed outcomes. `prints` is the exact output, if it is deterministic. Limits
+override those of `USUAL`, or of `SHORT` if a timeout is allowed. `needs` names a layer without which the program is not
+contained. `after` lists the preludes (see `PRELUDES`) to put before the program. `sandbox/test_hostile.py` runs every
+program and checks its outcome, then the state of the machine.
 
-In the texts, `@PORT@`, `@SOCKET@` and `@SECRET@` stand for a TCP port and an abstract Unix address on which the test
-listens and for a file of the test's, `@MARK@` for the beginning of the name of everything that is written.
+The test replaces placeholders: `@PORT@` and `@SOCKET@` by a TCP port and an abstract Unix address on which it listens,
+`@SECRET@` by the path of a file with a secret, and `@MARK@` by the common prefix of all names that programs create.
 """
 
 import dataclasses
@@ -23,11 +24,11 @@ from pathlib import Path
 from reflectioncoder.interpreter.interpreter import Limits
 
 FOLDER = Path(__file__).parent / "hostile"
-USUAL = Limits(seconds=20, memory_mb=200)  # a program that ends by itself may be slow on a busy machine
+USUAL = Limits(seconds=20, memory_mb=200)  # a long time limit, for programs that end by themselves on a busy machine
 SHORT = Limits(seconds=0.5, memory_mb=200)
 MARK = "hostile-mark"
 PRELUDES = {
-    # print what an action gives, or that the system refuses it
+    # Prints the result of an action, or "refused" if the system refuses it.
     "TRY": """\
 import os, sys
 def attempt(action, *arguments):
@@ -36,7 +37,7 @@ def attempt(action, *arguments):
     except (OSError, ValueError):
         print("refused")
 """,
-    # print what a function of the C library is allowed
+    # Prints which functions of the C library are allowed.
     "LIBC": """\
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -44,7 +45,7 @@ def attempt(name, *arguments):
     if getattr(libc, name)(*arguments) >= 0:
         print(name, "allowed")
 """,
-    # the frames of the interpreter's own code
+    # Collects the frames of the interpreter's own code.
     "ABOVE": """\
 import sys
 above, frame = [], sys._getframe().f_back
@@ -52,7 +53,7 @@ while frame is not None:
     above.append(frame)
     frame = frame.f_back
 """,
-    # a hook for when the interpreter's own code runs: forget failures, and run nothing in place of code
+    # A trace function for the frames in `above`: removes failures, and replaces code by an empty program.
     "STEER": """\
 def steer(frame, *_):
     if frame in above:
@@ -71,13 +72,13 @@ class Hostile:
     """One attack.
 
     Args:
-        name: short, unique.
-        family: what it is about.
+        name: short and unique.
+        family: name of its file, without the suffix.
         why: what it tries.
-        program: its text.
-        outcomes: those that are right.
-        limits: of its only cell.
-        text: all it may print, or None where that depends.
+        program: source code.
+        outcomes: allowed outcomes.
+        limits: limits of its only cell.
+        text: the exact output; None if it is not deterministic.
         needs: layers without which it is not contained.
     """
 
@@ -92,7 +93,7 @@ class Hostile:
 
 
 def read_family(path: Path) -> list[Hostile]:
-    """The programs of a file."""
+    """Read the programs of one file."""
     _, *pieces = re.split(r"^# %% (.*)\n# (.*)\n# -> (.*)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [_hostile(path.stem, *pieces[first : first + 4]) for first in range(0, len(pieces), 4)]
 

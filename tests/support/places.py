@@ -1,4 +1,4 @@
-"""Where the repository and the data that tests read are."""
+"""Paths of the repository and of the data sets for tests."""
 
 import os
 from pathlib import Path

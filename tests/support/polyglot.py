@@ -1,5 +1,9 @@
-"""What the tests of MultiPL-E share: a problem of our own in its format for each language, with answers that are right
-and answers that are wrong by construction; and our answers to some problems of the real set, by their names."""
+"""Data for the tests of MultiPL-E.
+
+`CASES` has one problem of our own per language in MultiPL-E's format, with a right answer and answers that are wrong by
+construction. `SERVED` has right answers in the form that chat models use. `SOLUTIONS` has our answers to some problems
+of the real set, by name.
+"""
 
 # ruff: noqa: E501 (programs on one line each read better)
 from __future__ import annotations
@@ -11,14 +15,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Case:
-    """A problem, "the number of even items, or of a list's items that are even", and answers to it.
+    """One problem and answers to it. The problem is to count the even items of a list, or to return them.
 
     Args:
         prompt: ends with the head of the function.
-        tests: as MultiPL-E writes them for the language.
-        stops: where the body ends.
+        tests: the tests, as MultiPL-E writes them for the language.
+        stops: strings that end the body.
         right: a body that passes.
-        wrong: bodies that must not, by what is wrong with them; the endless one is `loop`.
+        wrong: bodies that must fail, by the kind of error; the endless one is `loop`.
     """
 
     prompt: str
@@ -29,7 +33,7 @@ class Case:
 
 
 def write(folder: Path, key: str, cases: dict[str, Case]) -> Path:
-    """Cases as the file of a language, in a folder that is returned."""
+    """Write cases as the file of a language into a folder, and return the folder."""
     rows = [
         {"name": name, "language": key, "prompt": case.prompt, "tests": case.tests, "stop_tokens": list(case.stops)}
         for name, case in cases.items()
@@ -181,7 +185,7 @@ CASES = {
     ),
 }
 
-# What chat models say: the function again, with what it needs above it, and in their own way of indenting.
+# Answers in the form of chat models: they repeat the function, put helpers above it, and use other indentation.
 SERVED = {
     "rs": [
         "use std::collections::HashMap;\n\nconst TWO: isize = 2;\n\n/// How many items are even\nfn evens(l: Vec<isize>) -> isize {\n"

@@ -1,4 +1,4 @@
-"""What processes that are forked from one with the imports done run: ranks of a training, and a run that is killed."""
+"""Entry points of processes forked after the imports: the ranks of a training, and a run that is killed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from reflectioncoder.train.train import train
 
 
 def begin(log: Path, variables: Mapping[str, str]) -> None:
-    """A session of its own, as a launcher gives, with what is said in a file."""
+    """Start a new session, as a launcher does, redirect standard error to a file, and set environment variables."""
     os.setsid()
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     os.environ.update(variables)
 
 
 def ranks(log: Path, variables: Mapping[str, str], words: Sequence[str]) -> None:
-    """Train with each configuration in turn, as `ranks.launch` says."""
+    """Train with each configuration in turn, as described in `ranks.launch`."""
     begin(log, variables)
     for word in words:
         path, _, step = word.partition(":")
@@ -45,6 +45,6 @@ def ranks(log: Path, variables: Mapping[str, str], words: Sequence[str]) -> None
 
 
 def killed(log: Path, path: Path, step: int) -> None:
-    """Train until SIGKILL after a step."""
+    """Train, and kill this process with SIGKILL after a step."""
     begin(log, {})
     train(load(TrainConfig, path), callbacks=[At(step, lambda: os.kill(os.getpid(), signal.SIGKILL))])

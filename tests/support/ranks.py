@@ -1,4 +1,4 @@
-"""Starts training on several processes, as a launcher does, and compares what came out."""
+"""Starts training on several ranks, as a launcher does, and compares losses and weights of runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def same_weights(one: Path, other: Path, tolerance: float = 1e-5) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One thread a process, and the modules that this one sees."""
+    """Environment variables of a rank: one thread, and the module path of this process."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **more}
 
 
@@ -75,7 +75,7 @@ def free_port() -> str:
 
 
 def forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
-    """Start a function of `rank` in a process forked from one that has done its imports, which take ten seconds."""
+    """Run a function of `rank` in a forked process. Its parent has done the imports, which take ten seconds."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment().items():
             patch.setenv(name, value)
@@ -86,10 +86,16 @@ def forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
 
 
 def launch(configs: Sequence[Path | str], ranks: int = 2, seconds: float = 300) -> list[str]:
-    """Train with each configuration in turn, on `ranks` processes; returns what each rank said.
+    """Train with each configuration in turn on `ranks` processes.
 
-    A colon and a number behind a configuration end that run, as Ctrl-C does, after so many steps; what it leaves is
-    copied to its output's name with ".kept" behind it, before the next run goes on.
+    Args:
+        configs: configuration files. A suffix ":N" interrupts the run after N steps, as Ctrl-C does. Its output
+            directory is then copied, with the suffix ".kept", before the next run starts.
+        ranks: number of processes.
+        seconds: time limit of all runs together.
+
+    Returns:
+        the standard error of each rank.
 
     Raises:
         AssertionError: a rank failed.

@@ -1,9 +1,9 @@
-"""The yardstick: masked self-distillation (section 3.2) written down plainly, to be compared with for truth and cost.
+"""A plain reference implementation of masked self-distillation (section 3.2), to compare results and cost with.
 
-What a straightforward implementation does: teacher and student rows of a batch keep all their tokens and are padded to
-one length, an attention mask hides from every query what the student may not see, the model gives logits of all places,
-and the losses are PyTorch's own over the whole vocabulary. Written from the paper, without the package's masking,
-batching, attention or loss code; the product never imports it.
+Teacher and student rows of a batch keep all their tokens and are padded to one length. An attention mask hides the
+student's hidden tokens from every query, the model computes logits at all positions, and the losses are PyTorch's own
+over the whole vocabulary. This module follows the paper and uses none of the package's code for masking, batching,
+attention or loss. The package never imports it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reflectioncoder.dialogues.tokens import Encoded
 
 
 def hidden_tokens(sample: Encoded, masking: MaskingConfig, step: int, max_steps: int, seed: int) -> set[int]:
-    """Indices the student must not see."""
+    """Indices of the tokens that the student must not see."""
     release = masking.semantics == "release"
     rate = min(1.0, (step + 1) / max_steps) if release else step / max_steps
     user, assistant = sample.message_bounds[0], sample.message_bounds[1]
@@ -66,12 +66,12 @@ def hidden_tokens(sample: Encoded, masking: MaskingConfig, step: int, max_steps:
 
 @dataclass(frozen=True)
 class Padded:
-    """Rows padded at the end to the longest, T.
+    """Rows padded at the end to the length of the longest, T.
 
     Args:
-        ids: [rows, T].
-        seen: [rows, T], True where any query may look: neither hidden nor padding.
-        positions: [rows, T].
+        ids: token ids [rows, T].
+        seen: [rows, T], True if queries may attend to the token: neither hidden nor padding.
+        positions: position ids [rows, T].
     """
 
     ids: torch.Tensor
@@ -80,7 +80,7 @@ class Padded:
 
 
 def pad(rows: Sequence[tuple[Sequence[int], set[int]]], rebase: bool = False) -> Padded:
-    """Pad rows of (ids, hidden indices); `rebase` numbers what is seen from zero."""
+    """Pad rows of (ids, hidden indices); `rebase` numbers the visible tokens from zero."""
     shape = len(rows), max(len(ids) for ids, _ in rows)
     ids, seen = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
     for r, (row, hidden) in enumerate(rows):
@@ -91,9 +91,9 @@ def pad(rows: Sequence[tuple[Sequence[int], set[int]]], rebase: bool = False) ->
 
 
 def written_out_masks(model: PreTrainedModel, seen: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What transformers' written-out attention adds to the scores, [rows, 1, T, T], by kind of layer.
+    """Additive masks [rows, 1, T, T] for transformers' eager attention, by type of layer.
 
-    Its own masks leave queries that see nothing with an empty softmax; here they see themselves.
+    With the masks of transformers, a query that sees no token has an empty softmax; here it sees itself.
     """
     places = torch.arange(seen.shape[1])
     causal = (places[:, None] >= places) & seen[:, None, None]
@@ -107,8 +107,8 @@ def written_out_masks(model: PreTrainedModel, seen: torch.Tensor) -> dict[str, t
 def logits(model: PreTrainedModel, batch: Padded, attention: str = "sdpa") -> torch.Tensor:
     """Logits [rows, T, V] in float32 or better.
 
-    With `sdpa` transformers makes each layer's mask from `seen`: causal, or a sliding window over the places of the
-    padded row. `eager`, its written-out attention, is for what that cannot do (capped scores), and takes our masks.
+    With `sdpa`, transformers makes each layer's mask from `seen`: causal, or a sliding window over the positions of the
+    padded row. `eager` is for models that `sdpa` does not support (capped scores), and uses `written_out_masks`.
     """
     model.set_attn_implementation(attention)
     mask = batch.seen if attention == "sdpa" else written_out_masks(model, batch.seen)
@@ -132,14 +132,14 @@ def loss(
     rebase: bool = False,
     attention: str = "sdpa",
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss of a global batch, and the three logged means under `sample` normalization."""
+    """Return the loss of a global batch, and the three logged means under `sample` normalization."""
     release = masking.semantics == "release"
     reflections = [sample for sample in samples if sample.is_reflection]
     rows: list[tuple[Sequence[int], set[int]]] = [(sample.ids, set()) for sample in samples]
     rows += [(sample.ids, hidden_tokens(sample, masking, step, max_steps, seed)) for sample in reflections]
     batch = pad(rows, rebase)
     everything = logits(model, batch, attention)
-    # What predicts the token at t stands at t - 1.
+    # The logits at t - 1 predict the token at t.
     targets = torch.full_like(batch.ids, -100)
     for r, sample in enumerate(samples):
         labels = [t for t in range(len(sample)) if sample.is_label[t]]
@@ -172,7 +172,7 @@ Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def combine(collected: Sequence[Terms], config: LossConfig) -> torch.Tensor:
-    """One number from the samples' (teacher cross-entropies, student cross-entropies, divergences)."""
+    """Combine the samples' (teacher cross-entropies, student cross-entropies, divergences) into one loss."""
     n = len(collected)
     total = collected[0][0].new_zeros(())
     if config.normalization == "token":
@@ -192,7 +192,7 @@ def combine(collected: Sequence[Terms], config: LossConfig) -> torch.Tensor:
 
 
 def means(collected: Sequence[Terms]) -> dict[str, float]:
-    """What is logged: the mean over the samples of each term's mean."""
+    """The logged values: for each term, the mean over samples of its mean."""
     students = [(s, k) for _, s, k in collected if len(s)]
     return {
         "teacher_ce": sum(t.mean().item() for t, _, _ in collected) / len(collected),

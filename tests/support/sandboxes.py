@@ -1,4 +1,4 @@
-"""What the tests of the interpreter share: the ways of isolating that this machine allows, and a look at processes."""
+"""Helpers for tests of the interpreter: the isolation strategies that this machine supports, and lists of processes."""
 
 import os
 import textwrap
@@ -13,11 +13,11 @@ from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Lim
 from reflectioncoder.interpreter.warm_process import WarmProcess
 from reflectioncoder.sandbox.layers import FIRST_SESSION_UID
 
-USERS = 1 << 14  # of one warm process
+USERS = 1 << 14  # user ids of one warm process
 
 
 def strategies_here() -> list[str]:
-    """The ways of isolating that this machine allows, found by trying."""
+    """The isolation strategies that this machine supports, found by trying each."""
     found = []
     for strategy in ("root", "user"):
         try:
@@ -30,13 +30,13 @@ def strategies_here() -> list[str]:
 
 HERE = strategies_here()
 BOXED = [
-    pytest.param(s, marks=[] if s in HERE else pytest.mark.skip(reason=f"strategy {s!r} is not possible here"))
+    pytest.param(s, marks=[] if s in HERE else pytest.mark.skip(reason=f"no {s!r} isolation: reflectioncoder doctor"))
     for s in ("root", "user")
 ]
 
 
 def started(strategy: str) -> Iterator[Interpreter]:
-    """An interpreter that isolates in one certain way."""
+    """Yield an interpreter with a given isolation strategy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(module._STRATEGIES, "none" if strategy == "none" else "auto", (strategy,))
         with Interpreter(Limits(seconds=20), isolation="none" if strategy == "none" else "auto") as interpreter:
@@ -44,7 +44,7 @@ def started(strategy: str) -> Iterator[Interpreter]:
 
 
 def one(interpreter: Interpreter, code: str, limits: Limits | None = None) -> CellResult:
-    """One cell in a fresh session."""
+    """Run one cell in a fresh session."""
     return interpreter.run(textwrap.dedent(code), limits)
 
 
@@ -64,7 +64,7 @@ def family(root: int) -> list[int]:
 
 
 def session_uids(interpreter: Interpreter) -> range:
-    """The user ids that sessions of this interpreter have where they have their own; else none."""
+    """The user ids reserved for sessions of this interpreter; empty if sessions have no user id of their own."""
     if not interpreter.layers["user id of its own"]:
         return range(0)
     uid = int(one(interpreter, "import os\nprint(os.getuid())").text)

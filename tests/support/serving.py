@@ -1,4 +1,4 @@
-"""A real OpenAI-compatible server on loopback: `transformers serve` with a model directory, in a process of its own."""
+"""A real OpenAI-compatible server on loopback: `transformers serve` with a model directory, in a child process."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from types import TracebackType
 
 from processes import attended
 
-PATIENCE = 120.0  # seconds until it must have loaded its model
+PATIENCE = 120.0  # seconds allowed for loading the model
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at the moment."""
+    """A currently unused port of loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
 class Served:
-    """`with Served(model, log) as server:` with the server up; `kill` ends it at once, and `start` starts it again.
+    """`with Served(model, log) as server:` runs the server; `kill` ends it at once, and `start` starts it again.
 
     Args:
-        model: directory of the model, which is also its name there.
-        log: file that the server's own output is added to.
+        model: directory of the model, which is also the model's name in requests.
+        log: file to which the server's output is appended.
     """
 
     def __init__(self, model: str, log: Path) -> None:
@@ -39,7 +39,7 @@ class Served:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         command = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.model, "--device", "cpu"]
         command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(self.port)]
         known = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -59,7 +59,7 @@ class Served:
             return False
 
     def kill(self) -> None:
-        """End it without a word, as a crash would."""
+        """Kill the server, as in a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

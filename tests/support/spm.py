@@ -1,4 +1,4 @@
-"""A tokenizer as those of Llama and Code Llama are, and a model that says one text; nothing is downloaded."""
+"""A SentencePiece-style tokenizer like Llama's and Code Llama's, and a model with one fixed output; no downloads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ MERGES = [("▁", "▁"), ("▁▁", "▁▁"), ("r", "e"), ("re", "t"), ("ret",
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Letters, four blanks and `return`; any other byte as itself. The decoder drops a text's first blank."""
+    """A tokenizer of ASCII characters, `return`, runs of two and four spaces, and bytes for all else.
+
+    Its decoder drops the first space of a text.
+    """
     letters = ["▁", *map(chr, range(33, 127))]
     entries = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
     entries += ["".join(pair) for pair in MERGES]
@@ -32,7 +35,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def saying(ids: list[int], size: int) -> LlamaForCausalLM:
-    """A model whose next token follows from the last alone: each of `ids`, all different, is followed by the next."""
+    """A model whose next token depends on the last token only: each of `ids` (all different) predicts the next one."""
     config = LlamaConfig(
         vocab_size=size, hidden_size=size, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
         head_dim=8, max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,

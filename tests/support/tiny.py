@@ -1,4 +1,4 @@
-"""Tiny models, a tiny tokenizer and random samples for tests of training; nothing is downloaded."""
+"""Tiny models, tiny tokenizers and random samples for tests of training; no downloads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOCABULARY = 61
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, with BOS and EOS."""
+    """A tokenizer with one token per byte, BOS and EOS."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -37,9 +37,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def llama(
     vocabulary: int = VOCABULARY, tied: bool = True, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> PreTrainedModel:
-    """A random Llama of two layers whose four heads share two key heads.
+    """A random Llama with two layers, four query heads and two key heads.
 
-    In float64 its norms are PyTorch's, because Llama's own compute in float32 whatever the type.
+    In float64 it uses PyTorch's RMSNorm, because Llama's own norm always computes in float32.
     """
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -68,7 +68,7 @@ def llama(
 
 
 def gpt2(vocabulary: int = VOCABULARY, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """A random GPT-2 of two layers: absolute positions, no dropout."""
+    """A random GPT-2 with two layers, absolute positions and no dropout."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=vocabulary,
@@ -87,7 +87,7 @@ def gpt2(vocabulary: int = VOCABULARY, seed: int = 0, dtype: torch.dtype = torch
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with 320 entries, BOS, EOS and no special tokens of ours."""
+    """A byte-level BPE tokenizer with 320 entries, BOS and EOS, without the package's special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -100,7 +100,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_llama(vocab_size: int, tied: bool = True, seed: int = 0) -> LlamaForCausalLM:
-    """A random Llama with grouped-query attention, two layers, 32 wide."""
+    """A random Llama with grouped-query attention, two layers and hidden size 32."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -120,14 +120,14 @@ def build_llama(vocab_size: int, tied: bool = True, seed: int = 0) -> LlamaForCa
 
 
 def save(folder: Path, model: PreTrainedModel) -> str:
-    """Save a model with the tiny tokenizer; returns the directory's name."""
+    """Save a model with the tiny tokenizer, and return the directory's path."""
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return str(folder)
 
 
 def memorised(dialogues: Sequence[Dialogue], folder: Path, steps: int = 400) -> str:
-    """A Llama that has learnt dialogues by heart, with a tokenizer made for them; returns the directory's name."""
+    """Train a tiny Llama until it has memorized dialogues, with a tokenizer made for them; return its directory."""
     contents = [block.content for dialogue in dialogues for message in dialogue.messages for block in message.blocks]
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -179,7 +179,7 @@ def encoded(
 ) -> Encoded:
     """A sample of random tokens in the layout of appendix C; block lengths count their content only.
 
-    Ids 2..8 stand for the special tokens, of which the tests need only that they are tokens.
+    Ids 2..8 stand for the special tokens; the tests do not depend on which special token an id is.
     """
     rng = random.Random(f"sample {seed}")
     ids, labels, spans, bounds = [0], [False], [], []
@@ -211,7 +211,7 @@ def encoded(
 
 
 def dialogues(count: int = 6) -> list[Dialogue]:
-    """Short dialogues, every third of them plain instruction data."""
+    """Short dialogues; every third one is plain instruction data."""
     found = []
     for i in range(count):
         if i % 3 == 2:

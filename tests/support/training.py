@@ -1,4 +1,4 @@
-"""What tests of training share: the usual run, its log, and callbacks that end it in the middle."""
+"""Helpers for tests of training: a default configuration, the log of a run, and a callback that ends a run early."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def quiet(_: str) -> None:
 
 
 class At(TrainerCallback):
-    """Does something after a step."""
+    """Calls a function after a given step."""
 
     def __init__(self, step: int, what: Any) -> None:
         self.step, self.what = step, what

@@ -1,4 +1,4 @@
-"""What workers of tests do; a module that their processes can import."""
+"""The work function of test workers, in a module that their processes can import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reflectioncoder.errors import UserError
 
 
 class Tasks:
-    """What the workers of these tests do."""
+    """Performs the tasks of the workers."""
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
@@ -35,4 +35,4 @@ class Tasks:
         return os.getpid()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""
