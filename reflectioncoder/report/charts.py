@@ -1,8 +1,8 @@
 """Line charts as SVG text for the report.
 
-The pictures are drawn in placeholder colours that are then replaced by CSS variables, so that one picture follows the
-page into dark mode and onto paper. Text stays text, ids are made unique within a page, and nothing depends on the
-clock: the same numbers give the same bytes.
+Charts are drawn in placeholder colours, which are then replaced by CSS variables, so one chart works in light mode, in
+dark mode and in print. Text stays text, and ids are unique within a page. Output does not depend on the clock: the same
+numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-MAX_POINTS = 300  # longer series are averaged in bins: the eye sees no more, the page stays small
-SIZE = (4.6, 2.7)  # inches; small, so that the letters keep their size on a phone
+MAX_POINTS = 300  # longer series are averaged in bins, which keeps the page small without a visible loss
+SIZE = (4.6, 2.7)  # inches; small, so that text stays readable on a phone
 INK, GRID = "#010101", "#020202"
-# Placeholders and the CSS variable each becomes; the fallback keeps a chart readable outside the page.
+# The CSS variable that replaces each placeholder; the fallback colour keeps a chart readable outside the page.
 VARIABLES = {
     INK: "var(--muted, #777)",
     GRID: "var(--line, #ccc)",
@@ -32,11 +32,11 @@ VARIABLES = {
     "#010105": "var(--series-4, #0d7a5f)",
 }
 COLOURS = tuple(colour for colour in VARIABLES if colour not in (INK, GRID))
-DASHES = ("-", "-", (0, (5, 2)), (0, (1, 1.5)))  # told apart without colour, too
+DASHES = ("-", "-", (0, (5, 2)), (0, (1, 1.5)))  # lines also differ without colour
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so the layout is the same everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so the layout is the same on every machine
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -50,7 +50,7 @@ SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Line:
-    """One series of a chart; `y` may hold NaN where nothing was measured."""
+    """One series of a chart; missing values of `y` are NaN."""
 
     label: str
     x: Sequence[float]
@@ -65,15 +65,15 @@ def line_chart(
     x_label: str = "step",
     top: float | None = None,
 ) -> str:
-    """An SVG element with the lines, for use inside an HTML page.
+    """Draw lines as an SVG element for use inside an HTML page.
 
     Args:
-        name: letters and hyphens, unique in the page; prefix of the ids.
-        title: what a screen reader says before the first and last values of each line.
-        lines: one to four.
-        y_label: what is measured, with its unit.
-        x_label: of the other axis.
-        top: upper end of the y axis; by default it follows the data.
+        name: prefix of the ids, unique in the page; letters, digits and hyphens.
+        title: text that a screen reader reads before the first and last values of each line.
+        lines: one to four series.
+        y_label: label of the y axis, with the unit.
+        x_label: label of the x axis.
+        top: upper end of the y axis; by default it is chosen from the data. The lower end is 0.
     """
     with rc_context(SETTINGS | {"svg.hashsalt": name}):
         figure = Figure(figsize=SIZE, layout="constrained")
@@ -107,7 +107,7 @@ def line_chart(
 
 
 def binned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:
-    """At most `most` points: means of runs of neighbours, values that are no numbers left out of the means."""
+    """Reduce a series to at most `most` points by averaging consecutive ones; NaN and infinite `y` are ignored."""
     size = math.ceil(len(x) / most) if x else 1
     if size == 1:
         return list(x), list(y)
@@ -120,24 +120,24 @@ def binned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[floa
 
 
 def describe_chart(lines: Sequence[Line]) -> str:
-    """The lines in words: label, first and last value."""
+    """Describe the lines in words: label, first and last value."""
     texts = []
     for line in lines:
         values = [value for value in line.y if math.isfinite(value)]
         if values:
-            texts.append(f"{line.label}: {values[0]:.3g} at first, {values[-1]:.3g} at the end")
+            texts.append(f"{line.label}: {values[0]:.3g} at the start, {values[-1]:.3g} at the end")
     return "; ".join(texts)
 
 
 def inline(svg: str, name: str, description: str) -> str:
-    """An SVG file as an element of an HTML page: no header, own ids, CSS colours, a description."""
+    """Turn an SVG file into an element of an HTML page: no header, unique ids, CSS colours, and a description."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, body = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = body.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
-    # Fonts are the page's; matplotlib's own list would differ from the text around.
+    # Use the fonts of the page; matplotlib's own list would differ from the surrounding text.
     body = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", body)
     for placeholder, variable in VARIABLES.items():
         body = body.replace(placeholder, variable)

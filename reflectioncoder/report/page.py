@@ -1,8 +1,8 @@
 """One self-contained HTML page about a run: `report.html`.
 
-It reports on whatever a directory holds: a whole demo, a build, a training run or an evaluation. A section whose files
-are missing or unreadable becomes a line that says so. Sequences are untrusted text and are escaped by the template.
-The page describes the files and nothing else: it holds no dates and is the same for the same files.
+The page reports on the contents of a directory: a whole demo, a build, a training run or an evaluation. If the files of
+a section are missing or unreadable, the page says so instead. Sequences are untrusted text; the template escapes them.
+The page depends on the files only: it has no dates, and the same files give the same page.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from reflectioncoder.report.run_files import (
 ARM_TITLES = {"before": "before", "instruction_tuned": "instruction-tuned", "after": "after ReflectionCoder"}
 TASK_TITLES = {"heldout": "held-out", "handwritten": "handwritten", "humaneval": "HumanEval"}
 TERMS = {"loss": "total", "teacher_ce": "teacher CE", "student_ce": "student CE", "kl": "KL"}
-TABLE_ROWS = 8  # of the numbers behind the curves
+TABLE_ROWS = 8  # rows of the table with the numbers of the curves
 NOTHING = "–"
 # Control characters would be invisible or broken in HTML; they are shown as their Unicode pictures.
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
@@ -58,13 +58,13 @@ def write_report(directory: Path) -> Path:
     """Write `report.html` about the files in `directory`.
 
     Args:
-        directory: of `reflectioncoder demo`, `build`, `train` or `evaluate`.
+        directory: output directory of `reflectioncoder demo`, `build`, `train` or `evaluate`.
 
     Returns:
-        the page's path. It needs no other file and no network.
+        path of the page, which needs no other file and no network.
 
     Raises:
-        UserError: no such directory, nothing in it to report on, or the page cannot be written.
+        UserError: the directory does not exist or has nothing to report on, or the page cannot be written.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -81,7 +81,7 @@ def write_report(directory: Path) -> Path:
 
 
 def render(found: Found) -> str:
-    """The page as text."""
+    """Render the page as HTML."""
     seconds = stages(found.summary.get("seconds"))
     whole = seconds.get("total", math.fsum(seconds.values()))
     heldout = found.scores.get("heldout", {})
@@ -112,7 +112,7 @@ def render(found: Found) -> str:
             missing=found.missing,
         )
     )
-    # A lone surrogate, which JSON can carry, has no bytes in UTF-8.
+    # JSON may contain lone surrogates, which UTF-8 cannot encode.
     return page.encode("utf-8", "replace").decode("utf-8").rstrip("\n")
 
 
@@ -120,7 +120,7 @@ def render(found: Found) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("reflectioncoder", "report"),
-        autoescape=True,  # what a model or a data set wrote must never become markup
+        autoescape=True,  # text from a model or a data set must never become markup
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -131,7 +131,7 @@ def _environment() -> Environment:
 
 
 def title(found: Found) -> str:
-    """The page's heading, by what the directory holds."""
+    """Heading of the page, which depends on the contents of the directory."""
     if found.summary or (found.funnel and found.logs):
         return "ReflectionCoder run"
     if found.funnel or found.examples:
@@ -140,7 +140,7 @@ def title(found: Found) -> str:
 
 
 def sentence(found: Found) -> str:
-    """The run in one sentence, of the numbers that are there."""
+    """Summarize the run in one sentence, from the numbers that are available."""
     parts = []
     problems = next((step.left for step in found.funnel if step.name == "problems"), None)
     if found.sequences is not None:
@@ -159,7 +159,7 @@ def sentence(found: Found) -> str:
 
 
 def figures(logs: Sequence[Log]) -> list[Figure]:
-    """The training curves of all logs."""
+    """Draw the training curves of all logs."""
     made = []
 
     def add(name: str, caption: str, lines: list[Line], unit: str, top: float | None = None) -> None:
@@ -171,26 +171,26 @@ def figures(logs: Sequence[Log]) -> list[Figure]:
         x = log.column("step")
         if log.has_student:
             lines = [Line(label, x, log.column(key)) for key, label in TERMS.items()]
-            add(f"loss-{index}", f"Loss terms, {pretty(log.arm)} arm", lines, "nats a token")
+            add(f"loss-{index}", f"Loss terms, {pretty(log.arm)} arm", lines, "nats per token")
             rate = [Line("mask rate", x, log.column("mask_rate"))]
             add(f"mask-{index}", f"Mask rate, {pretty(log.arm)} arm", rate, "mask rate", 1.05)
         else:
             lines = [Line("loss", x, log.column("loss"))]
-            add(f"loss-{index}", f"Loss, {pretty(log.arm)} arm", lines, "nats a token")
+            add(f"loss-{index}", f"Loss, {pretty(log.arm)} arm", lines, "nats per token")
     speed = [Line(pretty(log.arm), log.column("step"), log.column("tokens_per_second")) for log in logs[:4]]
-    add("speed", "Training speed", speed, "tokens a second")
+    add("speed", "Training speed", speed, "tokens per second")
     return made
 
 
 def curve_table(log: Log) -> list[Mapping[str, float]]:
-    """A few rows of a log, evenly spaced, with the first and the last: the curves for those who do not see them."""
+    """Select evenly spaced rows of a log, including the first and the last: a text version of the curves."""
     last = len(log.rows) - 1
     places = sorted({round(i * last / (TABLE_ROWS - 1)) for i in range(TABLE_ROWS)})
     return [log.rows[place] for place in places]
 
 
 def comparisons(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Paired comparisons at any depth of an object: where each stands, and what it says."""
+    """Yield the path and the text of each paired comparison, at any depth of an object."""
     name = ", ".join(map(phrase, path))
     if isinstance(value, str):
         yield name, value
@@ -215,7 +215,7 @@ def comparisons(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, s
 
 
 def commands(found: Found) -> list[str]:
-    """Commands that make the same files again, from the configurations that were kept."""
+    """List the commands that reproduce the files, from the saved configurations."""
     directory = found.directory
     relative = Path(os.path.relpath(directory))
     shown = directory if ".." in relative.parts else relative
@@ -241,12 +241,12 @@ def percent(share: float) -> str:
 
 
 def interval(score: ReportedScore) -> str:
-    """The ends of a score's interval in percent."""
+    """Both ends of the interval of a score, in percent."""
     return f"{100 * score.low:.1f}\N{EN DASH}{100 * score.high:.1f}\N{NO-BREAK SPACE}%"
 
 
 def signed(share: float) -> str:
-    """A difference in percentage points, with its sign."""
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -256,24 +256,24 @@ def count(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds below two minutes, else minutes, else hours, with the unit."""
+    """A duration with its unit: seconds below two minutes, minutes below two hours, hours from there on."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def pretty(name: str) -> str:
-    """A key as people write it."""
+    """A key as readable text."""
     known = {**ARM_TITLES, **TASK_TITLES}
     return known.get(name) or name.replace("_", " ")
 
 
 def phrase(text: str) -> str:
-    """A key of several words, with the names of arms and tasks as people write them."""
+    """A key of several words as readable text, including the names of arms and tasks in it."""
     names = {**TASK_TITLES, "instruction_tuned": ARM_TITLES["instruction_tuned"]}
     return re.sub("|".join(names), lambda name: names[name.group()], text).replace("_", " ")
 
 
 def show(text: str) -> str:
-    """Text of a block with its control characters made visible."""
+    """Replace control characters by visible symbols."""
     return text.translate(CONTROLS)

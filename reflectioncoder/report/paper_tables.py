@@ -1,4 +1,7 @@
-"""The paper's tables of scores with measured rows below the published ones: tables 1, 4 and 5 together, and 6."""
+"""The score tables of the paper, with measured rows below the published ones.
+
+Table 1, tables 4 and 5 in one, and table 6.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from reflectioncoder.tasks.multipl_e.languages import LANGUAGES
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper, or two of one benchmark.
+    """One table of the paper, or two for the same benchmark.
 
     Args:
-        title: what stands above it.
-        numbers: of the paper's tables whose rows are in it.
-        columns: headings by what they show: a task, or "task/part" for a part of its problems.
+        title: title above the table.
+        numbers: numbers of the paper's tables whose rows it contains.
+        columns: heading of each column by its key: the name of a task, or "task/part" for a part of its problems.
     """
 
     title: str
@@ -50,31 +53,29 @@ TABLES = (
 
 
 def published() -> list[dict[str, Any]]:
-    """The rows of the paper's tables 1 (open models), 4, 5 and 6, in its order; nothing in it was measured here."""
+    """Rows of the paper's tables 1 (open models), 4, 5 and 6, in the paper's order; not measured by this project."""
     text = resources.files("reflectioncoder.report").joinpath("published.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
 def paper_tables(folders: Sequence[str]) -> str:
-    """Published rows and, below each other, the scores found in folders of evaluations, as Markdown tables.
+    """Format published rows, and below them the scores of evaluations, as Markdown tables.
 
-    Tables without a measured row are left out, unless nothing was measured; scores of tasks that are in no table of the
-    paper, and pass@k for k > 1, have tables of their own.
+    Tables without a measured row are omitted, unless nothing was measured. Tasks that are in no table of the paper, and
+    pass@k for k > 1, get tables of their own.
 
     Args:
-        folders: directories with `score.json`, or directories of such; scores of one parent are one row.
+        folders: directories with `score.json`, or parents of such directories. The scores of one folder form one row.
 
     Raises:
-        UserError: no score in a folder, or one that cannot be read.
+        UserError: a folder has no score, or a score cannot be read.
     """
     measured: dict[str, dict[str, str]] = {}
     at_k: list[list[str]] = []
     for folder in folders:
         found = sorted(Path(folder).glob("score.json")) + sorted(Path(folder).glob("*/score.json"))
         if not found:
-            raise UserError(
-                f"{folder}: no score.json in it or in the folders in it; run reflectioncoder evaluate first"
-            )
+            raise UserError(f"{folder}: no score.json in it or in its subfolders; run reflectioncoder evaluate first")
         for path in found:
             try:
                 score = json.loads(path.read_text(encoding="utf-8"))
@@ -83,7 +84,7 @@ def paper_tables(folders: Sequence[str]) -> str:
                 ks = {int(k): f"{100 * rate:.1f}" for k, rate in score.get("k", {}).items() if int(k) > 1}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{path}: not a score ({error!r})") from None
-            taken = task in measured.get(str(folder), {})  # a second evaluation of the task
+            taken = task in measured.get(str(folder), {})  # the folder has two evaluations of the task
             name = str(path.parent if taken else folder)
             measured.setdefault(name, {}).update(cells)
             at_k += [[name, task, str(k), rate] for k, rate in sorted(ks.items())]
@@ -116,7 +117,7 @@ def _percent(row: Mapping[str, Any], key: str) -> str:
 
 
 def _cell(score: Mapping[str, Any]) -> str:
-    """Pass@1 in percent with its interval, and how many problems were not run, or had no completion."""
+    """Format pass@1 in percent, its interval, and the numbers of problems without a completion and not run."""
     rate, low, high, not_run = (score.get(name) for name in ("pass_at_1", "low", "high", "not_run"))
     if rate is None or low is None or high is None:
         return "not run"

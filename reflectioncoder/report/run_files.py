@@ -1,7 +1,7 @@
-"""Read the files of a run for the report.
+"""Reads the files of a run for the report.
 
-Every file is optional. A missing or broken file becomes a line on the page instead of an error, because a report is
-needed most when a run failed.
+Every file is optional. A missing or broken file adds a line to the page instead of raising an error, because a report
+is needed most when a run has failed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from reflectioncoder.files.funnel import funnel_steps
 from reflectioncoder.files.jsonl import iter_jsonl
 
 EXAMPLES = 3
-LOOK_AT = 200  # sequences the examples are chosen from
+LOOK_AT = 200  # the examples are chosen from the first 200 sequences
 
 
 @dataclass(frozen=True)
 class ReportedScore:
-    """pass@1 of one arm on one task, with its 95 % interval; all shares of 1."""
+    """pass@1 of one arm on one task with its 95 % interval, as fractions in [0, 1], and the number of problems."""
 
     rate: float
     low: float
@@ -36,7 +36,7 @@ class ReportedScore:
 
 @dataclass(frozen=True)
 class FunnelRow:
-    """A row of the funnel: how many it took away, how many were left, and both as percent of the widest row."""
+    """A row of the funnel: how many were removed, how many were left, and both in percent of the largest number."""
 
     name: str
     removed: int | None
@@ -47,24 +47,24 @@ class FunnelRow:
 
 @dataclass(frozen=True)
 class Log:
-    """The rows of one training log, in the order of their steps."""
+    """The rows of one training log, ordered by step."""
 
     arm: str
     rows: tuple[Mapping[str, float], ...]
 
     @property
     def has_student(self) -> bool:
-        """Whether the masked distillation ran: some step has a student loss."""
+        """Whether masked distillation ran: at least one step has a student loss."""
         return any(row.get("student_ce", 0) or row.get("kl", 0) for row in self.rows)
 
     def column(self, key: str) -> list[float]:
-        """One value a row, NaN where a row has none."""
+        """One value per row; NaN if a row has none."""
         return [row.get(key, math.nan) for row in self.rows]
 
 
 @dataclass
 class Found:
-    """What the files of a directory say; `missing` collects what they do not."""
+    """The contents of a directory; `missing` lists what is missing or unreadable, as lines of text."""
 
     directory: Path
     summary: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Found:
 
 
 def read_run(directory: Path) -> Found:
-    """Read every file that is there; what is missing or broken becomes a line in `missing`."""
+    """Read all available files; missing and broken ones add a line to `missing`."""
     found = Found(directory)
     found.summary = _object(directory / "summary.json", found.missing, "headline numbers", "the demo")
     found.funnel = funnel(_object(_either(directory, "build", "funnel.json"), found.missing, "funnel", "build"))
@@ -103,46 +103,46 @@ def read_run(directory: Path) -> Found:
 
 
 def _either(directory: Path, folder: str, name: str) -> Path:
-    """The file in its folder of a whole run, or directly in the directory."""
+    """Path of a file: directly in the directory if it is there, otherwise in the folder it has in a whole run."""
     return directory / name if (directory / name).is_file() else directory / folder / name
 
 
 def _absent(what: str, path: Path, directory: Path, verb: str) -> str:
-    return f"{what}: {path.relative_to(directory)} is not there ({verb} writes it)."
+    return f"{what}: {path.relative_to(directory)} is missing ({verb} writes it)."
 
 
 def _object(path: Path, missing: list[str], what: str, verb: str) -> dict[str, Any]:
-    """A JSON object in a file; {} and a line in `missing` where there is none."""
+    """Read a JSON object from a file. If there is none, return {} and add a line to `missing`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
             return value
-        missing.append(f"{what.capitalize()}: {path.name} holds no JSON object.")
+        missing.append(f"{what.capitalize()}: {path.name} is not a JSON object.")
     except FileNotFoundError:
-        missing.append(f"{what.capitalize()}: {path.name} is not there ({verb} writes it).")
+        missing.append(f"{what.capitalize()}: {path.name} is missing ({verb} writes it).")
     except (OSError, ValueError) as error:
         missing.append(f"{what.capitalize()}: {path.name} cannot be read ({error}).")
     return {}
 
 
 def funnel(table: Mapping[str, Any]) -> list[FunnelRow]:
-    """Rows of `funnel.json`: "problems", then how many each reason took away, then "sequences"."""
+    """Rows of `funnel.json`: "problems", then the number removed for each reason, then "sequences"."""
     numbers = counts(table)
     widest = max(numbers.values(), default=0) or 1
     steps = []
     for name, removed, left in funnel_steps(numbers):
-        lost = removed if removed and left is not None else 0  # rows that could not be read were no problems
+        lost = removed if removed and left is not None else 0  # unreadable rows never counted as problems
         steps.append(FunnelRow(name, removed, left, 100 * (left or 0) / widest, 100 * lost / widest))
     return steps
 
 
 def funnel_end(steps: Sequence[FunnelRow]) -> int | None:
-    """How many sequences a funnel ends with."""
+    """Number of sequences at the end of a funnel; None if it has none."""
     return next((step.left for step in steps if step.name == "sequences"), None)
 
 
 def dialogues(path: Path, most: int, missing: list[str]) -> list[Dialogue]:
-    """The first dialogues of a file, up to a line that is no JSON; lines of another schema are passed over."""
+    """Read dialogues from the first `most` lines of a file, up to an invalid JSON line; other schemas are skipped."""
     found: list[Dialogue] = []
     try:
         for where, value in islice(iter_jsonl(path), most):
@@ -164,7 +164,7 @@ def _lines(path: Path) -> int:
 
 
 def choose_examples(found: Sequence[Dialogue]) -> list[Dialogue]:
-    """Examples: the first with two rounds if there is one, then of other lengths, then whatever comes first."""
+    """Choose `EXAMPLES` dialogues: different numbers of rounds first, preferring reflections with two rounds."""
     ranked = sorted(enumerate(found), key=lambda item: (not item[1].is_reflection, item[1].rounds != 2, item[0]))
     chosen: list[int] = []
     seen: set[int] = set()
@@ -177,7 +177,7 @@ def choose_examples(found: Sequence[Dialogue]) -> list[Dialogue]:
 
 
 def read_logs(directory: Path, missing: list[str]) -> list[Log]:
-    """Every training log: `train/<arm>/log.jsonl`, or `log.jsonl` of a plain training directory."""
+    """Read all training logs: `train/<arm>/log.jsonl`, or the `log.jsonl` of a single training directory."""
     paths = {path.parent.name: path for path in sorted(directory.glob("train/*/log.jsonl"))}
     if (directory / "log.jsonl").is_file():
         objective = configuration(directory).get("objective")
@@ -195,7 +195,7 @@ def read_logs(directory: Path, missing: list[str]) -> list[Log]:
 
 
 def steps_of(path: Path) -> list[dict[str, float]]:
-    """The numbers of each step; half a last line is passed over, and of a step logged twice the later one counts."""
+    """Read the numbers of each step. An incomplete line is skipped; of a step logged twice the later entry counts."""
     rows: dict[float, dict[str, float]] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -214,7 +214,7 @@ def steps_of(path: Path) -> list[dict[str, float]]:
 
 
 def read_scores(summary: Mapping[str, Any], directory: Path, missing: list[str]) -> dict[str, dict[str, ReportedScore]]:
-    """Scores by task and arm: the summary's, then those of `evaluate/<arm>/<task>/score.json`."""
+    """Read scores by task and arm: from the summary, then `evaluate/<arm>/<task>/score.json`, then `score.json`."""
     found: dict[str, dict[str, ReportedScore]] = {}
 
     def add(task: str, arm: str, value: Any) -> None:
@@ -235,7 +235,7 @@ def read_scores(summary: Mapping[str, Any], directory: Path, missing: list[str])
 
 
 def score(value: Any) -> ReportedScore | None:
-    """A score where `value` is one: an object with `pass_at_1` in [0, 1]."""
+    """Parse a score, an object with `pass_at_1` in [0, 1]; None for any other value."""
     if not isinstance(value, dict):
         return None
     rate = number(value.get("pass_at_1"))
@@ -248,7 +248,7 @@ def score(value: Any) -> ReportedScore | None:
 
 
 def configuration(directory: Path) -> dict[str, Any]:
-    """`config.toml` of a directory as tables; {} where there is none."""
+    """Read `config.toml` of a directory; {} if it is missing or invalid."""
     try:
         return tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -256,7 +256,7 @@ def configuration(directory: Path) -> dict[str, Any]:
 
 
 def texts(directory: Path, pattern: str) -> dict[str, str]:
-    """Small text files below the directory, by their path in it; checkpoints and hidden folders are left out."""
+    """Read small text files below a directory, by their relative path; checkpoints and hidden folders are skipped."""
     found = {}
     for path in sorted(directory.rglob(pattern)):
         parts = path.relative_to(directory).parts
@@ -266,7 +266,7 @@ def texts(directory: Path, pattern: str) -> dict[str, str]:
 
 
 def recorded_versions(directory: Path) -> list[tuple[list[str], dict[str, str]]]:
-    """The distinct `*.versions.json` and which files hold each."""
+    """Read the distinct contents of `*.versions.json`, each with the names of its files."""
     groups: dict[str, list[str]] = {}
     for name, text in texts(directory, "*.versions.json").items():
         groups.setdefault(text, []).append(name)
@@ -282,25 +282,25 @@ def recorded_versions(directory: Path) -> list[tuple[list[str], dict[str, str]]]
 
 
 def number(value: Any) -> float | None:
-    """`value` where it is a finite number."""
+    """`value` if it is a finite number, otherwise None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return value
 
 
 def whole_number(value: Any) -> int | None:
-    """`value` where it is a whole number, not negative."""
+    """`value` if it is a non-negative integer, otherwise None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def counts(value: Any) -> dict[str, int]:
-    """The entries of an object that are whole numbers."""
+    """The entries of an object that are non-negative integers."""
     table = value if isinstance(value, dict) else {}
     return {str(key): item for key, item in table.items() if whole_number(item) is not None}
 
 
 def stages(value: Any) -> dict[str, float]:
-    """The entries of an object that are durations; nested stages are named by their path."""
+    """The entries of an object that are durations in seconds; a nested stage gets the names on its path as its name."""
     found: dict[str, float] = {}
     for key, item in value.items() if isinstance(value, dict) else ():
         if isinstance(item, dict):
@@ -311,6 +311,6 @@ def stages(value: Any) -> dict[str, float]:
 
 
 def in_order(names: Mapping[str, Any], known: Iterable[str]) -> list[str]:
-    """The names, those known first and in their order."""
+    """Sort names: the known ones first, in the order of `known`, then the others."""
     first = [name for name in known if name in names]
     return [*first, *(name for name in names if name not in first)]

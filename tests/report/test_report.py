@@ -148,7 +148,7 @@ def test_numbers_of_the_summary_are_on_the_page(run: Path) -> None:
     words = page(write_report(run)).words
     for text in ("14.5 %", "56.5 %", "63.5 %", "49.6–63.2 %", "n = 157", "12.8 %", "1,234", "2,346", "60,044"):
         assert text in words
-    assert "5.0 minutes in all" in words  # (41.25 + 151.5 + 107.25) / 60
+    assert "5.0 minutes total" in words  # (41.25 + 151.5 + 107.25) / 60
     assert "41.2" in words and "151.5" in words and "300.0" in words
     assert "held-out: after against instruction-tuned: +7.0 points" in words
     assert "34 problems gained, 20 lost" in words and "p = 0.076" in words
@@ -196,9 +196,9 @@ def test_two_runs_give_the_same_bytes(run: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "section", "note"),
     [
-        ("summary.json", "stages", "summary.json is not there"),
-        ("build/funnel.json", "funnel", "funnel.json is not there"),
-        ("build/sequences.jsonl", "example", "build/sequences.jsonl is not there"),
+        ("summary.json", "stages", "summary.json is missing"),
+        ("build/funnel.json", "funnel", "funnel.json is missing"),
+        ("build/sequences.jsonl", "example", "build/sequences.jsonl is missing"),
     ],
 )
 def test_a_missing_file_costs_its_section_and_is_named(run: Path, gone: str, section: str, note: str) -> None:
@@ -305,7 +305,8 @@ def test_a_chart_describes_itself_and_takes_its_colours_from_the_page() -> None:
     found = Page(svg)
     attributes: Mapping[str, str] = {name: value for tag, name, value in found.attributes if tag == "svg"}
     assert (
-        attributes["aria-label"] == "Loss & more. total: 2 at first, 0.5 at the end; KL: 0.1 at first, 0.2 at the end"
+        attributes["aria-label"]
+        == "Loss & more. total: 2 at the start, 0.5 at the end; KL: 0.1 at the start, 0.2 at the end"
     )
     assert "var(--series-1" in svg and "var(--series-2" in svg and "#0101" not in svg
     assert {"total", "KL", "nats", "step"} <= {text.strip() for text in found.text}
