@@ -1,7 +1,7 @@
-"""Files that a training run writes: log, checkpoints and the model. A kill at any moment loses little.
+"""Files that a training run writes: log, checkpoints and the model.
 
-A checkpoint is complete only once its last file, `progress.json`, is written. The weights of a finished model are moved
-into place last, too.
+A run can be killed at any moment and loses at most the steps since its last checkpoint. A checkpoint is complete only
+when its last file, `progress.json`, is written. The weights of a finished model are also moved into place last.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOG = "log.jsonl"
 EVALUATIONS = "eval.jsonl"
 PROGRESS = "progress.json"  # written last: a checkpoint with this file is complete
 MODEL = "model.safetensors"
-# Files that describe the weights; left over from an earlier run they would misdescribe the new ones.
+# Files that describe the weights. A new run deletes them, because they would not match its weights.
 BESIDE_WEIGHTS = (
     "adapter_config.json",
     "config.json",
@@ -49,7 +49,7 @@ BESIDE_WEIGHTS = (
     "vocab.json",
     "merges.txt",
 )
-# Settings that may change when a run is resumed, because they do not change what is computed.
+# Settings that may change when a run is resumed, because they do not affect the result.
 FREE_ON_RESUME = (
     "output",
     "resume",
@@ -87,12 +87,18 @@ class TrainProgress:
     data: str = ""
 
     def save(self, folder: Path) -> None:
-        """Mark a checkpoint as whole."""
+        """Mark a checkpoint as complete."""
         write_whole(folder / PROGRESS, lambda out: out.write(json.dumps(dataclasses.asdict(self)) + "\n"))
 
 
 class LogFile(TrainerCallback):
-    """Writes `log.jsonl`, a line for each logged step, and shows progress: lines, or a bar on a terminal."""
+    """Writes one line per logged step to `log.jsonl`, and shows progress: as lines, or as a bar on a terminal.
+
+    Args:
+        path: file to append to.
+        first: progress at the start of this process.
+        say: receives the lines.
+    """
 
     def __init__(self, path: Path, first: TrainProgress, say: Callable[[str], None]) -> None:
         self.path = path
@@ -104,7 +110,7 @@ class LogFile(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        """Append a line."""
+        """Append a line to the log, and show progress."""
         if logs and "eval_loss" in logs:
             self.say(
                 f"step {state.global_step}/{state.max_steps}  held-out loss {logs['eval_loss']:.4f}  "
@@ -132,7 +138,7 @@ class LogFile(TrainerCallback):
             )
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Let go of the terminal."""
+        """Close the progress bar."""
         self.meter.close()
 
 
@@ -146,7 +152,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def newest_checkpoint(output: Path) -> Path | None:
-    """The newest complete checkpoint in an output directory, or None."""
+    """Return the newest complete checkpoint in an output directory, or None."""
     whole = [folder for folder in checkpoints(output) if (folder / PROGRESS).is_file()]
     return whole[-1] if whole else None
 
@@ -162,7 +168,7 @@ def how_to_go_on(output: Path) -> str:
 
 
 def check_same_run(config: TrainConfig, output: Path) -> None:
-    """Raises UserError if a setting that changes what is computed differs from the run that is resumed."""
+    """Raise UserError if a setting that affects the result differs from the run that is resumed."""
     before = settings.load(TrainConfig, output / "config.toml")
     names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in FREE_ON_RESUME]
     changed = [
@@ -175,7 +181,19 @@ def check_same_run(config: TrainConfig, output: Path) -> None:
 
 
 def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: TrainProgress) -> None:
-    """Keep only what belongs to this run: its config, its log so far and its complete checkpoints."""
+    """Save the config, and delete what does not belong to this run.
+
+    A resumed run keeps its complete checkpoints and its log up to the checkpoint. A new run keeps nothing.
+
+    Args:
+        output: output directory.
+        config: configuration of the run.
+        checkpoint: checkpoint that the run resumes from; None for a new run.
+        first: progress of that checkpoint.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
     settings.save(config, output)
     try:
         for folder in checkpoints(output):
@@ -187,7 +205,7 @@ def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, fir
                     path.unlink()
         for path in (output / LOG, output / EVALUATIONS):
             text = path.read_text(encoding="utf-8") if path.is_file() and checkpoint is not None else ""
-            # A kill may leave half a line; what was logged after the checkpoint is logged again.
+            # A kill may leave an incomplete line. Steps after the checkpoint will be logged again.
             lines = [line for line in text.split("\n")[:-1] if json.loads(line)["step"] <= first.step]
             if lines or path.name == LOG or path.is_file():
                 path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -202,7 +220,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, output: Path) -> 
 
     Args:
         model: a model, or a PEFT model, of which only the adapter is saved.
-        tokenizer: the model's tokenizer, saved beside it.
+        tokenizer: the model's tokenizer, saved in the same directory.
         output: directory to write to.
 
     Raises:

@@ -19,11 +19,11 @@ from reflectioncoder.train.checkpoints import MODEL, PROGRESS, newest_checkpoint
 from reflectioncoder.train.ranks.sharding import assemble_shards
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"
-DEEPSPEED_SHARDS = "latest"  # the file that holds the name of DeepSpeed's newest folder
+DEEPSPEED_SHARDS = "latest"  # file with the name of DeepSpeed's newest folder
 
 
 def consolidate(checkpoint: Path, output: Path) -> None:
-    """Write the model of a checkpoint as `reflectioncoder train` writes a finished model.
+    """Write the model of a checkpoint in the format of a finished `reflectioncoder train` run.
 
     The adapter of a LoRA run is merged, regardless of `lora.output`.
 

@@ -1,6 +1,6 @@
 """`reflectioncoder train --dry-run`: steps, tokens, memory and time of a run, without loading any weights.
 
-Memory and time are estimated from the model's configuration. What is counted is listed below; allocator overhead is not
+Memory and time are estimated from the model's configuration. `Memory` lists what is counted; allocator overhead is not
 included.
 """
 
@@ -41,9 +41,9 @@ class Memory:
     """Bytes on one device.
 
     Args:
-        weights: weights, with the copy of one layer that a sharding engine gathers.
-        gradients: accumulated in float32.
-        optimizer: float32 copies and the two moments of AdamW.
+        weights: weights, and the layers that a sharding engine gathers for computation.
+        gradients: gradients, accumulated in float32.
+        optimizer: float32 copies of the weights and the two moments of AdamW.
         activations: activations of the largest pass, kept for the backward pass.
         logits: logits of one chunk of scored tokens, and the float32 gradient of the output head.
     """
@@ -56,12 +56,12 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """The sum."""
+        """Sum of all parts."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
 def shape_of(config: TrainConfig) -> tuple[int, PreTrainedConfig]:
-    """The number of parameters of a model, and its configuration; loads no weights."""
+    """Return the number of parameters of a model and its configuration, without loading weights."""
     try:
         found = AutoConfig.from_pretrained(resolve(config.model))
     except (OSError, ValueError) as error:
@@ -80,7 +80,7 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
         shape: the model's configuration.
         engine: `none`, `zero1`, `zero2`, `zero3` or `fsdp2`.
         ranks: number of ranks that the engine shards over.
-        largest: tokens of the largest sample's rows, which stay in one pass even above `micro_tokens`.
+        largest: tokens of the largest sample's rows, which are not split over several passes even above `micro_tokens`.
     """
     tokens = max(config.micro_tokens, largest)
     low = 2 if config.precision == "bfloat16" else 4
@@ -90,12 +90,12 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
     key_heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
     keys = key_heads * (getattr(shape, "head_dim", None) or hidden // shape.num_attention_heads)
     # Per layer and token: inputs and results of two norms, queries, attention output, its projection, keys and values,
-    # and four tensors of the gated feed-forward; norms keep float32.
+    # and four tensors of the gated feed-forward network. Norms keep their tensors in float32.
     of_layer = low * (6 * hidden + 2 * keys + 4 * inner) + 4 * 2 * hidden
     kept = layers * of_layer
     if config.gradient_checkpointing:
         kept = layers * low * hidden + of_layer
-    elif config.selective_checkpointing:  # a layer's input, queries, two of attention, keys and values, gate and up
+    elif config.selective_checkpointing:  # layer input, queries, two attention tensors, keys and values, gate and up
         kept = layers * low * (4 * hidden + 2 * keys + 2 * inner) + of_layer
     logits = 3.0 * chunk_bytes(choose_device(config.device)) + 4 * shape.vocab_size * hidden
     trained = parameters
@@ -124,13 +124,13 @@ def host_memory(config: TrainConfig, parameters: int, engine: str, ranks: int) -
     Args:
         config: configuration of the run.
         parameters: number of parameters of the model.
-        engine: as in `memory`; `fsdp2` has float32 weights, of which only rank 0 reads a copy if the `sharding` file
-            says `fsdp_cpu_ram_efficient_loading: true`, as ours does.
+        engine: as in `memory`. With `fsdp2` the weights are float32, and only rank 0 reads them if the `sharding` file
+            sets `fsdp_cpu_ram_efficient_loading: true`, as configs/accelerate/fsdp2.yaml does.
         ranks: number of ranks on the machine.
     """
     if engine == "fsdp2":
         return 4.0 * parameters * (1 if _hands_out(config.sharding) else ranks)
-    # Newer releases of transformers need only one copy with ZeRO-3, too.
+    # Newer releases of transformers need only one copy with ZeRO-3 as well.
     return float((2 if config.precision == "bfloat16" else 4) * parameters * ranks)
 
 
@@ -139,7 +139,13 @@ def _hands_out(path: str) -> bool:
 
 
 def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Measured floating-point operations per second of a plain matrix product."""
+    """Measure the floating-point operations per second of a plain matrix product.
+
+    Args:
+        device: device to measure.
+        dtype: number type of the matrices.
+        seconds: duration of the measurement.
+    """
     size = 4096 if device.type == "cuda" else 512
     left = torch.ones(size, size, dtype=dtype, device=device)
     done, start = -1, time.monotonic()
@@ -158,7 +164,7 @@ def describe_plan(config: TrainConfig) -> str:
     """Describe what a run would do, without loading the weights.
 
     Raises:
-        UserError: as `train`, for settings, data and tokenizer.
+        UserError: a setting, the data or the tokenizer is invalid, as in `train`.
     """
     dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
     tokenizer = load_tokenizer(config.model)
@@ -186,7 +192,7 @@ def describe_plan(config: TrainConfig) -> str:
 
 
 def _tokens(steps: TrainSteps) -> tuple[int, int, list[str]]:
-    """Tokens of the whole run, tokens of its largest sample, and a line for each third of the mask schedule."""
+    """Return the tokens of the whole run, the tokens of its largest sample, and a line per third of the schedule."""
     total, largest, lines = 0, 0, []
     bounds = [round(k * len(steps) / THIRDS) for k in range(THIRDS + 1)]
     for start, end in pairwise(bounds):

@@ -1,7 +1,7 @@
 """Held-out samples during training: their selection, and their loss under the conditions of inference.
 
-They are scored at mask rate 1, where the student sees nothing of the first round. So scores of different steps are
-comparable, and the student reads the same input as at inference.
+They are scored at mask rate 1, where the whole first round is hidden from the student. So the scores of different steps
+are comparable, and the student reads the same input as at inference.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ def check_held_out(config: TrainConfig) -> None:
 
 
 def split(samples: Sequence[Encoded], config: TrainConfig) -> tuple[list[int], list[int]]:
-    """Indices of the samples to train on, and of those held out by `eval_share`.
+    """Return the indices of the training samples, and those of the samples held out by `eval_share`.
 
     Whether a sample is held out depends only on the seed and its last question. So a reflection sequence, a plain
-    sample of the same problem and duplicates stay together: no held-out answer is learnt from another sample.
+    sample of the same problem and duplicates stay together, and no held-out answer is learnt from another sample.
+
+    Raises:
+        UserError: the share leaves one of the two sets empty.
     """
     held = [place for place, sample in enumerate(samples) if _draw(sample, config.seed) < config.eval_share]
     if config.eval_share > 0 and not 0 < len(held) < len(samples):
@@ -60,7 +63,7 @@ def _draw(sample: Encoded, seed: int) -> float:
 
 
 def micro_batches(samples: Sequence[Encoded], config: TrainConfig, world: World) -> list[MicroBatch]:
-    """This rank's share of the held-out samples; the losses of all ranks sum to the held-out loss."""
+    """Pack this rank's share of the held-out samples; the losses of all ranks sum to the held-out loss."""
     masking = dataclasses.replace(config.masking, strategy="all")
     rows = [build_rows(sample, masking, config.positions, 1, 1, config.seed) for sample in samples]
     weights = loss_weights(rows, config.loss)
@@ -70,7 +73,7 @@ def micro_batches(samples: Sequence[Encoded], config: TrainConfig, world: World)
 
 
 def metrics(loss: float, teacher_ce: float, student_ce: float, kl: float) -> dict[str, float]:
-    """The logged metrics. Perplexity is the student's, or the teacher's if all samples are plain."""
+    """Return the logged metrics. Perplexity is the student's, or the teacher's if all samples are plain."""
     perplexity = math.exp(min(student_ce or teacher_ce, 700.0))
     return {
         "eval_loss": loss,

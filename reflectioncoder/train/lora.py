@@ -1,7 +1,7 @@
 """LoRA and QLoRA through PEFT: low-rank adapters beside frozen weights, and trainable rows for the special tokens.
 
-The special tokens are new, so their rows in the embedding and in an untied output head must be trained, too. They are
-kept apart from the frozen tables (PEFT's trainable tokens) and saved with the adapter.
+The special tokens are new, so their rows in the embedding and in an untied output head must also be trained. They are
+stored apart from the frozen tables (PEFT's trainable tokens) and saved with the adapter.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_lora(config: TrainConfig, device: torch.device, engine: Engine) -> Non
 
 
 def quantisation(config: TrainConfig) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load frozen weights in 4 bits; empty unless `lora.quantize` asks for it."""
+    """Return the arguments of `from_pretrained` that load frozen weights in 4 bits; empty without `lora.quantize`."""
     if config.lora.quantize == "none":
         return {}
     from transformers import BitsAndBytesConfig
@@ -63,8 +63,8 @@ def add_adapters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     to float32. The optimizer keeps float32 copies (`master_weights.Masters`).
 
     Args:
-        model: model with its special tokens added.
-        tokenizer: tokenizer with the ids of the special tokens.
+        model: model with the special tokens added.
+        tokenizer: tokenizer with the special tokens added.
         config: configuration of the run.
 
     Raises:
@@ -94,7 +94,7 @@ def add_adapters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     except ValueError as error:
         raise UserError(f"lora.targets = {', '.join(targets)}: {first_line(error)}") from None
     set_precision(found, config)
-    # Also in checkpoints: the adapter holds the trained rows, and the rest of the tables can be rebuilt.
+    # Checkpoints use this too: the adapter holds the trained rows, and the rest of the tables can be rebuilt.
     found.save_pretrained = partial(found.save_pretrained, save_embedding_layers=False)
     table: Any = model.get_input_embeddings()
     layer = table.token_adapter
@@ -104,13 +104,16 @@ def add_adapters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
 
 
 def embed(layer: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Look up a frozen embedding together with its trained rows.
+    """Look up tokens in a frozen embedding with some trained rows.
 
     PEFT's own forward copies the whole table and computes gradients for all of it.
 
     Args:
-        layer: PEFT's trainable-tokens wrapper of an embedding.
-        ids: token ids, of any shape.
+        layer: PEFT's trainable-tokens wrapper of an embedding `[V, D]`.
+        ids: `[...]`, token ids of any shape.
+
+    Returns:
+        `[..., D]` embeddings.
     """
     (adapter,) = layer.active_adapters
     hits = ids[..., None] == on_device(tuple(layer.token_indices[adapter]), ids.device)
@@ -120,7 +123,7 @@ def embed(layer: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def set_precision(model: nn.Module, config: TrainConfig) -> None:
-    """Cast the trained parameters to the run's precision; PEFT makes them float32 for 4-bit weights and on loading."""
+    """Cast the trained parameters to the run's precision. PEFT makes them float32 for 4-bit weights and on loading."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(getattr(torch, config.precision))

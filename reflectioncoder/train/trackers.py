@@ -1,4 +1,4 @@
-"""Learning curves for TensorBoard, Weights & Biases and Trackio, beside `log.jsonl`.
+"""Learning curves for TensorBoard, Weights & Biases and Trackio, in addition to `log.jsonl`.
 
 The Trainer passes its log to the trackers. This module chooses them and adds curves that only they get: the visible
 share of each block type, and KL by stage of the mask schedule.
@@ -16,7 +16,10 @@ STAGES = 3
 
 
 def choose_trackers(names: Sequence[str]) -> list[str]:
-    """The trackers of a run: the named ones, or TensorBoard if it is installed.
+    """Return the trackers of a run.
+
+    Args:
+        names: trackers by name, `none`, or `auto`: TensorBoard if it is installed.
 
     Raises:
         UserError: a named tracker is not installed.
@@ -31,5 +34,5 @@ def choose_trackers(names: Sequence[str]) -> list[str]:
 
 
 def stage(mask_rate: float) -> int:
-    """The third of the mask schedule that a rate belongs to, from 1 to 3; thresholds are strict, as in section 3.2."""
+    """Return which third of the mask schedule, 1 to 3, a mask rate is in; thresholds are strict as in section 3.2."""
     return min(STAGES, 1 + sum(mask_rate > k / STAGES for k in range(1, STAGES)))

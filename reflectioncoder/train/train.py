@@ -37,8 +37,8 @@ from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import dry_run as dryrun
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import lora, trackers
-from reflectioncoder.train.batch.masking import check_order
 from reflectioncoder.train.batch.steps import TrainSteps, data_digest, prepare, summary
+from reflectioncoder.train.batch.strategies import check_order
 from reflectioncoder.train.checkpoints import (
     LOG,
     MODEL,
@@ -69,7 +69,7 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "lion_8bit": "lion_8bit",
 }
-# Advice if the host has no memory for the whole model.
+# Advice if the host does not have enough memory for the whole model.
 ROOM = "this needs more host memory (consolidate converts a checkpoint to a model, on any machine)"
 
 
@@ -82,7 +82,7 @@ class TrainResult:
         steps: optimizer steps of the whole run.
         tokens: tokens through the model, teacher and student rows both counted, over the whole run.
         seconds: time in the training loop, over the whole run.
-        samples: samples used, up-sampling not counted.
+        samples: samples used, without up-sampling.
         dropped: samples left out because they were longer than `max_length`.
         loss: loss of the last step.
     """
@@ -99,15 +99,17 @@ class TrainResult:
 def train(
     config: TrainConfig, say: Callable[[str], None] | None = None, callbacks: Sequence[TrainerCallback] = ()
 ) -> TrainResult:
-    """Fine-tune a model as `config` says and leave it in `config.output`.
+    """Fine-tune a model and save it to `config.output`.
 
     Args:
-        config: of the run.
-        say: takes one-line messages; standard error by default.
-        callbacks: further callbacks of the Trainer.
+        config: configuration of the run.
+        say: receives one-line messages; by default they go to standard error.
+        callbacks: additional callbacks of the Trainer.
 
     Raises:
-        UserError: bad configuration or data, an output that would be overwritten, a disk that is full, Ctrl-C.
+        UserError: the configuration or data is invalid, the output would be overwritten or cannot be written, or the
+            run was interrupted with Ctrl-C.
+        RankError: a rank ran out of memory, lost contact with another rank, or could not write a checkpoint.
     """
     world = World.from_environment()
     say = (say or _to_stderr) if world.first else _to_nobody
@@ -175,7 +177,7 @@ def train(
     patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
     for added in (*own, *patience, *callbacks):
         trainer.add_callback(added)
-    with EndsWithALine(world, lambda: f"ended from outside {_where(trainer)}; {advice()}"):
+    with EndsWithALine(world, lambda: f"stopped by SIGTERM {_where(trainer)}; {advice()}"):
         with one_line(world, partial(_where, trainer), partial(_what_to_lower, trainer), advice):
             _loop(trainer, checkpoint, output)
         seconds = trainer.seconds
@@ -202,7 +204,7 @@ def train(
 
 
 def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> None:
-    """The training loop."""
+    """Run the training loop. Raises UserError on Ctrl-C."""
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
@@ -210,11 +212,11 @@ def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> 
 
 
 def _what_to_lower(trainer: ReflectionTrainer) -> str:
-    """Advice on how the pass in or after which a run was out of memory can use less memory."""
+    """Advise how to use less memory after the latest pass ran out of it."""
     budget, tokens = trainer.config.micro_tokens, trainer.passing
     if not tokens:
         return f"the model does not fit with its optimizer; {SMALLER}"
-    if tokens > budget:  # the resumed run has to have the same samples
+    if tokens > budget:  # a resumed run must have the same samples, so a lower max_length needs a new run
         return (
             f"the last pass was a single sample of {tokens} tokens, which micro_tokens (now {budget}) cannot cut; set "
             "gradient_checkpointing, which does not change the result, or lower max_length and start again"
@@ -223,11 +225,11 @@ def _what_to_lower(trainer: ReflectionTrainer) -> str:
 
 
 def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, output: Path) -> None:
-    """Save the trained model, or PEFT model, in the form that the settings ask for."""
+    """Save the trained model or PEFT model; an adapter is merged first if `lora.output` is `merged`."""
     if config.lora.r and config.lora.output == "merged":
         if config.lora.quantize == "none":
             model = model.merge_and_unload()
-        else:  # merging into 4-bit weights would round away much of what was learnt
+        else:  # merging into 4-bit weights would lose much of the update to rounding
             with tempfile.TemporaryDirectory(dir=output, prefix=".adapter-") as folder:
                 model.save_pretrained(folder, save_embedding_layers=False)
                 model, _ = load_model_and_tokenizer(folder, config.precision, "cpu")
@@ -237,7 +239,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, o
 def hold_out(
     samples: list[Encoded], repeats: list[int], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
 ) -> tuple[list[Encoded], list[int], list[Encoded]]:
-    """Training samples, how often each occurs in an epoch, and held-out samples."""
+    """Return the training samples, how often each occurs in an epoch, and the held-out samples."""
     kept, held = validation.split(samples, config)
     found = [samples[place] for place in held]
     if config.eval_data:
@@ -251,7 +253,7 @@ def _where(trainer: ReflectionTrainer) -> str:
 
 
 def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int, loaded: bool) -> None:
-    """Set a model up for rows of at most `longest` tokens; if its weights are loaded, check it (`model_check.py`).
+    """Prepare a model for rows of at most `longest` tokens; if its weights are loaded, check it (`model_check.py`).
 
     Raises:
         UserError: the model cannot be trained here.
@@ -279,7 +281,7 @@ def compile_feed_forward(model: PreTrainedModel) -> None:
 
 
 def describe_plan(config: TrainConfig) -> str:
-    """Describe what a run would do, without loading the weights (`dry_run.py`). Raises UserError as `train`."""
+    """Describe what a run would do, without loading the weights (see `dry_run.py`). Raises UserError like `train`."""
     _check(config, Path(config.output))
     return dryrun.describe_plan(config)
 
@@ -302,7 +304,7 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 def _check(config: TrainConfig, output: Path) -> None:
-    """Raise UserError for every problem that can be found before anything is loaded."""
+    """Raise UserError for settings that can be rejected before anything is loaded."""
     if config.lora.r < 0:
         raise UserError(f"lora.r = {config.lora.r}: must be positive, or 0 to train all weights")
     if not config.data:
@@ -331,7 +333,7 @@ def _check(config: TrainConfig, output: Path) -> None:
 
 
 def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
-    """The Trainer's arguments except the number of steps; with several ranks this initialises their process group."""
+    """Return the Trainer's arguments except the number of steps; with several ranks, initialise their process group."""
     transformers_logging.disable_progress_bar()
     schedule = "constant_with_warmup" if config.scheduler == "constant" else config.scheduler
     arguments = TrainingArguments(
@@ -341,7 +343,7 @@ def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
         learning_rate=config.learning_rate,
         lr_scheduler_type=schedule,
         weight_decay=config.weight_decay,
-        # Clipped in training_step, where the master gradients are known; DeepSpeed does it itself.
+        # finish_gradients clips, because it has the master gradients; DeepSpeed clips itself.
         max_grad_norm=config.max_grad_norm if engine == "deepspeed" else 0.0,
         bf16=engine == "deepspeed" and config.precision == "bfloat16",
         seed=config.seed,
@@ -365,5 +367,5 @@ def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would mean DataParallel
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # with several visible GPUs the Trainer would use DataParallel
     return arguments

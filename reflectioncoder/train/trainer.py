@@ -1,8 +1,8 @@
-"""The Trainer of masked self-distillation: one batch is one optimizer step with its own, exact normalisation.
+"""The Trainer for masked self-distillation: each batch is one optimizer step, normalised exactly by its own counts.
 
 One item of the data loader is this rank's share of a global batch, split into micro-batches whose losses sum to the
-loss of the batch. So accumulation, schedules, clipping and resuming only deal with optimizer steps, and nothing
-rescales the loss.
+loss of the batch. So accumulation, schedules, clipping and resuming all work in optimizer steps, and the loss is never
+rescaled.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ from reflectioncoder.train.trackers import stage
 
 
 class ReflectionTrainer(Trainer):
-    """A Trainer of which one batch is one optimizer step with its own, exact normalisation.
+    """A Trainer whose batches are whole optimizer steps.
 
     Args:
-        model: model with `packed_attention.use_varlen_attention` applied; possibly a PEFT
-            model from `lora.add_adapters`.
-        args: gradient accumulation 1 and no clipping (`max_grad_norm` of the config is applied here).
-        steps: the steps of the run; their world says how many ranks share it.
+        model: model with `packed_attention.use_varlen_attention` applied; possibly a PEFT model from
+            `lora.add_adapters`.
+        args: arguments with gradient accumulation 1 and, except with DeepSpeed, no clipping (`finish_gradients` applies
+            the config's `max_grad_norm`).
+        steps: the steps of the run, and the ranks that share them (`steps.world`).
         config: configuration of the run.
-        first: steps already taken, with their tokens and seconds (a resumed run), and the digest of the samples.
-        tokenizer: saved with every checkpoint.
+        first: progress of a resumed run (steps, tokens, seconds), and the digest of the samples.
+        tokenizer: tokenizer to save with every checkpoint.
         engine: sharding engine.
     """
 
@@ -62,7 +63,7 @@ class ReflectionTrainer(Trainer):
     ) -> None:
         self.engine = engine
         self.config = config
-        # `evaluate` uses `held_out`; the Trainer only requires some evaluation data set.
+        # `evaluate` uses `held_out`; the Trainer only requires that there is an evaluation data set.
         super().__init__(model=model, args=args, eval_dataset=steps if config.eval_steps else None)
         self.tokenizer = tokenizer
         # The plain network; `model` may be a PEFT model around it, and an engine may wrap that.
@@ -76,13 +77,13 @@ class ReflectionTrainer(Trainer):
         self.terms: dict[str, float] = {}
         self.curves: dict[str, float] = {}
         self.needed = Needed(self.network)
-        self.operations = 0  # floating-point operations needed by the steps of this process, on all ranks
+        self.operations = 0  # floating-point operations, on all ranks, of the steps since this process started
         self.logged = (first.tokens, self.operations, first.seconds)
         self.held_out: list[MicroBatch] = []
         self.passing = 0  # tokens of the latest pass
         if engine == "none":
-            # Marks the model as prepared, so that accelerate does not wrap it in DistributedDataParallel: its buckets
-            # would take the model's size again, and it does not handle the optimizer's float32 gradients.
+            # Mark the model as prepared, so that accelerate does not wrap it in DistributedDataParallel. That would use
+            # the model's size again for its buckets, and does not handle the optimizer's float32 gradients.
             model._is_accelerate_prepared = True
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -92,15 +93,18 @@ class ReflectionTrainer(Trainer):
 
     @property
     def seconds(self) -> float:
-        """Time in the training loop so far, including the runs that were resumed."""
+        """Time in the training loop so far, including the earlier parts of a resumed run."""
         return self.seconds_before + time.monotonic() - self.started
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Steps in order, one per item; a resumed run skips the steps already taken without building them."""
+        """Return a loader of steps in order, one per item; a resumed run skips earlier steps without building them."""
         return DataLoader(Ahead(self.steps), batch_size=1, shuffle=False, collate_fn=_only_item)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Create the optimizer, with float32 master weights unless an engine keeps them; only matrices are decayed."""
+        """Create the optimizer, with float32 master weights unless an engine keeps them.
+
+        Weight decay applies to matrices only.
+        """
         if self.optimizer is None:
             trained = [p for p in self.network.parameters() if p.requires_grad]
             groups = [
@@ -129,7 +133,7 @@ class ReflectionTrainer(Trainer):
     def training_step(  # type: ignore[override]
         self, model: torch.nn.Module, inputs: dict[str, TrainStep], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Forward and backward of a whole global batch; returns its loss."""
+        """Run the forward and backward passes of a global batch, and return its loss (a scalar `[]`)."""
         model.train()
         step = inputs["step"]
         device = self.args.device
@@ -142,7 +146,7 @@ class ReflectionTrainer(Trainer):
         self.world.total(totals)
         loss, teacher_ce, student_ce, kl = totals.tolist()
         for name, value in (("loss", loss), ("gradient norm", norm)):
-            if not math.isfinite(value):  # the weights are those of the previous step, except with DeepSpeed
+            if not math.isfinite(value):  # the weights are still those of the previous step, except with DeepSpeed
                 newest = newest_checkpoint(Path(self.config.output))
                 raise UserError(
                     f"step {self.state.global_step}: the {name} is {value}; start again with a lower learning_rate or "
@@ -163,7 +167,7 @@ class ReflectionTrainer(Trainer):
         return totals[0].float()
 
     def forward(self, batch: MicroBatch) -> LossTerms:
-        """The loss of a micro-batch, called through the sharding engine, which gathers the weights."""
+        """Compute the loss of a micro-batch through the sharding engine, which gathers the weights."""
         self.passing = batch.tokens
         if self.engine == "none":
             return micro_batch_loss(self.network, batch)
@@ -171,16 +175,23 @@ class ReflectionTrainer(Trainer):
         return through(root, partial(micro_batch_loss, self.network), batch, caller=self.model_wrapped)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        """Add a micro-batch's gradients. Engines average over the ranks, but this loss needs sums."""
+        """Add a micro-batch's gradients.
+
+        Engines average gradients over the ranks, but this loss needs their sum, so it is multiplied by the ranks.
+
+        Args:
+            loss: loss of the micro-batch, a scalar `[]`.
+            last: whether this is the last micro-batch of the step.
+        """
         if self.engine == "none":
             loss.backward()
             return
-        # DeepSpeed takes its optimizer step inside the last backward pass.
+        # DeepSpeed runs its optimizer step inside the last backward pass.
         self.accelerator.gradient_state._set_sync_gradients(last)
         self.accelerator.backward(loss * self.world.size)
 
     def finish_gradients(self) -> float:
-        """Sum the gradients of all ranks and clip them; returns their norm before clipping."""
+        """Sum the gradients of all ranks and clip them. Returns their norm before clipping."""
         if self.engine == "deepspeed":  # already done, as set in its configuration
             wrapped: Any = self.model_wrapped
             return float(wrapped.get_global_grad_norm())
@@ -193,7 +204,7 @@ class ReflectionTrainer(Trainer):
         return float(norm.full_tensor() if self.engine == "fsdp2" else norm)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
-        """The loss of the held-out samples (`held_out.py`), which selects the best checkpoint and stops early."""
+        """Compute the loss of the held-out samples (`held_out.py`), for early stopping and the best checkpoint."""
         self.model_wrapped.eval()
         totals = torch.zeros(4, dtype=torch.float64, device=self.args.device)
         with torch.no_grad():
@@ -209,7 +220,7 @@ class ReflectionTrainer(Trainer):
         return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss terms to the logs of every tracker."""
+        """Add the loss terms and the speed to the logs of every tracker."""
         if "loss" in logs:
             seconds = self.seconds
             passed = max(seconds - self.logged[2], 1e-9)
@@ -222,7 +233,7 @@ class ReflectionTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights; ranks that do not write wait at a gloo barrier with a long timeout."""
+        """Write the weights. Other ranks wait at a gloo barrier with a long timeout."""
         super().save_model(output_dir, _internal_call)
         self.world.wait()
 
@@ -248,7 +259,7 @@ class ReflectionTrainer(Trainer):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise RankError(
-                f"cannot write {folder}: {first_line(error)}; earlier checkpoints are intact, go on with --resume"
+                f"cannot write {folder}: {first_line(error)}; earlier checkpoints are intact, continue with --resume"
             ) from None
 
 

@@ -1,1 +1,1 @@
-"""Training on several processes and devices."""
+"""Training on several processes and devices: ranks and sharding engines."""

@@ -37,7 +37,7 @@ DEEPSPEED_VARIABLES = {
 
 
 def variables(path: str) -> dict[str, str]:
-    """The environment that `accelerate launch` would set for a configuration file.
+    """Return the environment variables that `accelerate launch` would set for a configuration file.
 
     Raises:
         UserError: the file cannot be read, or its distributed_type is not supported.
@@ -74,7 +74,10 @@ def _text(value: Any) -> str:
 
 
 def choose_engine(path: str) -> Engine:
-    """Load a configuration file, if given, into the environment; return the sharding engine the environment selects.
+    """Load a configuration file into the environment, and return the sharding engine that the environment selects.
+
+    Args:
+        path: an accelerate configuration file; empty leaves the environment unchanged.
 
     Raises:
         UserError: as `variables`; DeepSpeed is not installed; there are no ranks to shard over.
@@ -99,10 +102,11 @@ def choose_engine(path: str) -> Engine:
 
 
 def attach(trainer: Trainer, engine: Engine, precision: str) -> None:
-    """Complete accelerate's setup, once the Trainer has its accelerator.
+    """Complete accelerate's setup after the Trainer has created its accelerator.
 
-    With FSDP2 the shards and the gradient sums are float32, and forward and backward passes compute in `bfloat16`. This
-    replaces the optimizer's float32 copies of an unsharded model. DeepSpeed keeps such copies itself.
+    With FSDP2 the shards and the gradient sums are float32, and with precision `bfloat16` the forward and backward
+    passes compute in it. This replaces the optimizer's float32 copies of an unsharded model. DeepSpeed keeps such
+    copies itself.
     """
     if engine == "deepspeed" and precision == "bfloat16":
         # DeepSpeed would accumulate gradients in bfloat16 by default, which loses small contributions.
@@ -173,14 +177,14 @@ def like_the_first(
 def whole_model(
     network: PreTrainedModel, trainer: Trainer, engine: Engine, precision: str, first: bool
 ) -> PreTrainedModel | None:
-    """An unsharded copy of `network` on rank 0, None on other ranks; all ranks must call this."""
+    """Return the unsharded model on rank 0, and None on other ranks. All ranks must call this."""
     if engine == "none":
         return network if first else None
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if engine == "deepspeed":
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-        unset_hf_deepspeed_config()  # else ZeRO-3 would shard the new model, too, and wait for the other ranks
+        unset_hf_deepspeed_config()  # otherwise ZeRO-3 would also shard the new model and wait for the other ranks
     return assemble_shards(weights, network.config, network.generation_config, precision) if first else None
 
 

@@ -41,7 +41,7 @@ class World:
     Args:
         rank: rank of this process, from 0; rank 0 writes all files.
         size: number of processes on all machines.
-        room: where ranks wait for each other, of `meet`.
+        room: process group for barriers, created by `meet`.
     """
 
     rank: int = 0
@@ -67,8 +67,8 @@ class World:
     def meet(self) -> World:
         """Return this world with a group for barriers; all ranks call it after the main group is initialised.
 
-        The group uses gloo on CPU, whatever backend sums the gradients. It notices a dead rank immediately, and it has
-        its own timeout, so that one rank may write for longer than `rank_timeout`.
+        The group uses gloo on CPU, whatever backend sums the gradients. gloo reports a dead rank immediately. The group
+        has its own timeout, so one rank may write for longer than `rank_timeout`.
 
         Raises:
             RankError: the machines of the ranks cannot connect through gloo.
@@ -84,7 +84,7 @@ class World:
             ) from None
 
     def wait(self) -> None:
-        """Wait for all ranks, with a long timeout: one may write. Raises RuntimeError if a rank died meanwhile."""
+        """Wait for all ranks, with a long timeout because one may be writing. Raises RuntimeError if a rank died."""
         if self.size > 1 and dist.is_initialized():
             dist.barrier(group=self.room)
 
