@@ -1,4 +1,4 @@
-"""Programs that attack the interpreter do what they may and no more, and leave nothing behind."""
+"""Programs that attack the interpreter are contained, end with an allowed outcome, and leave no traces."""
 
 import os
 import socket
@@ -18,18 +18,18 @@ from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
 FOLDERS = ("/", "/tmp", "/var/tmp", "/dev", "/dev/shm", "/run", "/etc", "/usr/bin", str(Path.home()), os.getcwd())
 SETTINGS = ("kernel/hostname", "kernel/core_pattern", "kernel/modprobe", "fs/file-max", "net/ipv4/ip_forward")
-SOCKET = f"{MARK}-{os.getpid()}"  # abstract names are the machine's
+SOCKET = f"{MARK}-{os.getpid()}"  # with the pid, as abstract socket names are shared by the whole machine
 FORGERIES = [program for program in PROGRAMS if program.family.startswith("forgeries")]
 
 
 class Bait(NamedTuple):
-    """What programs may not reach: a server, and a file with a secret."""
+    """Targets that programs must not reach: a server, and a file with a secret."""
 
     port: int
     secret: Path
 
     def program(self, hostile: Hostile) -> str:
-        """The text of a program that knows where it lies."""
+        """Return the source of a program with the addresses and paths of the targets filled in."""
         text = hostile.program.replace("@PORT@", str(self.port)).replace("@SECRET@", str(self.secret))
         return text.replace("@SOCKET@", SOCKET).replace("@MARK@", MARK)
 
@@ -62,7 +62,7 @@ def unboxed(bait: Bait) -> Iterator[Interpreter]:
 
 
 def traces() -> dict[str, object]:
-    """What a program could have changed outside its sandbox."""
+    """The state outside the sandbox that programs try to change."""
     found = {folder: sorted(name for name in _names(folder) if MARK in name) for folder in FOLDERS}
     settings = {name: _content(f"/proc/sys/{name}") for name in SETTINGS}
     return {**found, **settings, "nice": os.nice(0), "env": os.stat("/usr/bin/env")[:7]}
@@ -80,7 +80,7 @@ def _content(path: str) -> str:
 
 
 def left_running(interpreter: Interpreter, before: int) -> list[int]:
-    """Processes that are there beyond the warm process's own, once those that are being ended are gone."""
+    """Wait up to ten seconds for processes to end; return those beyond the first `before`, and those of sessions."""
     uids = session_uids(interpreter)
     until = time.monotonic() + 10
     while True:
@@ -99,24 +99,24 @@ def _uid(pid: int) -> int:
 
 
 def skip_without(interpreter: Interpreter, needs: tuple[str, ...]) -> None:
-    """Skip where a layer is missing that the program is contained by, or known not to be contained without."""
+    """Skip the test if a layer is missing without which the program is not contained."""
     there = interpreter.layers
-    there["local variables that cannot be written"] = sys.version_info < (3, 13)  # frame.f_locals writes through
+    there["local variables that cannot be written"] = sys.version_info < (3, 13)  # since 3.13 f_locals is writable
     there["memory of its own that it cannot open"] = os.geteuid() != 0 or there["user id of its own"]
     for layer in needs:
         if not there[layer]:
-            pytest.skip(f"not contained without {layer}, which is not there")
+            pytest.skip(f"not contained without the layer '{layer}', which is missing; see reflectioncoder doctor")
 
 
 def each(programs: list[Hostile]) -> pytest.MarkDecorator:
-    """A test for every program, under its name."""
+    """Parametrize a test with programs, with their names as ids."""
     return pytest.mark.parametrize("hostile", programs, ids=[f"{p.family}: {p.name}" for p in programs])
 
 
 @each(PROGRAMS)
 def test_hostile_program_is_contained(boxed: Interpreter, bait: Bait, hostile: Hostile) -> None:
     skip_without(boxed, hostile.needs)
-    assert boxed.run("1").ok  # what the warm process makes ahead is there
+    assert boxed.run("1").ok  # so that the processes that the warm process prepares in advance exist
     processes, outside, clock = len(family(os.getpid())), traces(), time.time() - time.monotonic()
     result = boxed.run(bait.program(hostile), hostile.limits)
     assert result.outcome in hostile.outcomes, result
@@ -200,7 +200,7 @@ def test_sessions_do_not_meet(boxed: Interpreter) -> None:
     "bomb", ["fork bomb", "fork bomb that hides", "thread bomb that goes on", "memory that grows again"]
 )
 def test_neighbours_of_a_bomb_run_on(boxed: Interpreter, bomb: str) -> None:
-    skip_without(boxed, ("user id of its own",))  # processes are counted by user
+    skip_without(boxed, ("user id of its own",))  # the limit on processes is per user
     program = next(program.program for program in PROGRAMS if program.name == bomb)
     with boxed.session() as neighbour, ThreadPoolExecutor(1) as pool:
         assert neighbour.run("import os").ok

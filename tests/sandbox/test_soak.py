@@ -1,6 +1,6 @@
-"""Thousands of runs leave memory, descriptors, threads, processes, mounts and control groups as they were.
+"""Thousands of runs leave memory, descriptors, threads, processes, mounts and control groups unchanged.
 
-`SOAK=20000 pytest tests/sandbox/test_soak.py` runs more of them; what may grow does not grow with their number.
+`SOAK=20000 pytest tests/sandbox/test_soak.py` makes more runs; the allowed growth of memory stays the same.
 """
 
 import gc
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.slow
 
 RUNS = int(os.environ.get("SOAK", "1500"))
 AT_ONCE = 4
-MOST_GROWTH_MB = 4.0  # of all our processes together; a leak of 3 kB a run is more
+MOST_GROWTH_MB = 4.0  # of all our processes together; a leak of 3 kB per run would exceed it
 LIMITS = Limits(seconds=20, memory_mb=150, output_chars=5000)
 BRIEF = Limits(seconds=0.1, memory_mb=150)
 
-# what a program does, what becomes of it, and how often it comes up
+# (program, outcome, weight in the mix)
 MIX: list[tuple[str, str, int]] = [
     ("print(sum(range(1000)))", "ok", 8),
     ("def f(n): return n * f(n - 1) if n else 1\nassert f(5) == 121", "error", 8),
@@ -50,12 +50,12 @@ MIX: list[tuple[str, str, int]] = [
 
 
 def used(interpreter: Interpreter) -> dict[str, float]:
-    """What this process and everything it started hold while no session is open."""
+    """Resources held by this process and its descendants while no session is open."""
     gc.collect()
     until = time.monotonic() + 10
     while any(_state(pid) == "Z" for pid in family(os.getpid())) and time.monotonic() < until:
         time.sleep(0.02)
-    time.sleep(0.3)  # what is made ahead for the next session is ready
+    time.sleep(0.3)  # time to prepare the next session
     processes = [os.getpid(), *family(os.getpid())]
     groups = [path.name for path in Path("/sys/fs/cgroup").glob("*/**/reflectioncoder-*")]
     return {
@@ -85,7 +85,7 @@ def _private_mb(pid: int) -> float:
 
 
 def test_many_runs_leave_the_machine_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where nobody else makes folders
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # no other process makes folders there
     programs = [(code, outcome) for code, outcome, weight in MIX for _ in range(weight)]
     order = random.Random(1)
 
