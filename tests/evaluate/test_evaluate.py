@@ -1,4 +1,4 @@
-"""Scoring: real programs in the real interpreter."""
+"""Scoring with real programs in the real interpreter."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def config(problems, completions, output, **settings):
 
 def test_a_file_of_completions_is_scored_and_written(problems, tmp_path):
     lines = [
-        {"task_id": "two", "solution": "def two(x):\n    return x\n"},  # evalplus's field, wrong
+        {"task_id": "two", "solution": "def two(x):\n    return x\n"},  # the key of evalplus; a wrong answer
         {"task_id": "zero", "completion": "def zero(x):\n    return 0\n"},
         {"task_id": "one", "completion": "def one(x):\n    return x\n"},
         {"task_id": "zero", "completion": "def zero(x):\n    return 1\n"},
@@ -108,7 +108,8 @@ def test_every_k_that_is_asked_for_is_printed_and_truncated_answers_are_named(pr
 
 def test_answers_that_ran_out_of_tokens_are_counted(problems, tmp_path):
     body = "def {0}(x):\n    return {1}\n"
-    ended = {"zero": ("length", ""), "one": ("length", "```\nThis is"), "two": ("end", "")}  # prose may be cut off
+    # "one" was cut off in the prose after its code, so it does not count as truncated
+    ended = {"zero": ("length", ""), "one": ("length", "```\nThis is"), "two": ("end", "")}
     lines = [
         {"task_id": name, "completion": body.format(name, 0), "raw": body.format(name, 0) + more, "finish": finish}
         for name, (finish, more) in ended.items()
@@ -152,7 +153,7 @@ def test_problems_that_one_of_two_runs_could_not_run_are_no_gain(tmp_path):
     [
         ("humaneval_plus", "x", "task 'humaneval' and 'humaneval_plus'"),
         ("humaneval", "y", "tests 'x' and 'y'"),
-        ("humaneval", "", None),  # an older score does not say
+        ("humaneval", "", None),  # scores of older versions do not name the tests
         ("somewhere/humaneval", "x", None),
     ],
 )
@@ -215,7 +216,7 @@ def test_another_evaluation_is_never_overwritten(problems, tmp_path, monkeypatch
     for answer in (0, 1):
         lines = [{"task_id": t, "completion": f"def {t}(x): return {answer}"} for t in ("zero", "one", "two")]
         paths.append(write(tmp_path / f"{answer}.jsonl", lines))
-    for path in (paths[0], paths[1], paths[0]):  # the third is the first again
+    for path in (paths[0], paths[1], paths[0]):  # the third evaluation repeats the first
         evaluate(config(problems, path, ""))
     kept = sorted(p.parent.name for p in tmp_path.glob("runs/evaluate/*/score.json"))
     assert kept == ["problems", "problems-2"]
@@ -248,7 +249,7 @@ def test_completions_come_back_in_the_order_of_the_task(tmp_path):
 
 
 class Flaky:
-    """A task whose check gives the listed outcomes one after the other."""
+    """A task whose check returns the listed outcomes in turn."""
 
     name, max_new_tokens = "flaky", 8
 
@@ -288,7 +289,7 @@ def test_an_interpreter_that_keeps_failing_is_an_error_not_a_score():
 
 
 def test_second_tries_are_counted_and_kept(tmp_path):
-    """Killed after one of two: the run that goes on makes the other one only."""
+    """A run is killed after one of two second tries; the resumed run makes only the other one."""
     completions, told = [Completion(name, 0, "code", "") for name in "abc"], []
 
     def progress(done, of):
@@ -300,7 +301,7 @@ def test_second_tries_are_counted_and_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         check_all(Flaky("timeout", "ok", "timeout", "timeout"), completions, [None], LIMITS, progress, first)
     first.close()
-    assert told == [(1, 4), (2, 4), (3, 5), (4, 5)]  # three programs, and a second try of the first and the last
+    assert told == [(1, 4), (2, 4), (3, 5), (4, 5)]  # three programs, and second tries of the first and the last
     again, told = Flaky("ok"), []
     kept = VerdictLog(tmp_path, {})
     results = check_all(again, completions, [None], LIMITS, lambda *step: told.append(step), kept)

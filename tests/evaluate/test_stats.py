@@ -1,4 +1,4 @@
-"""Scores: pass@k, intervals and paired comparison against numbers worked out by hand or by another formula."""
+"""pass@k, intervals and paired comparison against numbers derived by hand or with another formula."""
 
 import math
 from itertools import combinations
@@ -19,7 +19,7 @@ def test_pass_at_k_is_the_share_of_k_subsets_with_a_passing_sample(numbers):
 
 def test_pass_at_k_by_hand():
     assert pass_at_k(1, 1, 1) == 1.0
-    assert pass_at_k(4, 1, 2) == pytest.approx(0.5)  # 3 of the 6 pairs hold the one that passes
+    assert pass_at_k(4, 1, 2) == pytest.approx(0.5)  # 3 of the 6 pairs contain the sample that passes
     assert pass_at_k(200, 0, 100) == 0.0
 
 
@@ -30,10 +30,10 @@ def test_pass_at_k_refuses_numbers_that_contradict_each_other(n, c, k):
 
 
 def test_wilson_by_hand():
-    # z = 2, n = 4, rate 1/2: centre (0.5 + 0.5) / 2 = 0.5, half 2 * sqrt(1/16 + 1/16) / 2 = 0.353553
+    # z = 2, n = 4, rate 1/2: centre (0.5 + 0.5) / 2 = 0.5, half-width 2 * sqrt(1/16 + 1/16) / 2 = 0.353553
     low, high = wilson(0.5, 4, z=2.0)
     assert (low, high) == pytest.approx((0.5 - math.sqrt(1 / 8), 0.5 + math.sqrt(1 / 8)))
-    # Nothing passes: from 0 to z^2 / (n + z^2)
+    # If nothing passes, the interval is [0, z^2 / (n + z^2)].
     assert wilson(0.0, 6, z=2.0) == pytest.approx((0.0, 0.4))
     assert wilson(1.0, 6, z=2.0) == pytest.approx((0.6, 1.0))
     assert wilson(0.0, 0) == (0.0, 1.0)
@@ -43,7 +43,7 @@ def test_wilson_by_hand():
 def test_wilson_ends_solve_the_score_equation(numbers):
     n, passed = numbers
     rate = passed / n
-    for end in wilson(rate, n):  # (rate - p)^2 = z^2 p (1 - p) / n defines both ends
+    for end in wilson(rate, n):  # both ends solve (rate - p)^2 = z^2 p (1 - p) / n
         assert (rate - end) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / n, abs=1e-9)
     assert wilson(rate, n)[0] <= rate <= wilson(rate, n)[1]
 
@@ -58,7 +58,7 @@ def test_mcnemar_by_hand():
 def test_bootstrap_agrees_with_the_normal_interval_on_many_problems():
     first, second = [0.0] * 600 + [1.0] * 400, [1.0] * 200 + [0.0] * 400 + [1.0] * 400
     low, high = bootstrap_difference(first, second, draws=3000)
-    half = 1.96 * math.sqrt(0.2 * 0.8 / 1000)  # differences are 1 for a fifth of the problems, else 0
+    half = 1.96 * math.sqrt(0.2 * 0.8 / 1000)  # the difference is 1 for a fifth of the problems, 0 for the others
     assert low == pytest.approx(0.2 - half, abs=0.004)
     assert high == pytest.approx(0.2 + half, abs=0.004)
     assert bootstrap_difference(first, second, 500, seed=1) == bootstrap_difference(first, second, 500, seed=1)
