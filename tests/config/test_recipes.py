@@ -1,4 +1,4 @@
-"""The shipped recipes load and say what the paper says; the dry run counts what a run does."""
+"""The shipped recipes load and have the paper's settings; the dry run predicts the numbers of the real run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_dry_run_counts_what_the_run_does(base: Path, tmp_path: Path) -> Non
     result = train(config(base, tmp_path / "out"), quiet)
     assert f"6 steps, {result.tokens:,} tokens" in told[0]
     assert told[1] == "samples a step: 4, spread over 1 rank"
-    counts = [line.split(": ")[1].split() for line in told[2:5]]  # N teacher tokens, M student tokens
+    counts = [line.split(": ")[1].split() for line in told[2:5]]  # "N teacher tokens, M student tokens"
     thirds = [[int(words[place].replace(",", "")) for place in (0, 3)] for words in counts]
     assert [line.split(":")[0] for line in told[2:5]] == ["steps 1 to 2", "steps 3 to 4", "steps 5 to 6"]
     each = [sum(numbers) for numbers in thirds]
@@ -70,7 +70,7 @@ def test_memory_is_what_the_bytes_of_each_part_add_up_to() -> None:
     )
     run = TrainConfig(precision="bfloat16", micro_tokens=10)
     whole = memory(run, 1000, shape, "none", 4)
-    # Two bytes of weights, four of gradients, four of copies and eight of moments.
+    # Per parameter: 2 bytes of weights, 4 of gradients, 4 of the float32 copy and 8 of moments.
     assert (whole.weights, whole.gradients, whole.optimizer) == (2000, 4000, 12000)
     assert whole.activations == 10 * 2 * (2 * (6 * 8 + 2 * 4 + 4 * 16) + 4 * 2 * 8)
     stage1, stage2 = (memory(run, 1000, shape, engine, 4) for engine in ("zero1", "zero2"))
@@ -82,7 +82,7 @@ def test_memory_is_what_the_bytes_of_each_part_add_up_to() -> None:
     adapters = memory(TrainConfig(lora=LoraConfig(r=1)), 10**6, shape, "none", 1)
     assert adapters.weights == 2 * 10**6 and adapters.optimizer < 10**5
     assert Memory(1, 2, 3, 4, 5).total == 15
-    # The two rows of a sample go alone where they are over the budget; the head's gradient is float32.
+    # The two rows of a sample larger than the budget form a micro-batch of their own; the head's gradient is float32.
     assert memory(run, 1000, shape, "none", 4, largest=15).activations == 1.5 * whole.activations
     assert memory(run, 1000, shape, "none", 4, largest=5) == whole
     larger = Qwen2Config(**{**shape.to_dict(), "vocab_size": shape.vocab_size + 10})
