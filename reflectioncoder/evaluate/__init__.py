@@ -1,4 +1,4 @@
-"""The verbs evaluate and compare: completions to verdicts, scores with intervals, paired comparison."""
+"""The evaluate and compare verbs: verdicts on completions, scores with intervals, and paired comparison."""
 
 from reflectioncoder._callable import make_callable
 

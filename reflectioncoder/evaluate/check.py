@@ -1,4 +1,4 @@
-"""From completions to verdicts: parallel interpreters, retries, and a second try for time-outs."""
+"""Checks completions in parallel interpreters, with retries and a second attempt for time-outs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.interpreter.pool import Pool
 from reflectioncoder.tasks.base import Task, Verdict
 
-INTERPRETER_ATTEMPTS = 3  # for failures of the interpreter
+INTERPRETER_ATTEMPTS = 3  # attempts if the interpreter itself fails
 CheckProgress = Callable[[int, int], None]
 
 
@@ -25,7 +25,7 @@ def check_all(
     progress: CheckProgress | None = None,
     unfinished: VerdictLog | None = None,
 ) -> list[Result]:
-    """Verdicts on all completions, in their order; identical code for one problem is run once.
+    """Check all completions; identical code for the same problem is run once.
 
     Args:
         task: task whose tests are run.
@@ -33,10 +33,13 @@ def check_all(
         pool: open interpreters; each is used by one thread at a time.
         limits: limits of each cell.
         progress: see `evaluate`.
-        unfinished: verdict log; holds the verdicts of a killed run and receives those of this run.
+        unfinished: verdict log with the verdicts of a killed run, to which those of this run are added.
+
+    Returns:
+        one result per completion, in the same order.
 
     Raises:
-        UserError: the interpreter itself failed several times on one completion.
+        UserError: the interpreter itself failed `INTERPRETER_ATTEMPTS` times on one completion.
     """
     shared = Pool(pool)
 
@@ -52,11 +55,11 @@ def check_all(
     unique = list(dict.fromkeys(map(_key, completions)))
     verdicts: dict[ProgramKey, Verdict] = {}
     late: list[ProgramKey] = []
-    unique.sort(key=lambda key: -task.cost(key[0]))  # a long one at the end would leave the others idle
+    unique.sort(key=lambda key: -task.cost(key[0]))  # longest first, so that no worker is left idle at the end
     with shared:
         for key, verdict in zip(unique, shared.each(check, unique), strict=True):
             verdicts[key] = verdict
-            late += [key] if verdict.outcome == "timeout" else []  # perhaps only because the machine was busy
+            late += [key] if verdict.outcome == "timeout" else []  # the machine may just have been busy
             if progress is not None:
                 progress(len(verdicts), len(unique) + len(late))
     for number, key in enumerate(late, 1):
@@ -75,12 +78,12 @@ def _key(completion: Completion) -> ProgramKey:
 
 
 def _check_once(task: Task, key: ProgramKey, interpreter: Interpreter, limits: Limits) -> Verdict:
-    """Verdict on a program; failures of the interpreter itself are retried."""
+    """Check a program; failures of the interpreter itself are retried."""
     for _ in range(INTERPRETER_ATTEMPTS):
         verdict = task.check(key[0], key[1], interpreter, limits, key[2])
         if verdict.outcome != "infrastructure":
             return verdict
     raise UserError(
         f"task {task.name}, problem '{key[0]}': the interpreter failed {INTERPRETER_ATTEMPTS} times ({verdict.error}); "
-        "no score was written; run again to go on"
+        "no score was written; run again to continue"
     )

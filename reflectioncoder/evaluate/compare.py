@@ -1,4 +1,4 @@
-"""The paired comparison of two evaluations of one task."""
+"""Paired comparison of two evaluations of the same task."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from reflectioncoder.evaluate.results import by_task, read_results
 
 
 def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed: int = 0) -> Comparison:
-    """Two evaluations of the same task, problem by problem.
+    """Compare two evaluations of the same task, problem by problem.
 
     Args:
-        first: its `results.jsonl` or output directory, the run before.
-        second: the run after.
-        seed: of the bootstrap.
+        first: `results.jsonl` or output directory of the baseline run.
+        second: `results.jsonl` or output directory of the run compared with it.
+        seed: seed of the bootstrap.
 
     Raises:
-        UserError: a file that is no list of verdicts, runs of other tasks, tests or problems, or nothing run in both.
+        UserError: a file does not contain verdicts, the runs differ in task, tests or problems, or no problem was run
+            in both.
     """
     for key, mine, other in zip(("task", "tests"), *map(_judged_by, (first, second)), strict=True):
         if mine and other and mine != other:
@@ -47,8 +48,10 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed:
 
 
 def _judged_by(path: str | os.PathLike[str]) -> tuple[str | None, str | None]:
-    """Task and tests named by the score beside an evaluation's results (a task file without its folder); None where
-    the score does not name them."""
+    """Read the task (file name only, without the folder) and the tests from the score beside the results.
+
+    Each is None if the score does not contain it or cannot be read.
+    """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
         facts = json.loads((folder / "score.json").read_text(encoding="utf-8"))

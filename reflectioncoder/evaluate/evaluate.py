@@ -1,8 +1,9 @@
-"""Completions to verdicts to pass@k with intervals, and the paired comparison of two runs.
+"""Evaluation: generates or reads completions, checks them, and writes verdicts and a score.
 
-Verdicts are `output/results.jsonl`, one line a completion in the task's order; the score is `output/score.json`.
-Failures of the interpreter itself are retried and never count against a program; a time-out is retried once with
-nothing else running. Verdicts are saved as they arrive, so that a killed evaluation resumes (`verdict_log.py`).
+Verdicts are written to `output/results.jsonl`, one line per completion in the task's order, and the score to
+`output/score.json`. Failures of the interpreter itself are retried and never count against a program. A time-out is
+retried once with nothing else running. Verdicts are saved as they arrive, so a killed evaluation resumes
+(`verdict_log.py`).
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from reflectioncoder.interpreter.interpreter import Limits
 from reflectioncoder.tasks.base import Task
 from reflectioncoder.tasks.registry import get_task, task_options
 
-if TYPE_CHECKING:  # scoring a file takes no model
+if TYPE_CHECKING:  # scoring a file needs no model
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflectioncoder.models.decode import Report
 from reflectioncoder.evaluate.check import CheckProgress, check_all
 from reflectioncoder.evaluate.results import Result, Score, _by_part, summarize
 
-LEAST_MB = 64  # with less, what fails is the interpreter and not the program
-OUTPUT_CHARS = 1_000_000  # candidates may print what they like; the answer is what they return
+LEAST_MB = 64  # with less memory the interpreter itself fails, not the program
+OUTPUT_CHARS = 1_000_000  # printed output is not compared, so this limit is generous
 
 
 def evaluate(
@@ -54,12 +55,13 @@ def evaluate(
     Args:
         config: see `EvaluateConfig`.
         report: see `generate`.
-        progress: called with how many checks are made, and of how many; each time-out adds one, its second try.
+        progress: called with the number of finished checks and the total; each time-out adds a second check to it.
         model: see `generate`.
         tokenizer: see `generate`.
 
     Raises:
-        UserError: bad settings, a file that cannot be read, problems without a completion, no interpreter.
+        UserError: a setting is invalid, a file cannot be read, a problem has no completion, the output folder holds
+            another evaluation, or no interpreter can be started.
     """
     started, speed = time.perf_counter(), 0.0
     folder = Path(config.output or f"runs/evaluate/{Path(config.generate.task).stem}")
@@ -90,14 +92,15 @@ def evaluate(
         unfinished = VerdictLog(folder, deciding)
         stack.callback(unfinished.close)
         results = check_all(task, completions, pool, limits, progress, unfinished)
-    if results and all(result.outcome == "not_run" for result in results):  # then these say nothing, either
+    if results and all(result.outcome == "not_run" for result in results):  # nothing was scored at all
         absent = [dataclasses.replace(result, outcome="not_run") for result in absent]
     results += absent
     score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
     truncated = sum(completion.truncated for completion in completions)
     score = dataclasses.replace(score, truncated=truncated, missing=len(missing), folder=str(folder))
     settings.save(config, folder)
-    lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)  # never lost for a text
+    # text that UTF-8 cannot encode must not lose the verdicts
+    lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)
     write_lines(folder / "results.jsonl", lines)
     for name in config.formats:
         write_format(name, folder, results, completions, score)
@@ -115,7 +118,12 @@ def evaluate(
 
 
 def _absent(completions: Sequence[Completion], missing: Sequence[str], ks: Sequence[int]) -> list[Result]:
-    """Results for problems without a completion: as many failed samples as other problems have, at least the largest k.
+    """Make results for problems without a completion: failed samples, as many as other problems have, or the largest k.
+
+    Args:
+        completions: the existing completions.
+        missing: ids of the problems without a completion.
+        ks: the values of k for pass@k.
 
     Raises:
         UserError: a problem has fewer completions than the largest k; checked first, as scoring may take hours.
@@ -130,7 +138,7 @@ def _absent(completions: Sequence[Completion], missing: Sequence[str], ks: Seque
 
 
 def claim(folder: Path, deciding: Mapping[str, Any], named: bool) -> Path:
-    """The folder for an evaluation: `folder`, or one beside it if `folder` holds another evaluation's results.
+    """Choose the folder of an evaluation: `folder`, or one beside it if `folder` holds another evaluation.
 
     Args:
         folder: preferred folder.
@@ -171,15 +179,19 @@ def _digest(completions: Sequence[Completion]) -> str:
 
 
 def read_completions(path: str, task: Task, missing: list[str] | None = None) -> list[Completion]:
-    """Completions of a file, in the task's order; lines of one problem without "sample" are numbered.
+    """Read completions from a file. Lines without "sample" are numbered within their problem.
 
     Args:
-        path: JSON lines, or a folder (`iter_completion_rows`).
-        task: whose problems they answer.
-        missing: where given, problems without a completion are appended here; otherwise they are an error.
+        path: a JSONL file, or a folder (see `iter_completion_rows`).
+        task: the task of the completions.
+        missing: if given, ids of problems without a completion are appended to it; otherwise they are an error.
+
+    Returns:
+        the completions in the task's order.
 
     Raises:
-        UserError: a bad line, a problem the task does not have, one without a completion, or one sample twice.
+        UserError: a line is invalid, the task has no such problem, a problem has no completion, or a sample occurs
+            twice.
     """
     by_problem: dict[str, list[Completion]] = {prompt.task_id: [] for prompt in task.prompts()}
     for where, row in ((where, sample) for where, line in iter_completion_rows(path) for sample in task.rows(line)):

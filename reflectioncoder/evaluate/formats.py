@@ -1,4 +1,4 @@
-"""Verdicts in other programs' formats."""
+"""Writers for the result formats of other evaluation tools."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from reflectioncoder.generate.completions import Completion
 if TYPE_CHECKING:
     from reflectioncoder.evaluate.results import Result, Score
 
-# evalplus's words for an outcome; whatever is no success and no timeout is a failure there
+# evalplus's status for each outcome; any other outcome is "fail"
 STATUS = {"ok": "pass", "timeout": "timeout"}
 
 
 def write_format(
     name: str, folder: Path, results: Sequence[Result], completions: Sequence[Completion], score: Score
 ) -> None:
-    """Write verdicts in a format.
+    """Write verdicts in the format of another tool.
 
     Args:
-        name: "evalplus": `eval_results.json`, where a group of tests that was not reached is None; "bigcode":
-            `generations.json`, a list of each problem's programs, and `metrics.json`.
-        folder: where to.
-        results: the verdicts.
-        completions: what they are about; those of `missing` results are not in it.
-        score: of the run.
+        name: "evalplus" writes `eval_results.json`, in which the status of a group of tests that was not reached is
+            null. "bigcode" writes `generations.json`, the list of each problem's programs, and `metrics.json`.
+        folder: output folder.
+        results: the verdicts; those with outcome `missing` are not written.
+        completions: the completions of all other verdicts.
+        score: score of the run.
     """
     code = {(completion.task_id, completion.sample): completion for completion in completions}
     known = [(result, code[result.task_id, result.sample]) for result in results if result.outcome != "missing"]

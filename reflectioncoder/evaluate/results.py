@@ -20,7 +20,17 @@ if TYPE_CHECKING:  # scoring a file takes no model
 
 @dataclass(frozen=True)
 class Result:
-    """The verdict on one completion; `error` is the exception with its first line, `groups` as in `Verdict`."""
+    """The verdict on one completion.
+
+    Args:
+        task_id: id of the problem.
+        sample: number of the sample within the problem, from 0.
+        passed: whether all tests passed.
+        outcome: see `Verdict`; "missing" if the problem has no completion.
+        error: the exception and the first line of its message, or another reason; empty if there is none.
+        seconds: wall-clock time of the check.
+        groups: see `Verdict`.
+    """
 
     task_id: str
     sample: int
@@ -36,18 +46,18 @@ class Score:
     """The score of a run.
 
     Args:
-        task: its name.
-        pass_at_1: mean over the problems of the share of their samples that pass; None if no problem could be run.
-        low: lower end of its 95 % Wilson interval.
+        task: name of the task.
+        pass_at_1: share of samples that pass, averaged over problems, in [0, 1]; None if no problem could be run.
+        low: lower end of the 95 % Wilson interval of `pass_at_1`.
         high: upper end.
-        n: problems scored.
-        not_run: problems left out of all this, because this machine lacks what they need.
-        k: pass@k for each k asked for.
-        seconds: of decoding and checking.
-        tokens_per_second: of decoding; 0 where completions were read.
-        folder: where the verdicts are.
-        missing: problems without a completion, counted as failed.
-        truncated: completions that ran out of tokens before their code ended.
+        n: number of problems scored.
+        not_run: number of problems excluded from the score because this machine lacks something they need.
+        k: pass@k for each requested k.
+        seconds: wall-clock time of decoding and checking.
+        tokens_per_second: decoding speed; 0 if completions were read from a file.
+        truncated: number of completions that reached the token limit before their code ended.
+        missing: number of problems without a completion, which count as failed.
+        folder: folder of the verdicts.
     """
 
     task: str
@@ -67,7 +77,18 @@ class Score:
 def summarize(
     task: str, results: Iterable[Result], ks: Sequence[int] = (1,), seconds: float = 0.0, tokens_per_second: float = 0.0
 ) -> Score:
-    """The score of verdicts; those that are `not_run` say nothing. Raises UserError for a k beyond the samples."""
+    """Compute the score; results with outcome `not_run` are excluded.
+
+    Args:
+        task: name of the task.
+        results: the verdicts.
+        ks: values of k for pass@k.
+        seconds: see `Score`.
+        tokens_per_second: see `Score`.
+
+    Raises:
+        UserError: a problem has fewer samples than the largest k.
+    """
     groups = by_task(results).values()
     known = [[result for result in group if result.outcome != "not_run"] for group in groups]
     problems = [[result.passed for result in group] for group in known if group]
@@ -83,7 +104,7 @@ def summarize(
 
 
 def _by_part(task: Task, results: Sequence[Result]) -> dict[str, dict[str, float | int | None]]:
-    """Pass@1, its interval and counts by part of the task, such as a library of DS-1000; empty where it has none."""
+    """Score each part of the task, such as a library of DS-1000: pass@1, interval and counts; {} if it has no parts."""
     parts: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results:
         parts[task.part(result.task_id)].append(result)
@@ -93,7 +114,7 @@ def _by_part(task: Task, results: Sequence[Result]) -> dict[str, dict[str, float
 
 
 def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """Results by problem, each problem's in the order of its samples."""
+    """Group results by problem, sorted by sample."""
     groups: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results:
         groups[result.task_id].append(result)
@@ -101,7 +122,14 @@ def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def read_results(path: str | os.PathLike[str]) -> list[Result]:
-    """The verdicts of an evaluation: `results.jsonl`, or the directory it is in. Raises UserError."""
+    """Read the verdicts of an evaluation.
+
+    Args:
+        path: `results.jsonl`, or its folder.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not a verdict.
+    """
     path = Path(path)
     results = []
     for where, row in iter_jsonl(path / "results.jsonl" if path.is_dir() else path):

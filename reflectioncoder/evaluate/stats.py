@@ -1,7 +1,7 @@
-"""Numbers about scores: unbiased pass@k, Wilson intervals, and the paired comparison of two runs.
+"""Statistics of scores: unbiased pass@k, Wilson intervals, and the paired comparison of two runs.
 
-Everything is a pure function of counts. None of it knows whether problems are independent of each other: a set of
-near-duplicates makes every interval here too narrow.
+All functions are pure. They assume that problems are independent of each other; near-duplicates among the problems make
+every interval too narrow.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Z_95 = 1.959963984540054
 def pass_at_k(samples: int, passed: int, k: int) -> float:
     """Probability that at least one of k samples drawn from `samples` passes: 1 - C(n-c, k) / C(n, k).
 
-    The unbiased estimator of Chen et al. (2021), for one problem.
+    This is the unbiased estimator of Chen et al. (2021), for one problem.
 
     Args:
-        samples: n, how many were generated.
-        passed: c, how many of them pass.
-        k: how many may be handed in, at most `samples`.
+        samples: n, the number of generated samples.
+        passed: c, the number of samples that pass, in [0, n].
+        k: number of samples drawn, in [1, n].
 
     Raises:
-        ValueError: numbers that contradict each other.
+        ValueError: `passed` or `k` is out of range.
     """
     if not 0 <= passed <= samples or not 1 <= k <= samples:
         raise ValueError(f"pass@{k} of {samples} samples with {passed} passing: wants 0 <= passed <= n and 1 <= k <= n")
@@ -36,10 +36,16 @@ def wilson(rate: float, n: int, z: float = Z_95) -> tuple[float, float]:
     """The Wilson score interval of a share of n problems.
 
     Args:
-        rate: observed share in [0, 1]; with several samples a problem, the mean of the problems' shares, for
-            which the interval is on the wide side.
-        n: number of problems; 0 gives (0, 1), nothing is known.
-        z: quantile of the normal distribution; the default gives 95 %.
+        rate: observed share in [0, 1]. With several samples per problem it is the mean share of the problems, for
+            which the interval is conservative (too wide).
+        n: number of problems; 0 gives (0, 1).
+        z: quantile of the normal distribution; the default gives a 95 % interval.
+
+    Returns:
+        lower and upper end of the interval.
+
+    Raises:
+        ValueError: `rate` is outside [0, 1], or `n` is negative.
     """
     if not 0.0 <= rate <= 1.0 or n < 0:
         raise ValueError(f"interval of rate {rate} over {n} problems: wants a rate in [0, 1] and n >= 0")
@@ -48,7 +54,7 @@ def wilson(rate: float, n: int, z: float = Z_95) -> tuple[float, float]:
     spread = 1 + z * z / n
     centre = (rate + z * z / (2 * n)) / spread
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / spread
-    # At the ends the interval reaches 0 and 1 exactly; arithmetic would leave 1e-17 there.
+    # At rates 0 and 1 the interval ends exactly there; rounding would leave 1e-17.
     return (0.0 if rate == 0.0 else max(0.0, centre - half)), (1.0 if rate == 1.0 else min(1.0, centre + half))
 
 
@@ -56,8 +62,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar test: p-value of the discordant pairs under a fair coin.
 
     Args:
-        only_first: problems that the first run solves and the second does not.
-        only_second: the other way round.
+        only_first: number of problems that only the first run solves.
+        only_second: number of problems that only the second run solves.
     """
     discordant = only_first + only_second
     tail = sum(math.comb(discordant, i) for i in range(min(only_first, only_second) + 1))
@@ -70,13 +76,16 @@ def bootstrap_difference(
     """95 % bootstrap percentile interval of mean(second) - mean(first), resampling problems with replacement.
 
     Args:
-        first: score of each problem in the first run, in [0, 1].
-        second: of the same problems, in the same order, in the second.
-        draws: bootstrap replicates.
-        seed: of the draws.
+        first: score of each of the n problems in the first run, in [0, 1].
+        second: scores of the same problems in the second run, in the same order.
+        draws: number of bootstrap replicates.
+        seed: seed of the random draws.
+
+    Returns:
+        lower and upper end of the interval.
 
     Raises:
-        ValueError: no problems, or not as many in both.
+        ValueError: there are no problems, or the two runs have different numbers of them.
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"paired comparison of {len(first)} with {len(second)} problems")
@@ -89,19 +98,19 @@ def bootstrap_difference(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same problems.
+    """Paired comparison of two runs on the same problems.
 
     Args:
-        n: problems that both runs have and could run.
-        first: pass@1 of the first run on them.
-        second: of the second run.
+        n: number of problems that were run in both.
+        first: pass@1 of the first run on these problems.
+        second: pass@1 of the second run.
         difference: second - first.
         low: lower end of the 95 % bootstrap interval of the difference.
-        high: its upper end.
-        only_first: problems solved by the first run's first sample and not by the second's.
-        only_second: the other way round.
-        p_value: exact McNemar test on these two.
-        not_run: problems left out, because one of the runs was on a machine that lacks what they need.
+        high: upper end.
+        only_first: number of problems that the first sample of the first run solves and that of the second does not.
+        only_second: number of problems that the first sample of the second run solves and that of the first does not.
+        p_value: p-value of the exact McNemar test on these two numbers.
+        not_run: number of problems excluded because a machine lacked something they need.
     """
 
     n: int
@@ -117,7 +126,16 @@ class Comparison:
 
 
 def paired(first: Sequence[Sequence[bool]], second: Sequence[Sequence[bool]], seed: int = 0) -> Comparison:
-    """Compare two runs problem by problem; each item holds the verdicts of one problem's samples, in order."""
+    """Compare two runs problem by problem.
+
+    Args:
+        first: for each of the n problems, whether each of its samples passes, in sample order.
+        second: the same for the second run, with the problems in the same order.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: there are no problems, or the two runs have different numbers of them.
+    """
     shares = [[sum(verdicts) / len(verdicts) for verdicts in run] for run in (first, second)]
     low, high = bootstrap_difference(shares[0], shares[1], seed=seed)
     only_first = sum(a[0] and not b[0] for a, b in zip(first, second, strict=True))

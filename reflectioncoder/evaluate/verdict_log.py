@@ -20,11 +20,11 @@ from reflectioncoder.tasks.base import Verdict
 
 VERDICT_LOG = "unfinished.jsonl"
 
-ProgramKey = tuple[str, str, bool]  # what is run once: problem, code, whether it is whole
+ProgramKey = tuple[str, str, bool]  # a program that is run once: problem, code, and whether the code is whole
 
 
 def under_way(folder: Path) -> Mapping[str, Any] | None:
-    """Description of the unfinished evaluation in a folder; None if there is none, {} if it cannot be read."""
+    """Read the description of the unfinished evaluation in a folder; None if there is none, {} if it is unreadable."""
     try:
         with (folder / VERDICT_LOG).open(encoding="utf-8") as lines:
             facts = json.loads(lines.readline())
@@ -57,7 +57,7 @@ class VerdictLog:
                     key, alone = row.pop("of"), row.pop("alone", False)
                     verdict = Verdict(**{**row, "groups": tuple(map(tuple, row["groups"]))})
                 except (ValueError, TypeError, KeyError, AttributeError):
-                    continue  # the last line of a run that was killed
+                    continue  # the incomplete last line of a killed run
                 self._found[key] = verdict, alone is True
                 lines.append(line)
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class VerdictLog:
             raise UserError(f"cannot write {self._path}: {error.strerror}") from None
 
     def get(self, key: ProgramKey, alone: bool = False) -> Verdict | None:
-        """The logged verdict on a program, or None; with `alone` only a verdict found while nothing else ran counts."""
+        """The logged verdict on a program, or None. With `alone`, only verdicts found while nothing else ran count."""
         verdict, was_alone = self._found.get(_name(key), (None, False))
         return verdict if was_alone or not alone else None
 
@@ -78,7 +78,7 @@ class VerdictLog:
         Args:
             key: the program.
             verdict: the verdict on the program.
-            alone: nothing else ran, so a time-out is final.
+            alone: whether nothing else ran, so that a time-out is final.
 
         Raises:
             UserError: it cannot be written.
@@ -90,10 +90,10 @@ class VerdictLog:
                 self._file.write(json.dumps({"of": _name(key), "alone": alone, **dataclasses.asdict(verdict)}) + "\n")
                 self._file.flush()
             except OSError as error:
-                raise UserError(f"cannot write {self._path}: {error.strerror}; run again to go on") from None
+                raise UserError(f"cannot write {self._path}: {error.strerror}; run again to continue") from None
 
     def close(self) -> None:
-        """Close the file; it is removed after the score is written."""
+        """Close the file. `evaluate` removes it once the score is written."""
         self._file.close()
 
 
