@@ -1,4 +1,4 @@
-"""The paper's tables with measured rows."""
+"""The paper's tables, extended by measured rows."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_no_score_is_dropped(tmp_path):
 
 
 def test_published_rows_are_complete():
-    """Every row has all the columns of its table, as many as the paper prints; without runs all tables are shown."""
+    """Every row has all columns that its table has in the paper. Without runs, all tables are shown."""
     counts = {1: 4, 4: 6, 5: 7, 6: 8}
     columns = {number: table.columns for table in TABLES for number in table.numbers}
     for row in published():

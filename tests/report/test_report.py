@@ -1,4 +1,4 @@
-"""The report: one page, of the files that are there, that no sequence can break."""
+"""The report is one page made from whichever files exist, and no content of a sequence can break it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SUMMARY: dict[str, Any] = {
 
 
 class Page(HTMLParser):
-    """Elements, attributes and text of a page; fails where tags are not closed in their order."""
+    """Elements, attributes and text of a page; fails if tags are not properly nested and closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def write_build(folder: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A directory like that of a demo."""
+    """A directory like the output of `demo`."""
     folder = tmp_path / "demo"
     write_build(folder / "build")
     write_log(folder / "train" / "reflection", rows(student=True))
@@ -136,7 +136,7 @@ def run(tmp_path: Path) -> Path:
 def test_page_of_a_whole_run_has_every_section_and_is_well_formed(run: Path) -> None:
     found = page(write_report(run))
     assert found.headings == {"scores", "funnel", "example", "training", "stages", "made"}
-    assert found.tags.count("svg") == 4  # losses, mask rate, loss of the instruction arm, speed
+    assert found.tags.count("svg") == 4  # losses, mask rate, loss of instruction tuning, speed
     assert found.tags.count("table") == found.tags.count("caption") == 3 + 2 + 1  # two logs, one versions table
     labels = [value for tag, name, value in found.attributes if tag == "figure" and name == "aria-label"]
     assert len(labels) == 4 and all(labels)
@@ -175,7 +175,7 @@ def test_text_of_sequences_and_keys_cannot_break_out(tmp_path: Path) -> None:
     found = page(write_report(tmp_path))
     assert not {"script", "img", "i>&"} & set(found.tags)
     assert not any(name.startswith("on") for _, name, _ in found.attributes)
-    assert '</pre><script>alert("1")</script>' in found.words  # shown as it is
+    assert '</pre><script>alert("1")</script>' in found.words  # shown as text
     assert "{{ 7 * 7 }}" in found.words and "␛[31m" in found.words
 
 
@@ -190,7 +190,7 @@ def test_any_content_gives_a_well_formed_page(content: str) -> None:
 
 def test_two_runs_give_the_same_bytes(run: Path) -> None:
     first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first  # and the page is not part of its own input
+    assert write_report(run).read_bytes() == first  # the page of the first call is not read as input
 
 
 @pytest.mark.parametrize(
