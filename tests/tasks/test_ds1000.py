@@ -1,4 +1,4 @@
-"""DS-1000: formats, cutting and verdicts with problems of our own in its format; its references where data is there."""
+"""DS-1000: formats, cutting and verdicts, with our own problems in its format and, if present, the real references."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ LIMITS = Limits(10.0, 1024, 1_000_000)
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    """The task on the Python that runs the tests, which has numpy."""
+    """The task in the Python that runs the tests, which has numpy."""
     made = DS1000(write(tmp_path_factory.mktemp("ds1000"), ROWS))
     made.python = sys.executable
     return made
@@ -58,7 +58,7 @@ def test_right_answers_pass(answer, task, interpreter):
     ("answer", "outcome"),
     [
         ("result = a", "error"),
-        ("result = [2 * x for x in a]", "error"),  # right, but test_string forbids it
+        ("result = [2 * x for x in a]", "error"),  # the right value, but test_string forbids `for`
         ("result = (", "error"),
         ("", "error"),
         ("exit()", "error"),
@@ -178,11 +178,11 @@ def test_the_environment_is_made_of_the_versions_that_the_task_names():
 
 
 def test_references_pass_in_their_environment(data):
-    """Every fortieth problem; `benchmarks/languages.py --ds1000` runs all."""
+    """Checks every fortieth problem; `benchmarks/languages.py --ds1000` checks all."""
     if not ds1000.environment():
-        pytest.skip("no environment for DS-1000: make ds1000")
+        pytest.skip("no Python environment for DS-1000; run: make ds1000")
     if ds1000.installed_versions(ds1000.environment()) != VERSIONS:
-        pytest.skip("the environment of DS-1000 has other versions: make ds1000")
+        pytest.skip("the Python environment for DS-1000 has other versions; run: make ds1000")
     task = DS1000(TaskOptions(data=str(data)))
     chosen = list(task.problems)[::40]
     with task.interpreter(LIMITS) as interpreter:
@@ -191,7 +191,7 @@ def test_references_pass_in_their_environment(data):
         }
         wrong = [task.check(name, "pass", interpreter, LIMITS).passed for name in chosen if verdicts[name].passed]
     missing = {name for name, verdict in verdicts.items() if verdict.outcome == "not_run"}
-    others = {"377", "378", "379", "380", "837", "838", "819"}  # torch, tensorflow, xgboost; a download
+    others = {"377", "378", "379", "380", "837", "838", "819"}  # need torch, tensorflow, xgboost or a download
     torch = {name for name in chosen if task.problems[name]["metadata"]["library"] in ("Pytorch", "Tensorflow")}
     assert missing == torch | (others & set(chosen))
     assert [name for name, verdict in verdicts.items() if not verdict.passed and name not in missing] == []

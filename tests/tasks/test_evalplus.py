@@ -1,4 +1,4 @@
-"""HumanEval(+) and MBPP(+): data, comparison and verdicts, against evalplus itself where that is quick."""
+"""HumanEval(+) and MBPP(+): data, comparison and verdicts, compared with evalplus itself as far as that is fast."""
 
 import dataclasses
 import gzip
@@ -28,7 +28,7 @@ from reflectioncoder.tasks.evalplus.data import HUMANEVAL_SOURCE, MBPP_SOURCE, d
 from reflectioncoder.tasks.registry import get_task
 
 LIMITS = Limits(10.0, 4096, 1_000_000)
-# Problems whose references take long, or give gigabytes; the documented command runs them all.
+# Problems whose references are slow or return gigabytes. The commands in docs/evaluation.md run all problems.
 SLOW = {"HumanEval/15", "HumanEval/94", "HumanEval/130", "HumanEval/139", "Mbpp/255", "Mbpp/599", "Mbpp/389"}
 
 
@@ -54,7 +54,7 @@ def only(task, keep):
     return task
 
 
-# --- values that come back ------------------------------------------------------------------------------------------
+# --- returned values ------------------------------------------------------------------------------------------------
 
 
 def records(pool, program, inputs=((1,), (2,)), mode="value", seconds=2.0):
@@ -113,7 +113,7 @@ def test_what_a_program_writes_among_the_records_is_no_right_value(pool):
     assert calls.outcome != "ok" and not calls.records
 
 
-# --- comparison, against evalplus's rules -----------------------------------------------------------------------------
+# --- comparison by evalplus's rules ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_what_a_program_writes_among_the_records_is_no_right_value(pool):
         ("__import__('collections').Counter('aab')", "{'a': 2, 'b': 1}", 0, True),
         ("__import__('collections').namedtuple('P', 'a b')(1, 2)", "(1, 2)", 0, True),
         ("{'a': 1}.keys()", "{'a'}", 0, True),
-        ("0.1 + 0.2", "0.3", 0, True),  # floats are close enough
+        ("0.1 + 0.2", "0.3", 0, True),  # floats are compared with a tolerance
         ("0.3001", "0.3", 0, False),
         ("[0.1 + 0.2, 1.0]", "[0.3, 1.0]", 0, True),
-        ("[0.1 + 0.2, 1]", "[0.3, 1]", 0, False),  # not all floats: exact
-        ("__import__('numpy').float64(0.1 + 0.2)", "0.3", 0, False),  # another type must be equal
+        ("[0.1 + 0.2, 1]", "[0.3, 1]", 0, False),  # not all items are floats: exact comparison
+        ("__import__('numpy').float64(0.1 + 0.2)", "0.3", 0, False),  # another type: exact comparison
         ("__import__('numpy').float64(0.5)", "0.5", 0, True),
         ("__import__('numpy').array([1, 2])", "[1, 2]", 0, False),
-        ("3", "2.9999", 1e-3, False),  # int and float are not of one type
+        ("3", "2.9999", 1e-3, False),  # int and float are different types: exact comparison
         ("2.9995", "2.9999", 1e-3, True),
         ("float('nan')", "float('nan')", 0, False),
         ("'x' * 20000", "'x' * 20000", 0, True),
@@ -140,9 +140,9 @@ def test_what_a_program_writes_among_the_records_is_no_right_value(pool):
         ("[float(i) for i in range(20000)]", "list(range(20000))", 0, True),  # large values, equal as numbers
         ("tuple(range(20000))", "list(range(20000))", 0, False),
         ("[i + 0.5 for i in range(5000)]", "[i + 0.5 for i in range(5000)]", 0, True),
-        ("[(i + 0.5, 1.0) for i in range(110000)]", "[(i + 0.5, 1) for i in range(110000)]", 0, True),  # by digest
+        ("[(i + 0.5, 1.0) for i in range(110000)]", "[(i + 0.5, 1) for i in range(110000)]", 0, True),  # by hash
         ("[(i + 0.5, 1) for i in range(110000)]", "[(i + 0.5, 2) for i in range(110000)]", 0, False),
-        ("type('A', (), {'__eq__': lambda *a: True})()", "1", 0, False),  # here evalplus is fooled
+        ("type('A', (), {'__eq__': lambda *a: True})()", "1", 0, False),  # evalplus accepts this one
         ("type('A', (int,), {'__eq__': lambda *a: True})(2)", "1", 0, False),
     ],
 )
@@ -164,7 +164,7 @@ def encoded(kind, value):
     return ["v", kind, values.encode_value(value)]
 
 
-COLLIDING = encoded("set", {number * (2**61 - 1) for number in range(20)})  # of one hash: reading is quadratic
+COLLIDING = encoded("set", {number * (2**61 - 1) for number in range(20)})  # equal hashes: quadratic decoding time
 COLLIDING[2] = COLLIDING[2].replace("[[", "[" + '["i", "0x0"], ' * 20_000 + "[", 1)
 
 
@@ -197,7 +197,7 @@ def test_many_broken_numbers_leave_as_a_digest_unless_they_may_be_compared_with_
     tuples = [(number + 0.5, number) for number in range(caller.MANY)]
     assert caller.record_of(tuples)[0] == "#" and caller.record_of(tuples[:1000])[0] == "v"
     assert caller.record_of([number + 0.5 for number in range(caller.MANY + 1)])[0] == "v"
-    assert caller.record_of([*tuples, math.nan])[0] == "v"  # equals nothing
+    assert caller.record_of([*tuples, math.nan])[0] == "v"  # NaN equals nothing, so a hash cannot be compared
 
 
 def test_a_value_as_large_as_the_expected_one_is_compared():
@@ -235,7 +235,7 @@ def test_sets_and_presence(pool):
 
 
 def test_arguments_are_what_evalplus_makes_of_them(data):
-    pytest.importorskip("evalplus", reason="pip install --no-deps evalplus to compare with it")
+    pytest.importorskip("evalplus", reason="evalplus is not installed; run: pip install --no-deps evalplus")
     from evalplus.data.mbpp import mbpp_deserialize_inputs
 
     problems, _ = read_plus(MBPP_SOURCE, find_plus(MBPP_SOURCE, str(data)))
@@ -290,7 +290,7 @@ def test_without_evalplus_data_mbpp_is_its_published_test_split_judged_by_assert
     assert len(task.prompts()) == 500 and len(get_task("mbpp", TaskOptions(limit=3, data=str(tmp_path))).prompts()) == 3
     with (tmp_path / "mbpp.jsonl").open() as lines:
         code = {f"Mbpp/{row['task_id']}": row["code"] for row in map(json.loads, lines)}
-    chosen = [*list(task.problems)[::10], "Mbpp/367"]  # the last has code that stands before its tests
+    chosen = [*list(task.problems)[::10], "Mbpp/367"]  # the last one has set-up code before its tests
     completions = [Completion(name, s, text, "") for name in chosen for s, text in enumerate((code[name], "x = 1"))]
     results = check_all(task, completions, pool, LIMITS)
     assert [r.task_id for r in results if r.passed is not (r.sample == 0)] == []
@@ -323,7 +323,7 @@ def test_published_figures_come_out_exactly(data, pool, name, published):
 
 
 def every(task, step, *bodies):
-    """Completions of every so many problems, one sample a body; None stands for the canonical solution."""
+    """Completions of every `step`-th problem, one sample per body; None means the canonical solution."""
     chosen = [problem for number, problem in enumerate(task.problems.values()) if number % step == 0]
     chosen = [problem for problem in chosen if problem.task_id not in SLOW]
     return [
@@ -418,8 +418,8 @@ for task_id, completion in completions:
 
 @pytest.mark.parametrize(("name", "step"), [("humaneval", 9), ("mbpp", 21)])
 def test_single_verdicts_are_those_of_evalplus(data, pool, tmp_path, name, step):
-    """On a sample of the reference completions; `benchmarks/scoring.py` compares all."""
-    pytest.importorskip("evalplus", reason="pip install --no-deps evalplus to compare with it")
+    """Compares a part of the reference completions; `benchmarks/scoring.py` compares all."""
+    pytest.importorskip("evalplus", reason="evalplus is not installed; run: pip install --no-deps evalplus")
     task = task_of(f"{name}_plus", data)
     completions = read_completions(str(data / f"reference_completions/CL-7B/{name}.jsonl"), task)
     completions = [c for c in completions[::step] if c.task_id not in SLOW]
@@ -443,7 +443,7 @@ def test_single_verdicts_are_those_of_evalplus(data, pool, tmp_path, name, step)
 
 
 def test_the_command_prints_one_object_and_writes_each_verdict(data, tmp_path):
-    """As a user runs it; hostile, empty and endless samples fail alone."""
+    """Runs the command as a user does. Hostile, empty and malformed samples fail without affecting others."""
     lines = []
     with (data / "reference_completions/CL-7B/humaneval.jsonl").open() as rows:
         lines = [json.loads(row) for row in rows]

@@ -1,4 +1,4 @@
-"""MultiPL-E: prompts of appendix D, where an answer ends, and verdicts of real programs of every language here."""
+"""MultiPL-E: prompts of appendix D, where an answer ends, and verdicts on real programs in each installed language."""
 
 import gzip
 import json
@@ -27,14 +27,14 @@ WRONG = [(key, how) for key, case in CASES.items() for how in case.wrong]
 
 
 def need(key: str) -> None:
-    """Skip where this machine lacks a language."""
+    """Skip the test if the toolchain of a language is not installed."""
     if languages.find(key).missing:
         pytest.skip(f"{languages.LANGUAGES[key].name}: {languages.find(key).reason}")
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    """Our own problem of a language as a task, with an open interpreter; made once for each."""
+    """A function from a language to (task with our own problem, open interpreter); cached per language."""
     made = {}
 
     def make(key):
@@ -186,7 +186,7 @@ def test_prompts_are_those_of_appendix_d(data):
 
 
 def test_the_file_of_c_sharp_is_the_one_whose_tests_can_hold(data):
-    """The other compares 44 problems' lists with Equals, which asks whether they are the same object."""
+    """In the other file, 44 problems compare lists with Equals, which compares object identity."""
     task = MultiPLE("cs", TaskOptions(data=str(data)))
     other = {
         row["name"]: row["tests"]
@@ -227,7 +227,7 @@ def test_an_answer_is_cut_to_the_body_before_the_tests(answer, body):
 
 
 def test_what_follows_a_body_is_no_answer():
-    """A later fence, or a later head, shows how the function is used."""
+    """A later fence or function head is an example of use, not part of the answer."""
     body, prompt, stops = "        return x;", JAVA.prompt, list(JAVA.stops)
     for more in (
         "```\nUsage:\n```java\nevens(null);\n```\n",

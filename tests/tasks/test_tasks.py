@@ -1,4 +1,4 @@
-"""Tasks: prompts of appendix D, and verdicts of real programs in the real interpreter."""
+"""Tasks: prompts of appendix D, and verdicts on real programs in the real interpreter."""
 
 import pytest
 
@@ -123,7 +123,7 @@ def test_humaneval_takes_whole_functions_and_bodies(interpreter):
     task = HumanEval(TaskOptions(limit=1))
     body = "    s = sorted(numbers)\n    return any(b - a < threshold for a, b in zip(s, s[1:]))\n"
     whole = "def has_close_elements(numbers: List[float], threshold: float) -> bool:\n" + body
-    for completion in (body, whole):  # the prompt's import of List counts for both
+    for completion in (body, whole):  # both use List, which the prompt imports
         assert task.check("HumanEval/0", completion, interpreter, LIMITS).passed
     assert not task.check("HumanEval/0", body.replace("<", ">"), interpreter, LIMITS).passed
 
