@@ -30,7 +30,12 @@ def strategies_here() -> list[str]:
 
 HERE = strategies_here()
 BOXED = [
-    pytest.param(s, marks=[] if s in HERE else pytest.mark.skip(reason=f"no {s!r} isolation: reflectioncoder doctor"))
+    pytest.param(
+        s,
+        marks=[]
+        if s in HERE
+        else pytest.mark.skip(reason=f"isolation strategy {s!r} fails on this machine; run reflectioncoder doctor"),
+    )
     for s in ("root", "user")
 ]
 
