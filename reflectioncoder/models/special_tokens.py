@@ -1,4 +1,4 @@
-"""The format's special tokens in a model: new rows of the embedding and of the output head."""
+"""Adds the format's special tokens to a model, as new rows of the embedding and of the output head."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transformers.tokenization_utils_base import AddedToken
 from reflectioncoder.dialogues.tokens import CHAT_TEMPLATE, END_OF_MESSAGE, SPECIAL_TOKENS, special_ids
 from reflectioncoder.errors import UserError
 
-ROW_MULTIPLE = 64  # of rows, so that GPUs multiply the output head in bfloat16 at full speed
+ROW_MULTIPLE = 64  # grown tables have a multiple of 64 rows, so that GPUs run the bfloat16 output head at full speed
 
 
 def _whole(tables: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
-    """Context manager that gathers tables which DeepSpeed's ZeRO-3 has partitioned over the ranks."""
+    """Context manager that gathers tables that DeepSpeed's ZeRO-3 has partitioned over the ranks."""
     if not any(hasattr(table, "ds_id") for table in tables):
         return nullcontext()
     import deepspeed
@@ -29,15 +29,17 @@ def _whole(tables: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
 def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Add the missing special tokens; each new row is the mean of the rows of the tokens in the special token's name.
 
-    An output head that is not tied to the embedding gets its rows the same way. Also sets the chat template
-    and the tokens at which generation stops, so that the saved model works with `apply_chat_template` and servers.
+    The tables are the embedding `[V, D]` and, if it is not tied to the embedding, the output head `[V, D]` with its
+    bias `[V]`. This also sets the chat template and the tokens that stop generation, so that the saved model works with
+    `apply_chat_template` and servers.
 
-    A table that has to grow becomes a multiple of 64 rows long, longer than the tokenizer by up to 63. The spare rows
-    are the mean of all old ones: the logit of a spare row is the mean of all old logits, so it is never more probable
-    than the average token, and in practice far less. No text has their ids, and decoding passes over them.
+    If a table must grow, its number of rows becomes a multiple of 64, with up to 63 rows more than the tokenizer has
+    tokens. The spare rows are the mean of all old rows. So the logit of a spare row is the mean of all old logits: it
+    is never more probable than the average token, and in practice far less. No text is encoded with the ids of spare
+    rows, and decoding skips them.
 
     Returns:
-        How many tokens were added.
+        the number of tokens added.
 
     Raises:
         UserError: the tokenizer has no end-of-sequence token.
@@ -51,7 +53,7 @@ def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         added = [AddedToken(token, special=True, normalized=False) for token in new]
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
         embedding: Any = model.get_input_embeddings()
-        # Of the whole table, where ZeRO-3 has it in parts.
+        # With ZeRO-3 the weight is partitioned, and ds_shape is the shape of the whole table.
         before = getattr(embedding.weight, "ds_shape", embedding.weight.shape)[0]
         if len(tokenizer) > before:  # many models have spare rows already
             model.resize_token_embeddings(-(-len(tokenizer) // ROW_MULTIPLE) * ROW_MULTIPLE, mean_resizing=False)

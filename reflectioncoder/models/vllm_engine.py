@@ -1,4 +1,4 @@
-"""Starting a vLLM engine on this machine."""
+"""Starts a vLLM engine on this machine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from reflectioncoder.errors import UserError, first_line
 
 
 def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
-    """vLLM's engine with a model of a directory or hub.
+    """Start a vLLM engine with a model from a directory or the hub.
 
     Args:
-        model: what `from_pretrained` takes.
-        precision: of the weights.
-        batch_size: most requests decoded together.
-        seed: of the engine; requests have their own.
+        model: directory or hub name.
+        precision: number type of the weights.
+        batch_size: maximal number of requests that are decoded together.
+        seed: seed of the engine; each request has its own seed.
 
     Raises:
         UserError: vLLM is not installed, or cannot run the model.
@@ -34,5 +34,5 @@ def start_engine(model: str, precision: str, batch_size: int, seed: int) -> Any:
 
 
 def seed_of(*parts: object) -> int:
-    """A seed of 32 bits for one request, from whatever tells it apart."""
+    """Return a 32-bit seed for one request, a hash of the parts that identify it."""
     return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4])
