@@ -1,4 +1,4 @@
-"""Completions: the model's answers, cleaned and raw, and their lines on disk. Needs no model and no torch."""
+"""Completions: cleaning the model's answers, and their format on disk. Needs no model and no torch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from reflectioncoder.tasks.base import FENCE_STOP
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer of the model.
+    """A completion of one prompt.
 
     Args:
         task_id: id of the problem.
         sample: index among the problem's samples.
         completion: cleaned code.
         raw: the model's output, up to and including the stop text.
-        prompt: hash of the prompt; empty for files made elsewhere.
+        prompt: hash of the prompt; empty for files from other programs.
         whole: whether the code is a whole program, not a continuation of the prompt.
-        error: why there is no answer, as the server reports it; such a completion is empty.
+        error: why there is no answer, as reported by the server; such a completion is empty.
         finish: why the answer ended: "end" (end token), "stop" (a stop text of the task), "length" (token limit), or
-            the server's own word; empty if unknown.
+            the server's own finish reason; empty if unknown.
     """
 
     task_id: str
@@ -45,16 +45,20 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
-        """Whether the token limit cut off the code; text cut off after the code does not count."""
+        """Whether the token limit cut off the code. If it only cut off text after the code, this is False."""
         return self.finish == "length" and self.raw.replace("\r\n", "\n").rstrip().endswith(self.completion.rstrip())
 
 
 def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
     """Extract the code of an answer whose opening fence was in the prompt.
 
-    A fence at the very beginning (the model repeated it) is dropped. The code ends at the first stop text, usually the
-    closing fence at the start of a line. The first line keeps its indentation, because the answer may be the body of a
-    function.
+    An opening fence on the first line (repeated by the model) is dropped. The code ends at the first stop text, usually
+    the closing fence at the start of a line. The first line keeps its indentation, because the answer may be the body
+    of a function.
+
+    Args:
+        raw: the answer.
+        stops: texts that end the code.
     """
     text = raw.replace("\r\n", "\n")
     first, newline, rest = text.lstrip("\n").partition("\n")
@@ -66,17 +70,17 @@ def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
     return code + "\n" if code else ""
 
 
-_ITEM = r"[^\S\n]*(?:\d+[.)]|[-*+])[^\S\n]+"  # what begins an item of a list
+_ITEM = r"[^\S\n]*(?:\d+[.)]|[-*+])[^\S\n]+"  # the beginning of a list item
 _FENCE = re.compile(rf"^(?P<indent>{_ITEM}|[^\S\n]*)```(?P<name>[\w+#.-]*)[^\S\n]*$\n?", re.MULTILINE)
 
 
 def clean_answer(raw: str, language: str = "python") -> str:
-    """Extract the code of a chat answer that opens its fence itself, perhaps after some prose.
+    """Extract the code of a chat answer that contains its opening fence, perhaps after some prose.
 
-    The code is the first block of the language; failing that the block at the start of the answer, the first block with
-    any language, or the first block. An answer without an opening fence is all code. Indented fences count only in list
-    items (elsewhere they are part of the code); their code is dedented with them. The thinking part of a reasoning
-    model's answer is removed.
+    The code is the first block of the language. Without one, it is the block at the start of the answer, else the first
+    block with any language, else the first block. An answer without an opening fence is all code. Indented fences count
+    only in list items (elsewhere they are part of the code), and their code is dedented by the same width. The thinking
+    part of a reasoning model's answer is removed.
 
     Args:
         raw: the answer.
@@ -103,20 +107,20 @@ def clean_answer(raw: str, language: str = "python") -> str:
 
 
 def iter_completion_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """The rows of a JSONL file, or of a folder with one JSON file per problem, as MultiPL-E writes its results.
+    """Read the rows of a JSONL file, or of a folder with one JSON file per problem, as MultiPL-E writes its results.
 
     Yields:
-        The location of each row, for messages, and its value. In a folder the rows are the files .json and .json.gz,
+        the location of each row, for messages, and its value. In a folder the rows are the .json and .json.gz files,
         sorted by name.
 
     Raises:
-        UserError: nothing is there, or the bytes are not JSON in UTF-8.
+        UserError: there is no such file or folder, or its contents are not JSON in UTF-8.
     """
     folder = Path(path)
     if not folder.is_dir():
         yield from iter_jsonl(path)
         return
-    # MultiPL-E writes the verdicts of its own run beside the completions.
+    # MultiPL-E writes its own verdicts to the same folder as NAME.results.json.
     files = [file for file in sorted(folder.glob("*.json*")) if re.search(r"(?<!\.results)\.json(\.gz)?$", file.name)]
     if not files:
         raise UserError(f"folder {folder}: holds no .json or .json.gz files of completions")
@@ -128,7 +132,7 @@ def iter_completion_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, An
 
 
 def completion_line(completion: Completion) -> str:
-    """A completion as a line of a file."""
+    """Format a completion as a line of a JSONL file."""
     row = dataclasses.asdict(completion)
     for name in ("error", "finish"):
         if not row[name]:
@@ -139,10 +143,16 @@ def completion_line(completion: Completion) -> str:
 
 
 def read_completion(row: Any, where: str) -> Completion:
-    """Read a completion from a line: "completion", or "solution", a whole program that takes precedence (evalplus).
+    """Parse a row of a completion file, in our format or that of evalplus.
+
+    The row has "completion", or "solution" (a whole program), which takes precedence.
+
+    Args:
+        row: the parsed row.
+        where: its location, for messages.
 
     Raises:
-        UserError: the line holds neither.
+        UserError: the row has neither, or a field has the wrong type.
     """
     if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
         raise UserError(f"{where}: expected an object with 'task_id' and 'completion' or 'solution'")

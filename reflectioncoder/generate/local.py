@@ -1,4 +1,4 @@
-"""Encoding of prompts, and the back end that decodes on this machine with transformers."""
+"""Encodes prompts, and decodes on this machine with transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from reflectioncoder.generate.backend import Keep, SampleKey
 
 
 def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt style, with `auto` resolved for this model. Raises UserError if the model cannot use the style."""
+    """Return the prompt style, with `auto` resolved for this model.
+
+    Args:
+        style: `native`, `chat`, `plain`, or `auto`: `native` if the tokenizer has the format's special tokens, else
+            `chat` if it has a chat template, else `plain`.
+        tokenizer: the model's tokenizer.
+
+    Raises:
+        UserError: the style is `chat`, and the tokenizer has no chat template.
+    """
     from reflectioncoder.dialogues.tokens import knows_format
 
     if style == "auto":
@@ -29,7 +38,7 @@ def resolve_style(style: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a prompt; in the styles `native` and `chat` they include the opening of the answer."""
+    """Encode a prompt as token ids; in the styles `native` and `chat` they include the opening of the answer."""
     from reflectioncoder.dialogues.tokens import prompt_ids
 
     if style == "native":
@@ -44,7 +53,7 @@ def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase
 def make_requests(
     task: Task, style: str, tokenizer: PreTrainedTokenizerBase, samples: int = 1, max_new_tokens: int = 0
 ) -> list[Request]:
-    """One request for each sample of each problem, in order; `max_new_tokens` 0 takes the task's own."""
+    """Create one request per sample of each problem, in order. With `max_new_tokens` 0 the task's own limit applies."""
     from reflectioncoder.models.decode import Request
 
     requests = []
@@ -60,7 +69,14 @@ def make_requests(
 
 
 class LocalBackend:
-    """Back end that decodes on this machine with transformers. See `Backend`; for the arguments see `generate`."""
+    """Back end that decodes on this machine with transformers; see `Backend`.
+
+    Args:
+        config: model and decoding settings.
+        task: the task whose prompts are completed.
+        model: the model if it is already loaded.
+        tokenizer: the model's tokenizer if it is already loaded.
+    """
 
     paid = False
 

@@ -1,13 +1,14 @@
-"""Back end of `generate.py` for a model behind any OpenAI-compatible server; needs no torch.
+"""The back end of `generate.py` for a model behind an OpenAI-compatible server; needs no torch.
 
-Style `chat` uses `/v1/chat/completions`: the instruction is one user message, the server renders the model's template,
-and the answer has no given opening, so `clean_answer` extracts its code. Style `plain` uses `/v1/completions` to
-continue the task's prompt. Every sample is a separate request, so that a later run can make only the missing ones.
+Style `chat` uses `/v1/chat/completions`: the instruction is one user message and the server applies the model's chat
+template. The answer contains its own opening fence, so `clean_answer` extracts the code. Style `plain` uses
+`/v1/completions` to continue the task's prompt. Every sample is a separate request, so a later run can request only the
+missing ones.
 
 Retries, budgets and typed errors come from `clients/endpoint.py`. A failure due to the problem (a content filter, a
-prompt that is too long, no answer in three attempts) is stored as an empty completion with its reason in "error" and
-not requested again; after any other failure the completion stays missing, for the next run. The usage is stored beside
-the completions, so that the budget covers all runs together.
+prompt that is too long, no answer in three attempts) is stored as an empty completion with its reason in "error", and
+is not requested again. After any other failure the completion stays missing, and the next run requests it. The usage is
+stored beside the completions, so the budget covers all runs together.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from reflectioncoder.generate.backend import Keep, SampleKey
 from reflectioncoder.generate.completions import Completion, clean_answer, clean_completion
 from reflectioncoder.tasks.base import Prompt, Task
 
-REFUSED = 3  # refused requests in a row, before the first answer, that show that the server accepts none of this kind
-SERVER_ATTEMPTS = 2  # attempts at a completion that the server failed to give, each with all retries
+REFUSED = 3  # if this many requests are refused before the first answer, the server accepts none of this kind
+SERVER_ATTEMPTS = 2  # attempts at a completion after server failures, each with all retries
 
 
 class Asker(Protocol):
     """A way to request completions; used inside one event loop."""
 
     async def ask(self, prompt: Prompt, sample: int) -> Answer:
-        """The model's answer. Raises SamplerError and BudgetError as a `Sampler` does."""
+        """Request the model's answer. Raises SamplerError and BudgetError as a `Sampler` does."""
         ...
 
     def stop(self) -> None:
@@ -55,7 +56,7 @@ class Asker(Protocol):
 
 
 class ServerBackend:
-    """See `Backend` of `generate.py`.
+    """Back end that requests completions from a server; see `Backend`.
 
     Args:
         config: URL, timeouts, retries and sampling settings.
@@ -124,24 +125,24 @@ class ServerBackend:
         total, done = len(self.wanted), len(self.wanted) - len(missing) + run.done
         kept = f"{done} of {total} completions are in {self._config.output}"
         if run.over:
-            more = f"; {self._kept} has what was used" if run.spent else ""
-            raise UserError(f"{run.over}; {kept}: start again to go on{more}")
+            more = f"; the usage is in {self._kept}" if run.spent else ""
+            raise UserError(f"{run.over}; {kept}: start again to continue{more}")
         if run.left:
             (task_id, _), why = next(iter(run.left.items()))
-            raise UserError(f"no answer to problem '{task_id}' ({why}); {kept}: start again to go on")
+            raise UserError(f"no answer to problem '{task_id}' ({why}); {kept}: start again to continue")
 
     def prompt(self, key: SampleKey) -> Prompt:
-        """The prompt of a completion."""
+        """Return the prompt of a completion."""
         return self._prompts[key[0]]
 
     def _spent(self) -> Usage:
-        """Usage of earlier runs."""
+        """Read the usage of earlier runs. Raises UserError if the file is invalid."""
         if not self._kept.exists():
             return Usage()
         try:
             return Usage(**json.loads(self._kept.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
-            raise UserError(f"{self._kept}: does not say what was used; delete it to count from zero") from None
+            raise UserError(f"{self._kept}: is not a record of usage; delete it to count from zero") from None
 
     def _note(self, budget: Budget) -> None:
         write_lines(self._kept, [json.dumps(dataclasses.asdict(budget.spent))])
@@ -154,7 +155,7 @@ class _Run:
         asker: sends the requests.
         server: the back end with the prompts and settings.
         keep: see `Backend`.
-        works: whether the server has answered in an earlier run, so that refusals are due to the content.
+        works: whether the server has answered in an earlier run; if so, refusals are due to the content.
     """
 
     def __init__(self, asker: Asker, server: ServerBackend, keep: Keep, works: bool) -> None:
@@ -166,7 +167,13 @@ class _Run:
         self.done = 0
 
     async def all(self, keys: Sequence[SampleKey], at_once: int, after: Callable[[], None]) -> None:
-        """Request all of these. A fatal failure stops new requests; running ones are awaited and kept."""
+        """Request these completions. A fatal failure stops new requests; running ones are awaited and kept.
+
+        Args:
+            keys: the completions.
+            at_once: maximal number of concurrent requests.
+            after: called after each request.
+        """
 
         async def work(keys: Iterator[SampleKey]) -> None:
             for key in keys:
@@ -216,7 +223,7 @@ class _Run:
             self._keep(ended, answer.usage.tokens_out)
 
     def _keep(self, completion: Completion, tokens: int) -> None:
-        """Pass on a completion; it shows that the server works."""
+        """Deliver a completion, and with it all refused ones: the completion shows that the server works."""
         self._works = True
         refused, self._refused = self._refused, []
         for ended, size in [(completion, tokens), *((empty, 0) for empty in refused)]:
@@ -263,6 +270,6 @@ class _Plain:
         return dataclasses.replace(answer, text=text, usage=wasted + answer.usage, seconds=time.monotonic() - started)
 
     def _read(self, body: bytes, prompt: str) -> Answer:
-        """The text in a body; it may be empty, where the model stops at once."""
+        """Parse a response body. The text is empty if the model stops immediately."""
         reply = read_reply(body, self._endpoint, by_length(len(prompt)))
         return Answer(reply.text, finish=reply.finish, usage=reply.usage, model=reply.model)

@@ -1,9 +1,9 @@
-"""vLLM back end of `generate.py`: prompts, stops and cleaning as with transformers, but vLLM's kernels.
+"""The vLLM back end of `generate.py`: decodes with vLLM; prompts, stops and cleaning are those of the local back end.
 
 All requests go to one `LLMEngine`, which batches them continuously. Each completion is stored as soon as it ends,
-so after a kill the next run requests only the missing ones. Greedy decoding gives the same result as transformers, up
-to near-ties. The text is vLLM's own incremental detokenization, which starts from the prompt's last tokens, so that no
-leading blank is lost.
+so after a kill the next run requests only the missing ones. Greedy decoding gives the same result as transformers,
+except for near-ties. The text comes from vLLM's incremental detokenization, which starts from the prompt's last tokens,
+so no leading blank is lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reflectioncoder.models.vllm_engine import seed_of, start_engine
 
 
 class VllmBackend(LocalBackend):
-    """See `Backend`; prompts and fingerprint are those of `LocalBackend`."""
+    """Back end that decodes with vLLM; see `Backend`. Prompts and fingerprint are those of `LocalBackend`."""
 
     def load(self) -> None:
         """See `Backend`. Raises UserError if vLLM is missing or cannot run the model."""
@@ -49,7 +49,7 @@ class VllmBackend(LocalBackend):
                 if output.finished:
                     key, request = requests[output.request_id]
                     made = output.outputs[0]
-                    # the stop reason is the stop text itself; for an end token it is its id or None
+                    # stop_reason is the stop text; for an end token it is the token's id or None
                     by_token = made.finish_reason == "stop" and not isinstance(made.stop_reason, str)
                     finish = "end" if by_token else str(made.finish_reason)
                     code = clean_completion(made.text, request.stops)
