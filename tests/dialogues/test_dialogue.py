@@ -18,7 +18,7 @@ from reflectioncoder.dialogues.dialogue import (
 )
 from reflectioncoder.errors import UserError
 
-# As the authors' data sets have it, with a key this code does not know.
+# In the format of the authors' data sets, with an additional key that this package does not know.
 RELEASED = {
     "messages": [
         {"role": "user", "content": [{"type": "text", "content": "Solve it, with tests."}]},

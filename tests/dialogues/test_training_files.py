@@ -1,4 +1,4 @@
-"""Training data of others becomes dialogues in one form, and bad rows are named by file and row."""
+"""Training data in other formats becomes dialogues in one form, and errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_line_ends() -> None:
     ("code", "expected"),
     [
         ("def f():\n\tif x:\n\t\treturn 1\n", "def f():\n    if x:\n        return 1\n"),
-        ("x = 'a\tb'\n", "x = 'a\tb'\n"),  # a tab in a text is what the program is about
+        ("x = 'a\tb'\n", "x = 'a\tb'\n"),  # a tab in a string literal is kept
         ("x = '''\n\ta'''\n", "x = '''\n\ta'''\n"),
         ("for x in y:\n\tz = '''\n\tb'''\n", "for x in y:\n\tz = '''\n\tb'''\n"),
         ("no python:\n\there\n", "no python:\n    here\n"),
