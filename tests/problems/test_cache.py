@@ -19,7 +19,7 @@ def many(path: Path, count: int = WORTH_IT + 5) -> Path:
 
 
 def loader(path: Path, folder: Path) -> tuple[Loaded, bool]:
-    """What is loaded, and whether the source was read."""
+    """Load problems through the cache; return them, and whether the source was read."""
     calls = []
 
     def read() -> Loaded:

@@ -1,4 +1,4 @@
-"""Problems from every kind of source become the same thing; bad sources give one clear line."""
+"""All kinds of sources give the same problems; bad sources give a clear error of one line."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROWS = [
 def shared(path: str) -> str:
     found = DATA / path
     if not found.is_file():
-        pytest.skip(f"{found} is absent (set REFLECTIONCODER_DATA to the folder of data sets)")
+        pytest.skip(f"no file {found}: set REFLECTIONCODER_DATA to the folder of data sets")
     return str(found)
 
 
 def passes(problem: Problem, solution: str | None = None) -> bool:
-    """Plain `exec`, independent of the interpreter."""
-    space: dict[str, object] = {"__name__": "__main__"}  # dataclasses look it up
+    """Whether a solution passes its problem's tests, run by plain `exec`, independent of the interpreter."""
+    space: dict[str, object] = {"__name__": "__main__"}  # `dataclasses` needs __name__
     try:
         exec(problem.solution if solution is None else solution, space)  # type: ignore[arg-type]
         for test in problem.tests:
@@ -55,7 +55,7 @@ def test_json_files_give_the_same_problems(tmp_path: Path, name: str) -> None:
     assert add.source == "p"
     assert passes(add)
     assert passes(neg)
-    assert add.instruction == "Write `add`."  # it names the entry point already
+    assert add.instruction == "Write `add`."  # unchanged, as it already names the entry point
 
 
 def test_parquet_and_saved_data_sets_give_the_same_problems(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_thealgorithms_takes_passing_doctests() -> None:
     source = shared("instruct/thealgorithms/thealgorithms_python_doctest.jsonl.gz")
     skipped: list[str] = []
     problems = load_problems(source, "thealgorithms", skipped=skipped)
-    # 1,123 rows pass their doctests; those without a word before the first example are skipped with a reason.
+    # 1,123 rows pass their doctests; rows without text before the first example are skipped with a reason.
     assert len(problems) + len(skipped) == 1123
     assert all("docstring" in line for line in skipped)
     assert all(">>>" not in problem.instruction for problem in problems)

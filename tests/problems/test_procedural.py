@@ -1,4 +1,4 @@
-"""The procedural problems: enough, distinct, verified, split by composition, the same everywhere."""
+"""The procedural problems are many, distinct, verified, split by composition, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drawn() -> tuple[tuple[Exact, Problem], ...]:
 
 
 def passes(code: str, tests: tuple[str, ...]) -> int:
-    """How many asserts hold, each in a namespace of its own."""
+    """Number of asserts that hold, each in its own namespace."""
     held = 0
     for test in tests:
         namespace: dict[str, object] = {}
@@ -138,7 +138,7 @@ def test_vocabularies_are_broad() -> None:
 
 
 def test_different_keys_are_different_functions() -> None:
-    """On random inputs of the same kind, (nearly) no two sampled problems always agree."""
+    """On random inputs, at most 2 % of the sampled problems of a kind behave exactly like another one."""
     agree = pairs = 0
     for name, kind in PROBLEM_KINDS.items():
         rng = random.Random(name)
