@@ -1,4 +1,4 @@
-"""The funnel of a build, as the report, the data card and the terminal show it."""
+"""The funnel of a build, which the report, the data card and the terminal show."""
 
 from reflectioncoder.files.funnel import funnel_steps
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there."""
+"""Files and folders are written completely or not at all."""
 
 import stat
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_a_folder_of_the_cache_is_made_once(tmp_path: Path, monkeypatch: pytest.
     assert make_once("kind/name", write) == make_once("kind/name", write) == tmp_path / "kind" / "name"
     assert len(made) == 1 and (tmp_path / "kind" / "name" / "file").is_file()
 
-    def beaten(folder: Path) -> None:  # by another process
+    def beaten(folder: Path) -> None:  # another process finishes first
         (folder / "file").touch()
         (tmp_path / "kind" / "other").mkdir()
         write(tmp_path / "kind" / "other")
