@@ -1,4 +1,4 @@
-"""Asserts count when what they look at comes from calling the function, by whatever way."""
+"""An assert counts if the value it checks comes from a call of the function, directly or indirectly."""
 
 from __future__ import annotations
 
