@@ -1,6 +1,6 @@
-"""The interpreter: what it prints, how it ends programs, and what it does when its own processes die.
+"""The interpreter: its output, its limits, and its behaviour when its own processes die.
 
-What programs cannot reach is in `test_hostile.py`, what many runs leave behind in `test_soak.py`.
+`sandbox/test_hostile.py` tests containment, `sandbox/test_soak.py` tests that many runs leave nothing behind.
 """
 
 import os
@@ -26,7 +26,7 @@ def anywhere(request: pytest.FixtureRequest) -> Iterator[Interpreter]:
     yield from started(request.param)
 
 
-# --- what a cell prints ---------------------------------------------------------------------------------------------
+# --- output of a cell -----------------------------------------------------------------------------------------------
 
 MULTIPLY_DIGITS = """\
 def multiply_digits(n):

@@ -1,4 +1,4 @@
-"""The outside judge and the encoding of values that it trusts."""
+"""The outside judge and its encoding of values."""
 
 import math
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def test_plain_values_come_back_equal_and_of_the_same_type(value: object) -> Non
 
 
 def test_surrogates_long_integers_infinities_and_nan_come_back() -> None:
-    assert decode_value(encode_value(-(7**9000))) == -(7**9000)  # too long for decimal digits
+    assert decode_value(encode_value(-(7**9000))) == -(7**9000)  # exceeds Python's limit on decimal digits
     for value in ("\ud800", -math.inf, 0.1 + 0.2, -0.0, bytearray(b"\xff")):
         assert repr(decode_value(encode_value(value))) == repr(value)
     assert math.isnan(decode_value(encode_value(math.nan)))

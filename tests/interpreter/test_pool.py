@@ -1,4 +1,4 @@
-"""Interpreters that threads and coroutines take turns at; the programs themselves are in `test_run.py`."""
+"""The pool lends interpreters to threads and coroutines in turn. `cli/test_run.py` runs real programs in a pool."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from reflectioncoder.interpreter.pool import Pool, close_all, open_all
 
 
 class Fake:
-    """Fails where two threads are at it."""
+    """A stand-in for an interpreter that fails if two threads use it at the same time."""
 
     def __init__(self) -> None:
         self.lock, self.closed = threading.Lock(), False

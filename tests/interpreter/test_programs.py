@@ -1,4 +1,4 @@
-"""Commands in the interpreter's isolation: compilers, and programs in other languages."""
+"""Commands run under the interpreter's isolation: compilers, and programs in other languages."""
 
 import shutil
 import time
@@ -13,7 +13,8 @@ from reflectioncoder.interpreter.warm_process import Remote
 from reflectioncoder.interpreter.workspace import Workspace, workspace
 
 needs = {
-    name: pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed") for name in ("gcc", "node")
+    name: pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed; run: make toolchains")
+    for name in ("gcc", "node")
 }
 
 
