@@ -1,12 +1,12 @@
-"""The interpreter prints what a real Jupyter kernel prints for the same cells, apart from terminal colours.
+"""The interpreter prints the same text as a real Jupyter kernel for the same cells, apart from terminal colours.
 
-The cells lie in `fidelity/`, a file for each family: what follows a line `# %% name` is a cell. Each session, of a few
-families, runs in a fresh kernel (jupyter_client, ipykernel) and in a fresh session of the interpreter, and their texts
+The cells are in `fidelity/`, one file per family; a line `# %% name` starts a cell. A session consists of a few
+families. It runs in a fresh kernel (jupyter_client, ipykernel) and in a fresh session of the interpreter, and the texts
 must be equal.
 
-The kernel gets the environment that programs have (hash seed, home folder), and its streams are told to flush after
-each write: by itself it keeps stdout and stderr apart and sends each at the latest after 0.2 s, so that the order of
-the two depends on a clock. The interpreter shows them in the order of writing.
+The kernel gets the environment of programs (hash seed, home folder), and its streams flush after each write. By default
+a kernel buffers stdout and stderr separately for up to 0.2 s, so their order depends on timing. The interpreter shows
+them in the order of writing.
 """
 
 import difflib
@@ -49,18 +49,18 @@ SESSIONS = [
 ]
 
 Name = tuple[str, str]  # family and name of a cell
-Texts = dict[Name, tuple[str, CellResult]]  # what the kernel prints for a cell, and what the interpreter does
+Texts = dict[Name, tuple[str, CellResult]]  # by cell: the kernel's text and the interpreter's result
 
 
 def read_cells(family: str) -> dict[str, str]:
-    """The cells of a family by name, in order."""
+    """Read the cells of a family, by name and in order."""
     text = (FOLDER / f"{family}.txt").read_text(encoding="utf-8")
     _, *pieces = re.split(r"^# %% (.*)\n", text, flags=re.MULTILINE)
     return {name: code.removesuffix("\n") for name, code in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 FAMILIES = {family: read_cells(family) for session in SESSIONS for family in session}
-FAMILIES["syntax"] |= {  # that a file of text does not keep
+FAMILIES["syntax"] |= {  # cells with characters that a text file does not preserve
     "ends of lines of Windows": "x = 1\r\nif x:\r\n    x / 0\r\n",
     "ends of lines of Windows and an error of syntax": "x = 1\r\ny = (\r\n",
     "ends of lines of old": "x = 1\rx / 0\r",
@@ -74,26 +74,26 @@ FAMILIES["syntax"] |= {  # that a file of text does not keep
 }
 CELLS = {(family, name): code for family, cells in FAMILIES.items() for name, code in cells.items()}
 
-# What differs: the interpreter has no front end to ask, and neither ipykernel's files nor its frames in the stack.
-NO_TEXT = "a kernel also shows how ipykernel's own code stumbles over the text of the exception"
-AWAITS = "a kernel has fewer frames above such a cell; only the number of frames that are skipped differs"
+# Known differences: the interpreter has no front end for input, and the stack contains no frames of ipykernel.
+NO_TEXT = "a kernel also shows that ipykernel's own code fails on the text of the exception"
+AWAITS = "a kernel has fewer frames above such a cell; only the number of skipped frames differs"
 DIFFERENT = {
     ("exceptions", "a custom exception whose __str__ raises"): NO_TEXT,
     ("exceptions", "a custom exception whose __str__ gives no text"): NO_TEXT,
     ("notebook", "endless recursion in a cell that awaits"): AWAITS,
     ("notebook", "endless recursion in a coroutine"): AWAITS,
-    ("output", "logging with bad arguments"): "logging prints the whole stack, of which a kernel's part is its own",
-    ("output", "input"): "a kernel raises StdinNotImplementedError from ipykernel; here standard input is empty",
+    ("output", "logging with bad arguments"): "logging prints the whole stack, which includes frames of the kernel",
+    ("output", "input"): "a kernel raises ipykernel's StdinNotImplementedError; here standard input is empty",
 }
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[tuple[str, ...]], Texts]]:
-    """Runs the cells of a session, once, in a kernel and in the interpreter."""
-    pytest.importorskip("jupyter_client", reason="pip install ipykernel jupyter_client to compare with a real kernel")
-    pytest.importorskip("ipykernel", reason="pip install ipykernel jupyter_client to compare with a real kernel")
+    """A function that runs the cells of a session in a kernel and in the interpreter; results are cached."""
+    pytest.importorskip("jupyter_client", reason="no jupyter_client to run a real kernel; run: pip install ipykernel")
+    pytest.importorskip("ipykernel", reason="no ipykernel to run a real kernel; run: pip install ipykernel")
     if (version := importlib.metadata.version("ipython")) != PINNED:
-        pytest.skip(f"texts are those of IPython {PINNED}, and {version} is installed")
+        pytest.skip(f"needs IPython {PINNED}, found {version}; run: pip install ipython=={PINNED}")
     isolation: Any = "auto" if HERE else "none"
     with Interpreter(Limits(seconds=60), isolation) as interpreter, ThreadPoolExecutor() as beside:
         said = interpreter.run(["import json, os\nprint(json.dumps(dict(os.environ)))"])[0].text
@@ -107,14 +107,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[tuple[
             return dict(zip(cells, zip(expected.result(), printed, strict=True), strict=True))
 
         @functools.cache
-        def started(session: tuple[str, ...]) -> Future[Texts]:  # keeps an exception as well
+        def started(session: tuple[str, ...]) -> Future[Texts]:  # a future also caches an exception
             return beside.submit(run, session)
 
         yield lambda session: started(session).result()
 
 
 def kernel_texts(cells: list[str], environment: dict[str, str], folder: Path) -> list[str]:
-    """What a fresh kernel prints for each of the cells."""
+    """Run cells in a fresh kernel and return the text of each."""
     from jupyter_client.manager import start_new_kernel
 
     own = dict.fromkeys(["HOME", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"], str(folder)) | {"TMPDIR": "/tmp"}
@@ -130,7 +130,7 @@ def kernel_texts(cells: list[str], environment: dict[str, str], folder: Path) ->
 
 
 def kernel_text(client: Any, code: str) -> str:
-    """The outputs of one cell; each but the first begins on a new line, and so does what a stream writes after one."""
+    """Run one cell and join its outputs. Every output begins on a new line, except consecutive texts of a stream."""
     text, whole = "", True
 
     def add(output: str, block: bool) -> None:
@@ -153,9 +153,9 @@ def kernel_text(client: Any, code: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """Without colours and what cannot agree: addresses, the process's number, names of temporary files, times.
+    """Remove colours and replace what cannot agree: addresses, process ids, names of temporary files, durations.
 
-    Where libraries lie is shortened too: below the home folder, which is /tmp for a program, they are shown with a "~".
+    Paths of libraries are shortened, too: below the home folder, which is /tmp for programs, they are shown with a "~".
     """
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     text = re.sub(r"\b0x[0-9a-f]{6,}", "0x", text)
