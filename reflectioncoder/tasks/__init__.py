@@ -1,1 +1,1 @@
-"""Benchmarks: prompts and the check of a completion."""
+"""Benchmarks: prompts, and checks of completions."""

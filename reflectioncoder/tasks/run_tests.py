@@ -1,4 +1,4 @@
-"""Running a candidate's cells and its tests as one program, with comparisons that cannot be fooled."""
+"""Runs a candidate's cells and its tests as one program, with comparisons that values cannot fool."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.tasks.base import Verdict
 
-# A value that claims to equal what it has never seen is not an answer, unless its very type is one of Python's own, as
-# no class can pretend to be; containers are searched because comparing a list compares its items. Kinds are compared
-# by identity, and containers read by their own methods, as a class may redefine both.
+# A value that equals random values it cannot know is rejected, unless its exact type is built in, which a class cannot
+# imitate. Containers are searched, because comparing lists compares their items. Types are compared by identity, and
+# containers are read by the methods of the built-in type, because a class may redefine both.
 _SAME = """\
 def {same}(left, right):
     plain = (int, float, complex, bool, str, bytes, bytearray, range, type(None))
@@ -43,7 +43,7 @@ def {same}(left, right):
 
 
 class _GuardEquality(ast.NodeTransformer):
-    """Turns `a == b` into a call of the guarded comparison; chains stay as they are."""
+    """Replaces `a == b` by a call of the guarded comparison; chained comparisons stay unchanged."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -60,13 +60,13 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     """Run a candidate's cells and then its tests in one fresh session.
 
     Args:
-        candidate: cells of source code, the completion's last.
-        tests: source text of the tests; an exception means failure.
+        candidate: cells of source code; the completion's is the last.
+        tests: source code of the tests; an exception means failure.
         interpreter: an open interpreter.
-        limits: of candidate and tests together.
+        limits: limits of candidate and tests together.
 
     Raises:
-        UserError: `tests` is not Python.
+        UserError: `tests` is not valid Python.
     """
     same = f"_same_{secrets.token_hex(8)}"
     try:
@@ -80,10 +80,10 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
 
 
 def after_opening_fence(answer: str) -> str:
-    """What follows the fence that opens an answer's code: one with a language behind it, or one that begins the answer.
+    """Return the text after the fence that opens the code: one with a language name, or one at the start of the answer.
 
-    An answer without one is code from its beginning, because its fence stood in the prompt; so is one that closes a
-    fence before it opens another, whose code has ended there.
+    An answer without such a fence is returned unchanged: its code starts at the beginning, because the prompt contains
+    the opening fence. So is an answer whose first fence is a closing one, where its code ends.
     """
     first = re.search(r"(?:\A\s*|^)```([\w+#-]*)[^\S\n]*$\n?", answer, re.MULTILINE)
     if first is None or not (first[1] or not answer[: first.start()].strip()):
@@ -92,7 +92,7 @@ def after_opening_fence(answer: str) -> str:
 
 
 def defines(code: str, name: str) -> bool:
-    """Whether code defines a function, class or variable `name` at its top level; unparsable code is searched."""
+    """Whether code defines a function, class or variable `name` at top level; a regex search if it cannot be parsed."""
     try:
         body = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

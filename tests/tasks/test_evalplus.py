@@ -295,10 +295,10 @@ def test_without_evalplus_data_mbpp_is_its_published_test_split_judged_by_assert
     results = check_all(task, completions, pool, LIMITS)
     assert [r.task_id for r in results if r.passed is not (r.sample == 0)] == []
     (tmp_path / "mbpp.jsonl").write_text('{"task_id": 11, "text": "x"}\n')
-    with pytest.raises(UserError, match="line 1: not MBPP's"):
+    with pytest.raises(UserError, match="line 1: not an MBPP problem"):
         task_of("mbpp", tmp_path)
     (tmp_path / "mbpp.jsonl").write_text('{"task_id": 601, "text": "x", "test_list": ["assert 1"]}\n')
-    with pytest.raises(UserError, match="none of MBPP's test split"):
+    with pytest.raises(UserError, match="no problems of MBPP's test split"):
         task_of("mbpp", tmp_path)
 
 
