@@ -1,4 +1,4 @@
-"""Mutated command lines and TOML files: status 0 or 2, one line for a mistake, and never a traceback."""
+"""Random command lines and mutated TOML files end with status 0 or 2, errors of one line, and never a traceback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINES = [
 
 
 def words(dice: random.Random) -> list[str]:
-    """A command line of a few words, some of them right, that does no work where it is right."""
+    """A random command line, partly valid. If it is valid it only prints its settings."""
     name = dice.choice(list(verbs()))
     keys = [*known_keys(verbs()[name].arguments), "config", "json", "partial", "nope"]
     line = name.split()
@@ -40,7 +40,7 @@ def words(dice: random.Random) -> list[str]:
             line.append(dice.choice(VALUES))
     if dice.random() < 0.1:
         line[0] = dice.choice(["", "trian", "BUILD", "\ud800", "--x", *VALUES[:8]])
-    return [*line, "--print-config"]  # unknown to verbs without settings, which are wrong then and do nothing
+    return [*line, "--print-config"]  # commands without settings reject this flag and do nothing
 
 
 def judge(line: list[str], capsys: pytest.CaptureFixture[str]) -> int:
@@ -61,8 +61,8 @@ def test_no_command_line_ends_in_a_traceback(
     monkeypatch.chdir(tmp_path)
     dice = random.Random(SEED)
     seen = [judge(words(dice), capsys) for _ in range(COMMANDS)]
-    assert 20 < seen.count(0) < COMMANDS - 100  # both right and wrong ones were tried
-    assert list(tmp_path.iterdir()) == []  # and none did any work
+    assert 20 < seen.count(0) < COMMANDS - 100  # both valid and invalid lines occurred
+    assert list(tmp_path.iterdir()) == []  # no command wrote anything
 
 
 def test_no_settings_file_ends_in_a_traceback(

@@ -1,4 +1,4 @@
-"""`doctor`: what it reports is what is there."""
+"""`doctor` reports what is installed and what is missing."""
 
 import json
 import shutil

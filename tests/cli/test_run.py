@@ -1,4 +1,4 @@
-"""`reflectioncoder run`, and the pool for asynchronous code."""
+"""`reflectioncoder run`, and the interpreter pool for asynchronous code."""
 
 import asyncio
 import io
