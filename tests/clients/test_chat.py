@@ -1,4 +1,4 @@
-"""An endpoint may misbehave in every way; each ends in an answer or a typed reason, and no budget is overdrawn."""
+"""However an endpoint misbehaves, a request ends with an answer or a typed reason, and no budget is exceeded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 def ask(
     script: Callable[[int, dict[str, Any]], Reply | bytes | str], *, budget: Budget | None = None, **changes: Any
 ) -> tuple[Answer | SamplerError, ChatServer]:
-    """One question to a scripted server: the answer or the typed error, and the server with what it saw."""
+    """Ask a scripted server one question; return the answer or the typed error, and the server with its requests."""
     with ChatServer(script) as server:
         config = ChatConfig(**{"base_url": server.url, "model": "m", "backoff": 0.01, "timeout": 5.0, **changes})
 
@@ -111,7 +111,7 @@ def test_a_tool_call_is_code_and_is_written_back_as_the_protocol_wants() -> None
 FAILURES = {
     "500": (failure(500), "server_error"),
     "429": (failure(429), "rate_limited"),
-    "no response": (Reply(cut=0), "server_down"),  # a server that never answered anything
+    "no response": (Reply(cut=0), "server_down"),  # the server has not answered any request so far
     "cut headers": (Reply(completion("Hi."), cut=0), "server_down"),
     "cut body": (Reply(completion("Hi."), cut=20), "server_down"),
     "malformed": (Reply(b'{"choices": [{'), "malformed"),
@@ -149,7 +149,7 @@ def test_every_misbehaviour_ends_in_a_typed_reason_without_the_key(name: str) ->
     assert error.usage.requests == len(server.requests)
     assert len(server.requests) == (1 if error.fatal and reason != "server_down" else 2 if error.fatal else 3)
     if reason == "empty":
-        assert error.usage == Usage(3, 30, 15)  # an empty answer is billed
+        assert error.usage == Usage(3, 30, 15)  # empty answers are billed, too
 
 
 @pytest.mark.parametrize("name", [name for name, (_, reason) in FAILURES.items() if reason not in FATAL])
@@ -182,7 +182,7 @@ def test_retry_after_holds_back_every_request(form: str) -> None:
         async def run() -> list[Answer]:
             first = asyncio.create_task(sampler.answer(HELLO, "a", 0))
             await asyncio.sleep(0.3)
-            second = asyncio.create_task(sampler.answer(HELLO, "b", 0))  # must not ask before its time
+            second = asyncio.create_task(sampler.answer(HELLO, "b", 0))  # must wait as well
             answers = [await first, await second]
             await sampler.close()
             return answers
@@ -283,12 +283,12 @@ def test_the_budget_is_never_overdrawn_with_many_under_way() -> None:
             return asyncio.run(all_of_them()), len(server.requests)
 
     assert run(Budget(requests=7)) == (7, 7)
-    assert run(Budget(requests=7, spent=Usage(5))) == (2, 2)  # what earlier runs spent counts
+    assert run(Budget(requests=7, spent=Usage(5))) == (2, 2)  # usage of earlier runs counts
     tokens = Budget(tokens=1500)
     answered, _ = run(tokens)
-    assert 9 <= answered <= 12  # 120 tokens each
+    assert 9 <= answered <= 12  # each request uses 120 tokens
     assert tokens.spent.tokens == 120 * answered <= 1500
-    money = Budget(money=0.01, price=Price(10, 20))  # 0.0022 each
+    money = Budget(money=0.01, price=Price(10, 20))  # each request costs 0.0022
     answered, _ = run(money)
     assert 3 <= answered <= 4
 
@@ -304,7 +304,7 @@ def test_whatever_the_requests_cost_the_budget_holds(costs: list[tuple[int, int]
             try:
                 await budget.reserve(worst)
             except BudgetError:
-                assert budget.spent.tokens > tokens - 100  # only where one more might not fit
+                assert budget.spent.tokens > tokens - 100  # refused only if one more request might exceed it
                 return
             await asyncio.sleep(0)
             budget.settle(worst, Usage(1, *cost))
