@@ -1,4 +1,4 @@
-"""Decoding and completions on disk, on a tiny random Llama with a byte tokenizer."""
+"""Decoding and the file of completions, with a tiny random Llama and a byte tokenizer."""
 
 import json
 from collections import Counter
@@ -57,7 +57,7 @@ def model():
 
 
 def requests(tokenizer, count, new=40, samples=1, stops=()):
-    """Prompts of very different lengths; answers of different lengths too, so that rows leave at different times."""
+    """Requests with prompts and completions of different lengths, so that rows leave the batch at different times."""
     return [
         Request(f"p{i}", s, tuple(tokenizer.encode(" ".join(WORDS[: 1 + i % 12]) + str(i))), new - 3 * (i % 5), stops)
         for i in range(count)
@@ -79,7 +79,7 @@ def test_greedy_rows_equal_generate_one_by_one_whatever_leaves_and_joins(model, 
     wanted = requests(tokenizer, 23)
     found = {done.request.task_id: done.ids for done in decode_batched(model, tokenizer, wanted, batch_size)}
     assert found == {request.task_id: generated_by_transformers(model, request) for request in wanted}
-    assert len(set(found.values())) > 10  # a model that says one thing would prove nothing
+    assert len(set(found.values())) > 10  # equal completions would make the test meaningless
 
 
 def test_prompts_that_occur_twice_give_what_they_give_alone(model, tokenizer):
@@ -121,7 +121,7 @@ def test_a_closing_fence_may_come_at_once(tokenizer):
     )  # fmt: skip
     fixed = LlamaForCausalLM(settings).eval()
     tick = tokenizer.convert_tokens_to_ids("`")
-    with torch.no_grad():  # whatever it reads, this model says "`"
+    with torch.no_grad():  # this model always predicts "`"
         fixed.model.norm.weight.fill_(0)
         fixed.lm_head = torch.nn.Linear(8, 257, bias=True)
         fixed.lm_head.bias.zero_()
@@ -137,7 +137,7 @@ def test_a_closing_fence_may_come_at_once(tokenizer):
 def test_a_sentencepiece_tokenizer_loses_no_leading_blank(style, tmp_path):
     words = spm.tokenizer()
     ids = words.convert_tokens_to_ids(["<0x0A>", "▁▁▁▁", "return", "▁", "1", "</s>"])
-    assert words.decode(ids[1:-1]) == "   return 1"  # what makes this hard
+    assert words.decode(ids[1:-1]) == "   return 1"  # the tokenizer itself drops the first of four spaces
     (tmp_path / "t.jsonl").write_text(json.dumps({"id": "a", "instruction": "Write f.", "tests": ["assert f()"]}))
     settings = GenerateConfig("saying", str(tmp_path / "t.jsonl"), str(tmp_path / "c.jsonl"), style, max_new_tokens=9)
     (made,) = generate(settings, None, spm.saying(ids, len(words)), words).completions
@@ -151,7 +151,7 @@ def test_text_behind_a_prompt_is_what_it_adds_whatever_the_prompt_ends_with():
         before = anchor(words, words.encode(prompt))
         assert text_behind(words, before, [blanks, letter]) == "    1", prompt
         assert text_behind(words, before, [half]) == "\ufffd", prompt
-    assert text_behind(words, [], [blanks, letter]) == "   1"  # with nothing in front
+    assert text_behind(words, [], [blanks, letter]) == "   1"  # without a prompt
     plain = byte_tokenizer()
     assert text_behind(plain, anchor(plain, plain.encode("é:\n")), plain.encode("  é")) == "  é"
 
@@ -162,7 +162,7 @@ def test_nucleus_takes_tokens_by_hand():
     def token(top_p, draw):
         return nucleus(logits, top_p, torch.tensor([draw], dtype=torch.float64)).item()
 
-    # Likeliest first: 1 (0.5), 3 (0.25), 2 (0.15), 0 (0.1); with top_p 0.7 only the first two, as 2/3 and 1/3.
+    # By probability: 1 (0.5), 3 (0.25), 2 (0.15), 0 (0.1). top_p = 0.7 keeps the first two, with 2/3 and 1/3.
     assert [token(1.0, d) for d in (0.0, 0.49, 0.51, 0.74, 0.76, 0.89, 0.91, 0.999)] == [1, 1, 3, 3, 2, 2, 0, 0]
     assert [token(0.7, d) for d in (0.0, 0.66, 0.67, 0.999)] == [1, 1, 3, 3]
     assert [token(0.1, d) for d in (0.0, 0.999)] == [1, 1]

