@@ -1,4 +1,4 @@
-"""The benchmarks run at a smoke size and end with their figures as one JSON line."""
+"""The benchmarks run at a smoke size and print their results as one JSON line at the end."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ def figures(script: str, *arguments: str) -> object:
 
 
 def figures_here(script: str, *arguments: str) -> object:
-    """The same in this process, which has imported what training needs; that takes a process of its own ten seconds."""
+    """Like `figures`, but runs in this process, which saves ten seconds of imports for training."""
     folder = FOLDER if (FOLDER / script).exists() else FOLDER.parent / "studies"
     path, said = folder / script, io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
@@ -36,7 +36,7 @@ def figures_here(script: str, *arguments: str) -> object:
 
 
 def test_interpreter_beside_kernels() -> None:
-    pytest.importorskip("ipykernel")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed; run: make setup")
     found = figures("interpreter.py", "--repeats", "1", "--seconds", "0.5", "--workers", "1")
     assert isinstance(found, dict)
     assert set(found) == {"isolation", "workers", "per_second", "ratio_to_fresh_kernel", "session_mb"}
@@ -144,7 +144,7 @@ def test_absolute_positions_kept_and_rebased() -> None:
 
 
 def test_lora_beside_merged_tables() -> None:
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="PEFT is not installed; run: make setup")
     found = figures_here("lora_step.py", "--smoke", "--repeats", "1", "--precision", "float32")
     assert isinstance(found, dict)
     assert found["ours"]["loss"] == pytest.approx(found["merged"]["loss"], rel=1e-5)

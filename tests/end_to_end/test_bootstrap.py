@@ -1,4 +1,4 @@
-"""The chain of `studies/bootstrap.py` at a smoke size, with a tiny model, and what its tables count."""
+"""The whole of `studies/bootstrap.py` at a smoke size with a tiny model, and the numbers in its tables."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_whole_chain_and_again_without_doing_anything_twice(tmp_path: Path) 
     assert found["first_source"] == 4
     assert found["training"]["tokens"] >= 600
     (native,) = found["runs"]
-    # in twelve tokens no program can be written, and every conversation is accounted for
+    # Twelve tokens are too few for a program; every conversation is counted under a reason.
     assert (native["conversations"], sum(native["reasons"].values()), native["yield"]) == (4, 4, 0)
     assert 0 < native["tokens"] <= 4 * 12
     assert [(row["samples"], row["conversations"], row["sequences"]) for row in found["grid"]] == [(1, 2, 0), (2, 4, 0)]
@@ -79,9 +79,9 @@ def test_no_composition_of_the_first_source_comes_again(bootstrap: ModuleType, t
     seen = {problem.extra["composition"] for problem in procedural.procedural_problems(300, 0, "train", (1,))}
     assert (len(old), len(new)) == (300, 60)
     assert not seen & {others[problem.id].extra["composition"] for problem in new}
-    # which would have been otherwise
+    # Without the exclusion, compositions would repeat.
     assert any(problem.extra["composition"] in seen for problem in list(others.values())[:60])
-    # the first source tests with the examples that its instructions give; the new problems keep all their tests
+    # The tests of the first source are the examples in its instructions; the new problems keep all their tests.
     assert all(problem.instruction.split("\n")[-3:] == list(problem.tests) for problem in old)
     same = others[new[0].id]
     assert (new[0].tests, new[0].level, new[0].source) == (same.tests, 1, "procedural")

@@ -1,4 +1,4 @@
-"""The whole demo at a smoke size: real model, real sequences, real scores."""
+"""The whole demo at a smoke size, with the real model, real sequences and real scores."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """A demo of a few problems, all in float32: bfloat16 takes minutes on a CPU without instructions for it."""
+    """A demo with few problems, in float32: bfloat16 takes minutes on a CPU without bfloat16 instructions."""
 
     def quick(demo):
         return {arm: dataclasses.replace(config, precision="float32") for arm, config in train_configs(demo).items()}

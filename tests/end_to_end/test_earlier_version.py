@@ -1,8 +1,8 @@
-"""What commit ea0b0a7 wrote is read, resumed and gives the same results: a build, a checkpoint and verdicts.
+"""A build, a training run and an evaluation written by commit ea0b0a7 can be resumed and give the same results.
 
-`written_by_ea0b0a7.tar.xz` holds, beside the inputs, three runs of that commit that were stopped half-way
-(`build_killed` after 5 of 12 problems, `run_killed` after step 3 of 6, `evaluation_killed` after 3 of 8 verdicts) and
-the same three runs carried to their end (`build`, `run`, `evaluation`).
+`written_by_ea0b0a7.tar.xz` contains the inputs, three interrupted runs of that commit (`build_killed` after 5 of 12
+problems, `run_killed` after step 3 of 6, `evaluation_killed` after 3 of 8 verdicts), and the same runs completed
+(`build`, `run`, `evaluation`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from reflectioncoder.evaluate.evaluate import evaluate
 
 ARCHIVE = Path(__file__).parent / "written_by_ea0b0a7.tar.xz"
 SAME_PYTHON = pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="a ledger belongs to one Python version; this one is 3.11's"
+    sys.version_info[:2] != (3, 11), reason="needs Python 3.11: the ledger in the archive was written by it"
 )
 
 
 @pytest.fixture
 def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The archive, unpacked in the working directory, as its configurations name relative paths."""
+    """Unpack the archive into the working directory, as its configurations use relative paths."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
@@ -82,7 +82,7 @@ def test_a_training_run_has_the_same_losses_resumed_or_from_the_start(earlier: P
     for mine, theirs in zip(found, expected, strict=True):
         assert list(mine) == list(theirs)
         for name in mine.keys() - {"seconds", "tokens_per_second"}:
-            assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name  # another processor rounds otherwise
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name  # rounding depends on the processor
 
 
 @pytest.mark.parametrize("resumed", [True, False])

@@ -1,4 +1,4 @@
-"""Hostile completions through `evaluate` in every kind of task: each costs its own verdict only."""
+"""Hostile completions in every kind of task affect only their own verdict in `evaluate`."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from reflectioncoder.evaluate.results import read_results
 from reflectioncoder.tasks import ds1000
 from reflectioncoder.tasks.multipl_e import languages
 
-HALF = chr(0xD800)  # half a surrogate pair, which UTF-8 does not have
+HALF = chr(0xD800)  # half a surrogate pair, which UTF-8 cannot encode
 RAISES = 'raise ValueError("\\ud800")\n'
 FORGES = """
 import os
@@ -26,7 +26,7 @@ def {name}(*arguments):
 
 
 def scored(tmp_path, task, answers, **settings):
-    """Verdicts on one file of completions, as they were written."""
+    """Evaluate a file with the given completions, and read the verdicts that were written."""
     file = tmp_path / "c.jsonl"
     rows = [{"task_id": task_id, "error": HALF, **answer} for task_id, answer in answers]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -59,7 +59,7 @@ def test_errors_that_no_file_can_hold_in_problems_by_values(task, data, tmp_path
 
 def test_errors_that_no_file_can_hold_in_other_languages(tmp_path):
     if languages.find("js").missing:
-        pytest.skip("JavaScript: node is not installed")
+        pytest.skip("Node.js is not installed; run: make toolchains")
     folder = write(tmp_path, "js", {"evens": CASES["js"]})
     bodies = ["  throw new Error('\\ud800');\n}\n", "  process.stdout.write('\\ud800');\n}\n", CASES["js"].right]
     answers = [("evens", {"completion": body}) for body in bodies]
@@ -68,7 +68,7 @@ def test_errors_that_no_file_can_hold_in_other_languages(tmp_path):
 
 
 def test_errors_that_no_file_can_hold_in_ds1000(tmp_path, monkeypatch):
-    monkeypatch.setenv(ds1000.PYTHON_VARIABLE, sys.executable)  # which has numpy, all that our own problem needs
+    monkeypatch.setenv(ds1000.PYTHON_VARIABLE, sys.executable)  # our own problem needs numpy only
     monkeypatch.setattr(ds1000, "DS1000_PRELOAD", ("numpy",))
     options = ds1000_rows.write(tmp_path, ds1000_rows.ROWS[:1])
     answers = [("0", {"completion": answer}) for answer in (RAISES, "result = a * 2", "print(chr(55296))")]

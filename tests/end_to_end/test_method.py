@@ -1,4 +1,4 @@
-"""The training loop of docs/method.md, taken out of the page, does step by step what the trainer does."""
+"""The training loop in docs/method.md, extracted from the page, matches the trainer step by step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "method.md"
 @pytest.mark.slow
 def test_the_loop_on_the_page_is_the_trainer(tmp_path: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 66  # a page's worth
+    assert len([line for line in code.splitlines() if line.strip()]) <= 66  # fits on a page
     scope: dict[str, Any] = {}
     exec(compile(code, str(PAGE), "exec"), scope)
     name = tiny.save(tmp_path / "model", tiny.llama(258, dtype=torch.float32))

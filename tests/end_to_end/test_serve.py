@@ -1,4 +1,4 @@
-"""A build against a real server with a real model: every problem ends in a sequence or a reason, the server may die."""
+"""A build with a real server and a real model: every problem gets a sequence or a reason, even if the server dies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reflectioncoder.models.load import embedded_model_directory
 
 pytestmark = pytest.mark.server
 
-# short wordings, for answers of a few dozen tokens
+# Short prompts, for answers of a few dozen tokens.
 PROMPTS = """
 system_fenced = "Reply with one short Python code block and nothing else."
 reflection = "{problem} Below it, write one assert that calls it."
@@ -64,7 +64,7 @@ def run(settings: BuildConfig) -> BuildResult:
 
 
 def events(output: str) -> dict[tuple[str, int], tuple[Any, ...]]:
-    """What the ledger holds of every conversation, read from outside: kind, record, what it cost."""
+    """Events of all conversations in the ledger, read with plain SQLite: kind, payload, cost by (problem, number)."""
     try:
         database = sqlite3.connect(f"file:{output}/ledger.sqlite?mode=ro", uri=True)
         rows = database.execute("SELECT problem, number, kind, payload, requests, tokens_in, tokens_out FROM events")
@@ -111,7 +111,7 @@ def test_a_real_server_that_dies_half_way_and_comes_back(tmp_path: Path, server:
     server.start()
     result = run(settings)
     after = events(settings.output)
-    assert answered.items() <= after.items()  # nothing was asked or run again
+    assert answered.items() <= after.items()  # no request or run was repeated
     funnel = dict(result.funnel)
     assert funnel.pop("problems") == len(TASKS)
     assert sum(funnel.values()) == len(TASKS)
@@ -119,9 +119,9 @@ def test_a_real_server_that_dies_half_way_and_comes_back(tmp_path: Path, server:
         "single_round", "unresolved", "no_code", "answer_too_long", "idle_asserts", "input_output", "no_final_code",
         "several_final_codes", "final_code_fails", "mentions_sequence", "sequences",
     }  # fmt: skip
-    assert len(funnel) > 1  # the model is weak, but not always in the same way
+    assert len(funnel) > 1  # the weak model fails in different ways
 
-    # what the server says that it used is what is counted, in total and in each answer
+    # The usage that the server reports is counted, in total and for each answer.
     steps = [from_record(kind, json.loads(text)) for kind, text, *_ in after.values() if kind == "answer"]
     assert len(steps) >= len(TASKS)
     for step in steps:
@@ -132,7 +132,7 @@ def test_a_real_server_that_dies_half_way_and_comes_back(tmp_path: Path, server:
     found = progress(settings.output)
     assert found.tokens_in == sum(step.usage.tokens_in for step in steps)
     assert found.tokens_out == sum(step.usage.tokens_out for step in steps)
-    assert found.requests > len(steps)  # those that met no server are counted too
+    assert found.requests > len(steps)  # requests that reached no server are counted, too
 
 
 def test_a_model_that_the_server_does_not_have_is_named_in_one_line(tmp_path: Path, server: Served) -> None:
@@ -145,7 +145,7 @@ def test_a_model_that_the_server_does_not_have_is_named_in_one_line(tmp_path: Pa
 def test_a_server_that_is_no_use_to_a_model_that_writes_blocks_says_so(
     tmp_path: Path, server: Served, model: str
 ) -> None:
-    # transformers serves completions too, but takes no stop tokens and hides special tokens
+    # `transformers serve` has completions, too, but accepts no stop tokens and removes special tokens.
     settings = dataclasses.replace(
         config(tmp_path, server), sampler="native", native=NativeConfig(model=model, backend="completions")
     )
