@@ -1,1 +1,1 @@
-"""The verb build: problems to reflection sequences (section 3.1, appendix A)."""
+"""The command `build`: makes reflection sequences from problems (section 3.1, appendix A)."""

@@ -1,6 +1,6 @@
-"""Export the files of a build in the order of its problems, with one sequence in memory at a time.
+"""Exports the files of a build in the order of its problems, with one sequence in memory at a time.
 
-Results are read from the ledger whenever they are needed, so only the problems themselves are held in memory.
+Results are read from the ledger on access, so only the problems are held in memory.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Stored(Sequence[Dialogue]):
 
 
 class _Texts(Sequence[tuple[str, str]]):
-    """Texts in which duplicates are searched: the instruction and the final code of each sequence."""
+    """Id and text (instruction and final code) of each sequence, for the near-duplicate filter."""
 
     def __init__(self, stored: Stored, instructions: Mapping[str, str]) -> None:
         self._stored, self._instructions = stored, instructions
@@ -76,18 +76,19 @@ def export_build(
     output: Path,
     near_duplicates: float = 0.9,
 ) -> tuple[Stored, dict[str, int]]:
-    """Write `FILES` but for the funnel, and count what was kept.
+    """Write the files in `FILES` except the funnel, and count the sequences kept.
 
     Args:
         problems: all problems of the build.
         found: the contaminated problems.
-        detector: checks the code that a model wrote, which did not exist before.
-        ledger: results of the problems; problems without one count as unfinished.
-        output: directory of the files.
-        near_duplicates: Jaccard index of the 5-grams from which two sequences count as the same; above 1 finds none.
+        detector: contamination detector; it checks the final code of problems that have no solution of their own.
+        ledger: results of the problems; problems without a result count as unfinished.
+        output: directory to write to.
+        near_duplicates: two sequences are near-duplicates if the Jaccard index of their 5-grams is at least this; above
+            1 the filter is off.
 
     Returns:
-        the sequences that were kept, and the funnel.
+        the sequences kept, and the funnel.
     """
     copied = {item.id: item for item in found}
     rejects = {item.id: _rejection(item) for item in found}
@@ -152,7 +153,7 @@ def _rejection(item: Contamination) -> Rejected:
 
 
 def last_round_dialogue(dialogue: Dialogue) -> Dialogue:
-    """The second round of a reflection dialogue as plain instruction data."""
+    """Convert the second round of a reflection dialogue to plain instruction data."""
     instruction = "".join(block.content for block in dialogue.messages[-2].blocks)
     kept = {key: dialogue.extra[key] for key in ("id", "source", "licence", "level") if key in dialogue.extra}
     return instruction_dialogue(instruction, dialogue.final_answer, **kept)

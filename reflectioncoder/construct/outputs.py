@@ -55,7 +55,7 @@ def export_formats(directory: Path, dialogues: Sequence[Dialogue], formats: Iter
 def _tables(dialogues: Sequence[Dialogue]) -> Iterator[Any]:
     """Yield tables of at most `AT_ONCE` rows, one row per sequence; one empty table if there are no sequences.
 
-    A row has the messages and type as released, the problem's labels, and the remaining keys as JSON.
+    A row has the messages and the type in the released schema, the problem's labels, and the remaining keys as JSON.
     """
     import pyarrow
 
@@ -121,12 +121,12 @@ def write_dataset(path: Path, dialogues: Sequence[Dialogue]) -> None:
 
 
 def error_of(execution: str) -> str | None:
-    """The exception type shown in an execution block, "stopped" for an exceeded limit, None if neither."""
+    """Return the exception type in an execution block, "stopped" for an exceeded limit, or None if there is neither."""
     if found := RAISED.search(execution):
         return found.group(1)
     if "The interpreter was stopped (" in execution:
         return "stopped"
-    names = NAMED.findall(execution)  # a syntax error has no traceback: its last line names it
+    names = NAMED.findall(execution)  # a syntax error has no traceback; its last line has the exception type
     return names[-1] if names else None
 
 
@@ -150,7 +150,7 @@ class Card:
 
 
 def write_card(directory: Path, card: Card) -> Path:
-    """Write the card as `README.md`, or as `data_card.md` if the folder has a README of another origin."""
+    """Write the card as `README.md`, or as `data_card.md` if the folder has a README that is not a data card."""
     path = directory / CARD
     if path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace"):
         path = directory / "data_card.md"
@@ -159,7 +159,7 @@ def write_card(directory: Path, card: Card) -> Path:
 
 
 def render_card(card: Card) -> str:
-    """The card in Markdown, with the YAML header that the Hugging Face hub reads."""
+    """Render the card as Markdown, with the YAML header that the Hugging Face hub reads."""
     sources = Counter(card.origins)
     used, rounds, errors = Counter[tuple[str, str]](), Counter[int](), Counter[str]()
     lengths: dict[str, list[int]] = {"whole dialogue": [], "reflection sequence": [], "final answer": []}

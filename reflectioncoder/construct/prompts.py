@@ -1,9 +1,9 @@
-"""The fixed texts put to a model: reflection instructions and the re-answer prompt.
+"""The prompts: reflection instructions, messages of the first stage, and the re-answer prompt.
 
-The reflection instructions ask for the same as the prompt of section 3.1 in this project's own words. There are
-several variants, so that a model does not memorize one opening. `Prompts` holds every text that a chat model gets in
-the two stages; a TOML file with the same keys overrides any of them. `PROMPT_VERSION` changes with every text here and
-is recorded in the provenance of each sequence.
+The reflection instructions paraphrase the prompt of section 3.1. There are several variants, so that a model does not
+memorize one opening. `Prompts` holds every text that a chat model gets in the two stages; a TOML file with the same
+keys overrides any of them. `PROMPT_VERSION` must change when any text here changes; it is recorded in the provenance of
+each sequence.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ REANSWER = (
 
 
 def reflection_instruction(problem: str, variant: int = 0) -> str:
-    """The first user message of a reflection sequence.
+    """Return the first user message of a reflection sequence.
 
     Args:
         problem: the problem's own instruction.
-        variant: which wording; taken modulo the number of wordings.
+        variant: index of the wording, modulo the number of wordings.
     """
     return REFLECTION_INSTRUCTIONS[variant % len(REFLECTION_INSTRUCTIONS)].replace("{problem}", problem)
 
@@ -68,7 +68,7 @@ class Prompts:
     Placeholders are `{problem}`, and `{output}` for the interpreter's output.
 
     Args:
-        version: recorded in every sequence; a digest of the texts for a prompts file without a version.
+        version: recorded in every sequence; for a prompts file without a version it is derived from the texts.
         system_fenced: system prompt for code in fenced blocks.
         system_tools: system prompt for code in tool calls.
         tool: description of the `python` tool.
@@ -110,7 +110,7 @@ class Prompts:
 
     @property
     def digest(self) -> str:
-        """Digest of all texts: 16 hexadecimal digits."""
+        """Hash of all texts: 16 hexadecimal digits."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -118,8 +118,8 @@ def load_prompts(path: str | os.PathLike[str] = "") -> Prompts:
     """Load the prompts: the defaults, overridden by the keys of a TOML file if one is given.
 
     Raises:
-        UserError: the file is missing or no TOML, or has an unknown key, a value that is not text, or a text without
-            its placeholder.
+        UserError: the file is missing or is not TOML, or it has an unknown key, a value that is not text, or a text
+            without its placeholder.
     """
     prompts = Prompts()
     if not path:

@@ -1,1 +1,1 @@
-"""Conversations with a model that writes code, sees it run and repairs it."""
+"""Conversations in which a model writes code, gets its output and repairs it."""

@@ -1,8 +1,8 @@
 """The conversation that turns one problem into one reflection sequence: section 3.1 as a pure state machine.
 
-`follow` looks at what has happened so far (answers, executions), and its `step` says what is due: ask the model, run
-this code, check the final code, or the end. It remembers nothing, so a conversation that was cut off goes on from its
-recorded events and nothing is asked twice. `converse` is the thin loop around it.
+`follow` replays the events so far (answers, executions). The `step` of the result is what comes next: ask the model,
+run code, check the final code, or end. The state depends only on the events, so an interrupted conversation resumes
+from its recorded events and no answer is requested twice. `converse` is the loop around it.
 
 First stage: the model writes code with asserts, the interpreter runs it, and the model analyses and repairs it, until
 a run with asserts succeeds or the rounds are used up. A round is one cell. A cell that is a whole program runs in a
@@ -44,7 +44,12 @@ TRIES_WITHOUT_CODE = 2
 
 @dataclass(frozen=True)
 class Checked:
-    """Result of running the final code with the asserts and tests; `detail` says what failed, empty if they passed."""
+    """Result of running the final code with the asserts and tests.
+
+    Args:
+        detail: what failed; empty if everything passed.
+        seconds: duration of the run.
+    """
 
     detail: str
     seconds: float = 0.0
@@ -55,7 +60,13 @@ Event = Answer | CellResult | Checked
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask the model: the conversation so far, its number of answers, and whether the tool may be called."""
+    """Step: request an answer from the model.
+
+    Args:
+        messages: the conversation so far.
+        number: number of answers so far.
+        tools: whether the model may call the tool.
+    """
 
     messages: tuple[Turn, ...]
     number: int
@@ -64,7 +75,12 @@ class Ask:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a cell in a fresh session, after the cells it needs."""
+    """Step: run a cell in a fresh session.
+
+    Args:
+        code: the cell.
+        before: earlier cells that it needs, which run first.
+    """
 
     code: str
     before: tuple[str, ...] = ()
@@ -72,7 +88,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Check:
-    """Run the final code, then the asserts of the last round, then the problem's tests."""
+    """Step: run the final code, then the asserts of the last round, then the problem's tests.
+
+    Args:
+        code: the final code.
+        asserts: the asserts of the last round.
+    """
 
     code: str
     asserts: str
@@ -80,21 +101,26 @@ class Check:
 
 @dataclass(frozen=True)
 class Completed:
-    """The sequence is complete but not filtered yet."""
+    """End: the sequence is complete but not filtered yet."""
 
     dialogue: Dialogue
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """The conversation failed: the rejection, and the unfinished sequence if it has any block."""
+    """End: the conversation failed.
+
+    Args:
+        rejected: the rejection, with its reason.
+        dialogue: the unfinished sequence, if it has any block.
+    """
 
     rejected: Rejected
     dialogue: Dialogue | None = None
 
 
 ConversationStep = Ask | Run | Check | Completed | Dropped
-DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # step to the event that answers it
+DUE: Mapping[type, type] = {Ask: Answer, Run: CellResult, Check: Checked}  # from step to the event that follows it
 
 
 @dataclass(frozen=True)
@@ -102,10 +128,10 @@ class ConversationRules:
     """Settings of a conversation.
 
     Args:
-        prompts: the texts for the model.
+        prompts: the prompts.
         protocol: code in fenced blocks, in tool calls, or in native blocks of the format (`samplers/native.py`).
-        max_rounds: most cells that are run (appendix A: eight).
-        seed: draws, with the problem's id, the wording of the first message.
+        max_rounds: maximal number of rounds, that is of cells run (appendix A: eight).
+        seed: random seed; with the problem's id it selects the wording of the first message.
         filters: settings of the filters that are applied during the conversation.
         provenance: recorded in every sequence, in addition to the conversation's own provenance.
     """
@@ -121,16 +147,16 @@ class ConversationRules:
 def follow(
     problem: Problem, rules: ConversationRules, events: Sequence[Event], kind: type[Conversation] | None = None
 ) -> Conversation:
-    """The conversation after the events so far, whose `step` is what is due next.
+    """Replay the events of a conversation. The `step` of the result is what comes next.
 
     Args:
         problem: the problem to solve.
         rules: settings of the conversation, the same for all its events.
         events: all answers, executions and checks, in order.
-        kind: class of the conversation; `Conversation`, for a chat model, if None.
+        kind: class of the conversation; None is `Conversation`, for chat models.
 
     Raises:
-        ValueError: an event does not answer the step before it, so it does not belong to this conversation.
+        ValueError: an event does not match the step before it, so it does not belong to this conversation.
     """
     conversation = (kind or Conversation)(problem, rules)
     for event in events:
@@ -141,7 +167,12 @@ def follow(
 
 
 class Conversation:
-    """The state of a conversation after a list of events."""
+    """The state of a conversation. `step` is the next step.
+
+    Args:
+        problem: the problem to solve.
+        rules: settings of the conversation.
+    """
 
     def __init__(self, problem: Problem, rules: ConversationRules) -> None:
         self.problem, self.rules = problem, rules
@@ -151,9 +182,9 @@ class Conversation:
         system = prompts.system_tools if rules.protocol == "tools" else prompts.system_fenced
         self.messages = [Turn("system", system), Turn("user", self.instruction)]
         self.blocks: list[Block] = []
-        self.cells: list[str] = []  # cells of the notebook since its last restart
+        self.cells: list[str] = []  # cells since the last loss of the session
         self.before: tuple[str, ...] = ()  # earlier cells that the last cell needed
-        self.analysis: list[str] = []  # text of answers whose code is still to come
+        self.analysis: list[str] = []  # text of answers without code, to be put before the next code block
         self.answers = self.rounds = self.failures = self.without_code = 0
         self.final: str | None = None
         self.last_stage = False
@@ -219,7 +250,7 @@ class Conversation:
         if result.outcome in ("ok", "error"):
             self.cells.append(code)
         else:
-            self.cells.clear()  # the session is gone
+            self.cells.clear()  # the session is lost
         self.failures += not result.ok
         if result.ok and asserts_something(code):
             if not self.failures:
@@ -242,7 +273,7 @@ class Conversation:
             self.messages.append(Turn("tool", text, self.messages[-1].tool_id))
             if then:
                 self.messages.append(Turn("user", then))
-        else:  # one message: some chat templates reject two user messages in a row
+        else:  # a single message, because some chat templates reject two user messages in a row
             self.messages.append(Turn("user", f"{text}\n\n{then}" if then else text))
 
     def _final(self, answer: Answer) -> ConversationStep:
@@ -285,7 +316,7 @@ class Conversation:
 
 
 def execution_text(result: CellResult) -> str:
-    """The execution block of a result: the output, and the limit that stopped it if one was exceeded."""
+    """Return the execution block of a result: its output, and the exceeded limit if there is one."""
     if result.outcome in ("ok", "error"):
         return result.text
     ending = f"The interpreter was stopped ({result.message or result.outcome}) and has lost its state."
@@ -293,7 +324,7 @@ def execution_text(result: CellResult) -> str:
 
 
 def to_record(event: Event) -> tuple[str, dict[str, Any]]:
-    """Kind and JSON value of an event, for the ledger."""
+    """Convert an event to its kind and a JSON value, for the ledger."""
     kinds: dict[type, str] = {Answer: "answer", CellResult: "execution", Checked: "check"}
     value = vars(event).copy()  # ten times as fast as dataclasses.asdict
     if isinstance(event, Answer):
@@ -302,7 +333,7 @@ def to_record(event: Event) -> tuple[str, dict[str, Any]]:
 
 
 def from_record(kind: str, value: Mapping[str, Any]) -> Event:
-    """The event of a record made by `to_record`."""
+    """Convert the kind and value from `to_record` back to an event."""
     if kind == "answer":
         return Answer(**{**value, "usage": Usage(**value["usage"])})
     return CellResult(**value) if kind == "execution" else Checked(**value)
@@ -327,7 +358,7 @@ async def converse(
         sampler: gives the answers that are not recorded.
         run: runs a cell.
         check: runs the final code with its asserts and tests.
-        record: awaited with each new event before anything else happens with it.
+        record: stores a new event; it is awaited before the event is used.
         kind: see `follow`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A conversation whose model writes the blocks of the format itself (appendix A)."""
+"""The conversation with a model that writes the blocks of the format itself (appendix A)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reflectioncoder.dialogues.dialogue import Block
 
 
 class NativeConversation(Conversation):
-    """The conversation of `reflect.py` with a model that writes blocks; executions stand bare in its own message.
+    """The conversation of `conversation.py` with a model that writes blocks; executions are part of its message.
 
-    After the first program whose asserts pass, the model may close its message with a remark (as in appendix C). Where
-    it goes on to another program instead, its message is closed for it, without the remark that led there: appendix A
+    After the first program whose asserts pass, the model may end its message with a remark (as in appendix C). If it
+    starts another program instead, the message is ended without that program and the text before it, because appendix A
     stops at the first run without an error.
     """
 

@@ -13,12 +13,12 @@ NOT_NEEDED = "not_needed"
 
 
 def sample_id(problem: str, number: int) -> str:
-    """The id of a problem's sample; samples are numbered from 1."""
+    """Return the id of a problem's sample; samples are numbered from 1."""
     return f"{problem}#{number}"
 
 
 def sample_of(id: str) -> tuple[str, int]:
-    """The problem's id and the sample's number in an id made by `sample_id`."""
+    """Split an id from `sample_id` into the problem's id and the sample's number."""
     problem, _, number = id.rpartition("#")
     return problem, int(number)
 
@@ -35,7 +35,15 @@ class FirstAccepted:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def __call__(self, sample: Problem, make: Callable[[Problem], Awaitable[Entry | None]]) -> Entry | None:
-        """Make a sample after those before it, or record it as not needed if one of them was accepted."""
+        """Make a sample after the earlier samples of its problem, unless one of them was accepted.
+
+        Args:
+            sample: the sample, as a problem with an id from `sample_id`.
+            make: makes the sample; returns None if it stays open.
+
+        Returns:
+            the entry of the sample, rejected as `not_needed` if an earlier sample was accepted; None if it stays open.
+        """
         problem, _ = sample_of(sample.id)
         async with self._locks[problem]:
             if problem in self._accepted:
