@@ -1,8 +1,8 @@
 """Build reflection sequences for many problems, by mutation or with a model; filter and export them (appendix A).
 
 Workers turn problems into sequences in any order. Only this process writes to the ledger, and at the end it exports
-the sequences in the order of the problems. The files therefore depend neither on the number of workers nor on how
-often the build was killed and restarted.
+the sequences in the order of the problems. So the files depend neither on the number of workers nor on how often the
+build was killed and restarted.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
 from reflectioncoder.progress import Meter
 
-# chat settings that decide the answers; the server's address and the budget may change between runs
+# chat settings that affect the answers; the server's address and the budget may change between runs
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
-# native settings that do not decide the answers (as in `generate`, effects of the batch on one row are ignored)
+# native settings that do not affect the answers (as in `generate`, the effect of the batch on a row is ignored)
 NATIVE_FREE = ("batch_size", "device", "replicas")
 NOT_FINGERPRINTED = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that do not affect the sequences
-ROWS_SHOWN = 20  # bad rows listed on the screen
+ROWS_SHOWN = 20  # bad rows printed to the console
 NOTES = "problem_notes.txt"  # file that lists all bad rows
 
 
@@ -76,20 +76,20 @@ class BuildResult:
 def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     """Make, filter and export the reflection sequences of a configuration; resumes an earlier run.
 
-    Written to `config.output`: `sequences.jsonl` and the files that `formats` names, `instructions.jsonl` (the last
-    round of each sequence alone, for plain instruction tuning), `rejects.jsonl`, `contamination.jsonl`, `funnel.json`,
-    the data card `README.md`, the ledger and the configuration.
+    It writes these files to `config.output`: `sequences.jsonl` and the other formats in `formats`, `instructions.jsonl`
+    (only the last round of each sequence, for plain instruction tuning), `rejects.jsonl`, `contamination.jsonl`,
+    `funnel.json`, the data card `README.md`, the ledger and the configuration.
 
     Args:
-        config: see `BuildConfig`.
-        console: console for progress and results; standard output if not given.
+        config: configuration of the build.
+        console: console for progress and results; standard output by default.
 
     Returns:
         the counts of the build.
 
     Raises:
-        UserError: bad input, an output directory in use or made with another configuration, or a full disk. Finished
-            problems are kept.
+        UserError: the input is invalid, the output directory is in use or was made with another configuration, or the
+            disk is full. Finished problems are kept.
     """
     started = time.monotonic()
     console = console or Console()
@@ -176,7 +176,10 @@ def _problems(config: BuildConfig) -> Loaded:
 def _contaminated(
     config: BuildConfig, problems: Sequence[Problem], detector: Callable[[], contamination.Detector], ledger: Ledger
 ) -> list[Contamination]:
-    """The contaminated problems; recorded in the ledger and reused if all references are unchanged files."""
+    """Find the contaminated problems; the result is stored in the ledger and reused if the references are unchanged.
+
+    It is reused only if all references are files; the contents of folders are not compared.
+    """
     paths = [Path(source) for source in config.decontaminate]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
     kept = ledger.note("contaminations")
@@ -188,7 +191,10 @@ def _contaminated(
 
 
 def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
-    """Everything that decides the sequences: problems, versions, and settings except output paths and worker counts."""
+    """Return everything that affects the sequences: a digest of the problems, versions, and most settings.
+
+    Settings that do not affect the sequences, such as output paths and worker counts, are left out.
+    """
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_FINGERPRINTED}
     chat, native = settings.pop("chat"), settings.pop("native")
     if config.sampler == "mutation":
@@ -210,7 +216,7 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())
-    # tracebacks, which differ between Python versions, are part of the sequences
+    # the sequences contain tracebacks, which differ between Python versions
     known = {key: value for key, value in versions().items() if key in ("reflectioncoder", "ipython")}
     python = ".".join(platform.python_version_tuple()[:2])
     stable: dict[str, Any] = json.loads(json.dumps({**settings, **known, "python": python}))
@@ -218,7 +224,14 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
 
 
 def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> str:
-    """Run the workers until every problem is in the ledger; nothing stops them before, so nothing is returned."""
+    """Run the workers until every problem is in the ledger.
+
+    Returns:
+        "", because no budget can stop the workers early.
+
+    Raises:
+        UserError: the interpreter gave no result for some problems in two attempts.
+    """
     with Meter("reflecting", len(problems)) as meter, engine.workers(Reflector, config, console) as pool:
         for attempt in (1, 2):
             again = []
@@ -244,7 +257,7 @@ def _detector(config: BuildConfig) -> contamination.Detector:
 
 
 def _files(config: BuildConfig) -> list[str]:
-    """Names of all files that a finished build has written."""
+    """Return the names of all files that a finished build has written."""
     return [*FILES, *(outputs.FORMATS[name] for name in config.formats)]
 
 
@@ -264,7 +277,7 @@ def _card(
 
 
 def funnel_table(funnel: Mapping[str, int]) -> Table:
-    """The table of how many problems each step removed, and how many were left after it."""
+    """Return a table of how many problems each step removed and how many were left."""
     table = Table("step", title="Funnel")
     table.add_column("removed", justify="right")
     table.add_column("left", justify="right")

@@ -1,8 +1,8 @@
-"""Start a new build that reuses the results of another which the changed settings leave valid: `build --fork NEW`.
+"""Starts a new build that reuses the valid results of another build: `build --fork NEW`.
 
-A ledger belongs to one configuration. When the configuration changes, most of the paid answers often remain valid: a
+A ledger belongs to one configuration. When the configuration changes, most of the paid answers often stay valid: a
 model's answer to the same prompt does not depend on the filters. `TOUCHES` lists what each setting affects. Problems
-are compared by their text. The old ledger is opened read-only and locked, so no build can write to it meanwhile.
+are compared by their text. The old ledger is opened read-only and locked, so that no build can write to it meanwhile.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from reflectioncoder.problems.problem import Problem
 
 Touched = Literal["last filters", "problems", "verdicts", "executions", "answers"]
 TOUCHES: Mapping[str, Touched] = {
-    # applied at the end of every build to all sequences together, so no record depends on them
+    # applied to all sequences together at the end of every build, so no record depends on them
     "near_duplicates": "last filters", "decontaminate": "last filters", "contamination_share": "last filters",
-    # decide which problems there are
+    # affect which problems there are
     "problems": "problems", "fields": "problems", "split": "problems", "count": "problems", "levels": "problems",
     "problem_texts": "problems", "native.samples": "problems",
-    # decide the verdict on given answers and executions
+    # affect the verdict on given answers and executions
     "io_names": "verdicts", "io_match": "verdicts", "max_rounds": "verdicts", "repeats": "verdicts",
     "reflectioncoder": "verdicts",
     # decide what a program prints, and so every answer after it
@@ -79,7 +79,7 @@ class Change:
     answers: Literal["all", "within limits", "none"] = "all"
 
     def keeps(self, event: Event) -> bool:
-        """Whether an event stays valid, judged by itself alone."""
+        """Whether an event by itself stays valid; it must also follow valid events."""
         if isinstance(event, Answer):
             return self.answers == "all" or (self.answers == "within limits" and event.finish != CUT_OFF)
         within = not event.detail if isinstance(event, Checked) else event.outcome in ("ok", "error")
@@ -87,7 +87,7 @@ class Change:
 
 
 def change_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
-    """Compare two fingerprints: which records of the first one's build stay valid under the second."""
+    """Compare the fingerprints of an old and a new build: which records of the old one stay valid in the new one."""
     changed = changes(old, new)
     raised = {key for key in changed if key in (*EXECUTION_LIMITS, *ANSWER_LIMITS) and _raised(old, new, key)}
     touched = {TOUCHES.get(key, ALL) for key in changed if key not in raised}
@@ -104,7 +104,7 @@ def _raised(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
 
 
 def problem_digest(problem: Problem) -> str:
-    """Digest of everything in a problem, except its id, that its conversation or its verdict depends on."""
+    """Hash everything in a problem, except its id, that its conversation or its verdict depends on."""
     parts = repr((problem.instruction, problem.solution, problem.tests, problem.entry_point))
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -117,14 +117,14 @@ def kept(
     rules: ConversationRules,
     kind: type[Conversation] = Conversation,
 ) -> tuple[Entry | None, list[Event]]:
-    """The part of a problem's record that stays valid: its verdict, and the longest valid prefix of its events.
+    """Return the valid part of a problem's record: its verdict, and the longest valid prefix of its events.
 
     Args:
         problem: the problem in the new build; its text is unchanged.
         entry: its ledger entry; None if it is not finished.
         events: the events of its conversation.
-        change: what the changed settings leave valid.
-        rules: the new rules.
+        change: which records stay valid under the changed settings.
+        rules: settings of the conversation in the new build.
         kind: class of the conversation.
     """
     if change.verdicts:
@@ -138,7 +138,7 @@ def kept(
         try:
             conversation.take(event)
         except Exception:
-            break  # the new build repeats this event and rejects the problem
+            break  # the new build takes this event again, fails in the same way and rejects the problem
     refused = entry is not None and entry.reason in FACTS and not (
         entry.reason == TOO_LONG and change.answers != "all"
     )  # fmt: skip
@@ -147,7 +147,7 @@ def kept(
 
 
 class _Old(Ledger):
-    """A ledger of any configuration, opened read-only and locked against builds."""
+    """A ledger of any configuration, opened read-only; its lock keeps builds out."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.path, self._held, self._database = Path(directory) / "ledger.sqlite", False, None
@@ -170,14 +170,14 @@ class _Old(Ledger):
 
 
 def offer(changed: Collection[str]) -> str:
-    """The hint about `--fork` for an error message about these changed settings."""
+    """Return the hint about `--fork` for an error message about changed settings."""
     if decisive := [key for key in changed if TOUCHES.get(key, ALL) == ALL and key not in ANSWER_LIMITS]:
         return f" ({decisive[0]} decides every answer, so nothing can be taken over)"
     return ", or add --fork NEW_DIRECTORY: it takes over what they do not touch and builds the rest there"
 
 
 def open_ledger(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
-    """Open the ledger of a build. Raises UserError as `Ledger` does, with a hint about `--fork` if that would help."""
+    """Open the ledger of a build. Raises UserError like `Ledger`, with a hint about `--fork` if the settings differ."""
     try:
         return Ledger(output, fingerprint)
     except OtherSettingsError as error:
@@ -185,10 +185,11 @@ def open_ledger(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
 
 
 def check_fork(config: BuildConfig, fingerprint: Mapping[str, Any]) -> _Old | None:
-    """Open the ledger that a fork takes over; None if the build is no fork or has been forked before.
+    """Open the old ledger of a fork; None if the build is not a fork, or has taken the old records over before.
 
     Raises:
-        UserError: the old ledger is missing or in use, has the same settings, or holds nothing that stays valid.
+        UserError: the new directory is that of the old build or holds another build; or the old ledger is missing, is
+            in use, has the same settings, or holds nothing that stays valid.
     """
     if not config.fork:
         return None
@@ -216,19 +217,21 @@ def begin_fork(
     ledger: Ledger, fingerprint: Mapping[str, Any], config: BuildConfig, problems: Sequence[Problem],
     banned: Collection[str], old: _Old | None, console: Console,
 ) -> None:  # fmt: skip
-    """Record the digests of the problems and the records taken over in a new ledger, once and in one transaction.
+    """Write the digests of the problems and the records of the old build to a new ledger, in one transaction.
+
+    Does nothing if the ledger has the digests already.
 
     Args:
         ledger: ledger of the new build.
-        fingerprint: settings of the new build.
+        fingerprint: fingerprint of the new build.
         config: configuration of the new build.
         problems: all problems of the new build.
-        banned: ids of problems that are not worked on (contaminated).
-        old: the ledger of the old build, see `check_fork`; closed here.
+        banned: ids of the contaminated problems, which are skipped.
+        old: ledger of the old build from `check_fork`, which this function closes; None without a fork.
         console: console for the report.
 
     Raises:
-        UserError: a ledger cannot be read or written, or the new directory holds a build that is no fork.
+        UserError: a ledger cannot be read or written, or the new directory holds another build.
     """
     if ledger.digests():
         if old is not None:
@@ -243,7 +246,7 @@ def begin_fork(
         with old:
             known = old.digests()
             if not known and old.fingerprint["problem_texts"] == fingerprint["problem_texts"]:
-                known = digests  # begun by a version that recorded no digests
+                known = digests  # the old build was begun by a version that recorded no digests
             same = [item for item in problems if known.get(item.id) == digests[item.id] and item.id not in banned]
             forked = _take_over(old, ledger, config, same, change_of(old.fingerprint, fingerprint))
         ledger.note("forked", forked)
@@ -262,7 +265,7 @@ def _take_over(
         recorded = [from_record(name, value) for name, value in old.events(problem.id) if name != FAILED]
         entry, events = kept(problem, entry, recorded, change, rules, kind)
         for number, event in enumerate(events):
-            new.add_event(problem.id, number, *to_record(event))  # at no cost: the old build has paid for it
+            new.add_event(problem.id, number, *to_record(event))  # without usage: the old build paid for it
             usage += event.usage if isinstance(event, Answer) else Usage()
         if entry is not None:
             new.put(relabelled(entry, problem), timed=False)
@@ -276,7 +279,7 @@ def _take_over(
 
 
 def relabelled(entry: Entry, problem: Problem) -> Entry:
-    """An entry with the current labels (source, licence, level) of its problem."""
+    """Copy an entry with the current labels (id, source, licence, level) of its problem."""
     if entry.payload is None:
         return entry
     given = labels(problem)

@@ -1,6 +1,6 @@
-"""Run many conversations concurrently, for a build with a model behind an endpoint or on this machine.
+"""Runs many conversations concurrently, for a build with a model behind an endpoint or on this machine.
 
-One event loop holds the conversations and a pool of interpreters runs their programs. Every answer and execution is
+One event loop runs the conversations, and a pool of interpreters runs their programs. Every answer and execution is
 written to the ledger before it is used. A problem for which the server gave no answer stays open: it is retried once
 at the end of this run, and again by the next run.
 """
@@ -43,7 +43,7 @@ from reflectioncoder.interpreter.interpreter import CellResult
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.progress import Meter
 
-FAILED = "failed"  # ledger step of a failed attempt: may have a cost but is no event of the conversation
+FAILED = "failed"  # kind of the ledger record of a failed attempt; it has a cost, but is no event of the conversation
 RUN_ATTEMPTS = 2
 
 
@@ -54,7 +54,7 @@ def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Le
         why the build stopped early (the budget is used up); empty if it did not.
 
     Raises:
-        UserError: the server cannot be used, or gave no answer for some problems; finished problems are kept.
+        UserError: the server cannot be used, or it gave no answer for some problems. Finished problems are kept.
     """
     return asyncio.run(_Conversations(config, ledger, console).run(problems))
 
@@ -62,7 +62,7 @@ def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Le
 def rules_of(
     config: BuildConfig, provenance: Mapping[str, Any] | None = None
 ) -> tuple[ConversationRules, type[Conversation]]:
-    """The settings of a build's conversations, and their class."""
+    """Return the settings and the class of a build's conversations."""
     protocol: Protocol = "native" if config.sampler == "native" else config.chat.protocol
     settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
     prompts = load_prompts(config.chat.prompts)
@@ -81,7 +81,7 @@ class _Conversations:
         self._config, self._ledger, self._console = config, ledger, console
         chat = config.chat
         self._native = config.sampler == "native"
-        # more than the batch of a local model, so that it stays full while programs run
+        # more conversations than rows in the local model's batch, so that it stays full while programs run
         here = self._native and config.native.backend != "completions"
         batch = engine.replicas(config) * config.native.batch_size if here else 0
         self._at_once = batch + 2 * engine.cores(config) if here else chat.in_flight
@@ -103,7 +103,7 @@ class _Conversations:
         config, kinds = self._config, self._ledger.last_kinds()
         self._begun = set(kinds)
         self._commits = Commits(self._ledger)
-        # begun problems first, failed ones last: a few that always fail must not block the others
+        # begun problems first and failed ones last, so that problems that always fail do not hold up the others
         order = {None: 1, FAILED: 2}
         todo = sorted(problems, key=lambda problem: order.get(kinds.get(problem.id), 0))
         if self._native and config.native.samples > 1 and config.native.keep == "first":
@@ -215,13 +215,13 @@ class _Conversations:
         except (UserError, InfrastructureError):
             raise
         except Exception as error:
-            # one unexpected program among thousands must not stop a build; the funnel counts it
+            # an unexpected error in one problem must not stop the build; the funnel counts these
             return Entry(problem.id, "rejected", "internal_error", f"{type(error).__name__}: {error}")
 
     async def _run(self, step: Run) -> CellResult:
         results = await self._pool.run([*step.before, step.code])
         if step.before and results[-1].outcome == "killed" and any(not result.ok for result in results[:-1]):
-            results = await self._pool.run([step.code])  # a cell that exceeded its limits only in this run
+            results = await self._pool.run([step.code])  # an earlier cell exceeded its limits, but only in this run
         if results[-1].outcome == "infrastructure":
             raise InfrastructureError(results[-1].message)
         return results[-1]
