@@ -107,7 +107,7 @@ class Task(ABC):
         return 0.0
 
     def part(self, task_id: str) -> str:
-        """The part of the benchmark that a problem belongs to, which gets its own score; empty if there are no parts."""
+        """The part of the benchmark that a problem belongs to, which has its own score; empty if there are no parts."""
         return ""
 
     def rows(self, row: Any) -> list[Any]:

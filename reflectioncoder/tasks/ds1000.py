@@ -244,7 +244,7 @@ def _insertion(row: dict[str, Any]) -> str:
 
 def _data_file(folder: str) -> Path:
     if not folder:
-        raise UserError("task ds1000: name the folder of ds1000.jsonl with --data (github.com/xlang-ai/DS-1000, data/)")
+        raise UserError("task ds1000: give the folder of ds1000.jsonl with --data (github.com/xlang-ai/DS-1000, data/)")
     for place in (
         Path(folder) / below / name for below in ("", "ds1000") for name in ("ds1000.jsonl", "ds1000.jsonl.gz")
     ):

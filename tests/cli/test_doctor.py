@@ -45,7 +45,7 @@ def test_an_environment_of_other_versions_is_named(monkeypatch):
     assert entry["versions"]["numpy"] == metadata.version("numpy")
     assert "other versions than the tests were written for (numpy 1.26.4" in entry["problem"]
     monkeypatch.setenv("REFLECTIONCODER_DS1000_PYTHON", "/usr/bin/false")
-    assert "does not run" in "\n".join(describe_machine(examine()))
+    assert "cannot be run" in "\n".join(describe_machine(examine()))
 
 
 def test_a_missing_tool_says_what_installs_it(monkeypatch):

@@ -1,1 +1,1 @@
-"""MultiPL-E: HumanEval and MBPP in other programming languages."""
+"""MultiPL-E: HumanEval in other programming languages."""

@@ -1,8 +1,8 @@
-"""Answers to MultiPL-E's problems: where one ends, and the program that a problem's prompt and an answer make.
+"""Answers to MultiPL-E problems: finds the end of an answer, and assembles the program of a prompt and an answer.
 
-A model that goes on behind the prompt writes the function's body. A chat model says the whole function again, and what
-its function needs above it: imports, helper functions, a class around them all. That is kept, less the prompt's own
-lines, so that nothing is defined twice. Programs are looked at as text here: braces outside of strings and comments.
+A model that continues the prompt writes the body of the function. A chat model repeats the whole function, and adds
+what it needs above it: imports, helper functions, a class around everything. These are kept, except lines of the
+prompt, so that nothing is defined twice. Programs are analysed as text: by the braces outside strings and comments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from reflectioncoder.syntax.trees import lines_of
 from reflectioncoder.tasks.run_tests import after_opening_fence
 
-# comments, and texts in quotes: what is in them is not the program's structure
+# comments and quoted strings, whose contents are not part of the program's structure
 _OPAQUE = re.compile(
     r"/\*.*?\*/|(?:(?<=\s)|^)//[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL | re.MULTILINE
 )
@@ -25,32 +25,37 @@ _PROSE = re.compile(r"\A\s*(?:[A-Z][^\n;{}=]*[.:!][^\S\n]*\n\s*)+")
 
 
 def cut_program(completion: str, prompt: str, stops: Sequence[str], whole: bool = False) -> str:
-    """What of an answer belongs before the tests: the function's body, up to MultiPL-E's first stop text.
+    """Cut an answer to the part before the tests: the function's body, up to the first stop string.
 
-    An answer that says the function's head again goes on behind it, up to the brace that closes it where that is the
-    stop, and of an answer in a fence the fence is left out; a whole program keeps what stands before the function.
-    Cutting what is cut already changes nothing.
+    If the answer repeats the head of the function, the body starts after it; if the stop strings contain a closing
+    brace, the body then ends at the brace that closes the function. Code fences are removed. Cutting is idempotent.
 
     Args:
         completion: the answer, or a whole program.
-        prompt: of the problem; its last line is the head of the function.
-        stops: where the body ends; that text itself belongs to the tests.
-        whole: keep what stands before the body.
+        prompt: prompt of the problem; its last line is the head of the function.
+        stops: stop strings of the problem, which themselves belong to the tests.
+        whole: whether to keep everything before the body.
     """
     before, head, body = _parts(completion, prompt, stops)
     return before + head + body if whole else body
 
 
 def assemble_program(completion: str, prompt: str, stops: Sequence[str], whole: bool = False) -> str:
-    """The program of a prompt and an answer, up to its tests; for the arguments see `cut`.
+    """Assemble the program of a prompt and an answer, without the tests.
 
-    Where the answer says the function's head again, what it says above comes before the prompt's head; what stands
-    outside of the answer's class, and imports, before the prompt's class.
+    If the answer repeats the head of the function, the code above it is inserted before the head in the prompt. If the
+    prompt has a class, imports and code outside the answer's class are inserted before it.
+
+    Args:
+        completion: the answer, or a whole program.
+        prompt: prompt of the problem; its last line is the head of the function.
+        stops: stop strings of the problem.
+        whole: whether the completion is a whole program, so that the prompt is not used.
     """
     before, head, body = _parts(completion, prompt, stops)
     if whole:
         return before + head + body
-    place = prompt.rstrip().rfind("\n") + 1  # of the prompt's head
+    place = prompt.rstrip().rfind("\n") + 1  # start of the head in the prompt
     outside, inside = _levels(_PROSE.sub("", before))
     classes = _unclosed(_structure(prompt[:place]))
     if classes:
@@ -64,7 +69,7 @@ def assemble_program(completion: str, prompt: str, stops: Sequence[str], whole: 
 
 
 def _parts(completion: str, prompt: str, stops: Sequence[str]) -> tuple[str, str, str]:
-    """What stands above the function's head, the head, and its body; the first two are empty for a body alone."""
+    """Split an answer into the code above the function, its head, and its body; a mere body has only the last part."""
     text = completion.replace("\r\n", "\n")
     text = f"\n{after_opening_fence(text)}".partition("\n```")[0][1:]
     structure = _structure(text)
@@ -72,7 +77,7 @@ def _parts(completion: str, prompt: str, stops: Sequence[str]) -> tuple[str, str
     spaces = r"\s*".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", line))
     said = (m for m in re.finditer(rf"{spaces}[^\S\n]*\n?", text) if structure[m.start()] == text[m.start()])
     found = next(said, None)
-    # Where more is closed than was opened, the answer was a body, and what comes later is no answer any more.
+    # If more braces are closed than opened before the head, the answer was a body that ended there.
     if found is None or _unclosed(structure[: found.start()]) is None:
         before, head, body, closing = "", "", text, None
     else:
@@ -85,12 +90,12 @@ def _parts(completion: str, prompt: str, stops: Sequence[str]) -> tuple[str, str
 
 
 def _structure(text: str) -> str:
-    """A program with blanks in place of its comments and texts, letter by letter."""
+    """Replace each character of comments and strings by a blank, so that positions stay the same."""
     return _OPAQUE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
 
 
 def _unclosed(structure: str) -> list[int] | None:
-    """Places of the braces that are open at the end, outermost first; None where one is closed that was not open."""
+    """Positions of the braces left open at the end, outermost first; None if a brace closes that was never opened."""
     places: list[int] = []
     for found in re.finditer(r"[{}]", structure):
         if found[0] == "{":
@@ -103,7 +108,7 @@ def _unclosed(structure: str) -> list[int] | None:
 
 
 def _closing(structure: str) -> int | None:
-    """Place of the brace that closes what was open at the beginning; None where there is none."""
+    """Position of the brace that closes the block open at the beginning; None if there is none."""
     depth = 1
     for found in re.finditer(r"[{}]", structure):
         depth += 1 if found[0] == "{" else -1
@@ -113,7 +118,7 @@ def _closing(structure: str) -> int | None:
 
 
 def _levels(before: str) -> tuple[str, str]:
-    """What stands outside of the class (or namespace) that is open at the end, and inside; the class itself is not."""
+    """Split code into the parts outside and inside the class or namespace open at its end, without the class itself."""
     outside, start = "", 0
     for place in _unclosed(_structure(before)) or ():
         level = before[start:place]
@@ -123,12 +128,12 @@ def _levels(before: str) -> tuple[str, str]:
 
 
 def _new(text: str, prompt: str) -> str:
-    """Lines of a text without those that are the prompt's, whatever their blanks."""
+    """Remove the lines of the prompt from a text; whitespace is ignored in the comparison."""
     lines = lines_of(text)
     gone: set[int] = set()
     theirs, ours = (["".join(line.split()) for line in side] for side in (lines, lines_of(prompt)))
     for same in SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks():
-        if any(re.search(r"\w", line) for line in theirs[same.a : same.a + same.size]):  # not just a lone brace
+        if any(re.search(r"\w", line) for line in theirs[same.a : same.a + same.size]):  # more than a lone brace
             gone.update(range(same.a, same.a + same.size))
     kept = "\n".join(line for place, line in enumerate(lines) if place not in gone)
     return kept.strip("\n") + "\n" if kept.strip() else ""

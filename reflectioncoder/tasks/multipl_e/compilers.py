@@ -1,9 +1,11 @@
-"""Files prepared once so that compilers start faster; kept in the cache and mounted read-only for programs.
+"""Files that make compilers start faster, prepared once, cached, and mounted read-only for programs.
 
-They do not change verdicts: they are the compiler's work on its own library, done ahead and from trusted text only.
-C++: the standard headers, which every prompt includes, precompiled. Java: the compiler's classes, loaded and linked.
-TypeScript: a process image of the compiler that has read its library; `tsc` itself reads and checks that library
-anew for every file (a test holds the two equal, message by message).
+They do not change verdicts: they hold the compiler's work on its own library, done ahead from trusted text only.
+
+- C++: the precompiled standard headers, which every prompt includes.
+- Java: the compiler's classes, loaded and linked.
+- TypeScript: a process image of the compiler that has read its library. `tsc` reads and checks that library again for
+  every file. A test compares the messages of both.
 """
 
 from __future__ import annotations
@@ -45,10 +47,13 @@ class Problem {
 
 @cache
 def ready_folder(toolchain: Toolchain) -> str:
-    """The folder of a toolchain's files, made if it is not there yet; empty where the language needs none.
+    """Path of a toolchain's prepared files, created if missing; empty if the language needs none.
+
+    Args:
+        toolchain: a toolchain without missing tools.
 
     Raises:
-        UserError: it cannot be made here.
+        UserError: the files cannot be prepared.
     """
     recipe = _RECIPES.get(toolchain.language.fence)
     if recipe is None:
@@ -60,7 +65,7 @@ def ready_folder(toolchain: Toolchain) -> str:
 
     def prepare(folder: Path) -> None:
         recipe(toolchain, folder)
-        for path in [folder, *folder.iterdir()]:  # programs have a user id of their own
+        for path in [folder, *folder.iterdir()]:  # programs run under another user id
             path.chmod(0o755 if path.is_dir() else 0o644)
 
     return str(make_once(f"toolchains/{name}", prepare))
@@ -89,7 +94,7 @@ def _typescript(toolchain: Toolchain, folder: Path) -> None:
         compiler = (library / "typescript.js").read_text(encoding="utf-8")
     except OSError:
         raise UserError(
-            f"TypeScript: {library}/typescript.js is not there; npm install --global typescript@5.9.3"
+            f"TypeScript: {library}/typescript.js is missing; npm install --global typescript@5.9.3"
         ) from None
     text = frame.replace("LIBRARY_FOLDER", str(library)).replace("/* THE COMPILER */", compiler)
     (folder / "image.js").write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The languages of MultiPL-E: how each is compiled and run, what it needs, and where its tests end.
+"""The languages of MultiPL-E: how each is compiled and run, the tools it needs, and where its tests end.
 
-One row a language. Commands are those of MultiPL-E's own evaluators; what is added only makes them start faster and
-is named in `compilers.py`, or keeps a virtual machine within the memory and process limits of a session.
+There is one entry per language. Commands are those of MultiPL-E's own evaluators. Additions only make them start faster
+(see `compilers.py`), or keep a virtual machine within the memory and process limits of a session.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-PROGRAMS_PATH = "/usr/local/bin:/usr/bin:/bin"  # what programs see; tools elsewhere are shown to them by their folder
+PROGRAMS_PATH = "/usr/local/bin:/usr/bin:/bin"  # folders that programs always see; others are made visible
 _JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx{heap}m")
 _APT = "apt-get install --no-install-recommends"
 
@@ -24,9 +24,9 @@ class Tool:
     """A program, or a file, that a language needs.
 
     Args:
-        name: of the command, or the file's path where it begins with a slash.
-        version: arguments that make it print its version; empty where there are none.
-        install: what installs it on Debian.
+        name: name of the command, or the path of the file, which starts with a slash.
+        version: arguments that print its version; empty if there are none.
+        install: how to install it on Debian.
     """
 
     name: str
@@ -36,25 +36,25 @@ class Tool:
 
 @dataclass(frozen=True)
 class Language:
-    """One language.
+    """A programming language.
 
-    In commands, `{ready}` is the folder of `compilers.py`, `{heap}` half of the memory limit in MiB, and a tool's name
-    stands for the path at which it was found.
+    In commands, `{ready}` stands for the folder of prepared files (`compilers.py`) and `{heap}` for half of the memory
+    limit in MiB, at least 64. If the first word is the name of a tool, its path replaces it.
 
     Args:
-        name: as prompts say it.
-        fence: the word behind a code fence.
-        source: file that holds the program.
-        compile: command that builds it; empty where there is nothing to build.
-        run: command that runs it.
-        last: a statement that prints `{0}` directly followed by `{1}`; it goes behind the last test.
-        trial: a program that does nothing, to see whether and how fast the toolchain works here.
-        closing: braces, as a pattern, that stand behind the last test.
-        tools: what it needs.
-        environment: variables of the run.
-        settings: folders of settings outside /usr that its tools read, as patterns.
-        home: command that prints the folder that programs must see, where tools are found outside `PROGRAMS_PATH`.
-        failure: text on standard error that means failure whatever the exit status.
+        name: name of the language in prompts.
+        fence: language tag of a code fence.
+        source: name of the source file.
+        compile: command that compiles it; empty if nothing needs compiling.
+        run: command that runs the program.
+        last: statement that prints `{0}` directly followed by `{1}`; it is inserted after the last test.
+        trial: an empty program, which shows whether the toolchain works on this machine and how fast it is.
+        tools: the tools it needs.
+        closing: regular expression for the braces after the last test; empty if there are none.
+        environment: environment variables of the run.
+        settings: glob patterns of settings folders outside /usr that its tools read.
+        home: command that prints the folder programs must see if a tool is outside `PROGRAMS_PATH`.
+        failure: text on standard error that means failure, whatever the exit status.
     """
 
     name: str
@@ -72,7 +72,12 @@ class Language:
     failure: str = ""
 
     def ending(self, tests: str, first: str, second: str) -> str:
-        """Tests that say at their very end that they have been run: they print `first` and `second` joined.
+        """Insert a statement after the last test that prints `first` and `second` joined, and return the tests.
+
+        Args:
+            tests: source code of the tests.
+            first: first half of the printed word.
+            second: second half.
 
         Raises:
             ValueError: the tests do not end in the braces of the language's main function.
@@ -194,7 +199,7 @@ LANGUAGES: Mapping[str, Language] = {
             Tool("mono", ("--version",), f"{_APT} mono-runtime libmono-system-numerics4.0-cil"),
         ),
         closing=r"\}\s*\}\s*$",
-        environment={"MONO_TRACE_LISTENER": "Console.Error"},  # a failing Debug.Assert says so there, and goes on
+        environment={"MONO_TRACE_LISTENER": "Console.Error"},  # a failed Debug.Assert prints to it and continues
         settings=("/etc/mono",),
         failure="System.Diagnostics.DefaultTraceListener.Fail",
     ),
@@ -213,12 +218,13 @@ LANGUAGES: Mapping[str, Language] = {
 
 @dataclass(frozen=True, eq=False)
 class Toolchain:
-    """What this machine has for a language.
+    """The tools of a language on this machine.
 
     Args:
-        paths: where each tool was found.
-        missing: the tools that were not found, empty where all are there.
-        visible: folders that programs must see for it, besides the system's.
+        language: the language.
+        paths: path of each tool that was found, by name.
+        missing: tools that were not found; empty if the toolchain is complete.
+        visible: folders that programs must be able to read, besides the system's.
     """
 
     language: Language
@@ -228,24 +234,30 @@ class Toolchain:
 
     @cached_property
     def version(self) -> str:
-        """Versions of its commands, found by asking them."""
+        """Versions of its commands, as they report them."""
         said = (_version(path, tool.version) for tool in self.language.tools if (path := self.paths.get(tool.name)))
         return ", ".join(dict.fromkeys(filter(None, said)))
 
     @property
     def reason(self) -> str:
-        """What is missing and how to install it; empty where nothing is."""
+        """The missing tools and how to install them; empty if nothing is missing."""
         return "; ".join(f"{Path(tool.name).name} is not installed: {tool.install}" for tool in self.missing)
 
     def command(self, words: tuple[str, ...], ready: str = "", memory_mb: int = 1024) -> list[str]:
-        """A command of the language with the places of this machine filled in."""
+        """Fill in a command of the language.
+
+        Args:
+            words: the command, with placeholders as in `Language`.
+            ready: folder of the prepared files.
+            memory_mb: memory limit in MiB.
+        """
         filled = [word.replace("{ready}", ready).replace("{heap}", str(max(64, memory_mb // 2))) for word in words]
         return [self.paths.get(filled[0], filled[0]), *filled[1:]]
 
 
 @cache
 def find(key: str) -> Toolchain:
-    """The toolchain of one of `LANGUAGES`, looked for in the folders that programs see and then in PATH."""
+    """Find the toolchain of a language, given its key in `LANGUAGES`: in `PROGRAMS_PATH` first, then in PATH."""
     language = LANGUAGES[key]
     paths: dict[str, str] = {}
     for tool in language.tools:
@@ -266,7 +278,7 @@ def find(key: str) -> Toolchain:
 
 
 def _home(path: str, asks: tuple[str, ...]) -> str:
-    """The folder above `bin` of a tool that lies outside the system's folders; `asks` where only the tool knows it."""
+    """Folder above `bin` of a tool outside the system's folders; `asks` is a command that prints it, if any."""
     if asks:
         done = subprocess.run([path, *asks[1:]], capture_output=True, text=True, check=False)
         if done.returncode == 0:
@@ -275,7 +287,7 @@ def _home(path: str, asks: tuple[str, ...]) -> str:
 
 
 def _version(path: str, arguments: tuple[str, ...]) -> str:
-    """The first number with dots that a tool says about itself."""
+    """Name of a tool and the first dotted number that it prints as its version; empty if there is none."""
     if not arguments:
         return ""
     try:

@@ -1,13 +1,13 @@
-"""MultiPL-E (Cassano et al., 2023): HumanEval in other languages; one task a language, `multipl_e_java` and so on.
+"""MultiPL-E (Cassano et al., 2023): HumanEval in other languages, one task per language (`multipl_e_java` and others).
 
-A program is prompt, completion and tests, as in MultiPL-E's own evaluators; `languages.py` says how it is compiled
-and run, and all of that happens in the project's isolation. Exit status 0 is not enough to pass: behind the last test
-stands a statement that prints a word made anew for every check, from two halves, so that neither leaving early nor
-printing what a passing program would print, nor showing one's own text, is a pass. What this does not protect
-against: code that reads the word from its own file or memory, or that makes asserts meaningless (`#define assert`).
+A program consists of prompt, completion and tests, as in MultiPL-E's own evaluators. It is compiled and run as defined
+in `languages.py`, inside the project's isolation. Exit status 0 is not enough to pass: a statement after the last test
+prints a random word, which the program contains in two halves. So a program does not pass by exiting early, by printing
+what passing programs print, or by printing its own source. This does not protect against code that reads the word from
+its own file or memory, or that makes asserts meaningless (`#define assert`).
 
-The data has no reference solutions. Its known faults are in docs/evaluation.md; the C# file is the one that compares
-lists by their items, because the other compares them by identity, which no answer can satisfy.
+The data has no reference solutions; docs/evaluation.md lists its known errors. Of the two C# files, the one that
+compares lists by their items is used. The other compares them by identity, which no answer can satisfy.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 MULTIPL_E_INSTRUCTION = "Write a complete {language} function for the problem.\n\n{prompt}"  # appendix D
 COMPILE_SECONDS = 30.0
-TRIAL_FACTOR = 10.0  # what a program may take beyond its limit, in units of what an empty one takes on this machine
-# what a line says that names the failure, the plainest first
+TRIAL_FACTOR = 10.0  # extra time of a program beyond its limit, in multiples of the time of an empty one
+# patterns of output lines that name the failure, the most specific first
 _TELLING = (
     re.compile(r"\b\w*(?:Error|Exception)\b|panicked|error(?::|\[| [A-Z])"),
     re.compile(r"error|assert|fail", re.I),
@@ -50,11 +50,11 @@ class MultiPLE(Task):
         """Read the problems of a language.
 
         Args:
-            key: of `LANGUAGES`.
-            options: its `data` is the folder with `humaneval-<key>.jsonl`, or the one above it.
+            key: key of the language in `LANGUAGES`.
+            options: `data` is the folder with `humaneval-<key>.jsonl`, or its parent; `limit` counts.
 
         Raises:
-            UserError: no such file, or rows that are no problems of this language.
+            UserError: the file is missing, or a row is not a problem of this language.
         """
         options = options or TaskOptions()
         self.key, self.language, self.name = key, LANGUAGES[key], f"multipl_e_{key}"
@@ -65,7 +65,7 @@ class MultiPLE(Task):
         self._trial: tuple[float, float] | str | None = None
 
     def prompts(self) -> list[Prompt]:
-        """The problems in order; the prompt stands in the question and at the beginning of the answer (appendix D)."""
+        """Return the prompts in order. The instruction and the beginning of the answer contain it (appendix D)."""
         language = self.language
         return [
             Prompt(
@@ -79,7 +79,7 @@ class MultiPLE(Task):
         ]
 
     def rows(self, row: Any) -> list[Any]:
-        """MultiPL-E's own results have a problem's name and a list of its completions."""
+        """Accept MultiPL-E's own results format as well: the name of a problem and a list of its completions."""
         if not isinstance(row, dict) or "name" not in row or "task_id" in row:
             return [row]
         several = row.get("completions", [row.get("completion")])
@@ -88,7 +88,7 @@ class MultiPLE(Task):
         return [{"task_id": row["name"], "completion": completion} for completion in several]
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
-        """An interpreter whose programs see the toolchain, if it is there."""
+        """Open an interpreter whose programs can see the toolchain, if it is installed."""
         from reflectioncoder.interpreter.interpreter import Interpreter
         from reflectioncoder.tasks.multipl_e.compilers import ready_folder
 
@@ -102,7 +102,7 @@ class MultiPLE(Task):
         """Compile and run prompt, completion and tests; see `Task.check`.
 
         Returns:
-            `not_run` where the toolchain is missing or does not work here.
+            the verdict; `not_run` if the toolchain is missing or does not work on this machine.
         """
         row = self.problems.get(task_id)
         if row is None:
@@ -125,9 +125,11 @@ class MultiPLE(Task):
     def _measure(
         self, toolchain: Toolchain, interpreter: Interpreter, limits: Limits
     ) -> tuple[float, float] | str | Verdict:
-        """Seconds that an empty program takes to compile and to run, or why it cannot; measured once.
+        """Measure once how many seconds an empty program takes to compile and to run.
 
-        A verdict says that the interpreter failed, so that nothing is known.
+        Returns:
+            both times; the error message if the toolchain does not work; or a verdict if the interpreter failed, which
+            says nothing about the toolchain and is not cached.
         """
         with self._lock:
             if self._trial is None:
@@ -140,14 +142,14 @@ class MultiPLE(Task):
 
 
 def tasks() -> dict[str, Callable[[TaskOptions], Task]]:
-    """The task of each language by its name."""
+    """Return the constructor of each language's task, by task name."""
     return {f"multipl_e_{key}": partial(MultiPLE, key) for key in LANGUAGES}
 
 
 def _build_and_run(
     toolchain: Toolchain, code: str, tests: str, interpreter: Interpreter, compile_limit: Limits, run_limit: Limits
 ) -> tuple[Verdict, tuple[float, float]]:
-    """The verdict on a program, and the seconds of its compilation and of its run."""
+    """Return the verdict on a program, and the seconds that compiling and running it took."""
     from reflectioncoder.interpreter.workspace import workspace
     from reflectioncoder.tasks.multipl_e.compilers import ready_folder
 
@@ -162,7 +164,7 @@ def _build_and_run(
             built = result.seconds
             if not result.ok:
                 return _failure(result, "compilation: "), (built, 0.0)
-            files = {language.source: ""}  # what runs need not find its own text
+            files = {language.source: ""}  # a compiled program cannot read its own source
         argv = toolchain.command(language.run, ready, run_limit.memory_mb)
         result = place.run(argv, files, env=language.environment, made=bool(language.compile))
     times = built, result.seconds
@@ -178,17 +180,17 @@ def _build_and_run(
 def _failure(result: ProgramResult, what: str = "") -> Verdict:
     lines = [line.strip() for line in f"{result.stderr}\n{result.stdout}".splitlines() if line.strip()]
     telling = next((line for sign in _TELLING for line in lines if sign.search(line)), lines[0] if lines else "")
-    by_itself = result.outcome == "killed" and result.status is not None  # assert aborts, and that is a signal
+    by_itself = result.outcome == "killed" and result.status is not None  # as after a failed assert, which aborts
     outcome = "error" if by_itself else result.outcome
     words = result.message if outcome not in ("error", "ok") else telling or result.message
     return Verdict(False, outcome, f"{what}{words or f'exit status {result.status}'}"[:300], result.seconds)
 
 
 def _data_file(folder: str, key: str) -> Path:
-    """The file of a language below a folder of data."""
+    """Find the data file of a language in a data folder."""
     if not folder:
         raise UserError(
-            f"task multipl_e_{key}: name the folder of humaneval-{key}.jsonl with --data (the files are in"
+            f"task multipl_e_{key}: give the folder of humaneval-{key}.jsonl with --data (the files are in"
             " github.com/deepseek-ai/DeepSeek-Coder, Evaluation/HumanEval/data)"
         )
     names = [f"humaneval-{key}.jsonl", *(["humaneval-cs-bu.jsonl"] if key == "cs" else [])]
@@ -196,7 +198,7 @@ def _data_file(folder: str, key: str) -> Path:
     there = [place for place in places if place.is_file()]
     if not there:
         raise UserError(f"task multipl_e_{key}: no file {names[0]} in {folder} or {folder}/multipl_e")
-    if key == "cs":  # two editions are about, and which of them bears which name has changed
+    if key == "cs":  # there are two editions, and their names have been swapped over time
         return next((place for place in there if "SequenceEqual" in place.read_text(encoding="utf-8")), there[0])
     return there[0]
 
