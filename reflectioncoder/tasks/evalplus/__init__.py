@@ -1,1 +1,1 @@
-"""HumanEval+ and MBPP+ with the verdicts of evalplus."""
+"""HumanEval(+) and MBPP(+), with the same verdicts as evalplus."""

@@ -1,8 +1,8 @@
-"""The data files of HumanEval+ and MBPP+ (Liu et al., 2023), as evalplus publishes them: found, read and decoded.
+"""Finds, reads and decodes the data files of HumanEval+ and MBPP+ (Liu et al., 2023), as published by evalplus.
 
-A file is looked for in the folder that was given, at evalplus's own override variables, and in evalplus's cache; where
-it is in none, evalplus downloads it. JSON has no tuples, sets or complex numbers, so that the arguments of some MBPP
-problems have to be made into what their function takes.
+If a data folder is given, only that folder is searched. Otherwise a file is located by evalplus's override variable or
+in evalplus's cache, or evalplus downloads it. JSON has no tuples, sets or complex numbers, so the arguments of some
+MBPP problems must be converted to the types that their function takes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ Arguments = list[Any]
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where a benchmark lies: its folder in a data root, its file's stem, release, and evalplus's override variable."""
+    """Location of a benchmark's data.
+
+    Args:
+        folder: name of its folder in a data folder.
+        stem: file name without suffix.
+        release: release of the data.
+        variable: evalplus's environment variable that overrides the location.
+        count: number of problems.
+    """
 
     folder: str
     stem: str
@@ -41,15 +49,15 @@ MBPP_SOURCE = DataSource("mbpp_plus", "MbppPlus", "v0.2.0", "MBPP_OVERRIDE_PATH"
 
 @dataclass(frozen=True)
 class PlusProblem:
-    """A problem of either benchmark.
+    """A problem of HumanEval+ or MBPP+.
 
     Args:
-        task_id: such as "HumanEval/0" or "Mbpp/2".
-        prompt: what a completion continues.
+        task_id: id such as "HumanEval/0" or "Mbpp/2".
+        prompt: the text that a completion continues.
         entry_point: name of the function.
-        reference: the canonical program, prompt included.
-        inputs: lists of arguments by group, "base" and "plus".
-        atol: absolute tolerance of numbers; 0 where values are compared exactly.
+        reference: the canonical program, including the prompt.
+        inputs: lists of arguments by group of tests, "base" and "plus".
+        atol: absolute tolerance of numbers; 0 if values are compared exactly.
     """
 
     task_id: str
@@ -61,7 +69,15 @@ class PlusProblem:
 
 
 def find_file(folders: Sequence[str], names: Sequence[str], data: str) -> Path | None:
-    """The first file of these names in a data folder: in one of its own folders, or directly in it.
+    """Find the first existing file in a data folder: in one of its subfolders, or directly in it.
+
+    Args:
+        folders: names of subfolders.
+        names: file names, in order of preference.
+        data: the data folder.
+
+    Returns:
+        path of the file; None if there is none.
 
     Raises:
         UserError: the data folder does not exist.
@@ -76,10 +92,18 @@ def find_file(folders: Sequence[str], names: Sequence[str], data: str) -> Path |
 
 
 def find_plus(source: DataSource, data: str, download: bool = True) -> Path | None:
-    """The file of a benchmark; None where there is none and nothing shall be downloaded.
+    """Find the data file of a benchmark, or download it.
+
+    Args:
+        source: the benchmark.
+        data: data folder; empty for evalplus's own locations.
+        download: whether a missing file is downloaded, or an error if `data` is given.
+
+    Returns:
+        path of the file; None if it is missing and `download` is false.
 
     Raises:
-        UserError: a folder was given and it is not there, or it cannot be downloaded.
+        UserError: the data folder does not exist or lacks the file, or the file cannot be downloaded.
     """
     names = [f"{source.stem}.jsonl.gz", f"{source.stem}.jsonl", f"{source.stem}-{source.release}.jsonl"]
     if data:
@@ -95,7 +119,7 @@ def find_plus(source: DataSource, data: str, download: bool = True) -> Path | No
     if not download:
         return None
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it says what it downloads
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it downloads
             from evalplus.data.humaneval import _ready_human_eval_plus_path
             from evalplus.data.mbpp import _ready_mbpp_plus_path
 
@@ -104,14 +128,17 @@ def find_plus(source: DataSource, data: str, download: bool = True) -> Path | No
         reason = "evalplus, which would download it, is not installed"
     except OSError as error:
         reason = f"it cannot be downloaded ({error})"
-    raise UserError(f"{names[0]} is not here and {reason}; give the folder it is in with --data DIR")
+    raise UserError(f"{names[0]} is missing and {reason}; give its folder with --data DIR")
 
 
 def read_values(path: Path) -> tuple[list[tuple[str, Any]], str]:
-    """The values of a JSON-lines file, gzipped or not, each with the name of its place, and the file's digest.
+    """Read the values of a JSONL file, gzipped or not.
+
+    Returns:
+        each value with its location for error messages, and the SHA-256 digest of the file.
 
     Raises:
-        UserError: a file that cannot be read or is damaged, saying where.
+        UserError: the file cannot be read or is damaged; the message names the place.
     """
     try:
         data = path.read_bytes()
@@ -132,7 +159,14 @@ def read_values(path: Path) -> tuple[list[tuple[str, Any]], str]:
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The problems of a JSON-lines file and its digest. Raises UserError as `read_values`, or for other objects."""
+    """Read the problems of a JSONL file.
+
+    Returns:
+        the problems, and the SHA-256 digest of the file.
+
+    Raises:
+        UserError: see `read_values`; or a line is not an object with a "task_id".
+    """
     values, digest = read_values(path)
     for where, row in values:
         if not isinstance(row, dict) or not isinstance(row.get("task_id"), (str, int)):
@@ -141,7 +175,14 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def read_plus(source: DataSource, path: Path) -> tuple[list[PlusProblem], str]:
-    """The problems of a file, and its digest. Raises UserError for a file that is not this benchmark's."""
+    """Read the problems of a benchmark.
+
+    Returns:
+        the problems, and the SHA-256 digest of the file.
+
+    Raises:
+        UserError: see `read_rows`; or the file is not this benchmark's, or not complete.
+    """
     rows, digest = read_rows(path)
     problems = []
     for number, row in enumerate(rows, 1):
@@ -193,7 +234,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-# MBPP problem: what becomes of each argument; the last one stands for all that follow.
+# Conversion of each argument, and the MBPP problems it applies to; the last one is used for all further arguments.
 _SHAPES: dict[tuple[Callable[[Any], Any], ...], str] = {
     (_tuple,): "2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809",
     (_tuples,): "63 64 70 94 120 237 272 299 400 409 417 438 473 614 780",
@@ -212,7 +253,7 @@ _BY_PROBLEM = {f"Mbpp/{number}": shape for shape, numbers in _SHAPES.items() for
 
 
 def decode_arguments(task_id: str, arguments: Arguments) -> Arguments:
-    """Arguments as the problem's function takes them, from what JSON holds."""
+    """Convert the arguments of one call, read from JSON, to the types that the problem's function takes."""
     shape = _BY_PROBLEM.get(task_id)
     if shape is None:
         return list(arguments)

@@ -1,7 +1,8 @@
-"""What reference solutions return, and how long they take here: computed once, in isolation, and kept on disk.
+"""Cache of the values that reference solutions return, and of the times they take on this machine.
 
-The file's name holds the digest of the data, the machine and the Python version, for times are only true where they
-were taken. It is filled problem by problem, when one is first scored. Set REFLECTIONCODER_CACHE for another folder.
+They are computed in isolation, when a problem is first scored, and kept on disk. The file name contains the digest of
+the data, the machine and the Python version, because times are only valid for the machine they were measured on. Set
+REFLECTIONCODER_CACHE to use another folder.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from reflectioncoder.files.cache import cache_folder
 from reflectioncoder.interpreter.calls import Mode, Record, call_all, with_time
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
-FORMAT = 2  # changes with what a record is
+FORMAT = 2  # changes whenever the format of a record changes
 CALL_SECONDS, ALL_SECONDS = 120.0, 900.0
 MEMORY_MB = 4096
 
 
 @dataclass(frozen=True)
 class Group:
-    """The reference on one group of tests: a record and the seconds of each call, and the records' characters."""
+    """Results of the reference on a group of tests: record and seconds of each call, and characters of all records."""
 
     records: tuple[Record, ...]
     seconds: tuple[float, ...]
@@ -34,7 +35,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Program:
-    """A canonical solution and its calls: source, function, packed inputs and their number, what is asked of values."""
+    """A canonical solution and the calls of one group of tests.
+
+    Args:
+        source: source code.
+        entry_point: name of the function.
+        packed: the inputs, by `caller.pack_program`.
+        count: number of inputs.
+        mode: what is compared of the values.
+    """
 
     source: str
     entry_point: str
@@ -44,14 +53,14 @@ class Program:
 
 
 class Expected:
-    """Expected values of a data file, by problem."""
+    """Expected values of a data file, by problem and group of tests; may be used by several threads."""
 
     def __init__(self, name: str, digest: str) -> None:
-        """Read what is kept already.
+        """Read the values cached so far.
 
         Args:
-            name: of the benchmark, for the file's name.
-            digest: of the data file.
+            name: name of the benchmark, part of the file name.
+            digest: digest of the data file.
         """
         machine = re.sub(r"\W+", "_", platform.node())
         version = f"py{sys.version_info.major}{sys.version_info.minor}-{FORMAT}"
@@ -66,7 +75,7 @@ class Expected:
                 self._lines[key.decode("utf-8", "replace")] = rest
 
     def seconds(self, key: str) -> float:
-        """What all calls of a group of tests took; 0 where that is not kept."""
+        """Seconds that all calls of a group of tests took; 0 if not cached."""
         with self._lock:
             group = self._kept(key)
         return sum(group.seconds) if group is not None else 0.0
@@ -79,18 +88,18 @@ class Expected:
         return self._groups.get(key)
 
     def get(self, key: str, program: Program, interpreter: Interpreter) -> Group | str:
-        """A group of tests, computed where it is not kept yet.
+        """Return the results on a group of tests; runs the reference if they are not cached.
 
         Args:
-            key: problem and group.
+            key: id of the problem and name of the group.
             program: the canonical solution and its calls.
-            interpreter: where to compute.
+            interpreter: the interpreter that runs it.
 
         Returns:
-            the group; or why the interpreter itself failed, which says nothing about the reference.
+            the results; or an error message if the interpreter itself failed, which says nothing about the reference.
 
         Raises:
-            UserError: the reference does not run.
+            UserError: the reference fails on this machine.
         """
         with self._lock:
             kept = self._kept(key)
@@ -106,7 +115,7 @@ class Expected:
             return made.error or "the session was lost"
         if made.outcome != "ok":
             what = f"{made.outcome}: {made.error}" if made.error else made.outcome
-            raise UserError(f"{key}: its canonical solution does not run here ({what})")
+            raise UserError(f"{key}: its canonical solution fails on this machine ({what})")
         group = Group(made.records, made.timings, len(json.dumps(made.records)))
         with self._lock:
             self._groups[key] = group
@@ -117,14 +126,14 @@ class Expected:
         line = f"{key}\t{json.dumps([group.records, group.seconds])}\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as out:  # one write, so that runs side by side do not mix lines
+            with self.path.open("ab", buffering=0) as out:  # a single write, so that lines of parallel runs do not mix
                 out.write(line.encode())
-        except OSError:  # a cache that cannot be written costs time only
+        except OSError:  # a cache that cannot be written only costs time
             pass
 
 
 def _parsed(line: bytes) -> Group | None:
-    """The group of a line; None for one that was cut off."""
+    """Parse the results in a line; None if the line is incomplete."""
     try:
         records, seconds = json.loads(line)
         group = Group(tuple(records), tuple(map(float, seconds)), len(line))

@@ -1,8 +1,9 @@
-"""HumanEval, HumanEval+, MBPP and MBPP+ with evalplus's data and verdicts, but in the project's isolation.
+"""HumanEval, HumanEval+, MBPP and MBPP+ with evalplus's data and verdicts, run in the project's isolation.
 
-A candidate's function is called on all inputs of a group of tests, the base ones and the added ones, each group in a
-namespace of its own; the returned values are compared outside (`compare.py`) with those of the canonical solution
-(`expected.py`). A call may take four times the reference's time on this machine, at least one second, as in evalplus.
+The candidate's function is called on all inputs of a group of tests: the base tests, then those that evalplus added.
+Each group runs in its own namespace. The returned values are compared outside the candidate's process (`compare.py`)
+with those of the canonical solution (`expected.py`). The time limit of a call is four times the reference's time on
+this machine, and at least one second, as in evalplus.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from reflectioncoder.tasks.evalplus.expected import Expected, Program
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
 
-LEAST_SECONDS, REFERENCE_FACTOR = 1.0, 4.0  # of a call
-MOST_SECONDS, SPARE_SECONDS = 60.0, 2.0  # of a group
+LEAST_SECONDS, REFERENCE_FACTOR = 1.0, 4.0  # time limit of a call
+MOST_SECONDS, SPARE_SECONDS = 60.0, 2.0  # time limit of a group of tests
 CONTINUATION_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\n#", "\n```", "\nassert ")
 WHOLE_STOPS = ('\n"""', "\nif __name__", "\nprint(", "\n```", "\nassert ")
 
 
 class EvalPlusTask(Task):
-    """One of the four benchmarks; `humaneval` and `mbpp` are their base tests alone."""
+    """Base class of the four benchmarks; `humaneval` and `mbpp` use the base tests only."""
 
     max_new_tokens = 512
     source: DataSource
@@ -44,10 +45,10 @@ class EvalPlusTask(Task):
     groups: tuple[str, ...] = ("base",)
 
     def __init__(self, options: TaskOptions | None = None) -> None:
-        """Read the problems. Raises UserError where the data is missing or damaged."""
+        """Read the problems. Raises UserError if the data is missing or damaged."""
         options = options or TaskOptions()
         path = find_plus(self.source, options.data)
-        assert path is not None  # what is missing is downloaded, or an error
+        assert path is not None  # a missing file is downloaded, or an error is raised
         problems, digest = read_plus(self.source, path)
         self.problems = {problem.task_id: problem for problem in problems[: options.limit or None]}
         self.tests = f"{path.name} {digest[:16]}"
@@ -55,19 +56,19 @@ class EvalPlusTask(Task):
         self._packed: dict[str, str] = {}
 
     def prompts(self) -> list[Prompt]:
-        """The problems in order, prompts as in appendix D."""
+        """Return the prompts in order, formatted as in appendix D."""
         return [self.prompt(problem) for problem in self.problems.values()]
 
     @abstractmethod
     def prompt(self, problem: PlusProblem) -> Prompt:
-        """The prompt of a problem."""
+        """Return the prompt of a problem."""
 
     def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
-        """Open an interpreter that can make many calls at once."""
+        """Open an interpreter for `calls.call_all`."""
         return calls.open_interpreter(limits, isolation)
 
     def cost(self, task_id: str) -> float:
-        """What the canonical solution took when it was run last."""
+        """Seconds that the canonical solution takes on this machine; 0 if not measured yet."""
         return sum(self._expected.seconds(f"{task_id} {group}") for group in self.groups)
 
     def check(
@@ -75,12 +76,12 @@ class EvalPlusTask(Task):
     ) -> Verdict:
         """Run the tests on a completion, group by group until one fails; see `Task.check`.
 
-        As in evalplus a completion stands behind the prompt, also where it defines the function itself.
+        As in evalplus, a completion is appended to the prompt, even if it defines the function itself.
         """
         problem = self.problems.get(task_id)
         if problem is None:
             some = ", ".join(list(self.problems)[:2])
-            raise UserError(f"task {self.name}: no problem '{task_id}' in it; ids are such as {some}")
+            raise UserError(f"task {self.name}: no problem '{task_id}' in it; ids look like {some}")
         program = completion if whole else problem.prompt + completion
         groups: list[tuple[str, str]] = []
         verdict, seconds = Verdict(True, "ok"), 0.0
@@ -110,34 +111,34 @@ class EvalPlusTask(Task):
             return Verdict(False, "infrastructure", made.error, made.seconds)
         wrong = first_wrong(self.dataset, name, inputs, made.records, known.records, problem.atol)
         if wrong is not None:
-            return Verdict(False, "wrong", f"another value in call {wrong} of the {group} tests", made.seconds)
+            return Verdict(False, "wrong", f"wrong value in call {wrong} of the {group} tests", made.seconds)
         return Verdict(made.outcome == "ok", made.outcome, made.error, made.seconds)
 
 
 class HumanEvalBase(EvalPlusTask):
-    """The 164 functions of HumanEval with the tests it came with."""
+    """The 164 functions of HumanEval with their original tests."""
 
     name, source, dataset = "humaneval", HUMANEVAL_SOURCE, "humaneval"
 
     def prompt(self, problem: PlusProblem) -> Prompt:
-        """Appendix D: the instruction, then the original prompt."""
+        """Return the prompt of appendix D: the instruction, then the original prompt."""
         instruction = f"Write a complete Python function for the problem.\n\n{problem.prompt}"
         return Prompt(problem.task_id, instruction, problem.prompt, CONTINUATION_STOPS)
 
 
 class HumanEvalPlus(HumanEvalBase):
-    """HumanEval with the tests of evalplus, too."""
+    """HumanEval with its original tests and those of evalplus."""
 
     name, groups = "humaneval_plus", ("base", "plus")
 
 
 class MbppBase(EvalPlusTask):
-    """The 378 problems of MBPP that evalplus keeps, with the tests they came with."""
+    """The 378 problems of MBPP that evalplus kept, with their original tests."""
 
     name, source, dataset = "mbpp", MBPP_SOURCE, "mbpp"
 
     def prompt(self, problem: PlusProblem) -> Prompt:
-        """Appendix D: the text, then the one test that evalplus's prompt shows."""
+        """Return the prompt of appendix D: the description, then the one assert in evalplus's prompt."""
         text, found, test = problem.prompt.strip().strip('"').strip().partition("\nassert")
         shown = f"```python\n{found.strip()}{test.rstrip()}\n```"
         instruction = f"{text.strip()}\nYour code should satisfy the following assertion:\n{shown}"
@@ -145,6 +146,6 @@ class MbppBase(EvalPlusTask):
 
 
 class MbppPlus(MbppBase):
-    """MBPP with the tests of evalplus, too."""
+    """MBPP with its original tests and those of evalplus."""
 
     name, groups = "mbpp_plus", ("base", "plus")
