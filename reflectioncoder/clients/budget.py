@@ -82,10 +82,10 @@ def price_of(model: str, table: Sequence[str]) -> Price | None:
 
 
 class Budget:
-    """The most that a build may use.
+    """Limits on the requests, tokens and money of a build.
 
     Each request first reserves the most it can cost, so the budget is never exceeded. If the remainder may be too small
-    for another request while others are running, the request waits until these have settled.
+    for another request while others are running, the request waits until they have settled.
 
     Args:
         requests: limit on HTTP requests; 0 for no limit, also for the next two.
@@ -109,7 +109,7 @@ class Budget:
         self._settled = asyncio.Event()
 
     def exceeded(self, usage: Usage) -> str | None:
-        """The limit that a usage exceeds, in words; None if it exceeds none."""
+        """Describe the limit that a usage exceeds; None if it exceeds none."""
         if self.requests and usage.requests > self.requests:
             return f"{self.requests} requests"
         if self.tokens and usage.tokens > self.tokens:

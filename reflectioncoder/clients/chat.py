@@ -50,7 +50,7 @@ class ChatSampler:
     async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
         """See `Sampler`."""
         started, public = time.monotonic(), self._endpoint.public
-        # two characters a token: fewer than any text has
+        # upper bound: assumes two characters per token, fewer than in real text
         length = sum(len(turn.text) + len(turn.tool_code or "") for turn in messages)
         worst = Usage(1, length // 2 + 8 * len(messages) + 64, self._config.max_tokens)
         answer, wasted = await self._endpoint.ask(
@@ -80,7 +80,7 @@ class ChatSampler:
         return parameters
 
     def _read(self, body: bytes, messages: Sequence[Turn]) -> Answer:
-        """The answer in a body."""
+        """Parse a response body; a reply without text or tool call is an error."""
         characters = sum(len(turn.text) for turn in messages)
         reply = read_reply(body, self._endpoint, by_length(characters), chat=True)
         if not reply.text.strip() and reply.tool_code is None and reply.finish != "length":

@@ -28,7 +28,7 @@ from reflectioncoder.errors import UserError
 
 NO_KEY = "none"  # sent if no key is set; local servers ignore it
 LONGEST_PAUSE = 30.0
-LONGEST_WAITS = 10  # how often the longest wait is granted to a server that keeps asking to retry later
+LONGEST_WAITS = 10  # number of longest waits granted to a server that keeps asking to retry later
 DOWN_AFTER = 3  # requests given up in a row, with no answer in between
 PAID_RETRIES = 2  # retries after empty or endless answers, each of which may be billed
 SHORTEST_KEY = 6  # characters; a shorter key is not a secret, and removing it would garble texts
@@ -54,7 +54,7 @@ class Endpoint:
         config: URL, key variable, timeouts and retries.
         model: the model's name on the server.
         budget: shared by all requests; no limit if None.
-        serves: what the server is asked for, in words, for error messages.
+        serves: description of the requested service, for error messages.
         single: report each refused request as refused (`final` if a content filter refused it). If False, a refusal
             before the first answer counts as a bad request that would fail for every problem.
 
@@ -158,11 +158,11 @@ class Endpoint:
             raise SamplerError("stopped", "the build is stopping", spent)
 
     def _give_up_or_go_on(self, failure: SamplerError, failures: int, spent: Usage) -> None:
-        """Raise if another attempt is pointless; return if one is due."""
+        """Raise SamplerError if another attempt is pointless or no attempts are left; return otherwise."""
         reason, detail = failure.reason, failure.detail
         if failure.fatal or failure.final or reason == "refused":
             if reason == "refused" and not self._answered and not self._single:
-                reason = "bad_request"  # nothing was answered yet, so the request is at fault, not this problem
+                reason = "bad_request"  # no request has succeeded yet, so the requests are at fault, not this problem
             raise SamplerError(reason, detail, spent, final=failure.final)
         if failure.wait is not None and failure.wait > self._config.longest_wait:
             raise SamplerError("quota", f"{detail}: asks to wait {failure.wait:.0f} s; start again later", spent)
@@ -183,7 +183,7 @@ class Endpoint:
             async with asyncio.timeout(config.timeout):  # the client's own timeout applies to each read only
                 return await self._body(create, parameters, worst)
         except TimeoutError:
-            raise self.error("timeout", f"no whole answer in {config.timeout:g} s") from None
+            raise self.error("timeout", f"no complete answer in {config.timeout:g} s") from None
         except openai.APITimeoutError:
             raise self.error("timeout", f"no answer in {config.timeout:g} s") from None
         except openai.APIStatusError as error:
@@ -245,7 +245,7 @@ class Endpoint:
         return SamplerError(reason, line, usage or Usage(1), wait, final)
 
     def public(self, text: str) -> str:
-        """A text with the API key removed."""
+        """Replace the API key in a text by asterisks."""
         return text.replace(self._secret, "***") if self._secret else text
 
 

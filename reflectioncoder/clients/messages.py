@@ -70,8 +70,9 @@ class Answer:
 class SamplerError(Exception):
     """A request that got no answer.
 
-    `reason` is a word and `detail` a line without the API key. `usage` is what the failed attempts used. `wait` is the
-    number of seconds the server asks to wait. `final` says that another attempt would fail the same way.
+    `reason` is one word, and `detail` is one line without the API key. `usage` is the usage of the failed attempts.
+    `wait` is the number of seconds that the server asks to wait. `final` means that another attempt would fail the same
+    way.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class SamplerError(Exception):
         self.reason, self.detail, self.usage, self.wait, self.final = reason, detail, usage or Usage(), wait, final
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # an exception is unpickled from its `args`, which are the detail alone
+        # exceptions are unpickled from `args`, which has only the detail
         return type(self), (self.reason, self.detail, self.usage, self.wait, self.final)
 
     @property

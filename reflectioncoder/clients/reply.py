@@ -1,4 +1,4 @@
-"""A server's answer: the body of a chat completion or a completion, read with one set of messages."""
+"""Parser for the response body of a chat completion or a completion."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from reflectioncoder.clients.budget import Usage
 from reflectioncoder.clients.endpoint import Endpoint
 
-EMPTY = "the model answered nothing"
+EMPTY = "the model returned an empty answer"
 _MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a body holds.
+    """A parsed response body.
 
     Args:
-        text: of the answer; empty where there is none.
-        tool_code: code of its first tool call, None where it calls nothing or the call was cut off.
-        tool_id: of that call.
-        finish: why it stopped, "stop" where the server does not say.
-        ids: the answer's tokens, None where the server does not give them.
-        stop_reason: the token that it stopped at, where the server says so.
-        usage: what the server billed, or an estimate.
-        model: what the server calls itself.
+        text: text of the answer; empty if there is none.
+        tool_code: code of the first tool call; None if there is no call, or if the call was truncated.
+        tool_id: id of that call; empty if there is none.
+        finish: why the answer ended; "stop" if the server does not report it.
+        ids: token ids of the answer; None if the server does not return them.
+        stop_reason: id of the token at which the answer stopped; None if the server does not report it.
+        usage: the server's count, or an estimate if it sends none.
+        model: name of the model as the server reports it, otherwise the requested name.
     """
 
     text: str
@@ -42,16 +42,16 @@ class Reply:
 def read_reply(
     body: bytes, endpoint: Endpoint, estimate: Callable[[str, Sequence[int] | None], Usage], chat: bool = False
 ) -> Reply:
-    """Read the body of an answer.
+    """Parse a response body.
 
     Args:
-        body: JSON, as `endpoint` gave it.
-        endpoint: makes the errors.
-        estimate: usage by the answer's text and tokens, for servers that do not bill.
-        chat: a chat completion, whose text is in a message; otherwise a completion.
+        body: the body, JSON.
+        endpoint: the client of the server; creates the errors.
+        estimate: returns an estimated usage, given text and token ids of the answer, for servers that report none.
+        chat: whether the body is a chat completion, whose text is in a message; otherwise it is a completion.
 
     Raises:
-        SamplerError: `malformed`, or `refused` where a content filter stopped the answer.
+        SamplerError: the reason is `malformed`, or `refused` if a content filter stopped the answer.
     """
     try:
         data = json.loads(body)
@@ -74,7 +74,7 @@ def read_reply(
         try:
             code, tool_id = _tool_call(calls)
         except _MALFORMED as error:
-            if finish != "length":  # cut off in the middle of the call is another matter
+            if finish != "length":  # a truncated call is not malformed
                 detail = f"a tool call without code ({type(error).__name__})"
                 raise endpoint.error("malformed", detail, usage) from None
     if finish == "content_filter":
@@ -84,7 +84,7 @@ def read_reply(
 
 
 def by_length(characters: int) -> Callable[[str, Sequence[int] | None], Usage]:
-    """An estimate of four characters a token, for a prompt of so many characters."""
+    """Make an `estimate` for `read_reply`: four characters per token, for a prompt of `characters` characters."""
     return lambda text, _: Usage(1, characters // 4 + 1, len(text) // 4 + 1)
 
 
@@ -111,5 +111,5 @@ def _tool_call(calls: Any) -> tuple[str, str]:
 
 
 def _writable(text: str) -> str:
-    """Text without lone surrogates, which cannot be kept."""
+    """Replace lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
