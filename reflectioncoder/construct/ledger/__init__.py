@@ -1,1 +1,1 @@
-"""The ledger, the SQLite record of a build: every finished problem and every paid answer."""
+"""The ledger, the SQLite record of a build: all finished problems and all paid answers."""

@@ -12,23 +12,22 @@ from urllib.parse import quote
 
 from reflectioncoder.errors import UserError
 
-LAYOUT = (
-    1  # layout of the tables in `ledger.py`, stored in the file's header; raised if older versions could not use them
-)
+# layout of the tables in `ledger.py`, stored in the file's header; increased by changes that older versions cannot read
+LAYOUT = 1
 
 
 class OtherSettingsError(UserError):
-    """The ledger was begun with other settings; `changed` names the differences."""
+    """The ledger was created with other settings; `changed` lists the keys that differ."""
 
     def __init__(self, path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         self._given = path, dict(old), dict(new)
         self.changed = changes(old, new)
         listed = ", ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in self.changed)
-        hint = "set them back or choose another output directory"
-        super().__init__(f"{path}: begun with other settings ({listed}); {hint}")
+        hint = "restore them or choose another output directory"
+        super().__init__(f"{path}: created with other settings ({listed}); {hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # an exception is unpickled from its `args`, which are the message alone
+        # exceptions are unpickled from `args`, which has only the message
         return type(self), self._given
 
 
@@ -42,27 +41,27 @@ def connect_to_read(path: Path, held: bool = False) -> sqlite3.Connection:
 
     Args:
         path: path of the file.
-        held: whether the caller holds the lock, so no other process can write; then no files are created beside it.
+        held: whether the caller holds the lock. No other process can write then, so no files are created beside it.
     """
-    # SQLite creates files beside a database that others may write to; a cleanly closed one is complete by itself
+    # SQLite creates files beside a database that others may write to; a cleanly closed one is complete without them
     alone = (held or not os.access(path.parent, os.W_OK)) and not path.with_name("ledger.sqlite-wal").exists()
     where = f"file:{quote(str(path))}?{'immutable=1' if alone else 'mode=ro'}"
     return sqlite3.connect(where, uri=True, isolation_level=None, timeout=10)
 
 
 def failure(path: Path, error: Exception) -> UserError:
-    """The error for a failure of a ledger's file, with a remedy."""
+    """Make the error for a failure of a ledger's file, with a remedy."""
     text = str(error)
-    hint = "; free some space and start again: what is finished is kept" if "full" in text else ""
+    hint = "; free some space, then run again to continue: finished problems are kept" if "full" in text else ""
     if isinstance(error, json.JSONDecodeError) or any(
         word in text for word in ("malformed", "not a database", "no such")
     ):
-        hint = "; the file is damaged: put back a copy of it, or choose another output directory"
+        hint = "; the file is damaged: restore a copy of it, or choose another output directory"
     return UserError(f"ledger {path}: {text}{hint}")
 
 
 def check_layout(database: sqlite3.Connection, path: Path) -> int:
-    """The layout version of a ledger, 0 for a new file. Raises UserError if a newer program wrote it."""
+    """Return the layout version of a ledger, 0 for a new file. Raises UserError if a newer version wrote it."""
     layout = int(database.execute("PRAGMA user_version").fetchone()[0])
     if layout > LAYOUT:
         raise UserError(f"ledger {path}: written by a newer version of reflectioncoder; use that version")

@@ -13,8 +13,8 @@ class Commits:
 
     Args:
         ledger: an open ledger; until `close` it must have no other writer.
-        gather: seconds to wait for more records before a transaction; negligible compared with the time of an answer,
-            and it saves most transactions when hundreds of conversations write.
+        gather: seconds to wait for more records before a transaction. The wait is short compared with the time of an
+            answer, and it saves most transactions when hundreds of conversations write.
     """
 
     def __init__(self, ledger: Ledger, gather: float = 0.05) -> None:
@@ -24,7 +24,7 @@ class Commits:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     async def write(self, record: Entry | RecordedStep) -> None:
-        """Write a record durably before this returns, even if cancelled. Raises as `Ledger.write`."""
+        """Write a record durably before this returns, and even if this is cancelled. Raises as `Ledger.write`."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
         if self._writing is None or self._writing.done():

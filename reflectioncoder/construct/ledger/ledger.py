@@ -1,9 +1,9 @@
-"""Crash-safe record of a build: which problems are finished and with what, and every step on the way (SQLite).
+"""Crash-safe record of a build in SQLite: the results of finished problems, and all steps of conversations.
 
-Every finished problem is one transaction, so a kill at any moment loses at most the problems in progress. In
-conversations with a model every answer and execution is recorded too, so they resume where they stopped. One process
-at a time holds a ledger, by a lock that the operating system releases when the process ends. A ledger belongs to one
-configuration and cannot be opened with another. It does not guard against manual edits.
+Every finished problem is one transaction, so a kill at any moment loses at most the problems in progress. Every answer
+and execution of a conversation with a model is recorded too, so conversations resume where they stopped. One process at
+a time holds a ledger, by a lock that the operating system releases when the process ends. A ledger belongs to one
+configuration and cannot be opened with another. It does not protect against manual edits.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class Ledger:
 
     Args:
         directory: folder of `ledger.sqlite` and its lock, which are created if missing.
-        fingerprint: settings and data that decide the output, as JSON values by name; recorded at the first opening
-            and compared at later ones.
+        fingerprint: settings and data that determine the output, as JSON values by name. They are recorded when the
+            ledger is first opened, and compared whenever it is opened again.
 
     Raises:
         UserError: another process holds the ledger, it has another fingerprint, or it cannot be read or written.
@@ -224,7 +224,7 @@ class Ledger:
                 self._connection.execute("ROLLBACK")
 
     def digests(self, of_problems: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Digests of the problems at the beginning of the build, by id; recorded if given."""
+        """Digests of the problems at the start of the build, by id; new ones in `of_problems` are recorded."""
         try:
             if of_problems is not None:
                 self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?, ?)", of_problems.items())
@@ -239,21 +239,21 @@ class Ledger:
             raise self._failed(error) from None
 
     def put(self, entry: Entry, timed: bool = True) -> bool:
-        """Record a finished problem durably before this returns; False if it already has an entry, which stays.
+        """Record a finished problem durably before this returns. An existing entry is kept, and False is returned.
 
         Args:
             entry: result of the problem.
             timed: whether it counts for the speed of this build.
 
         Raises:
-            UserError: the disk is full or the file is damaged; what was recorded before is intact.
+            UserError: the disk is full or the file is damaged; earlier records are intact.
         """
         return self.write([entry], timed) == 1
 
     def add_event(
         self, problem: str, number: int, kind: str, payload: Any, requests: int = 0, tokens: tuple[int, int] = (0, 0)
     ) -> None:
-        """Record one step; see `Step` and `write`."""
+        """Record one step; see `RecordedStep` and `write`."""
         self.write([RecordedStep(problem, number, kind, payload, requests, *tokens)])
 
     def write(self, records: Sequence[Entry | RecordedStep], timed: bool = True) -> int:
@@ -295,7 +295,7 @@ class Ledger:
         return [(kind, json.loads(payload)) for kind, payload in rows]
 
     def last_kinds(self) -> dict[str, str]:
-        """The kind of the last step of each problem begun and not finished."""
+        """Kind of the last step of each problem that was begun and is not finished."""
         sql = "SELECT problem, kind, MAX(number) FROM events WHERE problem NOT IN (SELECT id FROM problems) GROUP BY 1"
         rows = self._select(sql)
         return {problem: kind for problem, kind, _ in rows}
@@ -306,7 +306,7 @@ class Ledger:
         return requests, tokens_in, tokens_out
 
     def finished(self, status: Status | None = None) -> set[str]:
-        """The ids of all problems recorded so far, or of those with a status."""
+        """Ids of all finished problems, or of those with a given status."""
         if status is None:
             return {id for (id,) in self._select("SELECT id FROM problems")}
         return {id for (id,) in self._select("SELECT id FROM problems WHERE status = ?", status)}

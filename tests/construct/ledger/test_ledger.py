@@ -1,4 +1,4 @@
-"""The ledger keeps what is finished, whatever happens to the process, and never mixes two builds."""
+"""The ledger keeps finished work whatever happens to the process, and never mixes two builds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_entries_come_back_as_they_were(tmp_path: Path) -> None:
         assert ledger.put(rejected)
         assert ledger.note("seconds") is None
         ledger.note("seconds", 2.5)
-    with Ledger(tmp_path, dict(reversed(PRINT.items()))) as ledger:  # the order of keys is nothing
+    with Ledger(tmp_path, dict(reversed(PRINT.items()))) as ledger:  # the order of keys does not matter
         assert ledger.finished() == {"é/1", "b"}
         assert ledger.get("é/1") == done
         assert ledger.get("b") == rejected
@@ -53,7 +53,7 @@ def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
     Ledger(tmp_path, PRINT).close()
     with pytest.raises(UserError, match=r"other settings \(count was 3, is 4, io was null, is true\)"):
         Ledger(tmp_path, {"seed": 1, "count": 4, "io": True})
-    Ledger(tmp_path, PRINT).close()  # the refusal neither changed nor locked it
+    Ledger(tmp_path, PRINT).close()  # the refused build neither changed nor locked it
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_a_full_disk_gives_one_line_and_keeps_what_was_there(tmp_path: Path) -> 
     with Ledger(tmp_path, PRINT) as ledger:
         ledger.put(Entry("a", "done", payload="kept"))
         pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
-        ledger._connection.execute(f"PRAGMA max_page_count={pages}")  # SQLite's own way to run out of space
-        with pytest.raises(UserError, match=r"full; free some space and start again") as caught:
+        ledger._connection.execute(f"PRAGMA max_page_count={pages}")  # makes SQLite report a full disk
+        with pytest.raises(UserError, match=r"full; free some space, then run again") as caught:
             ledger.put(Entry("b", "done", payload="x" * 100_000))
         assert "\n" not in str(caught.value)
         assert ledger.finished() == {"a"}
@@ -118,7 +118,7 @@ def test_a_damaged_ledger_gives_one_line_that_says_what_to_do(tmp_path: Path) ->
             lambda folder=folder: Ledger(tmp_path / folder, PRINT),
             lambda folder=folder: progress(tmp_path / folder),
         ):
-            with pytest.raises(UserError, match=r"the file is damaged: put back a copy of it") as caught:
+            with pytest.raises(UserError, match=r"the file is damaged: restore a copy of it") as caught:
                 look()
             assert "\n" not in str(caught.value)
 
@@ -197,7 +197,7 @@ def test_progress_is_read_while_a_build_holds_the_ledger(tmp_path: Path) -> None
         assert found.running
     assert (found.total, found.done, found.rejected, found.open) == (7, 1, {"x": 2}, 1)
     assert (found.requests, found.tokens_in, found.tokens_out, found.prices) == (2, 20, 10, (1, 2))
-    assert found.per_minute == 4.0  # two more within half a minute
+    assert found.per_minute == 4.0  # two more problems within half a minute
     assert not progress(tmp_path).running
     assert describe(found) == [
         "state                 running",
