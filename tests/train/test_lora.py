@@ -1,4 +1,4 @@
-"""LoRA: the adapter and the special tokens' rows are trained and saved, and merging changes nothing."""
+"""LoRA trains and saves the adapter and the special tokens' rows, and merging does not change the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 from reflectioncoder.train.consolidate import consolidate
 from reflectioncoder.train.train import train
 
-pytest.importorskip("peft")
+pytest.importorskip("peft", reason="PEFT is not installed; run: make setup")
 LORA = LoraConfig(r=4, alpha=8)
 
 
@@ -93,7 +93,7 @@ def test_few_trained_rows_beside_frozen_tables_give_what_merged_tables_give(
         with pytest.MonkeyPatch.context() as patch:
             if merged_tables:
                 patch.setattr(loss, "head_of", merged_head)
-                del network.get_input_embeddings().token_adapter.forward  # what is left is PEFT's own
+                del network.get_input_embeddings().token_adapter.forward  # restores PEFT's own forward
             terms = loss.micro_batch_loss(network, batch, chunk=50)
         found.append((terms, torch.autograd.grad(terms.loss, trained)))
     (few, left), (merged, right) = found
@@ -103,13 +103,13 @@ def test_few_trained_rows_beside_frozen_tables_give_what_merged_tables_give(
 
 
 def merged_head(model: Any) -> loss.Head:
-    """The whole table with the trained rows in it, as PEFT's own forward makes it."""
+    """Build the whole table with the trained rows merged in, as PEFT's own forward does."""
     rows = model.get_output_embeddings().token_adapter
     return loss.Head(rows.get_merged_weights(rows.active_adapters))
 
 
 class Precisions(TrainerCallback):
-    """Collects the number types of what is trained and of what adapters read."""
+    """Collects the dtypes of the trained parameters and of the adapters' inputs."""
 
     def __init__(self) -> None:
         self.trained: set[torch.dtype] = set()
@@ -130,14 +130,14 @@ def test_an_interrupted_adapter_run_goes_on_exactly(base: Path, tmp_path: Path, 
     with pytest.raises(UserError, match="continue from checkpoint-2"):
         train(lora_config(base, tmp_path / "cut", precision=precision), quiet, [At(3, interrupt)])
     kept = load_file(tmp_path / "cut" / "checkpoint-2" / "adapter_model.safetensors")
-    assert kept and all(min(value.shape) <= 7 for value in kept.values())  # ranks and rows, no tables
+    assert kept and all(min(value.shape) <= 7 for value in kept.values())  # no whole tables
     train(lora_config(base, tmp_path / "cut", precision=precision, resume=True), quiet)
     same_losses(tmp_path / "whole", tmp_path / "cut", 0.0)
 
 
 def test_a_checkpoint_of_an_adapter_becomes_a_plain_model(base: Path, tmp_path: Path) -> None:
     def run(name: str, steps: int) -> TrainConfig:
-        # What a step does must not depend on how many there will be.
+        # A step must not depend on the total number of steps.
         same: Any = {"masking": MaskingConfig("all"), "scheduler": "constant", "warmup_ratio": 0.0}
         return lora_config(base, tmp_path / name, "adapter", max_steps=steps, learning_rate=1e-2, **same)
 
@@ -165,7 +165,7 @@ def test_a_plain_model_in_an_adapters_place_is_loaded_as_such(base: Path, tmp_pa
 def test_what_the_environment_says_of_sharding_counts(base: Path, tmp_path: Path) -> None:
     settings = lora_config(base, tmp_path, sharding="configs/accelerate/ddp.yaml")
     lora.check_lora(settings, torch.device("cpu"), "none")
-    for engine in ("fsdp2", "deepspeed"):  # as `accelerate launch` leaves it
+    for engine in ("fsdp2", "deepspeed"):  # engines set by `accelerate launch`
         with pytest.raises(UserError, match=f"lora.r with sharding by {engine}"):
             lora.check_lora(lora_config(base, tmp_path), torch.device("cpu"), engine)
 

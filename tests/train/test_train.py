@@ -1,4 +1,4 @@
-"""Real runs of a tiny model: what is logged and saved, resume after a kill, and one clear line for bad input."""
+"""Real training runs of a tiny model: the log, the saved model, resuming after a kill, and errors of one line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_run_logs_its_terms_and_saves_a_model_that_just_works(base: Path, tmp_
     names = ["step", "loss", "teacher_ce", "student_ce", "kl", "mask_rate", "learning_rate", "grad_norm"]
     assert list(lines[0]) == [*names, "tokens", "tokens_per_second", "seconds"]
     assert [line["mask_rate"] for line in lines] == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
-    # One warm-up step from zero, then half a cosine over the other five.
+    # One warm-up step from zero, then half a cosine over the remaining five steps.
     assert [line["learning_rate"] for line in lines[:2]] == [0, 1e-3]
     assert lines[-1]["learning_rate"] < lines[2]["learning_rate"]
     assert lines[-1]["teacher_ce"] < lines[0]["teacher_ce"]
@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(base: Path, tmp_path: Path, p
     process.join()
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "said").read_text()
     assert [line["step"] for line in log(killed)] == [1, 2, 3, 4]
-    # What a kill in the middle of writing leaves: half a checkpoint and half a line.
+    # A kill during writing leaves an incomplete checkpoint and half a line.
     (killed / "checkpoint-5").mkdir()
     with (killed / "log.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
@@ -125,7 +125,7 @@ def test_other_readings_and_gradient_checkpointing_run(base: Path, tmp_path: Pat
 
 
 class Poison(TrainerCallback):
-    """Makes a gradient infinite at a step, and keeps the model."""
+    """Makes a gradient infinite at a given step, and keeps a reference to the model."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -200,13 +200,13 @@ def test_a_run_is_not_resumed_with_other_samples(base: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"cannot resume, the samples in .*data\.jsonl are not those that"):
         train(config(base, out, data=(str(data),), resume=True), quiet)
     assert newest_checkpoint(out) == out / "checkpoint-2"
-    progress = out / "checkpoint-2" / "progress.json"  # as an earlier version wrote it, which kept no digest
+    progress = out / "checkpoint-2" / "progress.json"  # earlier versions wrote no hash of the data
     progress.write_text(json.dumps({k: v for k, v in json.loads(progress.read_text()).items() if k != "data"}))
     assert train(config(base, out, data=(str(data),), resume=True), quiet).steps == 6
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_intact(base: Path, tmp_path: Path) -> None:
-    # A file where the fourth step's checkpoint should go fails like a disk that is full.
+    # A file in the place of step 4's checkpoint makes writing fail, like a full disk.
     with pytest.raises(UserError, match=r"cannot write .*checkpoint-4.*earlier checkpoints are intact"):
         train(config(base, tmp_path), quiet, [At(3, lambda: (tmp_path / "checkpoint-4").write_text(""))])
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
@@ -245,7 +245,7 @@ def test_the_plan_is_told_without_training(base: Path, tmp_path: Path) -> None:
 def test_master_weights_keep_updates_that_bfloat16_would_lose() -> None:
     parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
     optimizer = MasterAdamW([{"params": [parameter], "weight_decay": 0.0}], lr=1e-3)
-    for _ in range(8):  # each step moves by about 1e-3; bfloat16 has no number between 1 - 1/256 and 1
+    for _ in range(8):  # each step changes it by about 1e-3; bfloat16 has no number between 1 - 1/256 and 1
         (parameter.float().sum()).backward()
         assert parameter.grad is None
         optimizer.step()

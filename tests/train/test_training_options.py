@@ -1,4 +1,4 @@
-"""Held-out evaluation, trackers and the options that must not change what is computed; one line for what goes wrong."""
+"""Held-out evaluation, trackers, options that must not change the result, and errors of one line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_held_out_samples_are_scored_as_inference_would_read_them(base: Path, tm
 
 
 def test_the_best_checkpoint_is_kept_and_training_ends_when_nothing_gets_better(base: Path, tmp_path: Path) -> None:
-    # A rate at which the model gets worse from the second step on; the first, at rate 0, leaves it as it was.
+    # With this learning rate the model gets worse from step 2 on. Step 1, at rate 0, leaves it unchanged.
     run = config(
         base, tmp_path, eval_data=(str(base / "held.jsonl"),), eval_steps=1, save_steps=1, patience=2, keep_best=True,
         learning_rate=0.5, max_steps=30, scheduler="constant",
@@ -85,7 +85,7 @@ def test_the_best_checkpoint_is_kept_and_training_ends_when_nothing_gets_better(
 
 
 class AtEnd(TrainerCallback):
-    """Interrupts a run behind its last step."""
+    """Interrupts a run after its last step."""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         raise KeyboardInterrupt
@@ -143,13 +143,16 @@ def test_a_sequence_and_its_plain_last_round_go_the_same_way() -> None:
     _, held = validation.split(samples, TrainConfig(eval_share=0.3))
     assert held == [3 * problem + kind for problem in sorted({i // 3 for i in held}) for kind in range(3)]
     assert 3 < len(held) / 3 < 20
-    short = [last_round(sample) for sample in samples]  # the plain objective's view of the same samples
+    short = [last_round(sample) for sample in samples]  # the same samples under the instruction objective
     assert validation.split(short, TrainConfig(eval_share=0.3))[1] == held
     assert validation.split(samples, TrainConfig(eval_share=0.3, seed=1))[1] != held
 
 
 def test_the_trackers_get_every_curve(base: Path, tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="TensorBoard is not installed; run: make setup",
+    )
     held = str(base / "held.jsonl")
     train(config(base, tmp_path, report_to=("tensorboard",), eval_data=(held,), eval_steps=6), quiet)
     (folder,) = {path.parent for path in tmp_path.rglob("events.out.tfevents*")}
@@ -167,7 +170,7 @@ def test_the_trackers_get_every_curve(base: Path, tmp_path: Path) -> None:
 
 
 def test_wandb_is_used_where_asked_for(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
+    pytest.importorskip("wandb", reason="wandb is not installed; run: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -191,7 +194,7 @@ def shares(samples: list[Encoded], run: TrainConfig, step: int, steps: int) -> d
 
 
 def test_visible_shares_count_the_tokens_of_each_type() -> None:
-    # Blocks of 4, 6 and 2 tokens with their two markers; in the first third only execution blocks are hidden.
+    # Blocks of 4, 6 and 2 tokens plus two markers each; in the first third only execution blocks are hidden.
     sample = tiny.encoded([("text", 4), ("code", 6), ("execution", 2)])
     plain = tiny.encoded([], reflection=False)
     run = TrainConfig(masking=MaskingConfig("block"))
@@ -200,7 +203,7 @@ def test_visible_shares_count_the_tokens_of_each_type() -> None:
     }  # fmt: skip
     assert shares([sample], run, 1, 12)["visible_execution"] == 0
     by_token = TrainConfig(masking=MaskingConfig("sequential_token"))
-    # Half of 8 + 4 + 6 tokens are hidden from the left: the text with its markers, and three of the code's eight.
+    # Half of the 6 + 8 + 4 tokens are hidden from the left: the text (6), and 3 of the 8 tokens of the code.
     assert shares([sample], by_token, 6, 12) == pytest.approx(
         {"visible_code": 5 / 8, "visible_execution": 1.0, "visible_text": 0.0}
     )
@@ -242,7 +245,9 @@ def test_masters_keep_what_bfloat16_would_lose_with_any_optimizer() -> None:
 @pytest.mark.parametrize("kind", ["AdamW8bit", "PagedAdamW8bit", "Lion8bit"])
 @pytest.mark.filterwarnings("ignore:Paged optimizers")
 def test_optimizers_of_eight_bits_keep_float32_weights_and_go_on_exactly(kind: str) -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    bitsandbytes = pytest.importorskip(
+        "bitsandbytes", reason="bitsandbytes is not installed; run: pip install bitsandbytes"
+    )
 
     def start() -> tuple[torch.nn.Parameter, Any]:
         parameter = torch.nn.Parameter(torch.ones(64, 128, dtype=torch.bfloat16))
@@ -257,7 +262,7 @@ def test_optimizers_of_eight_bits_keep_float32_weights_and_go_on_exactly(kind: s
     parameter, optimizer = start()
     whole = go(parameter, optimizer, range(8))
     assert {state["state1"].dtype for state in optimizer.state.values()} == {torch.uint8}
-    # bfloat16 would still be at 1: what is left of 1e-4 taken from it is rounded away.
+    # A bfloat16 weight would still be 1, because 1 - 1e-4 rounds to 1.
     assert ((whole - (1 - 8e-4)).abs() < 2e-4).all()
     assert torch.equal(parameter.detach(), whole.bfloat16())
     one = start()
@@ -286,7 +291,7 @@ def test_settings_that_do_not_fit_give_one_line(
     base: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     if torch.cuda.is_available() and "CUDA" in message:
-        pytest.skip("there is a GPU")
+        pytest.skip("tests the error without a GPU, and this machine has one; hide it with CUDA_VISIBLE_DEVICES=")
     with pytest.raises(UserError, match=message) as caught:
         train(config(base, tmp_path, **changes), quiet)
     assert "\n" not in str(caught.value)
@@ -336,7 +341,7 @@ def test_out_of_memory_says_what_to_lower_and_loses_nothing(base: Path, tmp_path
 
 
 class AtBegin(TrainerCallback):
-    """Is out of memory before the first pass, as where the optimizer is made."""
+    """Runs out of memory before the first step, as if while creating the optimizer."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         no_memory()

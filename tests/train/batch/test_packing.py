@@ -1,4 +1,4 @@
-"""Rows by hand, weights that sum as the loss says, packing and the step plan."""
+"""Rows and loss weights derived by hand, packing, and the plan of the steps."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_release_scores_places_of_kl_without_a_label() -> None:
     rows = build_rows(SAMPLE, MaskingConfig("all", semantics="release"), "keep", 1, 3, 0)
     batch = pack([(rows, loss_weights([rows], LossConfig())[0])])
     assert len(batch.kl_weight) == 5
-    # The student's last place predicts EOS, which its cross-entropy does not ask for; the teacher's does.
+    # The last scored position predicts EOS, which is a label of the teacher but not of the student.
     assert batch.ce_weight[9].item() == 0 and batch.ce_weight[4].item() > 0
     assert batch.ce_weight.sum().item() == pytest.approx(1)
 
@@ -147,7 +147,7 @@ def test_max_steps_and_max_tokens_bound_the_run() -> None:
         return plan_steps([1, 2, 1], no_cost, batch_size=3, epochs=1, **bounds)
 
     assert len(plan(max_steps=7)) == 7
-    assert len(plan(max_tokens=90)) == 3  # 30 a step: the third step reaches 90
+    assert len(plan(max_tokens=90)) == 3  # 30 tokens per step: the third step reaches 90
     assert len(plan(max_tokens=91)) == 4
     assert len(plan(max_tokens=1)) == 1
     assert len(plan(max_tokens=900, max_steps=5)) == 5

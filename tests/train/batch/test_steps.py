@@ -1,4 +1,4 @@
-"""Steps are what the pure functions make of the whole batch, whatever is built of it, and are made ahead."""
+"""Each rank builds its share of the batch that the pure functions give, and builds the next step in advance."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_next_step_is_made_in_a_thread_and_is_the_same() -> None:
 
     steps = Watched(SAMPLES, [1] * 12, run())
     ahead = Ahead(steps)
-    taken = [ahead[number] for number in (0, 1, 2, 6, 7)]  # as with a jump forward, and to the end
+    taken = [ahead[number] for number in (0, 1, 2, 6, 7)]  # includes a jump forward and the last step
     ahead.pool.shutdown()
     assert sorted(made) == [(0, True), (1, False), (2, False), (3, False), (6, True), (7, False)]
     for number, step in zip((0, 1, 2, 6, 7), taken, strict=True):

@@ -1,7 +1,7 @@
-"""Every kind of model that people tune is trained as the yardstick trains it, or refused with one line.
+"""Each common architecture is trained exactly as by the reference implementation, or refused with a one-line error.
 
-Tiny random models whose sliding windows are shorter than the rows. Norms and rotations of most are computed in float32
-whatever the type, hence the tolerances.
+The models are tiny and random, with sliding windows shorter than the rows. Most of them compute norms and rotary
+embeddings in float32 regardless of the dtype, hence the tolerances.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 def build(name: str, changes: dict[str, Any], dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**{**SIZES, **changes}))
-    with torch.no_grad():  # norms and biases start as ones and zeros, which would hide mistakes
+    with torch.no_grad():  # norms and biases are initialized with ones and zeros, which would hide mistakes
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter += 0.3 * torch.rand_like(parameter)
@@ -111,7 +111,7 @@ def ours(model: PreTrainedModel, masking: MaskingConfig, step: int) -> tuple[flo
 
 
 def plain(model: PreTrainedModel, masking: MaskingConfig, step: int) -> tuple[float, dict[str, torch.Tensor]]:
-    # Only the written-out attention of transformers knows capped scores.
+    # In transformers, only eager attention supports capped scores.
     attention = "eager" if model.config.model_type == "gemma2" else "sdpa"
     return measured(
         model, reference.loss(model, samples(), masking, LossConfig(), step, STEPS, SEED, attention=attention)[0]

@@ -1,4 +1,4 @@
-"""The operations that a step needs are the matrix products that a step does, trained as a whole or with adapters."""
+"""The computed FLOPs of a step equal those of its matrix products, for full training and for adapters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reflectioncoder.train.compute.packed_attention import use_varlen_attention
 
 
 def products(model: Any, batch: Any) -> int:
-    """Operations of the matrix products of a step, attention apart, which is one operation on the processor."""
+    """Count the FLOPs of a step's matrix products, without attention, which is one fused operator on CPU."""
 
     def in_place(total: Any, left: Any, right: Any, **_: Any) -> int:
         return int(2 * left[0] * left[1] * right[1])
@@ -41,7 +41,7 @@ def test_what_is_needed_is_what_is_multiplied(tmp_path: Path, adapters: bool, ti
     use_varlen_attention(model)
     own_rows = 0
     if adapters:
-        pytest.importorskip("peft")
+        pytest.importorskip("peft", reason="PEFT is not installed; run: make setup")
         lora.add_adapters(model, words, TrainConfig(precision="float32", lora=LoraConfig(r=4)))
         own_rows = len(SPECIAL_TOKENS)
     samples = [encode_dialogue(dialogue, words, str(i)) for i, dialogue in enumerate(tiny.dialogues(4))]
@@ -50,7 +50,7 @@ def test_what_is_needed_is_what_is_multiplied(tmp_path: Path, adapters: bool, ti
     scored = len(batch.index)
     found = Needed(model)(batch.tokens, scored, 0)
     assert found + 6 * scored * own_rows * 32 == products(model, batch)
-    assert Needed(model)(0, 0, 10) == 10 * 3 * 2 * 2 * 32  # two layers, 32 wide
+    assert Needed(model)(0, 0, 10) == 10 * 3 * 2 * 2 * 32  # two layers, hidden size 32
 
 
 def test_only_known_gpus_have_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:

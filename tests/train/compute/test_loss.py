@@ -1,4 +1,4 @@
-"""The packed, chunked loss equals the plain one: value and every gradient, to 1e-9 in float64."""
+"""The packed, chunked loss equals the reference implementation in value and all gradients, to 1e-9 in float64."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ def test_rebase_equals_dense_masking_on_absolute_positions(strategy: str, semant
 
 def test_rotary_positions_make_keep_and_rebase_agree_only_where_nothing_before_a_gap_is_seen() -> None:
     model = tiny.llama()
-    no_bos = MaskingConfig(strategy="all", semantics="release")  # all that is visible is contiguous
+    no_bos = MaskingConfig(strategy="all", semantics="release")  # the visible tokens are contiguous
     keep = ours(model, batch(), no_bos, LossConfig(), 5, "keep")
     rebased = ours(model, batch(), no_bos, LossConfig(), 5, "rebase")
-    assert keep[0] == pytest.approx(rebased[0], abs=1e-6)  # Llama makes its rotations in float32
+    assert keep[0] == pytest.approx(rebased[0], abs=1e-6)  # Llama computes rotary embeddings in float32
     partly = MaskingConfig()
     keep = ours(model, batch(), partly, LossConfig(), 5, "keep")
     assert abs(keep[0] - ours(model, batch(), partly, LossConfig(), 5, "rebase")[0]) > 1e-4
@@ -180,7 +180,7 @@ def test_only_plain_samples_have_no_student_and_no_divergence() -> None:
 
 
 def test_two_tokens_by_hand() -> None:
-    # One pair over two words. Teacher logits (0, log 3): p = (1/4, 3/4). Student logits (0, 0): q = (1/2, 1/2).
+    # One pair, a vocabulary of two. Teacher logits (0, log 3): p = (1/4, 3/4). Student logits (0, 0): q = (1/2, 1/2).
     head = Head(torch.eye(2, dtype=torch.float64))
     hidden = torch.tensor([[0.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
     hidden[0, 1] = torch.log(hidden[0, 1])
@@ -190,12 +190,12 @@ def test_two_tokens_by_hand() -> None:
     )
     log = torch.log(torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64))
     assert ce.tolist() == pytest.approx([(log[2] - log[1]).item(), log[0].item()])
-    # 1/4 log(1/4 : 1/2) + 3/4 log(3/4 : 1/2)
+    # 1/4 log((1/4) / (1/2)) + 3/4 log((3/4) / (1/2))
     assert kl.item() == pytest.approx((-0.25 * log[0] + 0.75 * (log[1] - log[0])).item())
     assert loss.item() == pytest.approx((0.5 * ce[0] + 0.25 * ce[1] + 2 * kl[0]).item())
     loss.backward()
     assert hidden.grad is not None
-    # teacher: 0.5 (p - (0, 1)); student: 0.25 (q - (1, 0)) + 2 (q - p)
+    # Gradients: teacher 0.5 (p - (0, 1)); student 0.25 (q - (1, 0)) + 2 (q - p).
     assert hidden.grad[0].tolist() == pytest.approx([0.125, -0.125])
     assert hidden.grad[1].tolist() == pytest.approx([-0.125 + 0.5, 0.125 - 0.5])
 
@@ -226,7 +226,7 @@ def test_without_gradients_nothing_but_the_loss_is_computed(softcap: float) -> N
     rest = torch.randint(11, (9,), generator=generator), torch.rand(9, generator=generator).double(), torch.ones(3)
     head = Head(weight, softcap=softcap)
     wanted = scored_loss(hidden, head, *rest, chunk=4)
-    # Products of [n, V] are counted: one a chunk gives the logits, two more would be gradients.
+    # Each chunk needs one matrix product for the logits; two more would compute gradients.
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         found = scored_loss(hidden, head, *rest, chunk=4)
     assert counted.get_total_flops() == 2 * 9 * 11 * 5

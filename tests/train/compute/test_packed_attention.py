@@ -1,4 +1,4 @@
-"""Packed causal attention equals attention row by row, and refuses what it cannot do."""
+"""Packed causal attention equals attention computed row by row, and rejects what it does not support."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_row_does_not_feel_its_neighbours_even_with_gaps_in_positions() -> Non
     other = ids.clone()
     other[0, :5] = 40
     assert (run(other, positions, [5, 7])[5:] - together[5:]).abs().max() == 0
-    # A gap is not a boundary: what follows it still sees what is before.
+    # A gap in positions is not a boundary: tokens after it still attend to tokens before it.
     other = ids.clone()
     other[0, 5] = 40
     assert (run(other, positions, [5, 7])[11] - together[11]).abs().max() > 1e-6
@@ -72,7 +72,7 @@ def test_a_row_does_not_feel_its_neighbours_even_with_gaps_in_positions() -> Non
 def written_out(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor, softcap: float = 0.0
 ) -> torch.Tensor:
-    """[1, T, heads, D] of masked softmax, head by head."""
+    """Masked softmax attention [1, T, heads, D], computed head by head."""
     heads = []
     for h in range(query.shape[1]):
         kv = h * key.shape[1] // query.shape[1]
@@ -121,7 +121,7 @@ def test_rotary_models_are_told_from_absolute_ones() -> None:
     assert not has_rotary_positions(tiny.gpt2())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU with PyTorch for CUDA")
 @pytest.mark.parametrize("window", [0, 20])
 @pytest.mark.parametrize("gap", [0, 9])
 @pytest.mark.parametrize("heads", [4, 2])

@@ -1,4 +1,4 @@
-"""Positions of a model that has absolute ones: rebased, the student reads what inference reads; kept, it does not."""
+"""Models with absolute positions: with rebased positions the student reads what inference reads, with kept ones not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_rebased_student_is_a_plain_forward_pass_of_what_it_sees(step: int) ->
     model = tiny.gpt2()
     rows = rows_at(step, "rebase")
     assert rows.student is not None
-    # Nothing of the package from here on: two bare sequences, the model's own attention and positions.
+    # The expected values use no code of the package: two plain sequences, the model's own attention and positions.
     model.set_attn_implementation("eager")
     teacher, student = (
         model(torch.tensor([row.ids]), use_cache=False).logits[0] for row in (rows.teacher, rows.student)
@@ -49,7 +49,7 @@ def test_a_rebased_student_is_a_plain_forward_pass_of_what_it_sees(step: int) ->
     ids = torch.tensor(own.ids)
     labels = [t for t in range(whole) if own.is_label[t]]
     answer = torch.arange(start + 1, end)
-    back = whole - len(rows.student.ids)  # the answer's places in the student's sequence
+    back = whole - len(rows.student.ids)  # offset of the answer in the student's sequence
     teacher_ce = F.cross_entropy(teacher[[t - 1 for t in labels]], ids[labels], reduction="none")
     student_ce = F.cross_entropy(student[answer - 1 - back], ids[answer], reduction="none")
     p, q = teacher[answer - 1].detach().log_softmax(-1), student[answer - 1 - back].log_softmax(-1)
@@ -76,7 +76,7 @@ def test_which_position_embeddings_the_student_learns_with(positions: str, step:
     gradient = model.transformer.wpe.weight.grad
     touched = set(gradient.abs().sum(1).nonzero()[:, 0].tolist())
     length, whole = len(alone.teacher.ids), len(sample())
-    # What comes after the last predicted token (its end, EOS) is read by nobody who is scored.
+    # No scored position attends to the last predicted token or to what follows it (EOS).
     if positions == "rebase":
         assert touched == set(range(length - 2))
     else:

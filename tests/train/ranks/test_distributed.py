@@ -1,4 +1,4 @@
-"""Training on several ranks gives what one process gives; a rank that dies ends the job, and it can be resumed."""
+"""Several ranks give the same result as one process; a job whose rank dies ends and can be resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONFIGS = ROOT / "configs" / "accelerate"
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    # With rows to spare, as Qwen has them.
+    # With unused rows in its vocabulary table, like Qwen.
     tiny.save(folder / "untied", tiny.llama(280, tied=False, dtype=torch.float32))
     write_jsonl(folder / "data.jsonl", tiny.dialogues(7))
     return folder
@@ -118,7 +118,7 @@ def test_ranks_wait_for_a_long_write_but_not_for_a_dead_rank() -> None:
 
 @pytest.mark.ranks
 def test_two_ranks_give_what_one_process_gives(base: Path, tmp_path: Path) -> None:
-    # An epoch has twelve samples, five of them twice over: in batches of eleven, the last has one for two ranks.
+    # An epoch has 12 samples, as 5 of the 7 are up-sampled. With batches of 11, two ranks share one sample in step 2.
     runs = {
         "uneven": {},
         "fewer samples than ranks": {"max_steps": -1, "epochs": 1.0, "batch_size": 11},
@@ -133,7 +133,7 @@ def test_two_ranks_give_what_one_process_gives(base: Path, tmp_path: Path) -> No
     said = ranks.launch(configs)
     assert "7 samples" in said[0] and "samples" not in said[1]
     for name in runs:
-        # Sums in bfloat16 depend on what shares a pass.
+        # In bfloat16, sums depend on which samples share a micro-batch.
         tolerance = 2e-2 if name == "bfloat16" else 1e-5
         same_losses(tmp_path / "one" / name, tmp_path / "two" / name, tolerance)
         same_weights(tmp_path / "one" / name, tmp_path / "two" / name, tolerance)
@@ -143,7 +143,7 @@ def test_two_ranks_give_what_one_process_gives(base: Path, tmp_path: Path) -> No
 
 
 def engine_run(base: Path, folder: Path, sharding: str) -> None:
-    """An engine gives what one process gives, goes on from its checkpoints, and they can be put together."""
+    """Check an engine: same result as one process, exact resumption, and consolidation of its checkpoints."""
     runs: dict[str, dict[str, Any]] = {
         "float32": {},
         "bfloat16": {"precision": "bfloat16", "model": str(base / "untied")},
@@ -183,7 +183,7 @@ def test_fsdp2_gives_what_one_process_gives(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.ranks
 def test_deepspeed_gives_what_one_process_gives(base: Path, tmp_path: Path, stage: int) -> None:
-    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed; run: pip install deepspeed")
     engine_run(base, tmp_path, str(CONFIGS / f"zero{stage}.yaml"))
 
 
@@ -258,6 +258,6 @@ def test_a_killed_rank_ends_the_job_and_resume_goes_on_exactly(base: Path, tmp_p
         [line[name] for name in TERMS] for line in log(whole)
     ]
     same_weights(whole, killed, 0.0)
-    train(config(base, alone, max_steps=7, resume=True), quiet)  # on another number of ranks
+    train(config(base, alone, max_steps=7, resume=True), quiet)  # with another number of ranks
     same_losses(whole, alone)
     same_weights(whole, alone)
