@@ -1,4 +1,4 @@
-"""A build gives the same bytes whatever the number of workers and however often it is killed."""
+"""A build gives the same bytes for any number of workers, however often it is killed and resumed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def files(output: Path) -> dict[str, bytes]:
 
 
 def recorded(output: Path) -> dict[str, str]:
-    """What the ledger holds, read from outside."""
+    """The entries in the ledger, read with plain SQLite."""
     try:
         database = sqlite3.connect(f"file:{output / 'ledger.sqlite'}?mode=ro", uri=True)
         rows = database.execute("SELECT id, payload FROM problems").fetchall()
@@ -137,7 +137,7 @@ def test_killed_twice_and_started_again_gives_the_same_bytes(reference: Path, tm
         process.send_signal(signal.SIGKILL)
         process.communicate()
         after = recorded(output)
-        assert before.items() <= after.items()  # nothing that was finished is lost
+        assert before.items() <= after.items()  # no finished problem is lost
         before = after
         assert len(family) >= 4  # two workers and their interpreters
         until(lambda family=family: not any(map(alive, family)), 15)
@@ -171,9 +171,9 @@ def test_a_finished_build_is_not_done_again(reference: Path) -> None:
     assert result.seconds < 5
     assert files(reference) == before
     (reference / "sequences.jsonl").unlink()
-    build(settings(reference), quiet())  # a lost file comes back from the ledger
+    build(settings(reference), quiet())  # a deleted file is restored from the ledger
     assert files(reference) == before
-    build(settings(reference, formats=("jsonl", "parquet", "dataset")), quiet())  # as does another format
+    build(settings(reference, formats=("jsonl", "parquet", "dataset")), quiet())  # as are other formats
     assert len(datasets.load_from_disk(str(reference / "dataset"))) == result.sequences
 
 
@@ -225,7 +225,7 @@ def test_own_problems_are_decontaminated_deduplicated_and_filtered(tmp_path: Pat
     ]  # fmt: skip
     assert (result.sequences, result.funnel["skipped_rows"], result.funnel["problems"]) == (1, 1, 6)
     (line,) = map(json.loads, (output / "contamination.jsonl").open())
-    # of the nine runs of five words the benchmark's prompt has, all but "please count the letters of" are there
+    # Of the nine runs of five words in the benchmark's prompt, all but "please count the letters of" occur.
     assert (line["id"], line["reference"], line["share"]) == ("known", f"file {banned}, line 1", round(8 / 9, 4))
     assert line["example"] == "count the letters of a text that come after the tenth one"
     assert "own.jsonl, line 7: no column 'instruction'" in said(console)

@@ -1,4 +1,4 @@
-"""A build with a chat model: real HTTP, real programs, killed at any moment, and nothing is paid for twice."""
+"""A build with a chat model, real HTTP and real programs can be killed at any moment, and no request is paid twice."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_trouble_on_the_way_loses_no_problem(tmp_path: Path) -> None:
         result, _ = run(config(output, problems, server.url, {"timeout": 1.0}))
         assert len(server.requests) == 4 * count
     assert result.funnel == {"problems": count, "sequences": count}
-    assert progress(output).requests == 4 * count  # what failed is counted too
+    assert progress(output).requests == 4 * count  # failed requests are counted, too
 
 
 def test_what_a_model_does_wrong_is_rejected_with_its_reason(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(tmp_path: Path) -> 
         ("several_final_codes", [fenced(bad(8)), fenced(good(8)), f"{fenced(final(8))}\nor\n{fenced(good(8))}"]),
         ("no_final_code", [fenced(bad(9)), fenced(good(9)), "As above."]),
         ("final_code_fails", [fenced(bad(10)), fenced(good(10)), fenced("def add_10(x):\n    return x + 9")]),
-        # passes its own asserts but not the problem's tests
+        # Passes its own asserts but not the problem's tests.
         ("final_code_fails", [
             fenced(bad(11)), fenced(good(11)), fenced("def add_11(x):\n    return 12"),
         ]),
@@ -199,7 +199,7 @@ def test_killed_at_any_moment_it_goes_on_and_asks_for_no_recorded_answer_again(t
             if sign == signal.SIGINT:
                 assert process.returncode == 130
                 assert len(printed[1].splitlines()) == 1
-            time.sleep(0.3)  # what was still under way
+            time.sleep(0.3)  # time for requests still in flight
             assert not progress(output).running
             kept = recorded(output)
             assert sum(kept.values()) < 3 * count
@@ -210,7 +210,7 @@ def test_killed_at_any_moment_it_goes_on_and_asks_for_no_recorded_answer_again(t
         last = start(tmp_path / "build.toml", settings)
         said += "".join(last.communicate(timeout=60))
         assert last.returncode == 0
-    for number, remembered in memories:  # nothing that was recorded then was asked for later
+    for number, remembered in memories:  # no answer recorded by then was requested later
         assert remembered
         assert not remembered & set(asked[number:])
     assert recorded(output) == Counter({f"p{k}": 3 for k in range(count)})
@@ -219,7 +219,7 @@ def test_killed_at_any_moment_it_goes_on_and_asks_for_no_recorded_answer_again(t
     sequences = read_jsonl(output / "sequences.jsonl")
     assert [dialogue.extra["id"] for dialogue in sequences] == [f"p{k}" for k in range(count)]
     assert all(dialogue.rounds == 2 for dialogue in sequences)
-    # the key is in no file and no output of all this
+    # The key is in no file and no output.
     assert server.authorizations == {f"Bearer {KEY}"}
     assert KEY not in said
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -252,9 +252,9 @@ def test_a_spent_budget_stops_cleanly_and_a_larger_one_goes_on(
         assert re.search(rf"problems finished +{done} of 6", status)
         assert re.search(r"conversations open +[12]\n", status)
         assert re.search(r"spent +10 requests, 100 tokens in, 50 out\n", status)
-        assert main(verb(budget_requests=10)) == 0  # still spent
+        assert main(verb(budget_requests=10)) == 0  # the budget is still spent
         assert len(server.requests) == 10
-        assert main(verb(budget_tokens=150 + 1)) == 0  # spent as well: the tokens of both runs count
+        assert main(verb(budget_tokens=150 + 1)) == 0  # spent, too: tokens of earlier runs count
         assert len(server.requests) == 10
         assert main(verb(budget_money=5.0, prices=("m=1/2",))) == 0
         assert len(server.requests) == 18
@@ -292,7 +292,7 @@ def test_a_problem_that_the_server_never_answers_stays_open(tmp_path: Path) -> N
             run(settings)
     found = progress(output)
     assert (found.done, found.rejected, found.open) == (3, {}, 1)
-    assert found.requests == 9 + 4  # two attempts of two requests each
+    assert found.requests == 9 + 4  # two attempts with two requests each
     with ChatServer(lambda _, request: model(request)) as server:  # the server may move
         result, _ = run(config(output, problems, server.url))
         assert len(server.requests) == 3
@@ -313,7 +313,7 @@ def test_a_problem_that_the_server_never_answers_stays_open(tmp_path: Path) -> N
 def test_what_cannot_work_says_so_in_one_line(tmp_path: Path, reply: Reply | None, message: str) -> None:
     problems = write_problems(tmp_path / "own.jsonl", 4)
     with ChatServer(lambda *_: reply or b"") as server, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # nobody listens there
+        free.bind(("127.0.0.1", 0))  # no server listens on this port
         url = server.url if reply else f"http://127.0.0.1:{free.getsockname()[1]}/v1"
         with pytest.raises(UserError, match=message) as caught:
             run(config(tmp_path / "out", problems, url))

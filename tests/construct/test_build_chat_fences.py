@@ -1,4 +1,4 @@
-"""Models fence their code in odd ways: each ends in a sequence or in a typed reason, and no problem is lost."""
+"""Code in unusual fences gives a sequence or a typed reason, and no problem is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fenced(code: str, opening: str = "```python", closing: str = "```") -> str:
 
 
 def halves(program: str) -> str:
-    """A program in two blocks: what it defines, then what it asserts."""
+    """A program in two code blocks: definitions, then asserts."""
     definition, _, asserts = program.partition("\n\nassert")
     return f"{fenced(definition)}\nThe tests:\n{fenced(f'assert{asserts}')}"
 
@@ -27,9 +27,9 @@ def test_odd_fences_end_in_a_sequence_or_a_reason(tmp_path: Path) -> None:
         ("", [fenced(bad(0), "~~~python", "~~~"), fenced(good(0), "~~~python", "~~~"), fenced(final(0), "~~~", "~~~")]),
         ("", [fenced(code, "```python", "") for code in (bad(1), good(1), final(1))]),  # never closed
         ("", [fenced(code, "````py", "````") for code in (bad(2), good(2), final(2))]),
-        ("", [fenced(code, "```", "```") for code in (bad(3), good(3), final(3))]),  # of no language
+        ("", [fenced(code, "```", "```") for code in (bad(3), good(3), final(3))]),  # no language
         ("", [halves(bad(4)), halves(good(4)), fenced(final(4))]),
-        # the second program of an answer is not run, so it cannot repair the first unseen
+        # The second program of an answer is not run, so the first one must be repaired in the next answer.
         ("", [f"{fenced(bad(5))}\nIt fails. Better:\n{fenced(good(5))}", fenced(good(5)), fenced(final(5))]),
         ("single_round", [f"{fenced(good(6))}\n{fenced(bad(6))}"]),
         ("no_code", [fenced(bad(7), "```json"), fenced(bad(7), "```text")]),

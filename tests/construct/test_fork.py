@@ -1,4 +1,4 @@
-"""A fork takes over what changed settings do not touch, pays for nothing twice, and leaves the old build as it was."""
+"""A fork reuses records that changed settings do not affect, repeats no request, and leaves the old build unchanged."""
 
 from __future__ import annotations
 
@@ -35,14 +35,18 @@ def fenced(code: str) -> str:
 
 
 def place(request: dict[str, Any]) -> tuple[int, int]:
-    """Which problem a request is about, and how many answers the conversation has had."""
+    """Return the number of the problem that a request is about, and the number of answers so far."""
     k = re.search(r"`add_(\d+)`", request["messages"][1]["content"])
     assert k is not None
     return int(k.group(1)), sum(message["role"] == "assistant" for message in request["messages"])
 
 
 def model(number: int, request: dict[str, Any]) -> bytes:
-    """Wrong once; problem 1 needs three repairs, problem 2 draws a number, problem 3 answers nothing."""
+    """Answer with one wrong program, then a right one.
+
+    Exceptions: problem 1 has three more wrong programs, problem 2 draws a random number, and problem 3 has empty
+    answers.
+    """
     k, turn = place(request)
     codes = [bad(k), *([bad(k)] * 3 if k == 1 else []), good(k), final(k)]
     if k == 2:
@@ -91,7 +95,7 @@ def reasons(output: Path) -> dict[str, str]:
 
 
 def said_once(requests: list[dict[str, Any]]) -> bool:
-    """Whether no two requests are the same."""
+    """Whether all requests are different."""
     return max(Counter(json.dumps(request, sort_keys=True) for request in requests).values()) == 1
 
 
@@ -104,7 +108,7 @@ def test_changed_filters_are_applied_anew_and_no_answer_is_asked_for_again(tmp_p
         chat = {"budget_requests": budget, "in_flight": 2}
         run(config(old, problems, server.url, chat, max_rounds=2))
         asked = len(server.requests)
-        # 3 of problems 0 and 4, the first of problem 2 (which draws a number), two rounds of problem 1
+        # Requests: 3 each for problems 0 and 4, 1 for problem 2 (random number), 2 rounds of problem 1.
         assert asked == budget or asked == 3 + 2 + 1 + 3
         before = contents(old)
         assert budget or reasons(old) == {"p1": "unresolved", "p2": "input_output"}
@@ -117,9 +121,9 @@ def test_changed_filters_are_applied_anew_and_no_answer_is_asked_for_again(tmp_p
         assert len(server.requests) == whole
         assert said_once(server.requests)
         assert contents(old) == before
-        assert progress(new).requests == whole - asked  # a budget is for what the fork itself pays
-        run(config(old, problems, server.url, fork=str(new), **changed))  # the same again: nothing to do
-        run(config(new, problems, server.url, **changed))  # nor where it is called by its own name
+        assert progress(new).requests == whole - asked  # only the fork's own requests count
+        run(config(old, problems, server.url, fork=str(new), **changed))  # repeated: nothing to do
+        run(config(new, problems, server.url, **changed))  # the same without --fork
         assert len(server.requests) == whole
         run(config(fresh, problems, server.url, **changed))
     assert sequences(new) == sequences(fresh)
@@ -185,7 +189,7 @@ def test_a_raised_limit_touches_only_what_ran_into_it(tmp_path: Path) -> None:
         assert [place(request) for request in server.requests[asked:]] == [(1, 1), (1, 2)]
         asked = len(server.requests)
         run(config(tmp_path / "b", problems, server.url, {"max_tokens": 80}, seconds=0.5, fork=str(tmp_path / "c")))
-        # the program that took too long is run again, and what the model said of it is asked anew
+        # The program that timed out is run again, and the answers after it are requested again.
         assert [place(request) for request in server.requests[asked:]] == [(2, 1), (2, 2)]
     assert reasons(tmp_path / "b") == reasons(tmp_path / "c") == {}
 
@@ -244,7 +248,7 @@ def test_a_server_that_dies_in_a_fork_leaves_what_was_taken_over(
                          capsys.readouterr().out)  # fmt: skip
         dead.clear()
         result, _ = run(again)
-        assert len(server.requests) == asked + 1 + 4  # the refused one, and the rest of problem 1
+        assert len(server.requests) == asked + 1 + 4  # the refused request, and the rest of problem 1
     assert result.sequences == 3
 
 

@@ -1,4 +1,4 @@
-"""Parquet, data set directory and card say the same as the JSONL file, and replace what was there at once."""
+"""The Parquet file, data set directory and data card agree with the JSONL file and replace older ones atomically."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_parquet_and_data_set_hold_what_jsonl_holds(tmp_path: Path) -> None:
         ("a", "mbpp", "MIT", 2), ("b", "own", None, None),
     ]  # fmt: skip
     assert [json.loads(row["provenance"]) for row in rows] == [{"model": "m", "rounds": 2}, {"other": [1]}]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [DATASET, PARQUET]  # nothing is left over
+    assert sorted(path.name for path in tmp_path.iterdir()) == [DATASET, PARQUET]  # no temporary files are left
 
 
 def test_what_was_there_is_replaced_and_equal_input_gives_equal_bytes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A conversation becomes a reflection sequence, or ends for a reason; it is a function of what has happened so far."""
+"""A conversation becomes a reflection sequence or ends with a reason. Each step depends only on the events so far."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_two_stages_give_the_sequence_of_the_paper() -> None:
     step = next_step(PROBLEM, RULES, GOES_WELL[:2])
     assert isinstance(step, Ask)
     assert [turn.role for turn in step.messages] == ["system", "user", "assistant", "user"]
-    assert step.messages[2].text == f"A plan.\n```python\n{BAD}\n```"  # what the model guessed is cut
+    assert step.messages[2].text == f"A plan.\n```python\n{BAD}\n```"  # the output that the model made up is removed
     assert FAILED.text in step.messages[3].text
     assert next_step(PROBLEM, RULES, GOES_WELL[:3]) == Run(GOOD)
     step = next_step(PROBLEM, RULES, GOES_WELL[:4])
@@ -141,7 +141,7 @@ def test_tool_calls_give_the_same_sequence() -> None:
     assert isinstance(by_tools, Completed)
     assert isinstance(by_fences, Completed)
     assert by_tools.dialogue.messages == by_fences.dialogue.messages
-    # a model that writes a block although it has a tool is understood too
+    # A code block is accepted, too, if the model writes one instead of a tool call.
     mixed = next_step(PROBLEM, rules, [GOES_WELL[0], *events[1:], *GOES_WELL[4:]])
     assert isinstance(mixed, Completed)
     assert mixed.dialogue.messages == by_fences.dialogue.messages
@@ -183,7 +183,7 @@ ENDINGS: dict[str, tuple[Sequence[Event], str, str]] = {
 @pytest.mark.parametrize("name", ENDINGS)
 def test_what_leads_nowhere_ends_with_its_reason(name: str) -> None:
     events, reason, detail = ENDINGS[name]
-    for length in range(len(events)):  # not any earlier
+    for length in range(len(events)):  # it does not end earlier
         assert isinstance(next_step(PROBLEM, RULES, events[:length]), (Ask, Run, Check))
     step = next_step(PROBLEM, RULES, events)
     assert isinstance(step, Dropped)
@@ -208,7 +208,7 @@ def test_a_cell_runs_after_the_cells_it_needs_and_only_then() -> None:
     events: list[Event] = [code("def double(x):\n    return x"), PASSED, code("assert double(2) == 4")]
     assert next_step(PROBLEM, RULES, events) == Run("assert double(2) == 4", ("def double(x):\n    return x",))
     assert next_step(PROBLEM, RULES, [*events, FAILED, code(GOOD)]) == Run(GOOD)
-    # a broken limit ends the session, and the notebook's state with it
+    # An exceeded limit ends the session, and the notebook loses its state.
     assert next_step(PROBLEM, RULES, [*events, TIMEOUT, code("assert double(1) == 2")]) == Run("assert double(1) == 2")
     asked = next_step(PROBLEM, RULES, [*events, TIMEOUT])
     assert isinstance(asked, Ask)
@@ -222,7 +222,7 @@ def test_events_of_another_conversation_are_refused() -> None:
 
 
 class Scripted:
-    """A sampler with answers in a row."""
+    """A sampler that returns given answers in order."""
 
     name, model, fingerprint = "scripted", "m", ""
 
@@ -280,7 +280,7 @@ def test_any_conversation_ends_and_goes_on_from_any_point(texts: list[str], outc
     dialogue = end.dialogue
     for block in dialogue.first_round if dialogue else ():
         assert "GUESSED" not in block.content
-    # killed after any event, what was recorded is read back and neither asked nor run again
+    # After a kill at any event, the recorded events are read back, and no request or run is repeated.
     kept = min(kept, len(events))
     stored = [json.loads(json.dumps(to_record(event))) for event in events[:kept]]
     again, all_events, asked_again = carry_on([from_record(kind, value) for kind, value in stored])
@@ -327,7 +327,7 @@ def test_code_is_found_in_an_answer(name: str) -> None:
 def test_any_text_can_be_searched_for_code(text: str) -> None:
     found = extract(text)
     if found.code:
-        assert extract(found.kept).code == found.code  # what is sent back to the model says the same
+        assert extract(found.kept).code == found.code  # the text sent back to the model has the same code
 
 
 def test_code_keeps_what_its_literals_hold() -> None:
@@ -347,7 +347,7 @@ def test_shown_output_is_one_block(text: str) -> None:
         ("assert f(1) == 2", True),
         ("def f(x): return x\nassert f(1) == 2", False),
         ("print(len([]))", False),
-        ("g(1)", False),  # nobody defined it: let it fail as it stands
+        ("g(1)", False),  # defined nowhere: the cell runs unchanged and fails
         ("import numpy as np\nnp.zeros(1)", False),
         ("[n for n in range(3)]", False),
         ("def broken(", False),
@@ -361,7 +361,7 @@ def test_cells_need_earlier_ones_for_names_they_do_not_bind(cell: str, needed: b
 @pytest.mark.parametrize(
     ("program", "tests"),
     [
-        ("def f(x):\n    assert x > 0\n    return x", False),  # only checks its argument
+        ("def f(x):\n    assert x > 0\n    return x", False),  # the assert only checks an argument
         ("def f(x):\n    assert x > 0\n    return x\nprint(f(1))", False),
         ("def f(x):\n    return x\nassert f(1) == 1", True),
         ("def f(x):\n    return x\nfor i in range(3):\n    assert f(i) == i", True),

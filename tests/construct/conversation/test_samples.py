@@ -1,4 +1,4 @@
-"""Several samples of a problem up to the first that is accepted, and budgets of a model on this machine."""
+"""Sampling a problem until the first accepted sequence, and budgets for a local model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.decode import Decoded, More
 
-FIRST_GOOD = {0: 1, 1: 3, 2: 5, 3: 2}  # problem to the first of its samples that is a sequence, of four
+FIRST_GOOD = {0: 1, 1: 3, 2: 5, 3: 2}  # by problem: the first of its four samples that is a sequence; 5 means none
 
 
 class Model:
-    """Stands in for decoding: from its first good sample on, a problem's samples are sequences; before, it gives up."""
+    """Replaces decoding. A problem's samples are sequences from the first good one on; earlier ones contain no code."""
 
     def __init__(self, model: str) -> None:
         self.known = Format(model)
@@ -88,7 +88,7 @@ def test_cut_off_it_goes_on_without_sampling_what_was_accepted(tmp_path: Path, m
     with pytest.raises(UserError, match="decoding failed"):
         run(settings)
     decoding.breaks = lambda: False
-    accepted = {sample_of(sample)[0] for sample, turn in decoding.asked if turn == 3}  # its last answer
+    accepted = {sample_of(sample)[0] for sample, turn in decoding.asked if turn == 3}  # turn 3 is the last answer
     first = len(decoding.asked)
     result = run(settings)
     assert accepted
@@ -125,7 +125,7 @@ def test_budgets_hold_for_a_model_on_this_machine(
     assert spent.tokens_in + spent.tokens_out <= limit
     assert main(verb()) == 0
     assert progress(settings.output).done == 4
-    assert len(decoding.asked) == 16  # four answers each, none twice
+    assert len(decoding.asked) == 16  # four answers per problem, none requested twice
 
 
 def test_a_model_on_this_machine_has_no_price(tmp_path: Path, model: str) -> None:

@@ -1,4 +1,4 @@
-"""A build on a two-node Ray cluster gives what the local engine gives, whatever is killed on the way."""
+"""A build on a two-node Ray cluster gives the same result as the local engine, even if workers or nodes are killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import Interpreter
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="Ray is not installed; run: make setup")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
@@ -48,16 +48,16 @@ from reflectioncoder.construct.engines import ray_actors as crew  # noqa: E402
 
 pytestmark = pytest.mark.ray
 
-HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # two machines, as far as Ray can tell
+HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # Ray takes them for two machines
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json")
-# nothing is sent anywhere, and Ray kills no worker because others fill the machine's memory
+# Disables usage statistics, and the memory monitor, which would kill workers if other programs use much memory.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
 SMALL = {"num_cpus": 1, "object_store_memory": engine_ray.OBJECT_STORE}
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
-    """A head node with one processor; tests add and remove the other node."""
+    """A cluster with a head node of one CPU; tests add and remove the other node."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUIET.items():
             patch.setenv(name, value)
@@ -75,7 +75,7 @@ def nodes() -> Iterator[Cluster]:
 
 @pytest.fixture
 def other(nodes: Cluster) -> Iterator[Callable[[], None]]:
-    """A second node with one processor; calling this kills it."""
+    """Add a second node of one CPU; the yielded function kills it."""
     node = nodes.add_node(**SMALL, node_ip_address=OTHER)
 
     def remove() -> None:
@@ -87,7 +87,7 @@ def other(nodes: Cluster) -> Iterator[Callable[[], None]]:
 
 
 def kill_a_worker(nodes: Cluster, kind: str = "Actor") -> None:
-    """SIGKILL to an actor of the head node."""
+    """Kill an actor on the head node with SIGKILL."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for process in psutil.Process().children(recursive=True):
@@ -107,7 +107,7 @@ def raylet_of(node: Any) -> int:
 
 
 def run(settings: BuildConfig) -> str:
-    """Build, and give what was said."""
+    """Build, and return what the console shows."""
     console = Console(file=io.StringIO(), width=200)
     build(settings, console)
     assert isinstance(console.file, io.StringIO)
@@ -115,7 +115,7 @@ def run(settings: BuildConfig) -> str:
 
 
 class Later(threading.Thread):
-    """Does things, each once so many problems are finished or answers recorded."""
+    """A thread that calls each function once a count (finished problems or recorded answers) reaches its number."""
 
     def __init__(self, count: Callable[[], int], *things: tuple[int, Callable[[], None]]) -> None:
         super().__init__(daemon=True)
@@ -133,7 +133,7 @@ class Later(threading.Thread):
 def finished(output: Path) -> int:
     try:
         return progress(output).done
-    except UserError:  # not begun
+    except UserError:  # the build has not begun
         return 0
 
 
@@ -155,7 +155,7 @@ def test_planted_bugs_are_the_same_with_a_worker_and_a_node_killed(
         assert said.count(f"ray: lost a worker on {node}, or that node; its work is done again\n") == 1
     for name in FILES:
         assert (output / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
-    assert "already finished" in run(BuildConfig(output=str(output), **shared))  # the engine is not part of a build
+    assert "already finished" in run(BuildConfig(output=str(output), **shared))  # the engine may change
 
 
 def test_no_answer_is_paid_twice_when_the_last_node_goes_and_the_build_goes_on_elsewhere(
@@ -174,7 +174,7 @@ def test_no_answer_is_paid_twice_when_the_last_node_goes_and_the_build_goes_on_e
 
         with engine_ray.cluster(nodes.address):
             busy = ray.remote(crew.Actor).options(num_cpus=1, resources={f"node:{HEAD}": 0.1}).remote(dict)
-            ray.get(busy.open.remote())  # nothing else finds room on the head node
+            ray.get(busy.open.remote())  # occupies the head node's only CPU
             Later(answers, (20, other))
             with pytest.raises(UserError, match=r"no node has taken any work for 8 s .*problems are kept") as caught:
                 run(settings)
@@ -277,7 +277,7 @@ def test_actors_work_on_many_calls_at_once_and_a_call_that_kills_them_all_is_giv
 )
 def test_an_address_without_a_cluster_is_one_line(tmp_path: Path, address: str | None, message: str) -> None:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # nobody listens there
+        free.bind(("127.0.0.1", 0))  # no server listens on this port
         address = address or f"127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(UserError, match=message) as caught:
             run(BuildConfig(output=str(tmp_path), count=2, engine="ray", ray_address=address))
@@ -301,7 +301,7 @@ def test_ctrl_c_leaves_the_ledger_and_no_process(tmp_path: Path) -> None:
         **QUIET,
         "RAY_ADDRESS": "local",
         "OPENAI_API_KEY": KEY,
-    }  # not the cluster of the other tests
+    }  # "local" starts a cluster of its own
     command = [sys.executable, "-m", "reflectioncoder", "build", "--config", str(path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=attended

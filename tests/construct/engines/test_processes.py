@@ -1,4 +1,4 @@
-"""Workers do every task once, survive the death of one of them, and never outlive their owner."""
+"""Every task is done once, even if a worker dies, and workers end when their parent process ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of benchmark problems are found under other names, in other words around them, and nothing else is."""
+"""Copies of benchmark problems are found under other names and within other text, and little else is reported."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_words_hide_the_entry_point_however_it_is_written() -> None:
 def test_a_copy_is_found_under_any_name(name: str) -> None:
     code = CODE.replace("close_pairs", name)
     assert found(("Something else.", code), name) == ("Bench/1", "solution", 1.0)
-    assert found(("Something else.", code)) == ("Bench/1", "solution", 1.0)  # the name is found in the code
+    assert found(("Something else.", code)) == ("Bench/1", "solution", 1.0)  # the name is taken from the code
     named = f"{name}: {REQUEST}", "x = 1"
     assert found(named, name) == ("Bench/1", "prompt", 1.0)
 
@@ -73,7 +73,7 @@ def test_a_name_in_common_says_nothing() -> None:
 def test_half_of_a_long_prompt_is_found_and_a_fifth_is_not() -> None:
     words = REQUEST.split()
     assert len(words) == 35
-    half = " ".join(words[:22])  # 18 of the 31 runs
+    half = " ".join(words[:22])  # 18 of the 31 runs of 5 words
     assert found((f"Please do this. {half} - if you can",)) == ("Bench/1", "prompt", round(18 / 31, 4))
     assert found((f"Please do this. {' '.join(words[:10])} or not",)) is None
 
@@ -172,17 +172,17 @@ def test_real_benchmarks_are_found_in_their_other_editions_and_little_else(data:
     plus = list(load_references([str(data / "mbpp_plus")]))
     shared = {problem.id for problem in mbpp} & {reference.id.split("/")[1] for reference in plus}
     hit = {item.id for item in contaminated(mbpp, Detector(plus))}
-    assert len(shared) == 108  # MANIFEST.md; some of these prompts were rewritten and their solutions too
+    assert len(shared) == 108  # see MANIFEST.md; some of these prompts and solutions were rewritten
     assert len(hit & shared) >= 80
     java = list(load_references([str(data / "multipl_e" / "humaneval-java.jsonl")]))
     evals = list(load_references([str(data / "humaneval")]))
     renamed = [Problem(item.id, item.prompt, None, (), item.entry_point) for item in evals]
-    assert len(contaminated(renamed, Detector(java))) >= 130  # of 158; the wording is that of Java
+    assert len(contaminated(renamed, Detector(java))) >= 130  # of 158, whose prompts are worded for Java
     path = data / "instruct" / "leetcode" / "LeetCodeDataset-v0.2.0-train.jsonl.gz"
     leetcode = load_problems(str(path), "leetcode")
     found = contaminated(leetcode, Detector([*evals, *plus]))
-    assert len([item for item in found if item.part != "request"]) <= 3  # any shared 10-gram found 86
-    # read by hand: each asks for the reference's task
+    assert len([item for item in found if item.part != "request"]) <= 3  # matching any shared 10-gram reported 86
+    # Checked by hand: each of them asks for the same task as its reference.
     told = {item.id: item.reference for item in found if item.part == "request"}
     assert told.items() >= {("string-to-url-lcci", "Mbpp/628"), ("valid-perfect-square", "Mbpp/803")}
     assert len(told) <= 5
@@ -193,10 +193,10 @@ def test_real_benchmarks_are_found_in_their_other_editions_and_little_else(data:
     ]  # fmt: skip
     copied = {item.id for item in contaminated(mbpp, Detector(plus)) if item.part == "solution"}
     lost = copied - {item.id for item in contaminated(again, Detector(plus))}
-    assert lost <= {"638"}  # `wind_chill` has a variable `windchill`, which counts as the name too
+    assert lost <= {"638"}  # in `wind_chill` a variable `windchill` counts as the name, too
 
 
-SAME = (  # own wordings of requests as people make them
+SAME = (  # our own requests, worded as users would
     ("Calculate the Surface Area of a Cuboid.", "Write a function to find the surface area of a cuboid."),
     ("How would you reverse only the vowels of a string in Java?",
      "Write a python function to reverse only the vowels of a given string."),

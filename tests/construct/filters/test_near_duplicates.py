@@ -1,4 +1,4 @@
-"""Copies are found whatever their spacing and case; texts that only share a subject are not."""
+"""Copies are found regardless of spacing and case; texts that only share a subject are not reported."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_near_duplicates_equal_the_plain_comparison_of_all_pairs(seed: int) -> N
     for number in range(12):
         words = rng.choices(WORDS, k=60)
         texts.append((f"t{number}", " ".join(words)))
-        words[rng.randrange(60)] = "changed"  # 5 of 56 runs differ: Jaccard 51/61 at the least
+        words[rng.randrange(60)] = "changed"  # at most 5 of 56 runs differ: Jaccard of at least 51/61
         texts.append((f"u{number}", " ".join(words)))
     kept: list[tuple[str, str]] = []
     expected = []

@@ -1,4 +1,4 @@
-"""Each filter lets good sequences through and names what is wrong with bad ones."""
+"""Each filter accepts good sequences and rejects bad ones with a reason."""
 
 from __future__ import annotations
 

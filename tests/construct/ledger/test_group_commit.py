@@ -8,7 +8,7 @@ from reflectioncoder.errors import UserError
 
 
 class CountingLedger(Ledger):
-    """A real ledger that says how large its transactions were."""
+    """A real ledger that records the sizes of its transactions."""
 
     def __init__(self, folder):
         super().__init__(folder, {})
@@ -26,7 +26,7 @@ def test_records_of_many_conversations_share_transactions_and_are_all_there(tmp_
         async def conversation(name):
             for number in range(5):
                 await commits.write(RecordedStep(name, number, "answer", {"text": f"{name} {number}"}, 1, 10, 2))
-                # durable before the conversation goes on: another connection sees it
+                # The record is committed before the conversation continues: another connection can read it.
                 assert [payload["text"] for _, payload in ledger.events(name)][-1] == f"{name} {number}"
             await commits.write(Entry(name, "done", payload={"of": name}))
 

@@ -1,4 +1,4 @@
-"""Kinds of bugs: each can be planted somewhere, changes the program, and makes a plain run of an assert fail."""
+"""Each kind of bug can be planted in some program, changes it, and makes an assert fail when run by plain `exec`."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ SNIPPETS = {
 
 
 def passes(program: str) -> bool:
-    """An independent run of a harmless snippet in this process."""
+    """Whether a harmless snippet runs without an exception in this process, independent of the interpreter."""
     try:
         exec(program, {"__name__": "snippet"})
     except Exception:

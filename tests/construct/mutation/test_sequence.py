@@ -1,4 +1,4 @@
-"""Reflection by mutation: what a sequence says is what really happens when its blocks are run again."""
+"""Reflection by mutation: a sequence's text agrees with what happens when its blocks are run again."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def interpreter() -> Iterator[Interpreter]:
 
 @pytest.fixture(scope="module")
 def made(interpreter: Interpreter) -> list[tuple[Problem, int, Dialogue]]:
-    """Sequences of each problem for a few seeds; none of these problems is ever rejected."""
+    """Sequences of each problem for eight seeds; none of these problems is rejected."""
     found = []
     for one in PROBLEMS:
         for seed in range(8):
@@ -151,7 +151,7 @@ def test_each_round_repairs_one_bug_of_the_one_before(made: list[tuple[Problem, 
         assert dialogue.extra["provenance"]["rounds"] == dialogue.rounds
         assert len(dialogue.extra["provenance"]["mutations"]) == dialogue.rounds - 1
         several += dialogue.rounds > 2
-    assert several  # 24 sequences, 30 % of which should have more than one bug
+    assert several  # of 24 sequences, about 30 % have more than one bug
 
 
 def test_the_same_seed_gives_the_same_sequence_and_another_seed_another(

@@ -1,4 +1,4 @@
-"""A model that was fine-tuned on the format writes blocks itself, sees what they print, repairs and answers."""
+"""A model fine-tuned on the format writes blocks, reads their output, repairs its code and answers."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_a_real_model_fails_sees_why_repairs_and_answers(tmp_path: Path, model: 
     assert [dialogue.messages for dialogue in found] == [dialogue.messages for dialogue in learnt]
     assert "----> 4 assert add_3(1) == 4" in found[0].first_round[1].content
     provenance = found[0].extra["provenance"]
-    # two programs, the closing remark, the final code
+    # The four requests are two programs, the closing remark and the final code.
     assert (provenance["method"], provenance["protocol"], provenance["model"]) == ("native", "native", model)
     assert (provenance["rounds"], provenance["requests"]) == (2, 4)
     tokenizer = load_tokenizer(model)
     written = sum(encode_dialogue(learnt[0], tokenizer).is_label)
     assert provenance["tokens_out"] == written
-    # what came out can be trained on: same tokens, same labels
+    # The result can be used for training: it has the same tokens.
     assert encode_dialogue(found[0], tokenizer).ids == encode_dialogue(learnt[0], tokenizer).ids
 
 
@@ -68,7 +68,7 @@ def test_what_is_sampled_depends_on_seed_problem_and_sample_but_not_on_the_batch
     numbers = [3, 4, 5]
     together = outcome(config(tmp_path, model, numbers, "a", batch_size=16, **changes))
     assert set(together) == {f"p{i}#{k}" for i in range(3) for k in (1, 2, 3)}
-    assert len({repr(value) for value in together.values()}) > 4  # or it would prove nothing
+    assert len({repr(value) for value in together.values()}) > 4  # otherwise the test proves nothing
     assert together == outcome(config(tmp_path, model, numbers, "b", batch_size=1, **changes))
     other = dataclasses.replace(config(tmp_path, model, numbers, "c", batch_size=5, **changes), seed=1)
     assert together != outcome(other)
@@ -89,7 +89,7 @@ def test_conversations_share_the_batch_and_ended_ones_are_replaced(
     monkeypatch.setattr(native, "load_model_and_tokenizer", load)
     result = run(config(tmp_path, model, list(NUMBERS) * 12, batch_size=8))
     assert result.sequences == 24
-    # later on so small a model waits for the interpreter more than the other way round
+    # The batch is not always full: later on, so small a model mostly waits for the interpreter.
     assert max(rows) == 8
     assert rows.count(8) > 20
 
@@ -126,7 +126,7 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(
         ("answer_too_long", ["<|text|>a<|endofblock|>" * 100]),
         ("unresolved", [code(bad(7)), text("I give up.")]),
         ("unresolved", [code(bad(8))] * 8),
-        ("unresolved", [code("x = 1"), closed]),  # nothing is asserted
+        ("unresolved", [code("x = 1"), closed]),  # no assert
         ("single_round", [code(good(10))]),
         ("input_output", [code(f"open('x')\n{bad(11)}")]),
         ("no_final_code", [code(bad(12)), code(good(12), "So."), closed, text("As above.")]),
@@ -136,7 +136,7 @@ def test_what_a_model_does_wrong_is_rejected_with_its_reason(
         ("no_block_type", [code(bad(16)), code(good(16)), closed, final(16)]),
     ]
     count = len(answers)
-    # these are sequences: without a remark, and with one that led to another program
+    # These are accepted: without a remark, and with a remark followed by another program.
     answers.append(("", [code(bad(count)), code(good(count)), closed, answer(final(count))]))
     again = f"<|text|>Once more.<|endofblock|>{code('x')}"
     answers.append(("", [code(bad(count + 1)), code(good(count + 1)), again, answer(final(count + 1))]))
@@ -188,11 +188,11 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path: Path, model
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = events()
-    assert len(before) < 7 * count  # four answers, two executions and a check each
+    assert len(before) < 7 * count  # per problem: four answers, two executions and a check
     resumed = outcome(settings)
     after = events()
     assert len(after) == 7 * count
-    assert set(before) <= set(after)  # nothing was asked or run again
+    assert set(before) <= set(after)  # no request or run was repeated
     assert resumed == outcome(config(tmp_path, model, numbers, "whole", batch_size=8))
     assert len(resumed) == count
 
@@ -235,7 +235,7 @@ def test_a_conversation_that_fills_the_models_positions_is_rejected(tmp_path: Pa
 
 
 class Engine:
-    """Does what vLLM's engine is documented to do, with the transformers loop: it stops after a stop token."""
+    """A stub of vLLM's engine that decodes with transformers and, as documented, stops after a stop token."""
 
     def __init__(self, model: str) -> None:
         self.network, self.tokenizer = load_model_and_tokenizer(model, "float32", "cpu")
@@ -274,7 +274,7 @@ def test_an_engine_that_stops_at_every_block_gives_the_same(
     monkeypatch.setattr(native, "load_backend", load)
     found = read_jsonl(run(config(tmp_path, model, list(NUMBERS))).path)
     assert [dialogue.messages for dialogue in found] == [dialogue.messages for dialogue in learnt]
-    # handed in again after each of the three blocks of text that do not end an answer
+    # Per problem: four answers, and one more request after each of the three text blocks that do not end an answer.
     assert len(engine.added) == 2 * (4 + 3)
     engine.added.clear()
     cut = run(config(tmp_path, model, [3], "cut", max_new_tokens=10))

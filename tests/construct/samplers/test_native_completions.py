@@ -1,4 +1,4 @@
-"""A fine-tuned model behind a completions endpoint: the same sequences, and a typed reason for every misbehaviour."""
+"""A fine-tuned model behind a completions endpoint writes the same sequences; every failure has a typed reason."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_real_model_behind_a_server_writes_what_it_writes_here(
     assert result.funnel == {"problems": 2, "sequences": 2}
     found = read_jsonl(result.path)
     assert [dialogue.messages for dialogue in found] == [dialogue.messages for dialogue in learnt]
-    # four answers each, one of which is a text and a program and two a text and the end of the message
+    # Per problem: four answers. One is a text and a program, two are a text and the end of the message: three more.
     assert len(server.requests) == 2 * (4 + 3)
     provenance = [dialogue.extra["provenance"] for dialogue in found]
     assert [(p["method"], p["model"], p["served_model"], p["requests"]) for p in provenance] == [
@@ -72,7 +72,7 @@ def test_draws_depend_on_seed_problem_and_sample_but_not_on_what_is_under_way(tm
         alone = outcome(behind(server, tmp_path, model, [3, 5], "b", {"in_flight": 1}, **changes))
         other = dataclasses.replace(behind(server, tmp_path, model, [3, 5], "c", **changes), seed=1)
         assert together == alone != outcome(other)
-    assert len({repr(value) for value in together.values()}) > 2  # or it would prove nothing
+    assert len({repr(value) for value in together.values()}) > 2  # otherwise the test proves nothing
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_trouble_on_the_way_loses_no_problem(tmp_path: Path, model: str) -> None
         result = run(settings)
         assert len(server.requests) == 7 * count + count
     assert result.funnel == {"problems": count, "sequences": count}
-    assert progress(settings.output).requests == 8 * count  # what failed is counted too
+    assert progress(settings.output).requests == 8 * count  # failed requests are counted, too
 
 
 FAILURES = {

@@ -1,4 +1,4 @@
-"""Where an answer in blocks ends, what it is read as, and that no content can pass for a block."""
+"""Where an answer in blocks ends, how it is parsed, and that no content can forge a block."""
 
 from __future__ import annotations
 
