@@ -1,7 +1,7 @@
 """Log of the verdicts of an unfinished evaluation, so that a killed evaluation resumes.
 
-The first line describes what is evaluated. Every other line is a verdict with a hash of the program it is about. The
-file is removed once the score is written.
+The first line describes the evaluation: task, tests, completions and limits. Every other line is a verdict with the
+hash of its program. The file is removed once the score is written.
 """
 
 from __future__ import annotations
