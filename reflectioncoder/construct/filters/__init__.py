@@ -1,1 +1,1 @@
-"""Which sequences are worth training on: appendix A, and checks beyond the paper."""
+"""Filters that select the sequences to train on: those of appendix A, and checks beyond the paper."""

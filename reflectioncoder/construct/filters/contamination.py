@@ -1,4 +1,4 @@
-"""Find problems that an evaluation set contains, by n-grams of words shared with its prompts and solutions.
+"""Finds problems that are contained in an evaluation set, by word n-grams shared with its prompts and solutions.
 
 A problem is contaminated by a reference if it contains a large share of the n-grams of the reference's prompt or of its
 solution, or if it makes the same request in other words (`same_request.py`). The requested function's name is first
@@ -6,8 +6,7 @@ replaced by a placeholder on both sides, so a renamed copy is found and a common
 many problems of a benchmark share ("write a function to find the", imports) and rows of numbers do not count.
 
 It finds full and partial copies and reworded short requests. It does not find tasks retold as a story, nor the same
-algorithm with other variable names.
-docs/contamination.md says how the thresholds were measured.
+algorithm with other variable names. docs/contamination.md describes how the thresholds were measured.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ from reflectioncoder.problems.problem import Problem
 ReferencePart = Literal["prompt", "solution", "request"]
 ANY_WORD = re.compile(r"\w+")
 DEFINED = re.compile(r"\bdef\s+(\w+)")
-ENTRY = "§"  # stands for the entry point; \w does not match it, so no text has it as a word
+ENTRY = "§"  # placeholder for the entry point; \w does not match it, so it is never a word of a text
 MBPP_TEST = range(11, 511)  # the others are for training, validation and few-shot prompts
-LEAST_WORDS = 8  # of a prompt before its examples; under that the examples count too
+LEAST_WORDS = 8  # if a prompt has fewer words before its examples, the examples count too
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A problem that must not be in the output.
+    """A problem of an evaluation set, which must not be in the output.
 
     Args:
-        id: such as "HumanEval/0", or the place in its file.
-        benchmark: such as "HumanEval".
+        id: id such as "HumanEval/0", or the location in its file.
+        benchmark: name such as "HumanEval".
         prompt: the request.
-        solution: reference code, where the benchmark has one.
-        entry_point: name of the function asked for, where known.
-        family: versions of one problem (other languages, perturbations) share it.
+        solution: the reference solution, if the benchmark has one.
+        entry_point: name of the requested function, if known.
+        family: common id of the versions of one problem (other languages, perturbations).
     """
 
     id: str
@@ -56,17 +55,23 @@ class Reference:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From which overlap on a problem counts as contaminated.
+    """Thresholds of overlap, from which a problem counts as contaminated.
+
+    N-grams that are not boilerplate are called informative. A part of a reference is its prompt or its solution.
 
     Args:
-        words: of a run (the n of the n-grams).
-        share: of the telling runs (all but boilerplate) of a prompt that has `many`; above 1 finds none.
-        short_share: likewise of a prompt that has fewer, but `few` at least.
-        solution_share: of a solution that has `many`; code is full of idioms, so it takes more.
-        whole: a part of so many words also counts when all of it is there, boilerplate included.
-        stretch: words in a row that must be shared in any case.
-        common: a run that more families of one benchmark have is boilerplate.
-        request: of the weight of the words that say what is asked for; above 1 leaves that comparison out.
+        words: the n of the n-grams, in words.
+        share: share of the informative n-grams of a prompt that has at least `many`; above 1 turns the detector off.
+        short_share: the same for a prompt that has fewer, but at least `few`.
+        solution_share: the same for a solution that has at least `many`; larger, because code is full of idioms.
+        few: minimal number of informative n-grams of a prompt.
+        many: number of informative n-grams of a long prompt; minimal number for a solution.
+        whole: a part with at least this many words also matches if the problem contains all its n-grams, including
+            boilerplate.
+        stretch: number of consecutive words that must be shared in any case.
+        common: an n-gram is boilerplate if more than this many families of one benchmark have it.
+        request: share of the weight of the keywords of a request (`same_request.py`); above 1 turns that comparison
+            off.
     """
 
     words: int = 5
@@ -86,12 +91,14 @@ class Contamination:
     """A problem that shares too much with a reference.
 
     Args:
-        id: of the problem.
-        reference: its id.
-        benchmark: the reference's.
-        part: of the reference that was found; "request" for what its prompt asks for in other words.
-        share: of the part's runs of words that the problem has, 0 to 1; of a request's words by their weight.
-        example: the longest stretch of words they share; the entry point is written "§"; of a request its words.
+        id: id of the problem.
+        reference: id of the reference.
+        benchmark: benchmark of the reference.
+        part: the part of the reference that matched; "request" if the request is the same in other words.
+        share: share of the part's informative n-grams that the problem has, 0 to 1; for a request, the share of the
+            weight of its keywords.
+        example: the longest sequence of words that they share, with "§" for the entry point; for a request, the common
+            keywords.
     """
 
     id: str
@@ -102,24 +109,24 @@ class Contamination:
     example: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The line of `contamination.jsonl`."""
+        """Return the row of `contamination.jsonl`."""
         return dataclasses.asdict(self)
 
 
 def words_of(text: str, entry_point: str = "") -> list[str]:
-    """The words of a text in lower case, the entry point (`has_close`, `hasClose`) as "§"."""
+    """Return the words of a text in lower case, with "§" for the entry point (`has_close` or `hasClose`)."""
     name = entry_point.replace("_", "").lower()
     words = ANY_WORD.findall(text.lower())
     return [ENTRY if name and word.replace("_", "") == name else word for word in words] if name else words
 
 
 def runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of n words; fewer words are one run."""
+    """Return all n-grams of the words; fewer than n words are one n-gram."""
     return [tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))] if words else []
 
 
 def _says_something(run: tuple[str, ...]) -> bool:
-    """Whether at least half of a run's words have two or more letters, so are no numbers or short variables."""
+    """Whether at least half of an n-gram's words have two or more letters, so are not numbers or short variables."""
     return 2 * sum(word.isalpha() and len(word) > 1 for word in run) >= len(run)
 
 
@@ -127,8 +134,8 @@ class Detector:
     """Compares problems with the references of evaluation sets.
 
     Args:
-        references: what must not be in the data.
-        thresholds: see there.
+        references: problems that must not be in the data.
+        thresholds: thresholds of overlap; by default those of `Thresholds`.
     """
 
     def __init__(self, references: Iterable[Reference], thresholds: Thresholds | None = None) -> None:
@@ -162,13 +169,13 @@ class Detector:
         return len(self._references)
 
     def check(self, id: str, texts: Iterable[str], entry_point: str = "") -> Contamination | None:
-        """The reference with the largest overlap with a problem; None if no overlap reaches its threshold.
+        """Find the reference with the largest overlap with a problem; None if no overlap reaches its threshold.
 
         Args:
-            id: of the problem.
-            texts: its instruction, its solution; runs do not cross from one to the next. What is asked for is read
-                from the first.
-            entry_point: name of the function it asks for; the first that a text defines where it is not known.
+            id: id of the problem.
+            texts: its instruction and its solution. N-grams do not cross from one text to the next, and requests are
+                compared by the first text.
+            entry_point: name of the requested function; if empty, the first function defined in the texts.
         """
         limits = self.thresholds
         if limits.share > 1:
@@ -204,7 +211,7 @@ class Detector:
         return Contamination(id, reference.id, reference.benchmark, "request", round(alike, 4), common)
 
     def _stretch(self, words: Sequence[Sequence[str]], runs_of_part: frozenset[tuple[str, ...]]) -> Sequence[str]:
-        """The longest stretch of a problem's words whose every run is one of a reference's part."""
+        """Return the longest sequence of consecutive words of a problem whose n-grams are all in a part."""
         n = self.thresholds.words
         longest: Sequence[str] = ()
         for part in words:
@@ -218,7 +225,7 @@ class Detector:
 
 
 def contaminated(problems: Iterable[Problem], detector: Detector) -> list[Contamination]:
-    """The contaminated problems, by instruction and solution, in order."""
+    """Check the instruction and solution of all problems, and return the contaminated ones in order."""
     found = (
         detector.check(problem.id, (problem.instruction, problem.solution or ""), problem.entry_point or "")
         for problem in problems
@@ -227,13 +234,13 @@ def contaminated(problems: Iterable[Problem], detector: Detector) -> list[Contam
 
 
 def load_references(sources: Sequence[str]) -> Iterator[Reference]:
-    """The references of benchmark files, or of all data files under folders.
+    """Read the references from benchmark files, or from all data files under folders.
 
-    The files of HumanEval(+), MBPP (its test split), MBPP+, MultiPL-E and DS-1000 are read as they are published; of
-    any other file all texts but tests and ids count, as prompts.
+    HumanEval(+), MBPP (its test split), MBPP+, MultiPL-E and DS-1000 are read in their published formats. In any other
+    file every text except tests and ids is a prompt.
 
     Raises:
-        UserError: a source is missing or holds no data file, or a row cannot be read.
+        UserError: a source is missing or has no data file, or a row cannot be read.
     """
     for source in sources:
         path = Path(source)
@@ -246,12 +253,12 @@ def load_references(sources: Sequence[str]) -> Iterator[Reference]:
 
 
 def read_reference(row: Any, where: str, name: str) -> Iterator[Reference]:
-    """The reference, or references, in a row of a benchmark's own format.
+    """Read the references in one row of a benchmark file, in the benchmark's own format.
 
     Args:
         row: the decoded row.
-        where: its place, for messages and as an id where it has none.
-        name: of the file, as the benchmark's where its format is not known.
+        where: its location, which is the id of a reference that has none.
+        name: name of the file, which is the benchmark's name if the format is unknown.
     """
     if not isinstance(row, Mapping):
         yield from (Reference(where, name, text) for text in _texts(row))
@@ -287,7 +294,7 @@ def read_reference(row: Any, where: str, name: str) -> Iterator[Reference]:
 
 
 def _request(prompt: str) -> str:
-    """A prompt up to its first doctest, or all of it where there are few words before."""
+    """Return a prompt up to its first doctest, or all of it if there are few words before the doctest."""
     before = prompt.split(">>>")[0]
     return before if len(ANY_WORD.findall(before)) >= LEAST_WORDS else prompt
 

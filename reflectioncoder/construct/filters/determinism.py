@@ -1,7 +1,7 @@
-"""Check that the last round of a sequence is deterministic by running it again.
+"""Checks that the last round of a sequence is deterministic, by running it again.
 
-Asserts on random numbers, clocks or addresses pass by chance and must not be trained on. All sessions have the same
-hash seed, so an order that depends only on string hashes is not detected.
+Asserts on random numbers, clocks or addresses pass by chance, so such sequences must not be trained on. All sessions
+have the same hash seed, so an order that depends only on string hashes is not detected.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.answers import uses_earlier
 
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+\b")
-STOPPED = "The interpreter was stopped ("  # how an execution block says that a session's state was lost
+STOPPED = "The interpreter was stopped ("  # an execution block with this text means that the session's state was lost
 
 
 def last_program(dialogue: Dialogue) -> tuple[list[str], str]:
-    """The cells of the last round, with earlier ones only where it uses their names, and what it printed."""
+    """Return the cells of the last round and its output; they include earlier cells only if it uses their names."""
     earlier: list[str] = []
     code = ""
     pairs = []
@@ -39,7 +39,7 @@ def last_program(dialogue: Dialogue) -> tuple[list[str], str]:
 
 
 def unstable(dialogue: Dialogue, problem: Problem, interpreter: Interpreter, repeats: int = 2) -> Rejected | None:
-    """Rerun the last round in fresh sessions; a rejection if outcome or output differ (addresses aside), else None.
+    """Rerun the last round in fresh sessions, and compare outcome and output, ignoring addresses.
 
     Args:
         dialogue: a sequence whose last round succeeded.
@@ -47,8 +47,11 @@ def unstable(dialogue: Dialogue, problem: Problem, interpreter: Interpreter, rep
         interpreter: an open interpreter.
         repeats: number of reruns.
 
+    Returns:
+        a rejection if a rerun differs, otherwise None.
+
     Raises:
-        InfrastructureError: the interpreter failed, which says nothing about the sequence.
+        InfrastructureError: the interpreter failed, so there is no verdict on the sequence.
     """
     cells, printed = last_program(dialogue)
     for number in range(1, repeats + 1):

@@ -1,7 +1,7 @@
-"""Near-duplicates within a build, by the Jaccard index of their word n-grams.
+"""Finds near-duplicates within a build by the Jaccard index of their word n-grams.
 
-Candidates are found with MinHash, then the index is computed exactly. This finds copies, not paraphrases; overlap with
-evaluation sets is found by `contamination.py`.
+MinHash finds candidates, for which the index is computed exactly. This finds copies, not paraphrases. For overlap with
+evaluation sets see `contamination.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hashlib import blake2b
 import numpy as np
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
-BANDS, ROWS = 24, 4
+BANDS, ROWS = 24, 4  # of the MinHash signature
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Overlap:
 
 
 def ngrams(text: str, n: int) -> list[str]:
-    """Runs of n words and signs of a text in lower case; a shorter text is one run."""
+    """Return all n-grams of the words and punctuation marks of a text in lower case; a shorter text is one n-gram."""
     words = TOKEN.findall(text.lower())
     if not words:
         return []
@@ -41,19 +41,20 @@ def ngrams(text: str, n: int) -> list[str]:
 
 
 def near_duplicates(texts: Sequence[tuple[str, str]], threshold: float = 0.9, n: int = 5) -> list[Overlap]:
-    """The texts that are near-duplicates of an earlier, kept text.
+    """Find the texts that are near-duplicates of an earlier, kept text.
 
-    Every text is read once, candidates for duplicates a second time; about 200 bytes per text are held in memory.
+    Every text is read once, and candidates for duplicates a second time. About 200 bytes per text are held in memory.
 
     Args:
-        texts: (id, text), in the order in which they have precedence; may read them from elsewhere when asked.
-        threshold: Jaccard index of the n-grams from which two texts count as the same; above 1 finds none.
-        n: words and signs of an n-gram.
+        texts: (id, text) in order of precedence; the sequence may load each on access.
+        threshold: two texts are near-duplicates if the Jaccard index of their n-grams is at least this; above 1 finds
+            none.
+        n: number of words and punctuation marks in an n-gram.
     """
     if threshold > 1 or len(texts) < 2:
         return []
     groups = _groups(np.stack([_bands(_hashes(text, n)) for _, text in texts]))
-    kept_of: dict[int, list[int]] = {}  # group to those of its texts that are kept so far
+    kept_of: dict[int, list[int]] = {}  # group to its texts kept so far
     kept: dict[int, np.ndarray] = {}
     found = []
     for index in sorted(groups):
@@ -71,13 +72,13 @@ def near_duplicates(texts: Sequence[tuple[str, str]], threshold: float = 0.9, n:
 
 
 def _hashes(text: str, n: int) -> np.ndarray:
-    """Sorted 64-bit hashes of a text's different n-grams; that two of a build's have one hash is not to be expected."""
+    """Return the sorted 64-bit hashes of a text's distinct n-grams, `[count]`; collisions are negligible."""
     grams = {int.from_bytes(blake2b(gram.encode(), digest_size=8).digest(), "big") for gram in ngrams(text, n)}
     return np.sort(np.fromiter(grams, dtype=np.uint64, count=len(grams)))
 
 
 def _numbers(count: int, offset: int) -> np.ndarray:
-    """Odd 64-bit numbers that are always the same."""
+    """Return `count` fixed odd 64-bit numbers, `[count]`."""
     digests = (blake2b(str(offset + i).encode(), digest_size=8).digest() for i in range(count))
     return np.array([int.from_bytes(digest, "big") | 1 for digest in digests], dtype=np.uint64)
 
@@ -86,7 +87,10 @@ FACTORS, OFFSETS, MIX = _numbers(BANDS * ROWS, 0), _numbers(BANDS * ROWS, 1000),
 
 
 def _bands(hashes: np.ndarray) -> np.ndarray:
-    """[BANDS] keys; two texts of Jaccard index j share a key in one band with probability j ** ROWS."""
+    """Return the key of each band, `[BANDS]`, for the hashes `[count]` of a text.
+
+    Two texts with Jaccard index j have the same key in a band with probability j ** ROWS.
+    """
     if not len(hashes):
         return np.zeros(BANDS, dtype=np.uint64)
     # high bits of a multiplicative hash, wrapping at 2^64
@@ -96,10 +100,13 @@ def _bands(hashes: np.ndarray) -> np.ndarray:
 
 
 def _groups(keys: np.ndarray) -> dict[int, list[int]]:
-    """Text to the groups of texts with the same key in a band that it is in; texts alone in all bands are left out.
+    """Group texts that have the same key in a band.
 
     Args:
-        keys: [texts, BANDS].
+        keys: `[texts, BANDS]`.
+
+    Returns:
+        the groups that each text is in; texts that are alone in all bands are left out.
     """
     groups: dict[int, list[int]] = {}
     number = 0

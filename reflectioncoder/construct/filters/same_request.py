@@ -1,11 +1,11 @@
-"""The same request in other words: what it asks for, word by word, weighted by how rare the words are in benchmarks.
+"""Finds the same request in other words, by a comparison of keywords that are weighted by their rarity in benchmarks.
 
-"Calculate the Surface Area of a Cuboid" asks for what MBPP's "Write a function to find the surface area of a cuboid."
-asks for, and shares no long run of words with it. Here a request is its first sentence, if that asks for something,
-without the words that any request may have (`COMMON_WORDS`), in a common form.
-Two are alike by the weight of their longest
-common subsequence, so that "octal to decimal" is not "decimal to octal". It sees no synonyms, no requests told as a
-story, and none with a single telling word ("is it prime?").
+"Calculate the Surface Area of a Cuboid" is the same request as MBPP's "Write a function to find the surface area of a
+cuboid.", but they share no long sequence of words. Here a request is reduced to the keywords of its first sentence, if
+that sentence asks for something: words that any request may have (`COMMON_WORDS`) are removed, and the others are put
+into a common form. Two requests are compared by the weight of the heaviest common subsequence of their keywords, so
+"octal to decimal" is not "decimal to octal". Synonyms, requests told as a story, and requests with a single keyword
+("is it prime?") are not detected.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ ASKS = re.compile(
     r"calculates?|computes?|determines?|converts?|counts?|removes?|reverses?|sorts?|replaces?|get|how)\b",
     re.IGNORECASE,
 )
-LEAST = 2  # words; with one, any request about palindromes would be the same
+LEAST = 2  # keywords; with one, all requests about palindromes would be the same
 
 
 def asked(text: str) -> tuple[str, ...]:
-    """What a request asks for: the telling words of its first sentence that has some, in order, where that one asks.
+    """Return the keywords of a request, in order.
 
-    Lines of code are left out. A request that tells a story first gives nothing, for its sentences mean little alone.
+    They come from the first sentence that has at least `LEAST` of them. If that sentence asks for nothing, as in a
+    request that begins with a story, the result is empty, because single sentences of a story mean little. Lines of
+    code are ignored.
     """
     for sentence in SENTENCE.split(CODE.sub("\n", text).replace("_", " ")):
         words = tuple(_form(word) for word in REQUEST_WORD.findall(sentence.lower()) if word not in COMMON_WORDS)
@@ -58,10 +60,11 @@ def _form(word: str) -> str:
 
 
 class Requests:
-    """The requests of benchmarks, to compare problems with.
+    """Compares problems with the requests of benchmarks.
 
     Args:
-        texts: their prompts; prompts that do not begin with the request, or have too few telling words, never match.
+        texts: the prompts of the benchmarks. Prompts that do not begin with the request, or whose keywords have too
+            little weight, never match.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -71,7 +74,7 @@ class Requests:
         self._weights = {word: math.log((self._count + 2) / (1 + number)) for word, number in families.items()}
         self._forms: dict[tuple[str, ...], int] = {}
         for place, form in enumerate(forms):
-            if self._weight(form) >= math.log(self._count + 2):  # that of one word which no benchmark has
+            if self._weight(form) >= math.log(self._count + 2):  # the full weight of a word that no benchmark has
                 self._forms.setdefault(form, place)
         self._index: dict[str, list[tuple[str, ...]]] = defaultdict(list)
         for form in self._forms:
@@ -79,18 +82,18 @@ class Requests:
                 self._index[word].append(form)
 
     def _weight(self, words: Sequence[str]) -> float:
-        # a word that no benchmark has may be a detail, or make it another request
+        # a word that no benchmark has may be a detail or change the request, so it gets a part of the full weight
         return sum(self._weights.get(word, 0.75 * math.log(self._count + 2)) for word in words)
 
     def closest(self, text: str, least: float) -> tuple[int, float, str] | None:
-        """The prompt with the same request.
+        """Find the prompt with the most similar request.
 
         Args:
             text: a request.
-            least: share, 0 to 1, of the words' weight that both must have in common.
+            least: share of the keywords' weight, 0 to 1, that both must have in common.
 
         Returns:
-            the prompt's place, the share and the common words; None where no prompt has as much.
+            the prompt's index, the share and the common keywords; None if no prompt reaches that share.
         """
         words, best = asked(text), None
         own, among = self._weight(words), frozenset(words)
@@ -108,7 +111,7 @@ class Requests:
         return best
 
     def _common(self, first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
-        """The heaviest common subsequence."""
+        """Return the common subsequence with the largest weight."""
         row: list[tuple[float, tuple[str, ...]]] = [(0.0, ())] * (len(second) + 1)
         for word in first:
             above = row[0]

@@ -1,1 +1,1 @@
-"""Samplers, which write the model's turns: a chat server, a fine-tuned model, or recorded answers."""
+"""Samplers give the model's turns of a conversation: from a chat server, a fine-tuned model, or recorded answers."""

@@ -1,15 +1,15 @@
-"""Sampler for a model fine-tuned on the format (appendix A), which writes blocks itself in many conversations at once.
+"""The sampler for a model fine-tuned on the format (appendix A), which writes blocks in many concurrent conversations.
 
-The conversation is the state machine of `conversation/conversation.py`; only its form for the model differs. The model
-and the interpreter alternate in one assistant message: a `<|text|>` analysis, a `<|code|>` program, its output as an
-`<|execution|>` block, and so on until a program's asserts pass. Then come an optional closing remark and the plain
-instruction, answered with the final code. An answer is the model's output between two turns of other authors. It is
-stored as text and encoded again for the next turn, with contents encoded apart from the special tokens: contents cannot
-forge blocks, and a resumed conversation has the same prompts.
+The conversation is the state machine of `conversation/conversation.py`; only its encoding for the model differs. The
+model and the interpreter alternate in one assistant message: a `<|text|>` analysis, a `<|code|>` program, its output as
+an `<|execution|>` block, and so on until a program's asserts pass. Then come an optional closing remark and the plain
+instruction, which the model answers with the final code. An answer is the model's output between two turns of other
+roles. It is stored as text and encoded again for the next turn. Contents are encoded separately from the special
+tokens, so contents cannot forge blocks, and a resumed conversation has the same prompts.
 
-One thread decodes. Pending answers join its running batch, finished ones leave it, and programs run meanwhile. Each
-answer recomputes the keys and values of the whole conversation (prefill is cheap compared with decoding, and vLLM
-caches prefixes); they are not kept while a program runs.
+One thread decodes. Pending answers join its running batch and finished ones leave it, while programs run. Each answer
+recomputes the keys and values of the whole conversation: they are not kept while a program runs, because prefill is
+cheap compared with decoding, and vLLM caches prefixes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MALFORMED: dict[str, str] = {
     "forged_execution": "an execution block of its own",
     "unclosed_block": "a block that is not closed before another or the message's end",
 }
-CHARS_SHOWN = 120  # characters from the end of a malformed answer that its rejection quotes
+CHARS_SHOWN = 120  # a rejection quotes this many characters from the end of a malformed answer
 NATIVE_TURN = "native"  # tool id of turns that are code or its execution
 DecodeStream = Callable[[More], Iterator[Decoded]]
 
@@ -76,7 +76,7 @@ class Marks:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Marks:
-        """The ids in a tokenizer. Raises UserError if it lacks the format's special tokens."""
+        """Look up the ids in a tokenizer. Raises UserError if it lacks the format's special tokens."""
         named = special_ids(tokenizer)
         every = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         types = {named[token]: kind for kind, token in BLOCK_TOKENS.items()}
@@ -85,17 +85,17 @@ class Marks:
 
 
 def ending(ids: Sequence[int], marks: Marks, may_run: bool) -> Ending | Literal[""]:
-    """Why an answer ends with its last token, or "" if it continues. Call it after every token.
+    """Return why an answer ends with its last token, or "" if it continues. Call this after every token.
 
     Args:
-        ids: the answer so far; it starts where a block or the end of the message is due.
+        ids: token ids of the answer so far; it starts at a point where a block or the end of the message must come.
         marks: special tokens of the tokenizer.
         may_run: whether the model may write code; if not, opening a code block ends the answer.
     """
     token = ids[-1]
     if token not in marks.every:
         return "no_block_type" if len(ids) == 1 or ids[-2] == marks.end_of_block else ""
-    # a format error would have ended the answer, so the previous special token gives the state
+    # a format error would have ended the answer, so the previous special token determines the state
     place = next((ids[i] for i in range(len(ids) - 2, -1, -1) if ids[i] in marks.every), marks.end_of_block)
     if place in marks.types:
         if token != marks.end_of_block:
@@ -110,7 +110,7 @@ def ending(ids: Sequence[int], marks: Marks, may_run: bool) -> Ending | Literal[
 
 
 def read_blocks(ids: Sequence[int], marks: Marks, tokenizer: PreTrainedTokenizerBase) -> list[Block]:
-    """The closed blocks of an answer."""
+    """Parse the closed blocks of an answer."""
     blocks, start, kind = [], 0, None
     for place, id in enumerate(ids):
         if id in marks.types:
@@ -123,10 +123,10 @@ def read_blocks(ids: Sequence[int], marks: Marks, tokenizer: PreTrainedTokenizer
 
 
 def messages_of(turns: Sequence[Turn]) -> list[Message]:
-    """A conversation as messages; a last message of the assistant is unfinished.
+    """Convert a conversation to messages; if the last message is the assistant's, it is unfinished.
 
     Args:
-        turns: user turns, assistant turns with the code they run, and tool turns with its executions.
+        turns: user turns, assistant turns with their code, and tool turns with the executions.
     """
     messages: list[Message] = []
     for turn in turns:
@@ -145,7 +145,7 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 
 
 def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a conversation (see `messages_of`) up to where the model continues."""
+    """Encode a conversation (see `messages_of`) as token ids, up to the point where the model continues."""
     messages = messages_of(turns)
     ids = encode_dialogue(Dialogue(tuple(messages)), tokenizer).ids[:-1]  # without the end of the sequence
     if messages[-1].role == "assistant":
@@ -156,17 +156,26 @@ def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tupl
 def read_answer(
     ids: Sequence[int], reason: str, marks: Marks, tokenizer: PreTrainedTokenizerBase, usage: Usage, model: str
 ) -> Answer:
-    """Make an answer of the token ids that a model wrote and the reason why they ended."""
+    """Convert the token ids of a model's output to an answer.
+
+    Args:
+        ids: token ids of the output.
+        reason: why the output ended, see `ending`.
+        marks: special tokens of the tokenizer.
+        tokenizer: the model's tokenizer.
+        usage: usage of the answer.
+        model: name of the model.
+    """
     blocks = read_blocks(ids, marks, tokenizer)
     text = "\n\n".join(block.content for block in blocks if block.type == "text" and block.content)
-    if reason in MALFORMED:  # kept unparsed, to show what the model has not learnt
+    if reason in MALFORMED:  # kept unparsed, so that the rejection shows the error
         text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
     code = next((block.content for block in blocks if block.type == "code"), None)
     return Answer(text, code, "" if code is None else NATIVE_TURN, reason, usage, model)
 
 
 def room_for(ids: Sequence[int], most: int, positions: int) -> int:
-    """Tokens available to an answer after a prompt, at most `most`. Raises SamplerError if none fits."""
+    """Return how many tokens an answer may have after a prompt, at most `most`. Raises SamplerError if none fits."""
     room = min(most, positions - len(ids))
     if room < 1:
         raise SamplerError("too_long", f"{len(ids)} tokens, and the model has {positions} positions")
@@ -181,10 +190,10 @@ class NativeSampler:
     """Sampler for a fine-tuned model on this machine; used inside one event loop, decodes in its own thread.
 
     Args:
-        config: model, back end and sampling settings, already checked by `choose.check_native`.
-        seed: decides every draw, with the problem's id and the answer's number.
-        backend: replaces the configured back end; a function of `more`, as `decode.decode_batched` takes it.
-        budget: shared by all answers, each of which counts as a request; no limit if None.
+        config: model, back end and sampling settings, already checked by `check_native`.
+        seed: random seed; the draws of an answer depend on it, on the problem's id and on the answer's number.
+        backend: replaces the configured back end; a function of `more`, which is defined as in `decode.decode_batched`.
+        budget: budget of all answers, each of which counts as a request; no limit if None.
 
     Raises:
         UserError: the model is missing or lacks the format's special tokens.
@@ -255,7 +264,7 @@ class NativeSampler:
         self._queue.put(None)
 
     def _more(self, wait: bool) -> list[Request]:
-        """New requests since the last call; called by the decoding thread between two steps."""
+        """Return the new requests since the last call; the decoding thread calls this between two steps."""
         found: list[Request] = []
         try:
             while True:
@@ -276,7 +285,7 @@ class NativeSampler:
         except _StoppedError:
             return
         except Exception as error:
-            # the next step would fail the same way
+            # a further step would fail in the same way
             line = " ".join(str(error).split())[:300]
             if not isinstance(error, UserError):
                 line = f"decoding failed ({type(error).__name__}: {line})"
@@ -295,7 +304,7 @@ def _settle(future: asyncio.Future[Decoded], value: Decoded | SamplerError) -> N
 
 
 def load_backend(config: NativeConfig, seed: int, marks: Marks) -> tuple[DecodeStream, int]:
-    """Load the back end; returns it with the model's number of positions."""
+    """Load the back end; return it with the model's number of positions."""
     if config.backend == "vllm":
         from reflectioncoder.construct.samplers.native_vllm import load_vllm
 

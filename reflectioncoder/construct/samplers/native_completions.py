@@ -1,14 +1,14 @@
-"""Sampler for a fine-tuned model behind a completions endpoint: `/v1/completions` with vLLM's parameters.
+"""The sampler for a fine-tuned model behind a completions endpoint: `/v1/completions` with vLLM's parameters.
 
 The conversation is sent as token ids, so that no content can forge a block, and received as token ids if the server
 returns them. The server must behave as vLLM documents: it accepts a list of ids as the prompt, and `stop_token_ids`;
 with `return_token_ids` an answer has its ids, including the one it stopped at; with `skip_special_tokens = false` and
 `include_stop_str_in_output = true` its text contains the special tokens. An answer without ids is parsed from that
 text, where the name of a special token counts as the token even if the model spelt it out. A server that hides special
-tokens cannot be used; this is an error at the first answer it stops.
+tokens cannot be used; the first answer that ends with a stop token raises an error.
 
 A server cannot distinguish the end of a code block from the end of an analysis, so it stops at every end of a block.
-If the answer continues, the next request sends what there is so far. Each request counts with its whole prompt, as
+If the answer continues, the next request sends the tokens so far. Each request counts with its whole prompt, as it is
 billed.
 """
 
@@ -38,7 +38,14 @@ HINT = "; native.backend 'completions' needs a server that takes vLLM's paramete
 
 @dataclass(frozen=True)
 class CompletionPart:
-    """Result of one request: its tokens, whether the token limit cut them off, its usage, and the model's name."""
+    """Result of one request.
+
+    Args:
+        ids: token ids of the answer's part.
+        cut: whether the token limit cut it off.
+        usage: usage of the request.
+        model: name of the model, as reported by the server.
+    """
 
     ids: tuple[int, ...]
     cut: bool
@@ -50,10 +57,10 @@ class CompletionsSampler:
     """Sampler for a fine-tuned model behind a completions endpoint; used inside one event loop.
 
     Args:
-        config: the model, whose tokenizer is loaded here, and the sampling settings.
+        config: the sampling settings and the model, whose tokenizer is loaded on this machine.
         chat: URL, timeouts and retries; its `model` is the model's name on the server.
-        seed: decides the seed sent with every request, with the problem's id and the answer's number.
-        budget: shared by all requests; no limit if None.
+        seed: random seed; the seed of a request is derived from it, the problem's id and the answer's number.
+        budget: budget of all requests; no limit if None.
 
     Raises:
         UserError: the tokenizer is missing or lacks the format's special tokens, or the URL is invalid.
@@ -110,7 +117,7 @@ class CompletionsSampler:
         return dataclasses.replace(answer, text=public(answer.text), tool_code=code, seconds=time.monotonic() - started)
 
     def _text(self, turns: Sequence[Turn], ids: Sequence[int]) -> str:
-        """The prompt as text; its special tokens must be those of the ids."""
+        """Return the prompt as text. Raises SamplerError if its special tokens are not those of the ids."""
         messages, text = messages_of(turns), str(self._tokenizer.bos_token or "")
         for message in messages:
             text += ROLE_TOKENS[message.role]
@@ -157,7 +164,12 @@ class CompletionsSampler:
         }
 
     def _read(self, body: bytes, asked: Usage) -> CompletionPart:
-        """The tokens in a body."""
+        """Parse the tokens of a response body.
+
+        Args:
+            body: the response body.
+            asked: the largest usage that the request can have; its input tokens serve as an estimate.
+        """
 
         def estimate(text: str, ids: Sequence[int] | None) -> Usage:
             return Usage(1, asked.tokens_in, len(self._encoded(text) if ids is None else ids))
@@ -167,7 +179,7 @@ class CompletionsSampler:
         ids = self._encoded(reply.text) if reply.ids is None else list(reply.ids)
         if not ids:
             raise error("empty", EMPTY, reply.usage)
-        if reply.finish == "stop" and ids[-1] not in self._marks.every:  # the token that it stopped at is not there
+        if reply.finish == "stop" and ids[-1] not in self._marks.every:  # the stop token is missing from the answer
             if reply.ids is None and not (reply.stop_reason is not None and self._marks.every.intersection(ids)):
                 detail = f"the server leaves special tokens out of its answers ({reply.text[:40]!r}){HINT}"
                 raise error("no_special_tokens", detail, reply.usage)
@@ -176,7 +188,7 @@ class CompletionsSampler:
 
 
 def _positions(model: str) -> int:
-    """The model's number of positions according to its configuration, if available; the server may allow fewer."""
+    """Return the number of positions in the model's configuration, if available; the server may allow fewer."""
     try:
         config = AutoConfig.from_pretrained(resolve(model))
     except (OSError, ValueError):

@@ -23,10 +23,14 @@ from reflectioncoder.construct.engines.on_ray import printer, replicas_of
 
 
 def open_sampler(config: BuildConfig, weights: str) -> NativeSampler:
-    """The native sampler of an actor.
+    """Open the native sampler in an actor.
+
+    Args:
+        config: configuration of the build.
+        weights: fingerprint of the model's weights on the driver.
 
     Raises:
-        UserError: its node has no such model, or one with other weights.
+        UserError: the actor's node does not have the model, or has different weights.
     """
     from reflectioncoder.construct.samplers.native import NativeSampler
     from reflectioncoder.models.load import weights_fingerprint  # seconds of imports
@@ -37,12 +41,12 @@ def open_sampler(config: BuildConfig, weights: str) -> NativeSampler:
 
 
 class RaySampler:
-    """A fine-tuned model in actors, one copy of it in each; made and used inside one event loop. See `Sampler`.
+    """Sampler for a fine-tuned model with one copy in each actor; created and used inside one event loop.
 
     Args:
-        config: of the build.
-        budget: what all answers together may use; each counts as a request.
-        console: where to report what is lost.
+        config: configuration of the build.
+        budget: budget of all answers together; each answer counts as a request.
+        console: console for reports of lost actors.
     """
 
     name = "native"
@@ -53,7 +57,7 @@ class RaySampler:
         self.model, self.budget, self._longest = config.native.model, budget, config.native.max_new_tokens
         self._tokenizer = load_tokenizer(config.native.model)
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-        # no processors of their own, or the interpreters might leave no room for them
+        # reserve no CPUs, because the interpreters may reserve them all
         self._crew: Crew[NativeSampler] = Crew(
             partial(open_sampler, config, weights_fingerprint(config.native.model)), partial(replicas_of, config),
             config.ray_wait, printer(console), room=2 * config.native.batch_size, cpus=0, gpus=gpus,

@@ -1,7 +1,7 @@
-"""vLLM back end of the native sampler; written against vLLM's documented engine interface, not yet run with vLLM.
+"""The vLLM back end of the native sampler; written against vLLM's documented engine interface, not yet run with vLLM.
 
 vLLM stops at token ids and cannot distinguish the end of a code block from the end of an analysis, so it stops at every
-end of a block. If the answer continues, it is submitted again with its tokens so far, which the prefix cache makes
+end of a block. If the answer continues, it is submitted again with its tokens so far; the prefix cache makes this
 cheap.
 """
 
@@ -16,7 +16,7 @@ from reflectioncoder.models.vllm_engine import seed_of, start_engine
 
 
 def load_vllm(config: NativeConfig, seed: int, stops: Sequence[int]) -> tuple[Callable[[More], Iterator[Decoded]], int]:
-    """Load the back end; returns it with the model's number of positions.
+    """Load the back end; return it with the model's number of positions.
 
     Args:
         config: settings of the model; vLLM chooses the device itself.
@@ -43,10 +43,10 @@ def load_vllm(config: NativeConfig, seed: int, stops: Sequence[int]) -> tuple[Ca
 
 
 def decode_vllm(engine: Any, parameters: Callable[[Request, int], Any], more: More) -> Iterator[Decoded]:
-    """Decode with an `LLMEngine`; counterpart of `decode.decode_batched`.
+    """Decode with vLLM's `LLMEngine`; the counterpart of `decode.decode_batched`.
 
     Args:
-        engine: its `add_request`, `step` and `has_unfinished_requests` are used.
+        engine: the engine; only `add_request`, `step` and `has_unfinished_requests` are used.
         parameters: returns the sampling parameters for a request and its number of tokens decoded so far.
         more: as for `decode.decode_batched`; every request must have an `ended` function.
     """

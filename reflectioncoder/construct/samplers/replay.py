@@ -1,4 +1,4 @@
-"""Sampler that replays recorded answers: for tests, benchmarks, and answers sampled elsewhere."""
+"""The sampler that replays recorded answers, for tests, benchmarks, and answers sampled elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reflectioncoder.files.jsonl import iter_jsonl_at
 
 
 class ReplaySampler:
-    """Answers from a JSONL file; only the offsets of its lines are kept in memory.
+    """Sampler that reads answers from a JSONL file; only the offsets of its lines are held in memory.
 
     A line is `{"problem": id, "turn": 0, "text": ..., "tool_code": ..., "finish": ..., "tokens_in": ...,
     "tokens_out": ...}`; the last four keys are optional.
@@ -59,7 +59,7 @@ class ReplaySampler:
 
 
 def replay_fingerprint(path: str | os.PathLike[str]) -> str:
-    """Digest of a file of recorded answers. Raises UserError if it cannot be read."""
+    """Return the hash of a file of recorded answers. Raises UserError if it cannot be read."""
     _check_path(path)
     try:
         with open(path, "rb") as file:
@@ -74,7 +74,7 @@ def _check_path(path: str | os.PathLike[str]) -> None:
 
 
 def _read(line: Any, where: str, model: str) -> tuple[tuple[str, int], Answer]:
-    """The (problem, turn) key and the answer of a line."""
+    """Parse a line into its key (problem, turn) and its answer. Raises UserError if it does not have the format."""
     try:
         key = str(line["problem"]), int(line["turn"])
         text, code = line["text"], line.get("tool_code")
