@@ -1,1 +1,1 @@
-"""Where the work of a build runs: processes of this machine, or a Ray cluster."""
+"""Engines of a build: processes on this machine, or a Ray cluster."""

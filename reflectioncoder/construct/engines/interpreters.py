@@ -1,7 +1,7 @@
-"""Pools of interpreters that run many programs concurrently for asynchronous code, each with its own warm process.
+"""Pools of interpreters that run many programs concurrently for asynchronous code. Each has its own warm process.
 
-The requests of a build are named methods, `run`, `check` and `unstable`, so that they can be sent as data to the
-interpreters: threads of this process here, actors on other machines in `on_ray.py`.
+The requests of a build are the named methods `run`, `check` and `unstable`, so that they can be pickled. Here the
+interpreters run in threads of this process; in `on_ray.py` they are actors on other machines.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class InterpreterPool(Programs):
     """Interpreters on this machine; `async with InterpreterPool() as pool: result = await pool.run(code)`.
 
     Args:
-        size: number of programs that run at once; about one per core is fastest, more if programs wait.
+        size: number of programs that run concurrently; about one per core is fastest, more if programs sleep or wait.
         limits: default limits of a cell.
         isolation: see `Interpreter`.
 

@@ -1,8 +1,8 @@
 """The engine `ray`: interpreters and native models run on the nodes of a Ray cluster.
 
 The driver (the process of `reflectioncoder build`) keeps the problems, the conversations and the ledger. It sends
-programs, and sequences to plant bugs in, to actors (`ray_actors.py`), which return results. Actors write nothing, and
-the calls of a lost actor are repeated on another, so the result equals that of the local engine unless the driver dies.
+programs, and problems for mutation, to actors (`ray_actors.py`), which return results. Actors write nothing, and the
+calls of a lost actor are repeated on another, so the result equals that of the local engine unless the driver dies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 OBJECT_STORE = 80 << 20  # bytes; messages are small, and this is Ray's minimum
-REACH = 5.0  # seconds to wait for the head node to answer
+REACH = 5.0  # timeout in seconds for a connection to the head node
 
 
 @contextmanager
@@ -42,8 +42,8 @@ def cluster(address: str, hidden: Sequence[str] = ()) -> Iterator[None]:
     """Connect to a Ray cluster; an existing connection of this process is reused and left open.
 
     Args:
-        address: HOST:PORT of the head; empty for the cluster of this machine (or of `RAY_ADDRESS`), or if there is none
-            a new cluster on this machine.
+        address: HOST:PORT of the head. Empty uses `RAY_ADDRESS`, else the cluster of this machine, else it starts a
+            new cluster on this machine.
         hidden: environment variables to hide from the processes of a cluster that is started here.
 
     Raises:
@@ -59,7 +59,7 @@ def cluster(address: str, hidden: Sequence[str] = ()) -> Iterator[None]:
     finally:
         ray.shutdown()
         with suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGTERM, handler)  # Ray has set its own
+            signal.signal(signal.SIGTERM, handler)  # Ray has installed its own
 
 
 def _connect(address: str, hidden: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ def _connect(address: str, hidden: Sequence[str]) -> None:
 
 
 def _reach(address: str) -> None:
-    """Check that the address accepts connections, because Ray itself tries for minutes."""
+    """Check that the address accepts connections, because Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH).close()
@@ -102,12 +102,12 @@ def _reach(address: str) -> None:
 
 
 def cores_of(config: BuildConfig) -> int:
-    """Number of interpreters of a build; by default the current number of CPUs in the cluster."""
+    """Return the number of interpreters of a build; by default the current number of CPUs in the cluster."""
     return config.workers or int(ray.cluster_resources().get("CPU", 0))
 
 
 def replicas_of(config: BuildConfig) -> int:
-    """Number of copies of a build's native model; by default one per GPU."""
+    """Return the number of copies of a build's native model; by default one per GPU."""
     return config.native.replicas or max(1, int(ray.cluster_resources().get("GPU", 0)))
 
 
@@ -131,10 +131,10 @@ class RayWorkers(Generic[T, R]):
         self._under_way: set[asyncio.Task[tuple[int, R]]] = set()
 
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
-        """Yield index and result of each task as it is finished.
+        """Yield index and result of each task when it is finished.
 
         Raises:
-            UserError: raised in an actor, or several actors died over one task, or no node is available.
+            UserError: an actor raised it, several actors died during one task, or no node is available.
         """
         waiting = iter(enumerate(tasks))
         while done := self._runner.run(self._step(waiting)):
@@ -142,7 +142,7 @@ class RayWorkers(Generic[T, R]):
                 yield task.result()
 
     async def _step(self, waiting: Iterator[tuple[int, T]]) -> set[asyncio.Task[tuple[int, R]]]:
-        """Keep two tasks per actor in flight and return those that are done; empty if no task is left."""
+        """Keep two tasks per actor in flight, and return those that are done; empty if no task is left."""
         if self._crew is None:
             size = partial(cores_of, self._config)
             self._crew = Crew(self._make, size, self._config.ray_wait, printer(self._console))

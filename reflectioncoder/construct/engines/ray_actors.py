@@ -1,9 +1,9 @@
-"""A group of equal Ray actors that share the work; lost actors are replaced and their calls repeated.
+"""A group of identical Ray actors that share the work; lost actors are replaced and their calls repeated.
 
 A call is a function of the object that an actor holds (an interpreter, a model) and has no lasting effects. So when an
-actor dies, alone or with its node, only time is lost: another actor repeats its calls. The driver tracks every actor
-and sends no more calls than the actors have room for. This does not protect against the death of the driver or of the
-head node; in that case the finished problems are in the ledger.
+actor dies, alone or with its node, another actor repeats its calls and only time is lost. The driver tracks every actor
+and sends no more calls than the actors have capacity for. This does not protect against the death of the driver or of
+the head node; in that case the finished problems are in the ledger.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ LOST = (
     exceptions.WorkerCrashedError,
     exceptions.OutOfMemoryError,
 )
-DEATHS = 5  # actors lost over one call before it fails; more than for local processes, as nodes may fail in succession
-STARTS = 3  # failed starts in a row at one place before the crew gives up
+DEATHS = 5  # actors lost during one call before it fails; more than for local processes, as nodes may fail in a row
+STARTS = 3  # failed starts of one actor in a row before the crew gives up
 LOOK = 1.0  # seconds between two checks of the cluster
 ACTOR_GRACE = 3.0  # seconds for the actors' cleanup at the end
 
 
 def same_everywhere() -> dict[str, str]:
-    """Versions that must be equal on all nodes, because they affect the output of programs."""
+    """Return the versions that must be equal on all nodes, because they affect the output of programs."""
     known = {name: version for name, version in versions().items() if name in ("reflectioncoder", "ipython")}
     return {**known, "python": ".".join(platform.python_version_tuple()[:2])}
 
@@ -52,13 +52,13 @@ class Place:
 
 
 class Actor:
-    """Remote side: holds the object made by `make` and calls functions with it, one at a time."""
+    """Remote side of an actor: holds the object made by `make`, and calls functions with it one at a time."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make, self._held = make, None
 
     def place(self) -> Place:
-        """The place of the actor; returns as soon as a node has scheduled it."""
+        """Return the place of the actor; the call returns as soon as a node has scheduled the actor."""
         return Place(ray.util.get_node_ip_address(), same_everywhere())
 
     def open(self) -> None:
@@ -76,7 +76,7 @@ class Actor:
 
 
 class ConcurrentActor(Actor):
-    """Remote side for concurrent calls: functions return awaitables, which share one event loop."""
+    """Remote side of an actor with concurrent calls: functions return awaitables, which share one event loop."""
 
     async def do(self, work: Callable[[Any], Any]) -> Any:
         """Await the result of a function."""
@@ -98,15 +98,15 @@ class _Member:
 
 
 class Crew(Generic[H]):
-    """A group of actors for one event loop; made inside it and stopped by `close`.
+    """A group of actors for one event loop; create it inside the loop and stop it with `close`.
 
     Args:
         make: called once in each actor to make the object it holds; must be picklable.
         size: returns the number of actors; called repeatedly, as nodes may join.
         wait: seconds to wait for a node while there is no actor at all.
-        report: called with a line of text about each loss.
+        report: called with a line of text about each lost actor.
         room: concurrent calls per actor; more than one requires an object whose methods are coroutines.
-        cpus, gpus: resources that each actor occupies on its node.
+        cpus, gpus: resources that each actor reserves on its node.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Crew(Generic[H]):
         gpus: float = 0,
     ) -> None:
         kind, threads = (Actor, 1) if room == 1 else (ConcurrentActor, room + 3)
-        # actors are replaced only here, never by Ray itself, so the calls in progress are known
+        # this class replaces actors, not Ray, so that the calls in progress are known
         options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": threads}
         self._kind: Any = ray.remote(kind)
         self._kind = self._kind.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD", **options)
@@ -149,10 +149,10 @@ class Crew(Generic[H]):
 
         Raises:
             UserError: there are no actors and none can be started.
-            InfrastructureError: several actors died over this call.
-            Exception: raised by the function.
+            InfrastructureError: several actors died during this call.
+            Exception: whatever the function raises.
         """
-        # a cancelled call continues in the actor, which is free only after it
+        # a cancelled call continues in its actor, so its task must release the actor afterwards
         task = self._loop.create_task(self._call(work))
         self._calls.add(task)
         task.add_done_callback(self._called)
@@ -161,7 +161,7 @@ class Crew(Generic[H]):
     def _called(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio does not warn if nothing awaits the task
+            task.exception()  # retrieve it, so that asyncio does not warn if nothing awaits the task
 
     async def _call(self, work: Callable[[H], Any]) -> Any:
         deaths = 0
@@ -192,17 +192,17 @@ class Crew(Generic[H]):
                 return level, member
 
     def _give(self, level: int, member: _Member | None) -> None:
-        # places with the same number go before those with higher ones, so that actors fill up evenly
+        # slots with a lower level are taken first, so that all actors fill up evenly
         self._free.put_nowait((level, next(self._order), member))
 
     def _lost(self, member: _Member) -> None:
         if not member.gone.is_set():
             member.gone.set()
-            # Ray knows only later which of the two died
+            # whether the actor or its node died is known to Ray only later
             self._report(f"ray: lost a worker on {member.place.address}, or that node; its work is done again")
 
     async def _keep(self) -> None:
-        """Keep one place of the crew filled: start an actor, and a new one whenever it is lost."""
+        """Keep one actor running: start it, and start a new one whenever it is lost."""
         failures = 0
         while True:
             actor = self._kind.remote(self._make)
@@ -238,7 +238,7 @@ class Crew(Generic[H]):
                 ray.kill(actor)
 
     async def _watch(self) -> None:
-        """Add places as nodes join; give up if there is no actor for too long."""
+        """Start more actors as nodes join; give up if there is no actor for `wait` seconds."""
         since = time.monotonic()
         while True:
             while len(self._keepers) < max(1, await asyncio.to_thread(self._size)):
@@ -261,7 +261,7 @@ class Crew(Generic[H]):
             self.end(error if isinstance(error, Exception) else RuntimeError(str(error)))
 
     def end(self, why: Exception) -> None:
-        """Accept no further calls; waiting and later calls raise this exception."""
+        """Stop accepting calls; waiting and later calls raise this exception."""
         if self._over is None:
             self._over = why
             self._give(-1, None)
