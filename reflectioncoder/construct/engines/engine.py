@@ -1,4 +1,4 @@
-"""The engine of a build, which runs its programs and decodes its native model: this machine or a Ray cluster.
+"""The engine of a build runs its programs and decodes its native model, on this machine or on a Ray cluster.
 
 Only this module reads `BuildConfig.engine`; it imports the Ray engine only if that is configured.
 """
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-KEYS = ("engine", "ray_address", "ray_wait")  # of the configuration; they decide nothing about the sequences
+KEYS = ("engine", "ray_address", "ray_wait")  # settings of the engine; they do not affect the sequences
 
 
 def engine_running(config: BuildConfig) -> AbstractContextManager[None]:
-    """Context of the work: the connection to a Ray cluster, or nothing on this machine.
+    """Return the context in which the engine runs: the connection to a Ray cluster, or nothing on this machine.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster at `ray_address`.
@@ -43,7 +43,7 @@ def engine_running(config: BuildConfig) -> AbstractContextManager[None]:
 
 
 def cores(config: BuildConfig) -> int:
-    """Number of programs that run at once."""
+    """Return the number of programs that run concurrently."""
     if config.engine == "local":
         return config.workers or len(os.sched_getaffinity(0))
     from reflectioncoder.construct.engines.on_ray import cores_of
@@ -52,7 +52,7 @@ def cores(config: BuildConfig) -> int:
 
 
 def replicas(config: BuildConfig) -> int:
-    """Number of copies of a native model that decode at once."""
+    """Return the number of copies of a native model that decode concurrently."""
     if config.engine == "local":
         return 1
     from reflectioncoder.construct.engines.on_ray import replicas_of
@@ -63,7 +63,13 @@ def replicas(config: BuildConfig) -> int:
 def workers(
     make: Callable[[BuildConfig], Handler[T, R]], config: BuildConfig, console: Console
 ) -> Pool[T, R] | RayWorkers[T, R]:
-    """Workers that each hold one handler made by `make`, a module-level function or class."""
+    """Create workers.
+
+    Args:
+        make: module-level function or class that makes the handler of a worker; called once in each.
+        config: configuration of the build.
+        console: console for reports of lost workers.
+    """
     if config.engine == "local":
         return Pool(make, config, cores(config))
     from reflectioncoder.construct.engines.on_ray import RayWorkers
@@ -72,7 +78,7 @@ def workers(
 
 
 def programs(config: BuildConfig, console: Console) -> Programs:
-    """A pool of interpreters. Call it inside the event loop that uses the pool."""
+    """Create a pool of interpreters. Call this inside the event loop that uses the pool."""
     limits = Limits(config.seconds, config.memory_mb)
     if config.engine == "local":
         return InterpreterPool(cores(config), limits, config.isolation)

@@ -1,8 +1,8 @@
-"""Local worker processes that exit with the process that started them.
+"""Local worker processes that exit when their parent process exits.
 
 Each worker is a fresh Python process that reads tasks from standard input and writes results to standard output. When
-the parent process dies, even by SIGKILL, the worker's input ends and it exits. A worker that dies is replaced and its
-task is given to another. Results arrive in the order in which they are finished.
+the parent process dies, even by SIGKILL, the worker's input ends and it exits. A worker that dies is replaced, and its
+task goes to another. Results arrive in the order in which they are finished.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from reflectioncoder.errors import UserError
 T = TypeVar("T", contravariant=True)
 R = TypeVar("R", covariant=True)
 WORKER_ATTEMPTS = 3  # attempts at one task, each on a different worker
-WORKER_GRACE = 2.0  # seconds for cleanup after a worker lost its parent or was told to stop
+WORKER_GRACE = 2.0  # seconds for cleanup after a worker has lost its parent or was asked to stop
 
 
 class Handler(Protocol[T, R]):
@@ -47,13 +47,13 @@ class _Worker:
 
     def __init__(self, make: Callable[[Any], Any], argument: Any) -> None:
         package = str(Path(__file__).resolve().parents[3])
-        paths = [package, *filter(None, sys.path)]  # `make` may be importable only with this process's path
+        paths = [package, *filter(None, sys.path)]  # `make` may be importable only with this process's sys.path
         self.process = subprocess.Popen(
             [sys.executable, "-m", "reflectioncoder.construct.engines.processes"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            start_new_session=True,  # the parent handles a Ctrl-C at the terminal
+            start_new_session=True,  # so that only the parent receives a Ctrl-C at the terminal
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -98,6 +98,9 @@ class Pool(Generic[T, R]):
         make: module-level function or class, called once in each worker with `argument` to make the `Handler`.
         argument: any picklable value.
         count: number of processes.
+
+    Raises:
+        UserError: the caller added entries to a registry in a place that the processes cannot load.
     """
 
     def __init__(self, make: Callable[[Any], Handler[T, R]], argument: Any, count: int) -> None:
@@ -105,11 +108,11 @@ class Pool(Generic[T, R]):
         self._workers: list[_Worker] = []
 
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
-        """Yield index and result of each task as it is finished.
+        """Yield index and result of each task when it is finished.
 
         Raises:
-            UserError: raised in a worker, or several workers died over one task.
-            RuntimeError: any other exception in a worker, with its traceback.
+            UserError: a worker raised it, or several workers died during one task.
+            RuntimeError: a worker raised another exception; the message has its traceback.
         """
         waiting = deque(range(len(tasks)))
         failures: dict[int, int] = {}
@@ -182,7 +185,7 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     outbox = os.fdopen(os.dup(1), "wb")
     inbox = os.fdopen(os.dup(0), "rb")
-    os.dup2(2, 1)  # other output must not mix with the answers
+    os.dup2(2, 1)  # standard output is for answers only; print and the like go to standard error
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
