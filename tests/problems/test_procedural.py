@@ -138,7 +138,7 @@ def test_vocabularies_are_broad() -> None:
 
 
 def test_different_keys_are_different_functions() -> None:
-    """On random inputs, at most 2 % of the sampled problems of a kind behave exactly like another one."""
+    """On random inputs, at most 2 % of the sampled problems behave exactly like another one of their kind."""
     agree = pairs = 0
     for name, kind in PROBLEM_KINDS.items():
         rng = random.Random(name)
