@@ -1,4 +1,4 @@
-"""Masks of figure 3 by hand, and properties that hold for every rate."""
+"""Masks of figure 3 derived by hand, and properties that hold for every mask rate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reflectioncoder.train.batch.masking import (
     visible_ranges,
 )
 
-# Figure 3: the blocks C E A C E A ("A", analysis, is the type `text`).
+# The blocks of figure 3: C E A C E A ("A", analysis, is the type `text`).
 CEACEA = ["code", "execution", "text"] * 2
 EAC = ("execution", "text", "code")
 
