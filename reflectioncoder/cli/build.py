@@ -1,4 +1,4 @@
-"""`reflectioncoder build`, and `build status`: how far a build is, while it runs or later."""
+"""`reflectioncoder build`, and `build status`, which shows the progress of a running or stopped build."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # seconds of imports, which help does not need
 
 @dataclass(frozen=True)
 class StatusArguments:
-    """How far a build is: its funnel so far, speed, cost and time left.
+    """Show the progress of a build: its funnel so far, speed, cost and time left.
 
     Args:
         directory: output directory of the build.
@@ -26,7 +26,7 @@ class StatusArguments:
 
 
 def run_build(config: BuildConfig, switches: Switches) -> int:
-    """Build, or say what would be built."""
+    """Build, or print what would be built."""
     if switches.dry_run:
         how = f"with {config.chat.model} at {config.chat.base_url}" if config.sampler == "chat" else "by mutation"
         how = f"with the answers in {config.chat.replay}" if config.sampler == "replay" else how
@@ -41,7 +41,7 @@ def run_build(config: BuildConfig, switches: Switches) -> int:
 
 
 def run_status(arguments: StatusArguments, switches: Switches) -> int:
-    """Print the state of a build."""
+    """Print the progress of a build."""
     from reflectioncoder.construct.ledger.ledger import progress
 
     found = progress(arguments.directory)
@@ -50,11 +50,11 @@ def run_status(arguments: StatusArguments, switches: Switches) -> int:
 
 
 def describe(found: BuildProgress) -> list[str]:
-    """Lines for a person: funnel so far, speed, cost, time left."""
+    """Format the progress of a build as lines of text: state, funnel so far, cost, speed and time left."""
     from reflectioncoder.clients.budget import Price, Usage
 
     finished = found.done + sum(found.rejected.values())
-    # once the last filters have run, the funnel is the whole truth
+    # only a finished build has a funnel, because the last filters run at the end
     state = "finished" if found.funnel else "running" if found.running else "stopped"
     share = f" of {found.total} ({finished / found.total:.1%})" if found.total else ""
     lines = [f"{'state':22}{state}", f"{'problems finished':22}{finished}{share}"]
