@@ -1,4 +1,4 @@
-"""`python -m reflectioncoder` is the command."""
+"""Runs the command line for `python -m reflectioncoder`."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""The whole pipeline with the embedded model: build, train two arms, score three, report.
+"""The demo runs the whole pipeline with the embedded model: build, train two arms, score three arms, report.
 
-The arms are the untouched model, the same model after plain instruction tuning, and after ReflectionCoder, on the
-same problems and at equal training tokens. Each stage is a command with its own directory. Finished stages are skipped,
-so an interrupted demo resumes.
+The arms are the unchanged model, the model after plain instruction tuning, and the model after ReflectionCoder training
+on the same problems with equal training tokens. Each stage is a command with its own directory. Finished stages are
+skipped, so an interrupted demo resumes.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ DEMO_TASKS = ("heldout", "handwritten", "humaneval")
 
 
 def build_config(demo: DemoConfig) -> BuildConfig:
-    """Sequences and plain samples of the problems to learn from."""
+    """Return the configuration of the build, which makes the training data of both arms."""
     return BuildConfig(output=f"{demo.output}/build", count=demo.problems, seed=demo.seed, levels=demo.levels)
 
 
 def train_configs(demo: DemoConfig) -> dict[str, TrainConfig]:
-    """The two trained arms; they differ in the data and the objective only."""
+    """Return the configurations of the two trained arms; they differ only in output, data and objective."""
     root = f"{demo.output}/build"
     common = TrainConfig(
         batch_size=demo.batch_size,
@@ -47,7 +47,7 @@ def train_configs(demo: DemoConfig) -> dict[str, TrainConfig]:
         seed=demo.seed,
         upsample=1,
         save_steps=0,
-        overwrite=True,  # a stage killed after its last step is not recorded as finished
+        overwrite=True,  # a stage killed after writing its model is not recorded as finished and runs again
         masking=MaskingConfig(),
     )
     return {
@@ -66,25 +66,25 @@ def train_configs(demo: DemoConfig) -> dict[str, TrainConfig]:
 
 
 def evaluate_config(demo: DemoConfig, arm: str, task: str) -> EvaluateConfig:
-    """How one arm is scored on one task: greedy, one sample."""
+    """Return the configuration that scores one arm on one task: greedy decoding, one sample."""
     trained = train_configs(demo)
     model = trained[arm].output if arm in trained else TrainConfig().model
     limit = {"heldout": demo.heldout, "handwritten": demo.handwritten, "humaneval": demo.humaneval}[task]
     output = f"{demo.output}/evaluate/{arm}/{task}"
-    # The held-out problems are the same for every seed of the demo, so that figures can be compared.
+    # The held-out problems are the same for every seed of the demo, so that results are comparable.
     generate = GenerateConfig(
         model=model,
         task=task,
         output=f"{output}/completions.jsonl",
         limit=limit,
         levels=demo.levels,
-        max_new_tokens=320 if task == "humaneval" else 0,  # beyond that a small model only repeats itself
+        max_new_tokens=320 if task == "humaneval" else 0,  # a small model only repeats itself after that
     )
     return EvaluateConfig(generate=generate, output=output, seconds=3.0)
 
 
 def describe_demo(demo: DemoConfig) -> str:
-    """The plan of a run, one line per stage."""
+    """Describe the stages of a run, one line each."""
     lines = [f"build: {demo.problems} procedural problems into {demo.output}/build"]
     for arm, config in train_configs(demo).items():
         lines.append(f"train {arm}: {config.objective}, {config.max_tokens:,} tokens into {config.output}")
@@ -97,8 +97,8 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
     """Run the unfinished stages, print the table, and write summary.json and report.html.
 
     Returns:
-        The contents of summary.json: the number of sequences, per task and arm pass@1 with its 95 % interval and n,
-        paired comparisons, seconds by stage and the peak memory in MiB.
+        the contents of summary.json: the number of sequences; pass@1 with its 95 % interval and n for each task and
+        arm; paired comparisons; training tokens by arm; seconds by stage; and the peak memory in MiB.
 
     Raises:
         UserError: the directory holds a demo with another configuration.
@@ -120,7 +120,7 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
     built = stages.run("build", lambda: {"sequences": build(build_config(demo)).sequences})
     tokens = demo.tokens
     for arm, training in train_configs(demo).items():
-        # A run ends with a whole step: the second arm gets at least what the first really used.
+        # A run ends with a whole step, so the first arm may use more tokens than asked; the second gets at least these.
         equal = dataclasses.replace(training, max_tokens=tokens)
         tokens = stages.run(f"train {arm}", partial(_as_dict, train, equal))["tokens"]
     scores: dict[str, dict[str, Any]] = {task: {} for task in DEMO_TASKS}
@@ -150,7 +150,7 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
 
 
 def score_table(summary: dict[str, Any]) -> Table:
-    """The table that `make demo` prints."""
+    """Return the table of scores that `make demo` prints."""
     table = Table(title=f"pass@1 with 95 % intervals, {summary['sequences']} reflection sequences")
     table.add_column("model")
     for task in DEMO_TASKS:
@@ -166,12 +166,17 @@ def score_table(summary: dict[str, Any]) -> Table:
 
 
 def _as_dict(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
-    """The result of a stage, a dataclass, as a dictionary for JSON."""
+    """Run a stage, and convert its result, a dataclass, to a dictionary for JSON."""
     return dataclasses.asdict(stage(config))
 
 
 class _Stages:
-    """The finished stages with their time and memory; saved after every stage."""
+    """The finished stages with their results, time and memory; saved after every stage.
+
+    Args:
+        path: JSON file of the finished stages.
+        console: console for progress.
+    """
 
     def __init__(self, path: Path, console: Console) -> None:
         self.path, self.console = path, console

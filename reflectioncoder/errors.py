@@ -1,29 +1,29 @@
-"""Exceptions that belong to no wing, and what to say of any."""
+"""Exceptions used by the whole package."""
 
 
 class UserError(ValueError):
-    """Bad input: one line that says what is wrong, where, and what to do.
+    """Bad input. The message is one line that says what is wrong, where, and what to do.
 
     The command line prints it without a traceback and exits with status 2.
     """
 
 
 class RankError(UserError):
-    """Something that went wrong on one rank only, so that this rank has to say it."""
+    """An error that occurred on a single rank, which must therefore print the message."""
 
 
 class InfrastructureError(Exception):
-    """The warm process or a session could not be had; never the program's fault."""
+    """The warm process or a session could not be started or used; this is never due to the program that is run."""
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of an error's text that is not blank, for a message of one line.
+    """Return the first line of an error's text that is not blank, for a one-line message.
 
     Args:
-        error: an exception, or the text of one.
+        error: an exception, or its text.
 
     Returns:
-        the line; for an exception without text its type's name, for an empty text nothing.
+        the line. For an exception without text it is the name of its type; for an empty text it is empty.
     """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "" if isinstance(error, str) else type(error).__name__

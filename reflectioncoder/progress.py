@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-LINE_SECONDS = 30.0  # between two lines of a log
-SLOW_SECONDS = 3.0  # a step that takes longer than this is announced
+LINE_SECONDS = 30.0  # seconds between two lines in a log
+SLOW_SECONDS = 3.0  # `slow` prints its message after this time
 
 
 class Meter:
-    """Shows how far a piece of work is; a context manager.
+    """Shows progress; a context manager.
 
     Args:
         what: the work in one word, such as "checking".
-        total: items in all; may be given later to `update`, as time-outs add checks.
+        total: total number of items; it can be changed later by `update`, because time-outs may add checks.
 
     Example:
         with Meter("checking", len(programs)) as meter:
@@ -42,7 +42,13 @@ class Meter:
         return self
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Show that `done` of `total` items are finished, with a short note such as a speed. Any thread may call it."""
+        """Show progress; can be called from any thread.
+
+        Args:
+            done: number of finished items.
+            total: total number of items; None leaves it unchanged.
+            note: short text to show, such as a speed.
+        """
         with self._lock:
             self.done, self.total, self._note = done, self.total if total is None else total, note
             if sys.stderr.isatty():
@@ -54,7 +60,7 @@ class Meter:
                 print(self._line(now - self._started), file=sys.stderr, flush=True)
 
     def advance(self, note: str = "") -> None:
-        """Show that one more item is finished."""
+        """Count one more finished item and show progress."""
         self.update(self.done + 1, note=note)
 
     def _line(self, seconds: float) -> str:
@@ -87,13 +93,13 @@ class Meter:
         self.close()
 
     def close(self) -> None:
-        """Leave the terminal as it is."""
+        """Stop the bar; what it shows stays on the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
 
 def duration(seconds: float) -> str:
-    """A time for people: "40 s", "12 min", "3.5 h"."""
+    """Format a duration: "40 s", "12 min", "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -101,7 +107,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def slow(what: str) -> Iterator[None]:
-    """Say `what` on standard error if the block takes more than a few seconds, and again every 30 seconds."""
+    """Print `what` on standard error if the block takes more than 3 seconds, and again every 30 seconds."""
     started, ended = time.monotonic(), threading.Event()
 
     def tell() -> None:
