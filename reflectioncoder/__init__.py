@@ -1,6 +1,6 @@
 """ReflectionCoder: reflection sequences, masked self-distillation, an isolated interpreter, and benchmarks.
 
-The names below are the public API; each is imported when it is first used, so `import reflectioncoder` costs nothing.
+The names below are the public API. Each is imported on first use, so `import reflectioncoder` is fast.
 
 Example:
     from reflectioncoder import BuildConfig, TrainConfig, build, train

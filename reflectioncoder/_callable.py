@@ -1,8 +1,8 @@
-"""Packages that are named like the verb they hold, and can be called as it.
+"""Makes packages callable that are named like their main function, such as `reflectioncoder.train`.
 
-`reflectioncoder.train` is a folder and the function that the folder exists for. Importing any file of the folder binds
-the folder to that name, so `from reflectioncoder import train` would give one or the other, depending on what was
-imported before. The folder therefore answers calls, which is the same in any order of imports.
+`reflectioncoder.train` is both a package and a function of the public API. Importing any module of the package binds
+the package to that name, so `from reflectioncoder import train` would give one or the other, depending on earlier
+imports. A callable package works the same in any order of imports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class CallablePackage(ModuleType):
-    """A package whose call is the call of the function in its file of the same name."""
+    """A package that can be called: a call goes to the function of the same name in its module of the same name."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function; its arguments, result and errors are those of `PACKAGE.VERB.VERB`."""
@@ -25,7 +25,7 @@ class CallablePackage(ModuleType):
 
     @property
     def __signature__(self) -> Any:
-        import inspect  # only where somebody looks
+        import inspect  # imported only when needed
 
         return inspect.signature(getattr(import_module(f"{self.__name__}.{self._verb()}"), self._verb()))
 
@@ -34,5 +34,5 @@ class CallablePackage(ModuleType):
 
 
 def make_callable(name: str) -> None:
-    """Let the package `name`, which is being imported, be called."""
+    """Make the package `name` callable; call this while the package is being imported."""
     sys.modules[name].__class__ = CallablePackage
