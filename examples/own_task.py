@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from reflectioncoder import (
+    TASKS,
     EvaluateConfig,
     GenerateConfig,
     Interpreter,
@@ -15,7 +16,6 @@ from reflectioncoder import (
     Prompt,
     Task,
     Verdict,
-    add_task,
     evaluate,
 )
 
@@ -42,9 +42,11 @@ class Palindromes(Task):
         return Verdict(result.ok, result.outcome, result.message or "", result.seconds)
 
 
+TASKS.add("palindromes", lambda options: Palindromes())
+
+
 def main(output: str = "runs/own_task") -> float | None:
     """Score two completions, one of which is wrong."""
-    add_task("palindromes", lambda options: Palindromes())
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     completions = folder / "completions.jsonl"

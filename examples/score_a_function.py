@@ -7,8 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from reflectioncoder import EvaluateConfig, GenerateConfig, evaluate
-from reflectioncoder.tasks.registry import get_task
+from reflectioncoder import EvaluateConfig, GenerateConfig, evaluate, get_task
 
 PROBLEMS = [
     {

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from reflectioncoder.tasks.base import Prompt as Prompt
     from reflectioncoder.tasks.base import Task as Task
     from reflectioncoder.tasks.base import Verdict as Verdict
-    from reflectioncoder.tasks.registry import add_task as add_task
+    from reflectioncoder.tasks.registry import TASKS as TASKS
+    from reflectioncoder.tasks.registry import get_task as get_task
     from reflectioncoder.train.train import train as train
 
 __version__ = "0.1.0"
@@ -46,18 +47,20 @@ _HOMES = {
     "Limits": "interpreter.interpreter",
     "Problem": "problems.problem",
     "Prompt": "tasks.base",
+    "TASKS": "tasks.registry",
     "Task": "tasks.base",
     "TrainConfig": "config.train",
     "Verdict": "tasks.base",
-    "add_task": "tasks.registry",
     "build": "construct.build",
     "compare": "evaluate.compare",
     "evaluate": "",
     "generate": "",
+    "get_task": "tasks.registry",
     "load_problems": "problems.load",
     "train": "",
 }
 __all__ = [
+    "TASKS",
     "BuildConfig",
     "Dialogue",
     "EvaluateConfig",
@@ -69,11 +72,11 @@ __all__ = [
     "Task",
     "TrainConfig",
     "Verdict",
-    "add_task",
     "build",
     "compare",
     "evaluate",
     "generate",
+    "get_task",
     "load_problems",
     "train",
 ]

@@ -17,7 +17,10 @@ class CallablePackage(ModuleType):
     """A package that can be called: a call goes to the function of the same name in its module of the same name."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Call the function; its arguments, result and errors are those of `PACKAGE.VERB.VERB`."""
+        """Call the function: for `reflectioncoder.train` this is `reflectioncoder.train.train.train`."""
+        from reflectioncoder.registry import refuse_in_worker
+
+        refuse_in_worker(f"`{self._verb()}`")
         return getattr(import_module(f"{self.__name__}.{self._verb()}"), self._verb())(*arguments, **named)
 
     def __reduce__(self) -> tuple[Any, ...]:

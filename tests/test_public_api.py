@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import reflectioncoder
+from reflectioncoder.registry import Registry
 
 
 def run(code: str) -> str:
@@ -35,7 +36,8 @@ def test_masks_and_rows_are_computed_without_torch(name: str) -> None:
 def test_every_public_name_is_there_and_listed() -> None:
     assert set(reflectioncoder.__all__) <= set(dir(reflectioncoder))
     for name in reflectioncoder.__all__:
-        assert callable(getattr(reflectioncoder, name)), name
+        value = getattr(reflectioncoder, name)
+        assert callable(value) or isinstance(value, Registry), name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         reflectioncoder.nothing  # noqa: B018
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from reflectioncoder.config.toml import known_keys, load, read_value
+from reflectioncoder.config.toml import choices, known_keys, load, read_value, type_hints
 from reflectioncoder.errors import UserError
 
 A = TypeVar("A")
@@ -163,7 +163,7 @@ def read_arguments(name: str, verb: Verb, words: Sequence[str]) -> tuple[Any, se
         if place.metadata["many"]:
             values[place.name], plain = tuple(plain), []
         elif plain:
-            hint = get_type_hints(verb.arguments)[place.name]
+            hint = type_hints(verb.arguments)[place.name]
             values[place.name] = read_value(hint, plain.pop(0), place.name.upper())
         elif place.default is dataclasses.MISSING:
             raise UserError(f"{place.name.upper()} is missing; {usage(name, verb)}")
@@ -217,8 +217,7 @@ def completion(shell: str, verbs: Mapping[str, Verb]) -> str:
     for name, verb in verbs.items():
         one = below.add_parser(name, help=verb.summary)
         for key, hint in known_keys(verb.arguments).items():
-            choices = list(get_args(hint)) if "Literal" in str(get_origin(hint)) else None
-            one.add_argument(f"--{key}", choices=choices)
+            one.add_argument(f"--{key}", choices=choices(hint) or None)
         for switch in verb.switches():
             if switch != "help":
                 one.add_argument(f"--{switch.replace('_', '-')}", action="store_true", help=SWITCHES[switch])
@@ -234,7 +233,7 @@ def _for_tyro(verb: Verb) -> Any:
     def shown(cls: Any) -> Any:
         if cls in registry:
             return registry[cls]
-        hints = get_type_hints(cls)
+        hints = type_hints(cls)
         entries = []
         for entry in dataclasses.fields(cls):
             hint: Any = hints[entry.name]
@@ -247,6 +246,8 @@ def _for_tyro(verb: Verb) -> Any:
                 hint = tyro.conf.FlagConversionOff[Annotated[bool, _with_value("[true|false]")]]
             elif get_origin(hint) is tuple and not entry.metadata.get("many"):
                 hint = Annotated[hint, _with_commas(hint)]
+            elif get_origin(hint) is Annotated:  # the names in a registry
+                hint = Literal[choices(hint)]
             if entry.metadata.get("positional"):
                 hint = Annotated[hint, tyro.conf.Positional, tyro.conf.arg(metavar=entry.name.upper())]
             entries.append((entry.name, hint) if default is dataclasses.MISSING else (entry.name, hint, default))
@@ -294,7 +295,7 @@ def _with_commas(hint: Any) -> Any:
     import tyro
 
     inner = get_args(hint)[0]
-    one = "|".join(map(str, get_args(inner))) if "Literal" in str(get_origin(inner)) else inner.__name__.upper()
+    one = "|".join(choices(inner)) or inner.__name__.upper()
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=f"{one},...",

@@ -28,9 +28,13 @@ class StatusArguments:
 def run_build(config: BuildConfig, switches: Switches) -> int:
     """Build, or print what would be built."""
     if switches.dry_run:
-        how = f"with {config.chat.model} at {config.chat.base_url}" if config.sampler == "chat" else "by mutation"
-        how = f"with the answers in {config.chat.replay}" if config.sampler == "replay" else how
-        how = f"with blocks by {config.native.model}" if config.sampler == "native" else how
+        ways = {
+            "mutation": "by mutation",
+            "chat": f"with {config.chat.model} at {config.chat.base_url}",
+            "replay": f"with the answers in {config.chat.replay}",
+            "native": f"with blocks by {config.native.model}",
+        }
+        how = ways.get(config.sampler, f"with the sampler {config.sampler}")
         where = f"{config.fork}, with what {config.output} has" if config.fork else config.output
         print(f"would build from {config.count} problems ({config.problems}) {how} into {where}")
         return 0

@@ -1,4 +1,4 @@
-"""`reflectioncoder doctor`: what this machine has and what it lacks; uses no network."""
+"""`reflectioncoder doctor`: reports what this machine has and what is missing; uses no network."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, find
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """What this machine offers: versions, devices, isolation, compilers of MultiPL-E, the environment of DS-1000."""
+    """Report what this machine has: versions, devices, isolation, compilers for MultiPL-E, environment of DS-1000."""
 
 
 def run_doctor(_: DoctorArguments, switches: Switches) -> int:
-    """Print the report, or one JSON object."""
+    """Print the report as text or as one JSON object."""
     found = examine()
     print(json.dumps(found, ensure_ascii=False) if switches.json else "\n".join(describe_machine(found)))
     return 0
 
 
 def examine() -> dict[str, Any]:
-    """What is here: `versions`, `devices`, `isolation`, `toolchains` by language, `ds1000`, `hub`."""
+    """Examine this machine.
+
+    Returns:
+        `versions`, `devices`, `isolation`, `toolchains` by language, `ds1000` and `hub`.
+    """
     import torch
 
     from reflectioncoder.config.toml import versions
     from reflectioncoder.interpreter.interpreter import describe_isolation
 
-    with ThreadPoolExecutor() as threads:  # most of the time goes to waiting for compilers to name their version
+    with ThreadPoolExecutor() as threads:  # most of the time is spent waiting for the compilers to print their versions
         toolchains = dict(zip(LANGUAGES, threads.map(_toolchain, LANGUAGES), strict=True))
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -46,7 +50,7 @@ def examine() -> dict[str, Any]:
 
 
 def describe_machine(found: dict[str, Any]) -> list[str]:
-    """The report as lines of text."""
+    """Format the report as lines of text."""
     lines = [f"{name:16} {version}" for name, version in found["versions"].items()]
     lines += [f"{'devices':16} {', '.join(found['devices'])}", *found["isolation"]]
     lines.append("toolchains of MultiPL-E (make toolchains installs what Debian and npm have):")
@@ -56,7 +60,7 @@ def describe_machine(found: dict[str, Any]) -> list[str]:
     entry = found["ds1000"]
     lines.append(f"environment of DS-1000: {entry['python'] or 'none: make ds1000'}{entry['problem']}")
     lines += [f"  {name:18} {version or 'not installed'}" for name, version in entry["versions"].items()]
-    lines.append(f"hub: {found['hub']} (whether it can be reached is not tried here)")
+    lines.append(f"hub: {found['hub']} (not contacted)")
     return lines
 
 
@@ -82,5 +86,5 @@ def _toolchain(key: str) -> dict[str, Any]:
 
 
 DOCTOR = Verb(
-    "say what this machine offers: isolation, devices, versions, compilers", DoctorArguments, run_doctor, json=True
+    "report what this machine has: isolation, devices, versions, compilers", DoctorArguments, run_doctor, json=True
 )

@@ -1,4 +1,4 @@
-"""`reflectioncoder evaluate`, and what reads evaluations: `compare`, `table` and `report`."""
+"""`reflectioncoder evaluate`, and the verbs that read its results: `compare`, `table` and `report`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompareArguments:
-    """Two evaluations of one task, problem by problem: difference with its interval, exact McNemar test.
+    """Compare two evaluations of one task problem by problem: difference with its interval, exact McNemar test.
 
     Args:
-        first: output directory of the evaluation before, or its results.jsonl.
-        second: of the evaluation after.
+        first: output directory of the first evaluation (before), or its results.jsonl.
+        second: output directory of the second evaluation (after), or its results.jsonl.
     """
 
     first: str = positional()
@@ -34,7 +34,7 @@ class CompareArguments:
 
 @dataclass(frozen=True)
 class TableArguments:
-    """The paper's tables with evaluations of yours beside the published rows.
+    """Print the paper's tables with your evaluations below the published rows.
 
     Args:
         directories: output directories of evaluations.
@@ -45,17 +45,17 @@ class TableArguments:
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """One self-contained HTML page from the files of a run; prints its path.
+    """Write one self-contained HTML page from the files of a run, and print its path.
 
     Args:
-        directory: of a demo, a build, a training run or an evaluation.
+        directory: output directory of a demo, a build, a training run or an evaluation.
     """
 
     directory: str = positional()
 
 
 def run_evaluate(config: EvaluateConfig, switches: Switches) -> int:
-    """Score, and print the score."""
+    """Generate completions if none are given, score them, and print the score."""
     decodes_here = not config.completions and config.generate.backend == "transformers"
     if decodes_here and not switches.dry_run:
         keep_freed_memory()
@@ -100,7 +100,7 @@ def run_compare(arguments: CompareArguments, switches: Switches) -> int:
 
 
 def comparison_table(first: str, second: str, found: Comparison) -> list[str]:
-    """Lines for people: pass@1 of both runs, the difference, and who solved what alone."""
+    """Format a comparison as lines of text: pass@1 of both, the difference, and problems that only one solved."""
     rows = [
         ("problems in both", f"{found.n}" + (f" ({found.not_run} left out, not run)" if found.not_run else "")),
         (f"pass@1 of {first}", f"{found.first:.1%}"),
@@ -139,5 +139,5 @@ EVALUATE = Verb(
     aliases={"": "generate.task", "data": "generate.data"},
 )
 COMPARE = Verb("compare two evaluations problem by problem", CompareArguments, run_compare, json=True)
-TABLE = Verb("print the paper's tables with evaluations beside them", TableArguments, run_table)
+TABLE = Verb("print the paper's tables with your evaluations below", TableArguments, run_table)
 REPORT = Verb("write one HTML page from the files of a run", ReportArguments, run_report)

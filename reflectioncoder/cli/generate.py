@@ -1,4 +1,4 @@
-"""`reflectioncoder generate`: completions of a task's problems."""
+"""`reflectioncoder generate`: writes completions of a task's problems."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run_generate(config: GenerateConfig, switches: Switches) -> int:
-    """Generate what is missing and say how fast it went."""
+    """Generate the missing completions, and print their number and the speed."""
     if config.backend == "transformers" and not switches.dry_run:
         keep_freed_memory()
     from reflectioncoder.generate.generate import generate, output_of
@@ -41,7 +41,7 @@ def run_generate(config: GenerateConfig, switches: Switches) -> int:
 
 @contextmanager
 def decoding() -> Iterator[Report]:
-    """A report for `generate` that shows how far decoding is."""
+    """Context with a report function for `generate`, which shows the progress of decoding."""
     with Meter("decoding") as meter:
 
         def report(done: int, of: int, speed: float) -> None:
@@ -51,7 +51,12 @@ def decoding() -> Iterator[Report]:
 
 
 def say_truncated(count: int, of: int = 0) -> None:
-    """Say on standard error how many answers ran out of tokens."""
+    """Print on standard error how many answers were truncated by the token limit.
+
+    Args:
+        count: number of truncated answers.
+        of: number of all answers; 0 leaves it out of the message.
+    """
     if count:
         what = f"{count} of {of} answers" if of else f"{count} answers"
         print(f"{what} ran out of tokens before their code ended; raise max_new_tokens", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`reflectioncoder inspect`: sequences of a file, block by block."""
+"""`reflectioncoder inspect`: shows the sequences of a file block by block."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from reflectioncoder.errors import UserError
 
 @dataclass(frozen=True)
 class InspectArguments:
-    """The first sequences of a file, each block in a frame of its own.
+    """Show the first sequences of a file, each block in its own frame.
 
     Args:
         file: JSONL file of dialogues, such as runs/build/sequences.jsonl.
-        count: how many to show.
+        count: number of dialogues to show.
     """
 
     file: str = positional()

@@ -1,8 +1,8 @@
 """The command line: one verb for each stage of the pipeline. Add a verb to `verbs`.
 
-Every verb answers `--help`; those with settings take `--config FILE.toml` and dotted flags
-(`--masking.strategy sequential`), print their resolved settings with `--print-config`, and say what they would do
-with `--dry-run`. Heavy imports happen inside the verbs, so that help and mistakes answer at once.
+Every verb has `--help`. Verbs with settings take `--config FILE.toml` and dotted flags
+(`--masking.strategy sequential`). They print their resolved settings with `--print-config`, and what they would do with
+`--dry-run`. Heavy imports are inside the verbs, so that help and error messages appear immediately.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECONDS_FOR_THE_FIRST_RANK = 10.0
 
 @dataclass(frozen=True)
 class CompletionArguments:
-    """A completion script, for the shell's start-up file: `source <(reflectioncoder completion bash)`.
+    """Print a completion script, for the shell's start-up file: `source <(reflectioncoder completion bash)`.
 
     Args:
         shell: `bash` or `zsh`.
@@ -37,7 +37,7 @@ class CompletionArguments:
 
 
 def run_demo(config: DemoConfig, switches: Switches) -> int:
-    """The demo, or what it would do."""
+    """Run the demo, or print what it would do."""
     if not switches.dry_run:
         keep_freed_memory()
     from reflectioncoder import demo
@@ -50,13 +50,13 @@ def run_demo(config: DemoConfig, switches: Switches) -> int:
 
 
 def run_completion(arguments: CompletionArguments, _: Switches) -> int:
-    """Print the script."""
+    """Print the completion script."""
     print(completion(arguments.shell, verbs()))
     return 0
 
 
 def verbs() -> dict[str, Verb]:
-    """Every verb by its name, in the order of the pipeline. Add yours here."""
+    """Return all verbs by name, in the order of the pipeline. Add yours here."""
     from reflectioncoder.cli.build import BUILD, STATUS
     from reflectioncoder.cli.doctor import DOCTOR
     from reflectioncoder.cli.evaluate import COMPARE, EVALUATE, REPORT, TABLE
@@ -85,7 +85,7 @@ def verbs() -> dict[str, Verb]:
 
 
 def usage() -> str:
-    """The list of verbs."""
+    """Return the usage text with the list of verbs."""
     known = verbs()
     width = max(map(len, known))
     lines = [f"  {name:{width}}  {verb.summary}" for name, verb in known.items()]
@@ -95,7 +95,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "reflectioncoder VERB --help says what each key means, its choices and its default.",
+            "reflectioncoder VERB --help explains each key, its choices and its default.",
             "",
         ]
     )
@@ -105,10 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Args:
-        arguments: the words behind the program's name; `sys.argv` if not given.
+        arguments: the words after the program's name; by default those of `sys.argv`.
 
     Returns:
-        the exit status: 0, 1 where a program or a build did not succeed, 2 for bad input, 130 after Ctrl-C.
+        the exit status: 0 for success, 1 if the program of `run` failed, 2 for bad input, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(name, rest)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, RankError):
-            # All ranks of a machine find the same mistake. The first one says it, and its end ends the others here.
+            # All ranks of a machine get the same error. The first one prints it, and the launcher then ends the others.
             time.sleep(SECONDS_FOR_THE_FIRST_RANK)
         print_line(f"reflectioncoder {name}: {error}")
         return 2
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_text(word: str) -> bool:
-    """Whether a word can be printed: bytes that are not UTF-8 come as halves of surrogate pairs."""
+    """Whether a word can be printed. In `sys.argv`, bytes that are not UTF-8 are lone surrogates."""
     try:
         word.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""`reflectioncoder run`: one program in the interpreter, its text on standard output."""
+"""`reflectioncoder run`: runs one program in the interpreter and prints its output."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunArguments:
-    """One Python program in the isolated interpreter; prints what a notebook would show.
+    """Run one Python program in the isolated interpreter, and print what a notebook would show.
 
-    The exit status is 0 only where the program ran to its end (status ok); otherwise 1, and 2 for bad input. With
-    `--json` the object has status, output, exception, line, seconds, peak_mb and isolation.
+    The exit status is 0 if the program ran to its end (status ok), 1 if it did not, and 2 for bad input. With `--json`
+    the object has status, output, exception, line, seconds, peak_mb and isolation.
 
     Args:
-        file: the program; `-` reads standard input.
-        cells: split the program at lines that start with `# %%` and run cell by cell, as a notebook does.
-        timeout: seconds that a cell may take.
-        memory: MB that the program may take.
-        isolation: `auto` takes the strongest that this machine allows; `none` lets the program reach files and network.
+        file: path of the program; `-` reads standard input.
+        cells: split the program at lines that start with `# %%`, and run it cell by cell like a notebook.
+        timeout: time limit of a cell in seconds.
+        memory: memory limit of the program in MB.
+        isolation: `auto` uses the strongest that this machine supports; `none` lets the program access files and the
+            network.
     """
 
     file: str = positional()
@@ -43,7 +44,7 @@ _MARK = re.compile(r"^# ?%%.*$", re.MULTILINE)
 
 
 def run_program(arguments: RunArguments, switches: Switches) -> int:
-    """Run the program. Raises UserError for a file that cannot be read."""
+    """Run the program. Raises UserError if the file cannot be read."""
     from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 
     file = arguments.file
@@ -58,7 +59,7 @@ def run_program(arguments: RunArguments, switches: Switches) -> int:
         return _show([result], 0, "none needed", switches.json)
     cells = _MARK.split(text) if arguments.cells else [text]
     if len(cells) > 1 and not cells[0].strip():
-        cells = cells[1:]  # nothing stands before the first mark
+        cells = cells[1:]  # the part before the first mark is blank
     with Interpreter(limits, arguments.isolation) as interpreter:
         results = []
         session = interpreter.session()

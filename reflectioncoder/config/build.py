@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from reflectioncoder.registry import NameIn
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 
@@ -161,6 +163,6 @@ class BuildConfig:
     near_duplicates: float = 0.9
     formats: tuple[str, ...] = ("jsonl", "parquet")
     fork: str = ""
-    sampler: Literal["mutation", "chat", "replay", "native"] = "mutation"
+    sampler: Annotated[str, NameIn("construct.samplers.registry:SAMPLERS", ("mutation",))] = "mutation"
     chat: ChatConfig = field(default_factory=ChatConfig)
     native: NativeConfig = field(default_factory=NativeConfig)

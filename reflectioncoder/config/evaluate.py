@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from reflectioncoder.config.build import EMBEDDED_MODEL, ChatConfig
+from reflectioncoder.registry import NameIn
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class GenerateConfig:
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
     data: str = ""
-    backend: Literal["transformers", "vllm", "server"] = "transformers"
+    backend: Annotated[str, NameIn("generate.registry:BACKENDS")] = "transformers"
     most_stops: int = 4
     chat: ChatConfig = field(default_factory=ChatConfig)
 

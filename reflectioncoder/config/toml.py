@@ -17,9 +17,10 @@ import types
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.registry import NameIn
 
 C = TypeVar("C")
 LONGEST_NUMBER = 400  # characters; more digits than Python converts are no setting
@@ -57,6 +58,19 @@ def load(
     return config
 
 
+def type_hints(cls: Any) -> dict[str, Any]:
+    """The fields of a configuration with their types, `NameIn` marks included."""
+    return get_type_hints(cls, include_extras=True)
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """The values that a setting of this type can have, in order; empty if they are not enumerated."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((mark.choices() for mark in marks if isinstance(mark, NameIn)), ())
+
+
 def from_table(cls: type[C], table: Mapping[str, Any], where: str = "") -> C:
     """Fill `cls` from nested tables as TOML gives them. Raises UserError naming `where` and the key."""
     return _build(cls, table, where, "")
@@ -65,7 +79,7 @@ def from_table(cls: type[C], table: Mapping[str, Any], where: str = "") -> C:
 def _build(
     cls: type[C], table: Mapping[str, Any], where: str, prefix: str, given: Mapping[str, Any] | None = None
 ) -> C:
-    hints = get_type_hints(cls)
+    hints = type_hints(cls)
     values = dict(given or {})
     for key, value in table.items():
         if key not in hints:
@@ -86,9 +100,10 @@ def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = ""
         if not isinstance(value, Mapping):
             raise UserError(f"{name}: expected a table, found {value!r}")
         return _build(hint, value, where, prefix)  # type: ignore[arg-type]
-    if origin is Literal:
-        if value not in get_args(hint):
-            raise UserError(f"{name}: {value!r} is not one of {', '.join(map(str, get_args(hint)))}")
+    if origin in (Literal, Annotated):
+        allowed = choices(hint)
+        if value not in allowed:
+            raise UserError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -112,7 +127,7 @@ def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = ""
 
 
 def _override(config: C, keys: list[str], text: str, name: str) -> C:
-    hints = get_type_hints(type(config))
+    hints = type_hints(type(config))
     key, rest = keys[0], keys[1:]
     if key not in hints:
         raise UserError(f"{name}: unknown key '{key}'{_suggest(key, hints)}")
@@ -129,7 +144,7 @@ def _override(config: C, keys: list[str], text: str, name: str) -> C:
 def known_keys(cls: Any, prefix: str = "") -> dict[str, Any]:
     """Every dotted key of a configuration that flags can set, with its type; fields given by place are left out."""
     found: dict[str, Any] = {}
-    hints = get_type_hints(cls)
+    hints = type_hints(cls)
     for entry in dataclasses.fields(cls):
         hint = hints[entry.name]
         if dataclasses.is_dataclass(hint):
@@ -142,7 +157,7 @@ def known_keys(cls: Any, prefix: str = "") -> dict[str, Any]:
 def read_value(hint: Any, text: str, name: str) -> Any:
     """The value that flag text means for a field of type `hint`; `name` is for messages. Raises UserError."""
     if dataclasses.is_dataclass(hint):
-        raise UserError(f"{name}: is a table; set one of its keys ({', '.join(get_type_hints(hint))})")
+        raise UserError(f"{name}: is a table; set one of its keys ({', '.join(type_hints(hint))})")
     if get_origin(hint) is tuple:
         return tuple(read_value(get_args(hint)[0], item.strip(), name) for item in text.split(",") if item.strip())
     if hint is bool:

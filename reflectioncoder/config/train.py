@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
+from reflectioncoder.registry import NameIn
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,7 @@ class MaskingConfig:
         semantics: small points where the paper's text (`paper`) and the authors' release (`release`) differ.
     """
 
-    strategy: Literal["block", "sequential", "random", "mix", "random_token", "sequential_token", "all", "none"] = (
-        "block"
-    )
+    strategy: Annotated[str, NameIn("train.batch.strategies:STRATEGIES")] = "block"
     order: tuple[str, ...] = ("execution", "text", "code")
     semantics: Literal["paper", "release"] = "paper"
 

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ from reflectioncoder.construct.conversation.scheduler import reflect_by_chat
 from reflectioncoder.construct.engines import engine
 from reflectioncoder.construct.export import FILES, export_build
 from reflectioncoder.construct.filters import contamination
+from reflectioncoder.construct.filters import sequence as filters
 from reflectioncoder.construct.filters.contamination import Contamination
 from reflectioncoder.construct.ledger.ledger import Ledger
+from reflectioncoder.construct.mutation.kinds import BUG_KINDS
 from reflectioncoder.construct.mutation.worker import INFRASTRUCTURE, Reflector
 from reflectioncoder.construct.prompts import load_prompts
 from reflectioncoder.construct.samplers import replay
-from reflectioncoder.construct.samplers.choose import check_native
+from reflectioncoder.construct.samplers.registry import check_native
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.funnel import funnel_steps
@@ -44,6 +46,7 @@ from reflectioncoder.problems.load import load_problems
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
 from reflectioncoder.progress import Meter
+from reflectioncoder.registry import refuse_in_worker
 
 # chat settings that affect the answers; the server's address and the budget may change between runs
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
@@ -91,16 +94,18 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
         UserError: the input is invalid, the output directory is in use or was made with another configuration, or the
             disk is full. Finished problems are kept.
     """
+    refuse_in_worker("a build")
     started = time.monotonic()
     console = console or Console()
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)  # paths stay whole, brackets too
     outputs.check_formats(config.formats)
     loaded = _problems(config)
     problems, skipped = loaded.problems, loaded.skipped
     for lines in ([f"skipped {line}" for line in skipped], loaded.renamed):
         for line in lines[:ROWS_SHOWN]:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(line)
         if len(lines) > ROWS_SHOWN:
-            console.print(f"... and {len(lines) - ROWS_SHOWN} more, all in {NOTES}", highlight=False)
+            say(f"... and {len(lines) - ROWS_SHOWN} more, all in {NOTES}")
     decided, stopped = build_fingerprint(config, problems), ""
     old = fork.check_fork(config, decided)
     config = dataclasses.replace(config, output=config.fork or config.output, fork="")
@@ -108,7 +113,9 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     with fork.open_ledger(output, decided) as ledger:
         funnel = ledger.note("funnel")
         if funnel is not None and all((output / name).is_file() for name in _files(config)):
-            console.print(f"{output}: already finished with this configuration; nothing to do", highlight=False)
+            console.print(
+                f"{output}: already finished with this configuration; nothing to do", highlight=False, soft_wrap=True
+            )
         else:
             save(config, output)
             if skipped or loaded.renamed:
@@ -120,7 +127,9 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             finished = ledger.finished()
             pending = [problem for problem in problems if problem.id not in finished and problem.id not in banned]
             if finished:
-                console.print(f"{output}: resuming, {len(finished)} problems are finished", highlight=False)
+                console.print(
+                    f"{output}: resuming, {len(finished)} problems are finished", highlight=False, soft_wrap=True
+                )
             ledger.note("total", len(problems))
             ledger.note("contaminated", len(banned))
             if pending:
@@ -137,12 +146,9 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
                 ledger.note("funnel", funnel)
     result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, output / "sequences.jsonl", stopped)
     console.print(funnel_table(funnel))
-    console.print(f"{result.sequences} sequences in {result.seconds:.1f} s: {result.path}", highlight=False)
+    say(f"{result.sequences} sequences in {result.seconds:.1f} s: {result.path}")
     if stopped:
-        console.print(
-            f"stopped: {stopped}; {funnel['unfinished']} problems are left; raise the limit and rerun to continue",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        say(f"stopped: {stopped}; {funnel['unfinished']} problems are left; raise the limit and rerun to continue")
     return result
 
 
@@ -213,6 +219,9 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
         settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
     if config.sampler == "replay":
         settings["recorded_answers"] = replay.replay_fingerprint(config.chat.replay)
+    # filters and bug kinds that the caller has registered
+    added = {"filters": filters.FILTERS.added, "bug_kinds": BUG_KINDS.added if config.sampler == "mutation" else ()}
+    settings |= {f"added_{kind}": list(names) for kind, names in added.items() if names}
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())

@@ -48,8 +48,8 @@ TOUCHES: Mapping[str, Touched] = {
     "problem_texts": "problems", "native.samples": "problems",
     # affect the verdict on given answers and executions
     "io_names": "verdicts", "io_match": "verdicts", "max_rounds": "verdicts", "repeats": "verdicts",
-    "reflectioncoder": "verdicts",
-    # decide what a program prints, and so every answer after it
+    "added_filters": "verdicts", "reflectioncoder": "verdicts",
+    # affect the output of a program, and so every later answer
     "seconds": "executions", "memory_mb": "executions", "isolation": "executions", "ipython": "executions",
     "python": "executions",
 }  # fmt: skip

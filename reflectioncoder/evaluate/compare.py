@@ -6,14 +6,10 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate.stats import Comparison, paired
-
-if TYPE_CHECKING:  # scoring a file takes no model
-    pass
 from reflectioncoder.evaluate.results import by_task, read_results
+from reflectioncoder.evaluate.stats import Comparison, paired
 
 
 def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed: int = 0) -> Comparison:

@@ -7,15 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.stats import pass_at_k, wilson
 from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.tasks.base import Task
-
-if TYPE_CHECKING:  # scoring a file takes no model
-    pass
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from reflectioncoder.generate.completions import Completion
-
-if TYPE_CHECKING:  # the server back end must not import torch
-    pass
 
 SampleKey = tuple[str, int]  # a problem's id and a sample
 Keep = Callable[[Completion, int], None]  # called with a finished completion and its number of tokens

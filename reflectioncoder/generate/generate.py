@@ -4,8 +4,7 @@ Each completion is a line {"task_id", "sample", "completion", "raw", "prompt", "
 finished; after a kill the next run makes only the missing ones. The configuration and a fingerprint of the model are
 stored beside the file, so that completions of other settings or of a retrained model are not mixed with these.
 
-This module imports torch only to decode locally (`local.py`); `server.py` uses a model behind a server, `vllm.py` runs
-one in vLLM.
+The back ends are in `registry.py`; torch is imported only by those that decode on this machine.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ if TYPE_CHECKING:  # the server back end must not import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflectioncoder.models.decode import Report
-from reflectioncoder.generate.backend import Backend, SampleKey
-from reflectioncoder.generate.local import LocalBackend
+from reflectioncoder.generate.backend import SampleKey
+from reflectioncoder.generate.registry import BACKENDS
 
 # Settings that do not affect a single completion: output path, speed, number of completions; and the path of the
 # problems, because each completion has the hash of its prompt.
@@ -88,17 +87,7 @@ def generate(
     check_settings(config)
     config = dataclasses.replace(config, output=output_of(config))
     task = get_task(config.task, task_options(config))
-    backend: Backend
-    if config.backend == "server":
-        from reflectioncoder.generate.server import ServerBackend
-
-        backend = ServerBackend(config, task)
-    elif config.backend == "vllm":
-        from reflectioncoder.generate.vllm import VllmBackend
-
-        backend = VllmBackend(config, task, model, tokenizer)
-    else:
-        backend = LocalBackend(config, task, model, tokenizer)
+    backend = BACKENDS.choose(config.backend)(config, task, model, tokenizer)
     path = Path(config.output)
     guard(config, path, backend.fingerprint)
     found = read_finished(path, backend.wanted)

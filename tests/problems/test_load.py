@@ -59,7 +59,8 @@ def test_json_files_give_the_same_problems(tmp_path: Path, name: str) -> None:
 
 
 def test_parquet_and_saved_data_sets_give_the_same_problems(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     expected = load_problems(write(tmp_path / "p.jsonl", ROWS))
     rows = datasets.Dataset.from_list(ROWS)
     rows.to_parquet(tmp_path / "p.parquet")

@@ -37,7 +37,7 @@ from reflectioncoder.construct.ledger.group_commit import Commits
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger, entry_of
 from reflectioncoder.construct.ledger.ledger import RecordedStep as LedgerStep
 from reflectioncoder.construct.prompts import load_prompts
-from reflectioncoder.construct.samplers.choose import make_sampler, served_model
+from reflectioncoder.construct.samplers.registry import make_sampler, served_model
 from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.interpreter import CellResult
 from reflectioncoder.problems.problem import Problem

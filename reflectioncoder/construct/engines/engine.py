@@ -18,6 +18,7 @@ from reflectioncoder.construct.engines.interpreters import InterpreterPool, Prog
 from reflectioncoder.construct.engines.processes import Handler, Pool
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.registry import added_in
 
 if TYPE_CHECKING:
     from reflectioncoder.construct.engines.on_ray import RayWorkers
@@ -72,6 +73,8 @@ def workers(
     """
     if config.engine == "local":
         return Pool(make, config, cores(config))
+    if places := added_in():
+        raise UserError(f"engine = 'ray': the nodes do not know what was added in {places[0]}; use engine = 'local'")
     from reflectioncoder.construct.engines.on_ray import RayWorkers
 
     return RayWorkers(partial(make, config), config, console)

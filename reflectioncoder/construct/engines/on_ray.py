@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from operator import methodcaller
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import ray
 from rich.console import Console
@@ -27,9 +27,6 @@ from reflectioncoder.construct.engines.processes import Handler
 from reflectioncoder.construct.engines.ray_actors import Crew
 from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.interpreter import Interpreter
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import IO, Any, Generic, Protocol, TypeVar
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.registry import added_in, load_added
 
 T = TypeVar("T", contravariant=True)
 R = TypeVar("R", covariant=True)
@@ -45,7 +46,7 @@ class Handler(Protocol[T, R]):
 class _Worker:
     """The parent's handle of one worker process."""
 
-    def __init__(self, make: Callable[[Any], Any], argument: Any) -> None:
+    def __init__(self, make: Callable[[Any], Any], argument: Any, added: Sequence[str]) -> None:
         package = str(Path(__file__).resolve().parents[3])
         paths = [package, *filter(None, sys.path)]  # `make` may be importable only with this process's sys.path
         self.process = subprocess.Popen(
@@ -60,8 +61,8 @@ class _Worker:
         self.inbox: IO[bytes] = self.process.stdin
         self.outbox: IO[bytes] = self.process.stdout
         self.task: int | None = None
-        with suppress(BrokenPipeError):  # a dead worker is noticed when its answer is read
-            pickle.dump((make, argument), self.inbox)
+        with suppress(BrokenPipeError):  # a dead worker is detected when its answer is read
+            pickle.dump((make, argument, added, sys.argv), self.inbox)
             self.inbox.flush()
 
     def give(self, index: int, task: Any) -> None:
@@ -105,6 +106,7 @@ class Pool(Generic[T, R]):
 
     def __init__(self, make: Callable[[Any], Handler[T, R]], argument: Any, count: int) -> None:
         self._make, self._argument, self._count = make, argument, count
+        self._added = added_in()
         self._workers: list[_Worker] = []
 
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
@@ -119,7 +121,7 @@ class Pool(Generic[T, R]):
         with selectors.DefaultSelector() as selector:
 
             def start() -> None:
-                worker = _Worker(self._make, self._argument)
+                worker = _Worker(self._make, self._argument, self._added)
                 self._workers.append(worker)
                 selector.register(worker.outbox, selectors.EVENT_READ, worker)
                 next_task(worker)
@@ -217,7 +219,8 @@ def _main() -> None:
     while (task := tasks.get()) is not stop:
         try:
             if handler is None:
-                make, argument = task
+                make, argument, added, sys.argv = task  # a program that is loaded again may read its words
+                load_added(added)
                 handler = make(argument)
             else:
                 answer("result", handler(task))

@@ -1,8 +1,10 @@
 """Filters that decide which sequences are kept: predicates that return a reason for rejection.
 
 The first are those of appendix A (input and output found by keyword, unresolved errors, a single round); the rest go
-beyond the paper, as does `near_duplicates.py`. A predicate gets the dialogue and its problem and returns the fault, or
-None. Code is run only by `final_code_fails`, in the interpreter passed to it.
+beyond the paper, as does `near_duplicates.py`. A predicate gets the dialogue, its problem and the settings, and returns
+what is wrong, or None. The first one that objects decides, and its name in `FILTERS` is the reason that the funnel
+counts. Add yours to it, or from outside the package with `FILTERS.add`. Predicates run no code; `final_code_fails`
+does, in the interpreter passed to it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from reflectioncoder.dialogues.dialogue import Dialogue, unfenced
 from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.problems.problem import Problem
+from reflectioncoder.registry import Registry
 from reflectioncoder.syntax.asserted import exercised
 from reflectioncoder.syntax.trees import parse_cached, walk
 
@@ -220,15 +223,19 @@ def too_long(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> 
     return f"{length} characters, at most {settings.max_chars}" if length > settings.max_chars else None
 
 
-FILTERS: Mapping[str, Predicate] = {
-    "input_output": input_output,
-    "unresolved": unresolved,
-    "single_round": single_round,
-    "no_final_code": no_final_code,
-    "idle_asserts": idle_asserts,
-    "mentions_sequence": mentions_sequence,
-    "too_long": too_long,
-}
+FILTERS: Registry[Predicate] = Registry(
+    "filter",
+    {
+        "input_output": input_output,
+        "unresolved": unresolved,
+        "single_round": single_round,
+        "no_final_code": no_final_code,
+        "idle_asserts": idle_asserts,
+        "mentions_sequence": mentions_sequence,
+        "too_long": too_long,
+        # add yours here
+    },
+)
 
 
 def apply_filters(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reflectioncoder.construct.mutation.edits import Mutation
-from reflectioncoder.construct.mutation.wordings import WORDING
+from reflectioncoder.construct.mutation.kinds import BUG_KINDS
 
 LONGEST = 90
 SIGNS = {
@@ -170,8 +170,8 @@ def analysis(
     words = {key: code(value)[1:-1] for key, value in mutation.words.items()}
     words |= {"bad": code(mutation.bad)[1:-1], "good": code(mutation.good)[1:-1]}
     words |= {"line": buggy.strip(), "fixed": fixed.strip(), "def": function}
-    causes, repairs = WORDING[mutation.kind]
-    cause, repair = rng.choice(causes).format_map(words), rng.choice(repairs).format_map(words)
+    kind = BUG_KINDS[mutation.kind]
+    cause, repair = rng.choice(kind.causes).format_map(words), rng.choice(kind.repairs).format_map(words)
     return " ".join([_opening(failure, rng), _cause(cause, failure, partial, rng), _repair(repair, rng)])
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.mutation.edits import Mutation, apply_edits
 from reflectioncoder.construct.mutation.explain import AssertFailure, analysis, closing, parse_assert
-from reflectioncoder.construct.mutation.kinds import find_mutations
+from reflectioncoder.construct.mutation.kinds import BUG_KINDS, find_mutations
 from reflectioncoder.construct.prompts import PROMPT_VERSION, REFLECTION_INSTRUCTIONS, reflection_instruction
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
@@ -33,8 +33,6 @@ LONGEST_TEST = 160
 LONGEST_ACTUAL = 160
 LONGEST_OUTPUT = 1_600
 OUTCOMES_MARK = "@@outcomes@@"
-# These kinds fit nearly every solution; with weight 1 they would dominate.
-WEIGHTS = {"misspelt_name": 0.2, "lost_return": 0.4, "wrong_variable": 0.4, "wrong_return": 0.5, "wrong_method": 0.5}
 # Prints each test's outcome, and the value if it is wrong, so that mutants that fail differently can be told apart.
 TRIAL = f"""
 def _outcomes_of(pairs):
@@ -177,7 +175,7 @@ def _drawn_order(found: Sequence[Mutation], shop: _Workshop) -> list[Mutation]:
         shop.rng.shuffle(mutations)
         for turn, mutation in enumerate(mutations):
             looping = any(loop.lineno <= mutation.line <= (loop.end_lineno or 0) for loop in loops)
-            chance = shop.rng.random() ** (1 / WEIGHTS.get(mutation.kind, 1.0))
+            chance = shop.rng.random() ** (1 / BUG_KINDS[mutation.kind].weight)
             order.append((looping and shop.rng.random() < 0.7, turn, -chance, mutation))
     return [mutation for *_, mutation in sorted(order, key=lambda item: item[:3])]
 

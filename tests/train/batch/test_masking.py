@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from reflectioncoder.config.train import MaskingConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.train.batch.masking import (
+from reflectioncoder.train.batch.masking import mask_rate, visible_ranges
+from reflectioncoder.train.batch.strategies import (
+    Draw,
     block_mask,
     hidden_count,
-    mask_rate,
+    mixed_strategy,
     random_mask,
     sequential_mask,
-    strategy_at,
-    visible_ranges,
 )
 
 # The blocks of figure 3: C E A C E A ("A", analysis, is the type `text`).
@@ -144,7 +144,7 @@ def test_random_choices_depend_on_seed_step_and_sample_only(strategy: str) -> No
 def test_mix_draws_per_step_and_under_release_per_sample() -> None:
     def drawn(semantics: str, step: int) -> set[str]:
         config = MaskingConfig("mix", semantics=semantics)  # type: ignore[arg-type]
-        return {strategy_at(config, step, str(sample), 0) for sample in range(40)}
+        return {mixed_strategy(config, Draw(step, str(sample), 0)) for sample in range(40)}
 
     assert all(len(drawn("paper", step)) == 1 for step in range(10))
     assert set().union(*(drawn("paper", step) for step in range(40))) == {"block", "sequential", "random"}

@@ -1,0 +1,87 @@
+"""Every sampler by its name, and what a build needs to create one.
+
+A sampler answers the turns of a conversation; the interface is `Sampler` in `clients/messages.py`. `--sampler` takes
+every name in `SAMPLERS`, and `mutation`, which holds no conversation. Add yours to it, or from outside the package with
+`SAMPLERS.add`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from reflectioncoder.clients.budget import Budget
+from reflectioncoder.clients.messages import Sampler
+from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.construct.prompts import Prompts
+from reflectioncoder.errors import UserError
+from reflectioncoder.registry import Registry
+
+# Creates a sampler inside the event loop that uses it. What a sampler spends it asks of the budget first.
+MakeSampler = Callable[[BuildConfig, Budget, Prompts, Console], Sampler]
+
+
+def served_model(config: BuildConfig) -> str:
+    """The name of a build's model on its server."""
+    return config.chat.model or (config.native.model if config.sampler == "native" else "")
+
+
+def make_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
+    """Create the configured sampler. Call it inside the event loop that uses the sampler."""
+    return SAMPLERS.choose(config.sampler)(config, budget, prompts, console)
+
+
+def chat_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
+    """Any chat model behind an OpenAI-compatible endpoint."""
+    from reflectioncoder.clients.chat import ChatSampler  # a second of imports
+
+    return ChatSampler(config.chat, budget, prompts.tool)
+
+
+def replay_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
+    """Recorded answers."""
+    from reflectioncoder.construct.samplers.replay import ReplaySampler
+
+    return ReplaySampler(config.chat.replay, config.chat.model)
+
+
+def check_native(config: NativeConfig, chat: ChatConfig) -> None:
+    """Raise UserError for invalid settings of the fine-tuned model or of its budget."""
+    if not config.model:
+        raise UserError("native.model: name a model that was trained on the format, such as runs/train")
+    for name in ("batch_size", "max_new_tokens", "samples"):
+        if getattr(config, name) < 1:
+            raise UserError(f"native.{name} = {getattr(config, name)}: give a number above 0")
+    if config.temperature < 0 or not 0 < config.top_p <= 1:
+        raise UserError("native: temperature must be at least 0 and top_p in (0, 1]")
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
+    if chat.budget_money and config.backend != "completions":
+        raise UserError("chat.budget_money: a model on this machine has no price; set chat.budget_tokens")
+
+
+def native_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
+    """A model that was fine-tuned on the format: behind a server, on this machine, or on a Ray cluster."""
+    if config.native.backend == "completions":
+        from reflectioncoder.construct.samplers.native_completions import CompletionsSampler
+
+        return CompletionsSampler(config.native, config.chat, config.seed, budget)
+    if config.engine == "local":
+        from reflectioncoder.construct.samplers.native import NativeSampler  # seconds of imports
+
+        return NativeSampler(config.native, config.seed, budget=budget)
+    from reflectioncoder.construct.samplers.native_ray import RaySampler
+
+    return RaySampler(config, budget, console)
+
+
+SAMPLERS: Registry[MakeSampler] = Registry(
+    "sampler",
+    {
+        "chat": chat_sampler,
+        "replay": replay_sampler,
+        "native": native_sampler,
+        # add yours here
+    },
+)
