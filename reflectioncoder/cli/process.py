@@ -1,11 +1,12 @@
-"""Settings of the process itself."""
+"""Settings of the whole process."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-# First-touch memory dominates training on a processor when glibc gives pages back between steps (docs/method.md).
+# On CPU, first-touch memory takes much of the time of training if glibc returns freed pages to the system between steps
+# (docs/performance.md).
 MALLOC_TUNABLES = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
@@ -15,7 +16,10 @@ MALLOC_TUNABLES = {
 
 
 def keep_freed_memory() -> None:
-    """Restart the process with allocator settings that keep freed pages; they are read only when a process starts."""
+    """Restart the process on Linux with allocator settings that keep freed pages.
+
+    The settings are environment variables, which glibc reads only when a process starts.
+    """
     if sys.platform != "linux" or "MALLOC_TRIM_THRESHOLD_" in os.environ or "pytest" in sys.modules:
         return
     os.environ.update(MALLOC_TUNABLES)

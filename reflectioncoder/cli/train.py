@@ -12,11 +12,12 @@ from reflectioncoder.config.train import TrainConfig
 
 @dataclass(frozen=True)
 class ConsolidateArguments:
-    """A training checkpoint, in shards or whole, as a plain model directory for `from_pretrained`.
+    """Convert a training checkpoint, sharded or not, to a plain model directory for `from_pretrained`.
 
     Args:
-        checkpoint: directory of the checkpoint, such as runs/train/checkpoint-100, or of the run.
-        output: directory to write; it must not exist or be empty.
+        checkpoint: directory of the checkpoint, such as runs/train/checkpoint-100, or of the run, whose newest
+            checkpoint is used.
+        output: directory to write; it must not contain a model.
     """
 
     checkpoint: str = positional()
@@ -24,7 +25,7 @@ class ConsolidateArguments:
 
 
 def run_train(config: TrainConfig, switches: Switches) -> int:
-    """Train, or print the plan: steps, memory and time."""
+    """Train, or print a plan of the run: steps, memory and time."""
     keep_freed_memory()
     from reflectioncoder.train.train import describe_plan, train
 
@@ -36,7 +37,7 @@ def run_train(config: TrainConfig, switches: Switches) -> int:
 
 
 def run_consolidate(arguments: ConsolidateArguments, _: Switches) -> int:
-    """Write the model directory and print its name."""
+    """Write the model directory and print its path."""
     from reflectioncoder.train.consolidate import consolidate
 
     consolidate(Path(arguments.checkpoint), Path(arguments.output))
@@ -45,6 +46,9 @@ def run_consolidate(arguments: ConsolidateArguments, _: Switches) -> int:
 
 
 TRAIN = Verb(
-    "fine-tune a causal language model on them by masked self-distillation", TrainConfig, run_train, configured=True
+    "fine-tune a causal language model on sequences by masked self-distillation",
+    TrainConfig,
+    run_train,
+    configured=True,
 )
-CONSOLIDATE = Verb("turn a training checkpoint into a plain model directory", ConsolidateArguments, run_consolidate)
+CONSOLIDATE = Verb("convert a training checkpoint to a plain model directory", ConsolidateArguments, run_consolidate)
