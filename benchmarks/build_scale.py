@@ -1,18 +1,18 @@
-"""Overhead of a build besides the interpreter, and how it scales: recorded answers, no model, many problems.
+"""Measures the overhead of a build besides the interpreter, and how it scales, with recorded answers and no model.
 
     .venv/bin/python benchmarks/build_scale.py [--sizes 1000,10000,100000] [--workers 2] [--light] [--engine ray]
 
-Of twenty problems ten are solved at the first try (and so rejected), six after one failing round, two after two, one
-never, and one does input and output. With `--light`, for large sizes in little time, eighteen do input and output,
-which ends their conversation unrun, one is solved at the first try and one after one failing round. Each size is a
-build of its own, killed when nine tenths are finished (SIGKILL), and started again.
+Of every twenty problems, ten are solved at the first try (and so rejected), six after one failing round, two after two,
+one never, and one does input and output. With `--light`, for large sizes in little time, eighteen do input and output,
+which ends their conversation before anything is run, one is solved at the first try, and one after one failing round.
+Each size is a separate build, which is killed with SIGKILL when nine tenths are finished, and started again.
 
-A row of the table is a stretch of a build, up to `problems`: problems a second; processor time a problem of the driver,
-of it the part in threads that talk to the interpreter's sessions (`client`), and of the interpreter's processes; the
-share of the driver without and with that part; peak memory of the driver. `resume` is the time from the start of the
-second process to its first new record. With `--engine ray` the programs run on the Ray cluster that this machine is
-in, or on one that each build starts here (part of its time); what its processes use is not seen. The last line is
-JSON.
+A row of the table is a section of a build, up to `problems`. Its columns are problems per second; CPU time per problem
+of the driver, of its threads that talk to the interpreter's sessions (`client`, included in the driver), and of the
+interpreter's processes; the driver's share of all CPU time, without and with those threads; and peak memory of the
+driver. `resume` is the time from the start of the second process to its first new record. With `--engine ray` the
+programs run on the Ray cluster of this machine, or on one that each build starts here (included in its time); the
+resources of the cluster's processes are not measured. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ WORDS = "each the value of and then a list every number which must be in order f
 
 
 def say(number: int, words: int) -> str:
-    """Text of about so many words that differs from number to number."""
+    """Return a text of `words` words that depends on `number`."""
     return " ".join(WORDS[(number * 7 + i * (number % 11 + 1)) % len(WORDS)] for i in range(words)).capitalize() + "."
 
 
 def answers_to(n: int, light: bool = False) -> list[str]:
-    """What the recorded model says to problem n."""
+    """Return the recorded answers to problem n."""
     name, number = f"add_{n}", n % 20
     if light:
         number = {0: 0, 10: 10}.get(number, 19)
@@ -128,7 +128,7 @@ def answers_to(n: int, light: bool = False) -> list[str]:
 
 
 def write_input(folder: Path, count: int, light: bool = False) -> None:
-    """Problems that all differ, and the answers of a model to them."""
+    """Write `count` different problems and the recorded answers to them."""
     with (folder / "problems.jsonl").open("w") as problems, (folder / "answers.jsonl").open("w") as answers:
         for n in range(count):
             instruction = f"Write add_{n}(x), which adds {n} to x. {say(n, 40)}"
@@ -139,7 +139,15 @@ def write_input(folder: Path, count: int, light: bool = False) -> None:
 
 
 def run(folder: Path, count: int, workers: int, engine: str, stop_at: int = 0) -> list[dict[str, Any]]:
-    """Reports of a build in a process of its own, killed once so many problems are finished."""
+    """Run a build in a separate process, and return its reports.
+
+    Args:
+        folder: directory with the problems and answers.
+        count: number of problems.
+        workers: number of workers.
+        engine: engine of the build.
+        stop_at: kill the process when this many problems are finished; 0 lets it run to the end.
+    """
     every = max(1, count // 10)
     command = [sys.executable, "-c", CHILD, str(folder), str(count), str(workers), str(every), engine]
     reports = []
@@ -159,7 +167,7 @@ def run(folder: Path, count: int, workers: int, engine: str, stop_at: int = 0) -
 
 
 def stretch(before: dict[str, Any], after: dict[str, Any], start: int = 0) -> dict[str, Any]:
-    """Figures of what happened between two reports."""
+    """Compute a row of the table from two reports."""
     done = max(1, after["problems"] - before["problems"])
     spent = {key: after[key] - before[key] for key in ("seconds", "driver", "client", "interpreters")}
     everything = spent["driver"] + spent["interpreters"]
@@ -176,7 +184,7 @@ def stretch(before: dict[str, Any], after: dict[str, Any], start: int = 0) -> di
 
 
 def show(row: dict[str, Any], heading: bool) -> None:
-    """Print a line of the table, as soon as it is known."""
+    """Print a row of the table, with the heading if requested."""
     if heading:
         print(*(f"{key:>18}" for key in row), sep="")
     print(*(f"{value:>18}" for value in row.values()), sep="", flush=True)

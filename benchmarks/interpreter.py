@@ -1,11 +1,12 @@
-"""Programs per second: the interpreter compared with Jupyter kernels, `python -c` and a bare fork.
+"""Measures programs per second: the interpreter compared with Jupyter kernels, `python -c` and a bare fork.
 
     .venv/bin/python benchmarks/interpreter.py [--repeats 5] [--seconds 4] [--workers 2]
-    .venv/bin/python benchmarks/interpreter.py --preload numpy,pandas      # what importing libraries ahead costs
+    .venv/bin/python benchmarks/interpreter.py --preload numpy,pandas      # cost of preloading libraries
 
-Contenders take turns in one run; each turn runs half passing and half failing programs with `--workers` at once for
-`--seconds`. Reported are medians over the turns, ratios to a fresh kernel a program, memory of a live session, and the
-level of isolation in force. Needs ipykernel and jupyter_client (the `dev` extra). The last line is JSON.
+The methods take turns in one run. Each turn runs programs, half of them passing and half failing, with `--workers`
+concurrently for `--seconds`. The report has medians over the turns, ratios to a fresh kernel per program, memory of a
+live session, and the isolation level in use. Needs ipykernel and jupyter_client (the `dev` extra). The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Runner = Callable[[str], None]
 
 @contextmanager
 def ours() -> Iterator[Runner]:
-    """A fresh, isolated session a program."""
+    """A fresh, isolated session per program."""
     with Interpreter(Limits(seconds=10)) as interpreter:
         yield lambda code: _expect(interpreter.run(code).outcome in ("ok", "error"))
 
@@ -74,7 +75,7 @@ def fresh_kernel() -> Iterator[Runner]:
 
 @contextmanager
 def warm_kernel() -> Iterator[Runner]:
-    """One kernel with `%reset` between programs: fast, but a program can affect the next one."""
+    """A single kernel with `%reset` between programs: fast, but a program can affect the next one."""
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel()
@@ -92,7 +93,7 @@ def warm_kernel() -> Iterator[Runner]:
 
 @contextmanager
 def python_c() -> Iterator[Runner]:
-    """A new Python process a program; no notebook text, no isolation."""
+    """A new Python process per program; no notebook output, no isolation."""
 
     def run(code: str) -> None:
         subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -102,9 +103,9 @@ def python_c() -> Iterator[Runner]:
 
 @contextmanager
 def bare_fork() -> Iterator[Runner]:
-    """What evaluation harnesses do: fork, set limits, exec; no notebook text, no isolation.
+    """Fork, set limits and exec, as evaluation harnesses do; no notebook output, no isolation.
 
-    The forks come from a small helper process, since this one has threads and much memory.
+    A small helper process forks, because this one has threads and much memory.
     """
     helper = subprocess.Popen([sys.executable, __file__, "--forker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert helper.stdin and helper.stdout
@@ -131,7 +132,7 @@ CONTENDERS = {
 
 
 def forker() -> None:
-    """The helper of `bare_fork`."""
+    """Run the helper process of `bare_fork`."""
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -146,7 +147,7 @@ def forker() -> None:
 
 
 def turn(runners: list[Runner], seconds: float) -> float:
-    """Programs a second that all the runners get through together."""
+    """Run all runners concurrently, and return their total number of programs per second."""
     began = time.monotonic()
 
     def work(run: Runner) -> int:
@@ -162,7 +163,7 @@ def turn(runners: list[Runner], seconds: float) -> float:
 
 
 def session_megabytes(preload: tuple[str, ...] = (), count: int = 20) -> float:
-    """Memory that a live session adds, in MiB: the growth of what the warm process and its sessions use together."""
+    """Return the memory of a live session in MiB, as the growth of the warm process and all its sessions together."""
     with Interpreter(preload=preload) as interpreter, ExitStack() as stack:
         stack.enter_context(interpreter.session()).run(FAILING)
         before = _proportional_kb(os.getpid())
@@ -172,7 +173,7 @@ def session_megabytes(preload: tuple[str, ...] = (), count: int = 20) -> float:
 
 
 def _proportional_kb(root: int) -> int:
-    """Proportional set size of all descendants: shared pages count once."""
+    """Return the proportional set size of all descendants in KiB; shared pages count once."""
     total, members = 0, [root]
     for pid in members:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -185,7 +186,7 @@ def _proportional_kb(root: int) -> int:
 
 
 def preload_costs(modules: list[str], repeats: int) -> list[dict[str, object]]:
-    """Nothing imported ahead, then one module more each time: start-up, import in a session, rate, memory."""
+    """Measure start-up, import in a session, rate and memory, preloading no module, then one more each time."""
     rows: list[dict[str, object]] = []
     code = "".join(f"import {module}\n" for module in modules)
     for count in range(len(modules) + 1):

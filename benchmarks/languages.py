@@ -1,12 +1,12 @@
-"""Seconds a problem takes in each language of MultiPL-E, and a task of DS-1000; which problems nobody can solve.
+"""Measures seconds per problem in each language of MultiPL-E and in DS-1000, and finds unsolvable problems.
 
-Every problem of a language is checked with a body that only fails, so each is compiled, started and run to its first
-test; problems that do not even compile that way, or that the language refuses, are named: their tests are at fault.
-Without --data the problems are the one of the tests, and its right answer.
+Every problem of a language is checked with a function body that only fails, so each is compiled, started and run to its
+first test. Problems that do not compile with this body, or that the language rejects, are listed: their tests are
+wrong. Without --data the only problem is the one of the test suite, with its correct answer.
 
     .venv/bin/python benchmarks/languages.py --data ../shared/data --languages java,js --repeats 5
-    .venv/bin/python benchmarks/languages.py --data ../shared/data --ds1000   # its references, library by library
-    .venv/bin/python benchmarks/languages.py --prepared --repeats 5           # what preparing compilers saves
+    .venv/bin/python benchmarks/languages.py --data ../shared/data --ds1000   # its references by library
+    .venv/bin/python benchmarks/languages.py --prepared --repeats 5           # time saved by preparing compilers
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ REFUSED = re.compile(
 
 
 def measure(task: Task, interpreter: Interpreter, answers: dict[str, str]) -> tuple[list[float], dict[str, str]]:
-    """Seconds of each check, start of its session included, and what was said where the tests cannot be run."""
+    """Check all answers.
+
+    Returns:
+        seconds of each check, including the start of its session; and the error for each problem whose tests cannot be
+        run.
+    """
     times, refused = [], {}
     for task_id, answer in answers.items():
         started = time.perf_counter()
@@ -86,10 +91,10 @@ def main() -> None:
             continue
         task, answers = problems(key, arguments.data, arguments.problems)
         opened[key] = (task, task.interpreter(LIMITS), answers)
-        measure(task, opened[key][1], dict(list(answers.items())[:1]))  # an empty program is measured once
+        measure(task, opened[key][1], dict(list(answers.items())[:1]))  # warm-up; measures an empty program once
     times: dict[str, list[float]] = {key: [] for key in opened}
     refused: dict[str, dict[str, str]] = {key: {} for key in opened}
-    for _ in range(arguments.repeats):  # the languages take turns, so that other work on the machine meets all
+    for _ in range(arguments.repeats):  # the languages take turns, so that other work on the machine affects them all
         for key, (task, interpreter, answers) in opened.items():
             more, found = measure(task, interpreter, answers)
             times[key] += more
@@ -106,7 +111,7 @@ def main() -> None:
 
 
 def preparation(repeats: int) -> None:
-    """Processor seconds, whatever else the machine does, of one compilation as MultiPL-E does it and of ours."""
+    """Compare the CPU seconds of one compilation by MultiPL-E's command and by ours."""
     from polyglot import CASES
 
     tuples = LANGUAGES["java"].tools[2].name
@@ -138,7 +143,7 @@ def preparation(repeats: int) -> None:
 
 
 def references(data: str, count: int) -> None:
-    """Run the references of DS-1000, and the first five also without libraries imported ahead."""
+    """Run the references of DS-1000, and the first five also without preloaded libraries."""
     task = DS1000(TaskOptions(data=data, limit=count))
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     times = []
@@ -146,7 +151,7 @@ def references(data: str, count: int) -> None:
         for task_id, row in task.problems.items():
             started = time.perf_counter()
             verdict = task.check(task_id, row["reference_code"], interpreter, LIMITS)
-            if verdict.outcome == "timeout":  # perhaps only because the machine was busy
+            if verdict.outcome == "timeout":  # possibly only because the machine was busy
                 verdict = task.check(task_id, row["reference_code"], interpreter, LIMITS)
             if verdict.outcome != "not_run":
                 times.append(time.perf_counter() - started)
@@ -169,7 +174,7 @@ def references(data: str, count: int) -> None:
 
 
 def problems(key: str, data: str, count: int) -> tuple[Task, dict[str, str]]:
-    """A task and an answer to each of its problems."""
+    """Return a task, and an answer to each of its problems."""
     if data:
         task = MultiPLE(key, TaskOptions(data=data, limit=count))
         return task, dict.fromkeys(task.problems, FAILS[key])

@@ -1,12 +1,13 @@
-"""A step with LoRA: trained rows beside frozen tables, beside merged tables, beside adapters in float32.
+"""Compares three implementations of a step with LoRA: ours, with merged tables, and with float32 adapters as well.
 
     .venv/bin/python benchmarks/lora_step.py [--repeats 5] [--precision bfloat16] [--device cpu]
 
-Forward and backward of one micro-batch of reflection samples (first rounds of 300 to 900 tokens, second ones of 80 to
-250) at mask rate 0.5, through a random Llama with a vocabulary of 49,216 and LoRA of rank 16 on all layers. `ours` is
-what training does; `merged` has PEFT's own embedding and a head that is a copy of the whole table with the trained rows
-in it; `float32` has those and adapters in float32. They run in turns, on the same weights; medians of the seconds, and
-the peak of memory above what the model takes. The last line is JSON.
+It runs forward and backward passes of one micro-batch of reflection samples (first rounds of 300 to 900 tokens, second
+ones of 80 to 250) at mask rate 0.5, through a random Llama with a vocabulary of 49,216 and LoRA of rank 16 on all
+layers. `ours` is the implementation that training uses. `merged` uses PEFT's own embedding, and an output head that is
+a copy of the whole table with the trained rows in it. `float32` does the same with adapters in float32. They run in
+turns with the same weights. The report has medians of the seconds, and the peak memory above that of the model. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ WAYS = ("ours", "merged", "float32")
 
 
 def model_of(options: argparse.Namespace) -> Any:
-    """A random Llama with adapters, whose special tokens are the last of its vocabulary."""
+    """Create a random Llama with adapters, whose special tokens are the last of its vocabulary."""
     torch.manual_seed(0)
     vocabulary, width, layers = (512, 64, 2) if options.smoke else (49216, 576, 8)
     config = LlamaConfig(
@@ -61,7 +62,7 @@ def model_of(options: argparse.Namespace) -> Any:
 
 @contextmanager
 def done(way: str, model: Any) -> Iterator[None]:
-    """While in use, the model is trained in one of the three ways."""
+    """Context in which the model uses one of the implementations in `WAYS`."""
     layer, ours = model.get_input_embeddings().token_adapter, loss.head_of
     if way != "ours":
         del layer.forward
@@ -79,7 +80,7 @@ def done(way: str, model: Any) -> Iterator[None]:
 
 
 def main() -> None:
-    """Print a line a way, and the JSON."""
+    """Print one line per implementation, and the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")

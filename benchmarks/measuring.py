@@ -1,4 +1,4 @@
-"""Time and memory of one call, on the processor and on a CUDA GPU, for the benchmarks."""
+"""Measures time and memory of a call, on the CPU or a CUDA GPU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
 
-KEPT = ("everything", "selective", "inputs")  # for the backward pass
+KEPT = ("everything", "selective", "inputs")  # which activations are kept for the backward pass
 
 
 def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[float, float, Any]:
-    """Seconds by the clock, seconds of processor time, and the result; waits for what runs on a GPU."""
+    """Return wall-clock seconds, CPU seconds, and the result of a call; waits until the GPU has finished."""
     _wait(device)
     clock, processor = time.monotonic(), time.process_time()
     result = run()
@@ -26,14 +26,19 @@ def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[float, float, An
 
 
 def keep(model: PreTrainedModel, what: str) -> None:
-    """Set a model up to keep one of `KEPT` for the backward pass."""
+    """Configure activation checkpointing of a model.
+
+    Args:
+        model: the model.
+        what: which activations to keep, one of `KEPT`.
+    """
     getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
     if what != "everything":
         checkpoint_layers(model, what == "selective")
 
 
 def peak_above(run: Callable[[], Any], device: str = "cpu") -> int:
-    """Peak memory of a call minus the memory in use before it, in bytes."""
+    """Return the peak memory of a call minus the memory in use before it, in bytes."""
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -1,7 +1,8 @@
-"""Reflection samples of random tokens whose lengths and shares are those of real ones, for benchmarks of training.
+"""Makes reflection samples of random tokens with realistic lengths and shares of blocks, to benchmark training.
 
-The shares are those of 200 sequences that `make demo` built: of the first round's tokens 16 % are the user's, 39 %
-code, 24 % execution, 21 % analysis; of the second round's 46 % are the user's. The token ids do not affect the cost.
+The shares are those of 200 sequences of `make demo`: of the tokens of the first round 16 % are the user's, 39 % code,
+24 % execution and 21 % analysis; of the tokens of the second round 46 % are the user's. The token ids do not affect the
+cost.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ FIRST: tuple[tuple[Kind, float], ...] = (
     ("execution", 0.06),
 )
 USER, QUESTION = 0.16, 0.46
-SPECIAL = 10  # ids below stand for the special tokens
+SPECIAL = 10  # smaller ids are special tokens
 
 
 def sample(number: int, first: tuple[int, int], second: tuple[int, int], vocabulary: int, seed: int = 0) -> Encoded:
-    """A reflection sample in the layout of appendix C.
+    """Make a reflection sample in the layout of appendix C.
 
     Args:
-        number: of the sample; also its name.
-        first: fewest and most tokens of the first round, drawn evenly.
-        second: likewise of the second round.
-        vocabulary: ids are below this.
-        seed: of lengths and tokens.
+        number: number of the sample, and its name.
+        first: minimal and maximal number of tokens in the first round; uniformly distributed.
+        second: the same for the second round.
+        vocabulary: size of the vocabulary.
+        seed: random seed of lengths and tokens.
     """
     rng = random.Random(f"{seed}:{number}")
     one, two = rng.randint(*first), rng.randint(*second)
@@ -44,7 +45,7 @@ def sample(number: int, first: tuple[int, int], second: tuple[int, int], vocabul
     user, question = round(USER * one), round(QUESTION * two)
     blocks = [(kind, round(share * one)) for kind, share in FIRST]
     kind, length = blocks[-1]
-    blocks[-1] = kind, length + one - user - sum(length for _, length in blocks)  # what rounding left over
+    blocks[-1] = kind, length + one - user - sum(length for _, length in blocks)  # corrects for rounding
     messages: list[list[tuple[Kind, int]]] = [
         [("text", user)],
         blocks,
@@ -57,7 +58,7 @@ def sample(number: int, first: tuple[int, int], second: tuple[int, int], vocabul
         labels.append(False)
         for b, (kind, length) in enumerate(contents):
             begin = len(ids)
-            length -= 4 if len(contents) == 1 else 2  # the tokens around it; two more around the message
+            length -= 4 if len(contents) == 1 else 2  # two special tokens around the block, and two around the message
             ids += [4, *(rng.randrange(SPECIAL, vocabulary) for _ in range(max(1, length))), 7]
             labels += [m % 2 == 1 and kind != "execution"] * (len(ids) - begin)
             spans.append(Span(m, b, kind, begin, len(ids)))
@@ -68,11 +69,11 @@ def sample(number: int, first: tuple[int, int], second: tuple[int, int], vocabul
 
 
 def rows_at(samples: list[Encoded], step: int, steps: int) -> list[Rows]:
-    """Teacher and student rows under the default settings; the mask rate is step / steps."""
+    """Build teacher and student rows with the default settings; the mask rate is step / steps."""
     return [build_rows(one, MaskingConfig(), "keep", step, steps, 0) for one in samples]
 
 
 def packed(samples: list[Encoded], step: int, steps: int) -> MicroBatch:
-    """All samples as one micro-batch that is a global batch of its own."""
+    """Pack all samples into one micro-batch, which is a whole global batch."""
     rows = rows_at(samples, step, steps)
     return pack(list(zip(rows, loss_weights(rows, LossConfig()), strict=True)))

@@ -1,15 +1,15 @@
-"""Scoring one greedy run of HumanEval+ or MBPP+: this project beside evalplus 0.3.1, interleaved, verdict by verdict.
+"""Compares this project with evalplus 0.3.1 in scoring one greedy run of HumanEval+ or MBPP+: time and verdicts.
 
     python benchmarks/scoring.py --data ../shared/data [--tasks humaneval mbpp] [--repeats 5] [--step 1]
     python benchmarks/scoring.py --data ../shared/data --canonical
 
-Both score the same completions (CL-7B's, of the folder's `reference_completions`) with two workers, as commands that
-start from nothing, with what their references return kept on disk from a run before that is not timed. Wall-clock
-seconds, medians, and processor seconds of all processes. Problems whose verdicts differ are named, with evalplus's
-verdicts of each repeat: on a busy machine evalplus's time limits fail right answers.
+Both score the same completions (those of CL-7B in the folder's `reference_completions`) in turns, with two workers, as
+separate commands. The results of the reference solutions are cached on disk by an earlier run, which is not timed. The
+report has medians of wall-clock seconds and of CPU seconds of all processes. Problems whose verdicts differ are listed
+with the verdicts of each repeat: on a busy machine evalplus's time limits fail correct answers.
 
-With `--canonical` nothing is timed: every canonical solution must pass, and the same with every value changed (a number
-by one, a text or list by one item) must fail. Exceptions are named.
+With `--canonical` nothing is timed. Every canonical solution must pass, and the same solution with every returned value
+changed (a number by one, a string or list by one item) must fail. Exceptions are listed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FILES = {"humaneval": ("humaneval_plus/HumanEvalPlus", "HUMANEVAL"), "mbpp": ("m
 
 
 def main() -> None:
-    """Measure and print; the last line is JSON."""
+    """Run the benchmark and print the results; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=list(FILES), choices=list(FILES))
@@ -48,7 +48,7 @@ def main() -> None:
     print(json.dumps(rows))
 
 
-# Changes what the outermost call returns; inner ones stay right, so that a recursive solution ends.
+# Changes the result of the outermost call. Inner calls stay correct, so that a recursive solution ends.
 WRONG = """
 
 def _changed(value):
@@ -86,7 +86,7 @@ def _wrong(function, inside=[]):
 
 
 def canonical(task: str, options: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Verdicts on canonical solutions and on the wrong ones made of them, as the command gives them."""
+    """Score canonical solutions, and wrong solutions derived from them, with the command `evaluate`."""
     source = HUMANEVAL_SOURCE if task == "humaneval" else MBPP_SOURCE
     path = find_plus(source, str(options.data))
     assert path is not None
@@ -124,7 +124,7 @@ def canonical(task: str, options: argparse.Namespace, folder: Path) -> dict[str,
 
 
 def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Both ways on one task."""
+    """Score one task with this project and with evalplus, in turns."""
     stem, variable = FILES[task]
     plain = folder / f"{task}.jsonl"
     plain.write_bytes(gzip.decompress((options.data / f"{stem}.jsonl.gz").read_bytes()))
@@ -141,7 +141,7 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, o
     ours: dict[str, list[bool]] = {}
     theirs: dict[str, list[bool]] = {}
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "evalplus": []}
-    both = options.step == 1  # evalplus takes whole sets only
+    both = options.step == 1  # evalplus scores only complete sets
     for repeat in range(options.repeats + 1):  # the first fills the caches
         out = folder / f"{task}-{repeat}"
         command = [sys.executable, "-m", "reflectioncoder", "evaluate", f"{task}_plus", "--completions", str(samples)]
@@ -173,7 +173,7 @@ def summary(
     ours: dict[str, list[bool]],
     theirs: dict[str, list[bool]],
 ) -> dict[str, object]:
-    """Medians, their ratio, pass@1, and the problems on which any two verdicts differ."""
+    """Summarise a task: medians, their ratio, pass@1, and the problems on which any two verdicts differ."""
     wall = {name: statistics.median(t[0] for t in spent) for name, spent in times.items() if spent}
     processor = {name: statistics.median(t[1] for t in spent) for name, spent in times.items() if spent}
     differ = {
@@ -195,7 +195,7 @@ def summary(
 
 
 def run(command: list[str], environment: dict[str, str], folder: Path) -> tuple[float, float]:
-    """Wall-clock and processor seconds of a command and all its processes."""
+    """Run a command, and return wall-clock seconds and CPU seconds of all its processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)

@@ -1,20 +1,22 @@
-"""Our training step beside the plain one on the processor: samples a second, memory, and cost against length.
+"""Compares our training step with the reference implementation on CPU: samples per second, memory, cost by length.
 
     .venv/bin/python benchmarks/trainer_cpu.py [--precisions float32,bfloat16] [--repeats 5] [--batch 2] [--threads 0]
     .venv/bin/python benchmarks/trainer_cpu.py --kept [--precisions bfloat16] [--compile]
     .venv/bin/python benchmarks/trainer_cpu.py --long 1024,2048,4096,8192
     .venv/bin/python benchmarks/trainer_cpu.py --profile [--precisions float32]
 
-Both do the forward and backward pass of the same global batch of reflection samples (first rounds of 300 to 900
-tokens, second ones of 80 to 250) in one process, interleaved: a repeat is one plain step and ours at five mask rates,
-0 to 1. The plain step costs the same at every rate, as it only masks; it takes the rates in turn. The losses are
-compared, too. The optimizer's update is timed separately, because it is the same for both. Times are medians over the
-repeats, by the clock and by processor time, which a busy machine disturbs less. Memory is the peak of resident memory
-in one step above what model, gradients and optimizer take, at mask rate 0, our worst case, in child processes. `--kept`
-compares ours with itself by what is kept for the backward pass: all, the costly results (selective checkpointing),
-the layers' inputs (gradient checkpointing), at mask rate 0.5 and interleaved; `--compile` adds a model whose
-feed-forward blocks are compiled. `--long` gives one row of each length,
-without and with it, `--profile` the operations that take most of our step at mask rate 0.5. The last line is JSON.
+Both run the forward and backward passes of the same global batch of reflection samples (first rounds of 300 to 900
+tokens, second ones of 80 to 250) in one process, interleaved: a repeat is one step of the reference (`plain`) and ours
+at five mask rates, 0 to 1. The plain step costs the same at every rate, because it only masks; it uses the rates in
+turn. The losses are also compared. The optimizer's update is timed separately, because it is the same for both. Times
+are medians over the repeats, in wall-clock and in CPU time, which other work on the machine affects less. Memory is the
+peak resident memory of one step above that of model, gradients and optimizer, at mask rate 0, our worst case, measured
+in child processes.
+
+`--kept` compares our step by which activations are kept for the backward pass: all, the expensive results (selective
+checkpointing), or the layers' inputs (gradient checkpointing), at mask rate 0.5 and interleaved; `--compile` adds a
+model with compiled feed-forward blocks. `--long` measures one row of each length, without and with gradient
+checkpointing. `--profile` shows the operations that take most of our step at mask rate 0.5. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ FIRST, SECOND = (300, 900), (80, 250)
 
 
 def load(options: argparse.Namespace, precision: str) -> PreTrainedModel:
-    """The embedded model, or a tiny random one for a smoke test."""
+    """Load the embedded model, or create a tiny random one for a smoke test."""
     if not options.smoke:
         return load_model_and_tokenizer(EMBEDDED_MODEL, precision, "cpu")[0].train()
     torch.manual_seed(0)
@@ -65,14 +67,14 @@ def load(options: argparse.Namespace, precision: str) -> PreTrainedModel:
 
 
 def batch_of(options: argparse.Namespace, model: PreTrainedModel, number: int) -> list[Encoded]:
-    """Another global batch for every repeat."""
+    """Make the global batch of a repeat; each number gives another batch."""
     first, second = ((30, 60), (20, 30)) if options.smoke else (FIRST, SECOND)
     places = range(number * options.batch, (number + 1) * options.batch)
     return [random_samples.sample(i, first, second, model.config.vocab_size) for i in places]
 
 
 def ours(model: PreTrainedModel, samples: list[Encoded], rate: int) -> float:
-    """Forward and backward as the product does them; the loss."""
+    """Run our forward and backward passes, and return the loss."""
     use_varlen_attention(model)
     loss = micro_batch_loss(model, random_samples.packed(samples, rate, RATES - 1)).loss
     loss.backward()
@@ -80,7 +82,7 @@ def ours(model: PreTrainedModel, samples: list[Encoded], rate: int) -> float:
 
 
 def plain(model: PreTrainedModel, samples: list[Encoded], rate: int) -> float:
-    """Forward and backward of the yardstick; the loss."""
+    """Run the forward and backward passes of the reference implementation, and return the loss."""
     loss, _ = reference_trainer.loss(model, samples, MaskingConfig(), LossConfig(), rate, RATES - 1, 0)
     loss.backward()
     return loss.item()
@@ -90,12 +92,12 @@ PASSES = {"plain": plain, "ours": ours}
 
 
 def compare(options: argparse.Namespace, precision: str) -> dict[str, Any]:
-    """Times of both in turns."""
+    """Time both implementations in turns."""
     model = load(options, precision)
     optimizer = MasterAdamW([{"params": list(model.parameters())}], lr=0.0, fused=True)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("plain", "update", *map(str, range(RATES)))}
     gaps, tokens = [], [0] * RATES
-    for repeat in range(-1, options.repeats):  # the first round warms up
+    for repeat in range(-1, options.repeats):  # the first repeat is a warm-up
         samples = batch_of(options, model, repeat + 1)
         losses: dict[int, float] = {}
         at = repeat % RATES
@@ -131,14 +133,14 @@ def compare(options: argparse.Namespace, precision: str) -> dict[str, Any]:
 
 
 def memory(options: argparse.Namespace, precision: str, name: str) -> dict[str, Any]:
-    """In a child: the peak of one step at mask rate 0 above model, gradients and optimizer."""
+    """Measure the peak of one step at mask rate 0 above model, gradients and optimizer; runs in a child process."""
     model = load(options, precision)
     optimizer = MasterAdamW([{"params": list(model.parameters())}], lr=0.0, fused=True)
     for last in (False, True):
         for parameter in optimizer.parameters():
             parameter.grad = torch.zeros_like(parameter)
         if not last:
-            optimizer.step()  # makes the moments, and uses up the gradients
+            optimizer.step()  # creates the moments, and clears the gradients
     if name in KEPT:
         keep(model, name)
     samples = batch_of(options, model, 0)
@@ -146,7 +148,7 @@ def memory(options: argparse.Namespace, precision: str, name: str) -> dict[str, 
 
 
 def long_row(options: argparse.Namespace, length: int, checkpointing: bool) -> dict[str, Any]:
-    """In a child: one row of `length` tokens, a sixth of which are scored."""
+    """Measure one row of `length` tokens, a sixth of which are scored; runs in a child process."""
     model = load(options, options.precisions.split(",")[-1])
     use_varlen_attention(model)
     if checkpointing:
@@ -163,7 +165,7 @@ def long_row(options: argparse.Namespace, length: int, checkpointing: bool) -> d
 
 
 def compare_kept(options: argparse.Namespace, precision: str) -> dict[str, Any]:
-    """Time and memory of our step by what it keeps."""
+    """Measure time and memory of our step by which activations it keeps."""
     model = load(options, precision)
     ways = (*KEPT, "compiled") if options.compile else KEPT
     times: dict[str, list[float]] = {what: [] for what in ways}
@@ -194,7 +196,7 @@ def compare_kept(options: argparse.Namespace, precision: str) -> dict[str, Any]:
 
 
 def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Shares of the time of our step at mask rate 0.5."""
+    """Profile our step at mask rate 0.5: the share of time of each operation."""
     model = load(options, options.precisions.split(",")[0])
     samples = batch_of(options, model, 0)
     ours(model, samples, 2)
@@ -206,7 +208,7 @@ def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def child(options: argparse.Namespace, what: str) -> dict[str, Any]:
-    """One measurement in a process of its own."""
+    """Run one measurement in a child process."""
     flags = [flag for name in ("precisions", "batch", "threads") for flag in (f"--{name}", str(getattr(options, name)))]
     command = [sys.executable, __file__, "--child", what, *flags, *(["--smoke"] if options.smoke else [])]
     done = subprocess.run(command, capture_output=True, text=True)

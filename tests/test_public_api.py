@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -42,18 +44,27 @@ def test_every_public_name_is_there_and_listed() -> None:
         reflectioncoder.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    "first", ["", "import reflectioncoder.evaluate.evaluate as e; ", "import reflectioncoder.evaluate; "]
-)
-def test_a_verb_can_be_called_whatever_was_imported_before(first: str) -> None:
+BAD = {
+    "build": ("BuildConfig(count=0)", "count = 0"),
+    "evaluate": ("EvaluateConfig(k=(0,))", "k = [0]"),
+    "generate": ("GenerateConfig(samples=0)", "samples and batch_size must be at least 1"),
+    "train": ("TrainConfig()", "data"),
+}
+
+
+@pytest.mark.parametrize("first", ["", "package", "module"])
+@pytest.mark.parametrize("verb", [pytest.param(verb, marks=[pytest.mark.slow] * (verb == "train")) for verb in BAD])
+def test_a_verb_can_be_called_whatever_was_imported_before(verb: str, first: str) -> None:
+    config, message = BAD[verb]
+    home = {"build": "construct"}.get(verb, verb)
+    before = {"": "", "package": f"import reflectioncoder.{home}", "module": f"import reflectioncoder.{home}.{verb}"}
     printed = run(
-        f"{first}from reflectioncoder import evaluate, EvaluateConfig\n"
+        f"{before[first]}\nfrom reflectioncoder import *\nimport reflectioncoder.{home}.{verb}\n"
+        f"import reflectioncoder as r\nassert r.{verb} is {verb}\n"
         "from reflectioncoder.errors import UserError\n"
-        "try:\n    evaluate(EvaluateConfig(k=(0,)))\nexcept UserError as error:\n    print(error)\n"
-        "import reflectioncoder.evaluate.stats as stats; print(stats.wilson.__name__)"
+        f"try:\n    {verb}({config})\nexcept UserError as error:\n    print(error)\n"
     )
-    assert "k = [0]" in printed
-    assert printed.endswith("wilson\n")
+    assert message in printed
 
 
 @pytest.mark.parametrize("name", ["generate", "evaluate"])
@@ -80,3 +91,22 @@ def test_type_checkers_see_the_names(tmp_path: Path) -> None:
     assert "builtins.bool" in done.stdout or '"bool"' in done.stdout, done.stdout
     assert "Problem" in done.stdout
     assert "error" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_all_files_that_are_not_python(tmp_path: Path) -> None:
+    """Problems, page templates and toolchain scripts are read from the installed package."""
+    root = Path(__file__).parents[1]
+    source = tmp_path / "source"
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(root / name, source)
+    shutil.copytree(root / "reflectioncoder", source / "reflectioncoder", ignore=shutil.ignore_patterns("__pycache__"))
+    words = ["wheel", "-q", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", *words, str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    package = root / "reflectioncoder"
+    wanted = {f"reflectioncoder/{path.relative_to(package)}" for path in package.rglob("*") if path.is_file()}
+    assert {name for name in wanted if "__pycache__" not in name} <= held
+    assert {Path(name).suffix for name in held} >= {".py", ".jsonl", ".html", ".js", ".typed"}

@@ -1,4 +1,4 @@
-"""The parts of `run.py`: each takes the options and the time at which it should end, and returns its results."""
+"""The parts of `run.py`. Each takes the options and the time at which to stop, and returns its results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SHAPES = {
 
 
 def model_of(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A random Llama whose embedding and head are one table."""
+    """Create a randomly initialised Llama with tied embedding and output head."""
     torch.manual_seed(0)
     ends = {"bos_token_id": 0, "eos_token_id": 1}
     config = LlamaConfig(max_position_embeddings=32768, tie_word_embeddings=True, **ends, **SHAPES[shape])
@@ -60,12 +60,12 @@ def model_of(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def peak_of(options: Options) -> float:
-    """Operations a second that the device can do, 0 where that is not known."""
+    """Return the peak operations per second of the device; 0 if unknown."""
     return options.peak_tflops * 1e12 or peak_flops(torch.device(options.device)) or 0.0
 
 
 def samples_of(shape: str, options: Options, count: int, long: bool = False, first: int = 0) -> list[Encoded]:
-    """Reflection samples of realistic lengths, or of 2,000 to 4,096 tokens."""
+    """Make reflection samples of realistic lengths, or with `long` of 2,000 to 4,096 tokens."""
     rounds = ((1700, 3500), (300, 590)) if long else ((300, 900), (80, 250))
     if options.smoke:
         rounds = ((30, 60), (20, 30))
@@ -73,7 +73,7 @@ def samples_of(shape: str, options: Options, count: int, long: bool = False, fir
 
 
 def micro_batches(samples: list[Encoded], rate: int, budget: int) -> list[MicroBatch]:
-    """A global batch as the product cuts it."""
+    """Split a global batch into micro-batches, as training does."""
     rows = random_samples.rows_at(samples, rate, RATES - 1)
     weights = loss_weights(rows, LossConfig())
     groups = split_by_cost([one.tokens for one in rows], budget)
@@ -81,7 +81,7 @@ def micro_batches(samples: list[Encoded], rate: int, budget: int) -> list[MicroB
 
 
 def ours(model: PreTrainedModel, batches: list[MicroBatch]) -> float:
-    """Forward and backward of a global batch; its loss."""
+    """Run our forward and backward passes of a global batch, and return its loss."""
     losses = []
     for batch in batches:
         loss = micro_batch_loss(model, batch.to(model.device)).loss
@@ -91,7 +91,7 @@ def ours(model: PreTrainedModel, batches: list[MicroBatch]) -> float:
 
 
 def plain(model: PreTrainedModel, samples: list[Encoded], rate: int, at_once: int) -> float:
-    """The same by the yardstick, so many samples at once."""
+    """Run those of the reference implementation, with `at_once` samples per pass, and return the loss."""
     losses = []
     for start in range(0, len(samples), at_once):
         some = samples[start : start + at_once]
@@ -103,7 +103,7 @@ def plain(model: PreTrainedModel, samples: list[Encoded], rate: int, at_once: in
 
 
 def fits(run: Callable[[], Any]) -> bool:
-    """Whether a call does not run out of the GPU's memory."""
+    """Whether a call fits into the GPU's memory."""
     try:
         run()
         return True
@@ -116,7 +116,7 @@ def fits(run: Callable[[], Any]) -> bool:
 
 
 def exact(options: Options, end: float) -> list[dict[str, Any]]:
-    """Errors of loss and gradients in float32 and bfloat16 on the device, beside float64 on the processor."""
+    """Errors of loss and gradients on the device, by precision and implementation, relative to float64 on the CPU."""
     shape = "tiny" if options.smoke else "small"
     samples = samples_of(shape, options, 4)
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -142,14 +142,22 @@ def exact(options: Options, end: float) -> list[dict[str, Any]]:
 
 
 def attend(states: list[torch.Tensor], arguments: dict[str, Any]) -> torch.Tensor:
-    """Forward and backward of attention alone."""
+    """Run the forward and backward passes of attention alone.
+
+    Args:
+        states: query `[1, H, T, D]`, key and value `[1, K, T, D]`.
+        arguments: keyword arguments of `varlen_attention`.
+
+    Returns:
+        the output, `[1, T, H, D]`.
+    """
     found = attention.varlen_attention(torch.nn.Identity(), *states, None, **arguments)[0]
     found.float().square().sum().backward()
     return found.detach()
 
 
 def kernels(options: Options, end: float) -> list[dict[str, Any]]:
-    """Forward and backward of attention alone: all rows in one kernel beside a call for each row."""
+    """Attention alone: one kernel for all rows compared with one call per row, in milliseconds."""
     rows = []
     grid = [(32, 8, 64), (16, 4, 128)] if not options.smoke else [(4, 2, 8)]
     row_lengths = (16,) if options.smoke else (256, 1024, 4096)
@@ -190,7 +198,7 @@ def kernels(options: Options, end: float) -> list[dict[str, Any]]:
 
 
 def speed(shape: str, long: bool, options: Options, end: float) -> dict[str, Any]:
-    """Our step beside the plain one, each with the largest budget that fits, in turns."""
+    """Compare our step with the reference implementation, each with the largest budget that fits, in turns."""
     shape = "tiny" if options.smoke else shape
     device = options.device
     model = model_of(shape, device, torch.bfloat16)
@@ -208,7 +216,7 @@ def speed(shape: str, long: bool, options: Options, end: float) -> dict[str, Any
         attention.use_varlen_attention(model)
         return ours(model, micro_batches(samples, rate, budget))
 
-    # What fits: tokens of a micro-batch for us, samples at once for the yardstick.
+    # Find what fits: tokens of a micro-batch for us, samples per pass for the reference implementation.
     budgets, at_onces = ([200], [2]) if options.smoke else ([2**k for k in range(12, 19)], [2**k for k in range(8)])
     budget = at_once = 0
     for value in budgets:
@@ -276,7 +284,7 @@ def speed(shape: str, long: bool, options: Options, end: float) -> dict[str, Any
 
 
 def head(options: Options, end: float) -> list[dict[str, Any]]:
-    """Loss and gradients from hidden states, by places at a time; 0 is what the product chooses."""
+    """Loss and gradients from hidden states, by positions scored at a time; 0 is the size that training chooses."""
     shape = SHAPES["tiny" if options.smoke else "1b"]
     places = 64 if options.smoke else 8192
     weight = torch.randn(shape["vocab_size"], shape["hidden_size"], device=options.device, dtype=torch.bfloat16) / 32
@@ -301,7 +309,7 @@ def head(options: Options, end: float) -> list[dict[str, Any]]:
 
 
 def long_rows(options: Options, end: float) -> list[dict[str, Any]]:
-    """One row of each length, by what is kept for the backward pass."""
+    """A single row of each length, by which activations are kept for the backward pass."""
     shape = "tiny" if options.smoke else "1b"
     model = model_of(shape, options.device, torch.bfloat16)
     attention.use_varlen_attention(model)
@@ -331,7 +339,7 @@ def long_rows(options: Options, end: float) -> list[dict[str, Any]]:
 
 
 def profile(options: Options, end: float) -> list[dict[str, Any]]:
-    """The kernels that take most of a step at mask rate 0.5."""
+    """The kernels that take most of the time of a step at mask rate 0.5."""
     shape = "tiny" if options.smoke else "1b"
     model = model_of(shape, options.device, torch.bfloat16)
     attention.use_varlen_attention(model)
@@ -356,12 +364,12 @@ def profile(options: Options, end: float) -> list[dict[str, Any]]:
 
 
 def all_of(decode: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Everything that an iterator gives."""
+    """Collect the results of a decoding iterator."""
     return list(decode(*arguments))
 
 
 def generate(options: Options, end: float) -> list[dict[str, Any]]:
-    """Greedy tokens a second of the product's decoding; random weights never end by themselves."""
+    """Tokens per second of greedy decoding by batch size; with random weights no completion ends early."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

@@ -1,21 +1,21 @@
-"""All measurements that need a CUDA GPU, in parts of less than eight minutes each.
+"""Runs all measurements that need a CUDA GPU, in parts of less than eight minutes each.
 
     python benchmarks/gpu/run.py --out DIR [--parts exact,attention,...] [--device cuda|cpu] [--smoke]
 
-exact        loss and gradients on this device beside float64 on the processor, and the yardstick's own error
-attention    one variable-length kernel beside a call for each row
-head         the loss from hidden states on, by places at a time
-speed-135m   our step beside the plain one: SmolLM2-135M's shape, random weights, bfloat16; samples and tokens a second,
-             model FLOP utilisation, peak memory; first rounds of 300 to 900 tokens
+exact        errors of loss and gradients on this device relative to float64 on the CPU, ours and the reference's
+attention    one variable-length kernel compared with one call per row
+head         loss and gradients from the hidden states, by positions scored at a time
+speed-135m   our step compared with the reference implementation: SmolLM2-135M's shape, random weights, bfloat16;
+             samples and tokens per second, model FLOP utilisation, peak memory; first rounds of 300 to 900 tokens
 speed-1b     the same for a Llama of 1.2 billion parameters
 long-1b      the same with samples of 2,000 to 4,096 tokens, with gradient checkpointing
-rows         one row of 1,024 to 32,768 tokens: time and memory
-profile      where the time of a step goes
-generate     greedy tokens a second at batches of 1 to 256
+rows         time and memory of a single row of 1,024 to 32,768 tokens
+profile      the kernels that take most of the time of a step
+generate     tokens per second of greedy decoding, for batches of 1 to 256
 
-It needs this repository, torch and transformers, and no network. `--smoke` shrinks every size so that it runs on
-a processor. Results go into DIR/results.json after every part; a part that fails leaves its error there and the others
-run. The last line is JSON.
+It needs this repository, torch and transformers, and no network. `--smoke` reduces every size so that it runs on a CPU.
+Results are written to DIR/results.json after every part. If a part fails, its error is written there and the other
+parts run. The last line is JSON.
 """
 
 from __future__ import annotations

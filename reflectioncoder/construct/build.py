@@ -93,6 +93,12 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     Raises:
         UserError: the input is invalid, the output directory is in use or was made with another configuration, or the
             disk is full. Finished problems are kept.
+
+    Example:
+        from reflectioncoder import BuildConfig, build
+
+        made = build(BuildConfig(problems="mine.jsonl", count=100, output="runs/build"))
+        print(made.sequences, made.funnel, made.path)
     """
     refuse_in_worker("a build")
     started = time.monotonic()

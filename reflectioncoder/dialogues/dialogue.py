@@ -54,6 +54,10 @@ class Dialogue:
         messages: user and assistant messages, alternating; the user's is first, the assistant's is last.
         type: "reflection", or another name for plain instruction data.
         extra: the other keys of the JSONL line, unchanged.
+
+    Example:
+        ask, answer = Message("user", (Block("text", "Add 1."),)), Message("assistant", (Block("text", "x + 1"),))
+        Dialogue((ask, answer)).to_dict()
     """
 
     messages: tuple[Message, ...]

@@ -1,4 +1,10 @@
-"""The evaluate and compare verbs: verdicts on completions, scores with intervals, and paired comparison."""
+"""Verdicts, scores with intervals, and paired comparison. The package can be called: see `evaluate.evaluate`.
+
+Example:
+    from reflectioncoder import EvaluateConfig, GenerateConfig, evaluate
+
+    score = evaluate(EvaluateConfig(GenerateConfig(model="runs/train", task="humaneval"), output="runs/after"))
+"""
 
 from reflectioncoder._callable import make_callable
 

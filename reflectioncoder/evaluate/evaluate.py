@@ -62,6 +62,13 @@ def evaluate(
     Raises:
         UserError: a setting is invalid, a file cannot be read, a problem has no completion, the output folder holds
             another evaluation, or no interpreter can be started.
+
+    Example:
+        from reflectioncoder import EvaluateConfig, GenerateConfig, compare, evaluate
+
+        before = evaluate(EvaluateConfig(GenerateConfig(model="base", task="humaneval"), output="runs/before"))
+        after = evaluate(EvaluateConfig(GenerateConfig(model="runs/train", task="humaneval"), output="runs/after"))
+        print(before.pass_at_1, after.pass_at_1, compare("runs/before", "runs/after").difference)
     """
     started, speed = time.perf_counter(), 0.0
     folder = Path(config.output or f"runs/evaluate/{Path(config.generate.task).stem}")

@@ -83,6 +83,12 @@ def generate(
 
     Raises:
         UserError: an invalid setting, an output file made with other settings, or an unknown model or task.
+
+    Example:
+        from reflectioncoder import GenerateConfig, generate
+
+        made = generate(GenerateConfig(model="runs/train", task="humaneval", output="runs/humaneval.jsonl"))
+        print(made.new, made.tokens_per_second, made.completions[0].completion)
     """
     check_settings(config)
     config = dataclasses.replace(config, output=output_of(config))

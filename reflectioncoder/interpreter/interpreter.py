@@ -209,6 +209,13 @@ class Interpreter:
 
     Raises:
         UserError: this machine does not offer the isolation level, or a module cannot be imported.
+
+    Example:
+        with Interpreter(Limits(seconds=2)) as interpreter:
+            print(interpreter.run("1 / 0").outcome)  # error
+            with interpreter.session() as session:
+                session.run("x = 20")
+                print(session.run("x + 1").text)  # the output as IPython shows it
     """
 
     def __init__(

@@ -21,6 +21,9 @@ class Problem:
         licence: licence of the instruction and the solution.
         level: difficulty from 1; None if unknown.
         extra: further fields of the source.
+
+    Example:
+        Problem("double", "Write `double(x)`.", "def double(x):\\n    return 2 * x\\n", ("assert double(3) == 6",))
     """
 
     id: str

@@ -73,6 +73,8 @@ class Task(ABC):
 
     `prompt_version` changes whenever the text of a prompt changes. `tests` identifies the tests, for example by the
     name and digest of a data file. Both are recorded with every score.
+
+    Example: examples/own_task.py, and "A task" in docs/extending.md.
     """
 
     name: str

@@ -110,6 +110,12 @@ def train(
         UserError: the configuration or data is invalid, the output would be overwritten or cannot be written, or the
             run was interrupted with Ctrl-C.
         RankError: a rank ran out of memory, lost contact with another rank, or could not write a checkpoint.
+
+    Example:
+        from reflectioncoder import TrainConfig, train
+
+        done = train(TrainConfig(data=("runs/build/sequences.jsonl",), output="runs/train", batch_size=16))
+        print(done.steps, done.output)
     """
     world = World.from_environment()
     say = (say or _to_stderr) if world.first else _to_nobody

@@ -26,9 +26,9 @@ class MicroBatch:
     row. Both predict the same token of a final answer and enter KL(teacher || student).
 
     Args:
-        input_ids: [1, T].
-        position_ids: [1, T].
-        cu_seqlens: [rows + 1], int32, where rows start and end.
+        input_ids: [1, T], token ids of all rows.
+        position_ids: [1, T], position of each token within its row; a student's may have gaps.
+        cu_seqlens: [B + 1], int32, where rows start and end.
         max_length: tokens of the longest row.
         index: [n], index in [0, T) whose output is scored.
         target: [n], the token id to predict.
@@ -81,6 +81,13 @@ def _joined(parts: Sequence[Sequence[int]], starts: Sequence[int] | None = None)
 
 def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
     """Put the rows of samples one after another into one micro-batch, without padding.
+
+    The tensors of the result have the dimensions T (tokens of all rows), B (rows), n (scored positions) and K (pairs
+    that enter KL); see `MicroBatch` and docs/dimensions.md.
+
+    Args:
+        samples: rows and token weights of each sample, from `build_rows` and `loss_weights`. A reflection sample has
+            two rows, an instruction sample one.
 
     No samples give one row of one token that counts nothing: ranks of a sharded run must all make the same number of
     passes, and one that has fewer samples than passes makes up the difference with those.
