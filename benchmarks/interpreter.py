@@ -209,7 +209,7 @@ def preload_costs(modules: list[str], repeats: int) -> list[dict[str, object]]:
 
 def _expect(held: bool) -> None:
     if not held:
-        raise RuntimeError("a program did not end as it should; the figures would mean nothing")
+        raise RuntimeError("a program did not end as expected, so the results are invalid")
 
 
 def main() -> None:
