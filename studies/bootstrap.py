@@ -1,14 +1,14 @@
-"""The paper's two sources of sequences (section 4.1, appendix A): one trains a model, which writes more by itself.
+"""Reproduces the paper's two sources of sequences (section 4.1, appendix A): the first trains a model for the second.
 
     make bootstrap                                   # the sizes of configs/bootstrap/, for two cores
     .venv/bin/python studies/bootstrap.py --problems 24 --samples 4 --temperatures 0.6 --output runs/small
 
-1. `build` plants bugs in procedural problems: the first source, `configs/bootstrap/mutation.toml`. Their instructions
-   give three examples as asserts, as those of many benchmarks do.
-2. `train` makes the interpreter model of it, `interpreter.toml`.
-3. `build --sampler native` lets that model write about problems of another seed, no composition of which was in 1;
-   everything is run and filtered for real, once for each temperature, `native.toml`.
-4. The funnels are put side by side, and counted again as if there had been fewer samples of each problem.
+1. `build` plants bugs in solutions of procedural problems: the first source, `configs/bootstrap/mutation.toml`. Their
+   instructions give three examples as asserts, like those of many benchmarks.
+2. `train` trains the interpreter model on these sequences, `interpreter.toml`.
+3. `build --sampler native` makes sequences with that model for problems of another seed, none of which has a
+   composition from step 1; all programs are run and all sequences filtered, once for each temperature, `native.toml`.
+4. The funnels are compared, and recounted for fewer samples per problem.
 
 Every stage is a command of the command line. Finished stages are skipped, and interrupted stages resume. The last line
 is JSON.
@@ -45,20 +45,20 @@ from reflectioncoder.problems.procedural import problems as procedural
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "bootstrap"
 ACCEPTED = "sequences"
-EXAMPLES = 3  # asserts that an instruction gives
+EXAMPLES = 3  # asserts in an instruction
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one conversation.
+    """Outcome of one conversation.
 
     Args:
-        problem: its id, without the number of the sample.
-        sample: from 1.
-        reason: of the rejection; `ACCEPTED` where there is none.
-        rounds: programs that were run.
-        failed_first: the first of them failed, so there was something to reflect on.
-        unchanged: repairs that changed nothing but asserts, comments and what is printed.
+        problem: id of the problem, without the number of the sample.
+        sample: number of the sample, from 1.
+        reason: reason of the rejection, or `ACCEPTED`.
+        rounds: number of programs that were run.
+        failed_first: whether the first program failed, so that there was something to reflect on.
+        unchanged: number of repairs that changed only asserts, comments and print calls.
     """
 
     problem: str
@@ -71,16 +71,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one build by the interpreter model came to.
+    """Results of one build with the interpreter model.
 
     Args:
-        conversations: problems times samples.
-        reasons: number of conversations by what became of them.
-        failed_first: conversations whose first program ran and failed.
-        repairs: programs that followed one that had failed.
-        unchanged: of these, such as only repeat it.
-        tokens: that the model wrote.
-        seconds: of the build, loading the model and running programs included; None where it was killed on the way.
+        temperature: sampling temperature.
+        conversations: number of problems times samples.
+        reasons: number of conversations by outcome.
+        failed_first: number of conversations whose first program ran and failed.
+        repairs: number of programs after the first of a conversation.
+        unchanged: number of repairs that only repeat the program before.
+        mean_rounds: mean number of programs per conversation.
+        tokens: number of tokens that the model wrote.
+        seconds: duration of the build, including loading the model and running programs; None if it was killed.
     """
 
     temperature: float
@@ -95,12 +97,16 @@ class Figures:
 
     @property
     def yields(self) -> float:
-        """Accepted sequences among all conversations."""
+        """Share of accepted sequences among all conversations."""
         return self.reasons.get(ACCEPTED, 0) / self.conversations
 
 
 class Stages:
-    """Runs verbs, each into a folder of its own, and keeps their wall-clock seconds in `seconds.json`."""
+    """Runs verbs, each with its own output folder, and stores their wall-clock seconds in `seconds.json`.
+
+    Args:
+        root: directory of all output folders.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root, self.path = root, root / "seconds.json"
@@ -108,12 +114,21 @@ class Stages:
         self.seconds: dict[str, float | None] = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def run(self, verb: str, config: str, folder: str, flags: Mapping[str, str]) -> Path:
-        """One verb with a configuration of `CONFIGS` and flags, unless its folder has it finished.
+        """Run one verb, unless its folder has a finished run.
 
-        The time of an interrupted stage adds up; one that was killed has none.
+        The times of an interrupted and resumed stage are added up; the time of a stage that was killed is unknown.
+
+        Args:
+            verb: `build` or `train`.
+            config: name of a configuration file in `CONFIGS`.
+            folder: name of the output folder.
+            flags: settings that override the configuration.
+
+        Returns:
+            the path of the output folder.
 
         Raises:
-            UserError: the verb failed, or the folder is of another configuration.
+            UserError: the verb failed, or the folder has a run with other settings.
         """
         output = self.root / folder
         flags = {"output": str(output), **flags}
@@ -134,14 +149,14 @@ class Stages:
         words += [word for key, value in flags.items() for word in (f"--{key}", value)]
         print(f"\n$ reflectioncoder {' '.join(words)}", flush=True)
         before = self.seconds.get(folder, 0.0)
-        self._keep(folder, None)  # stays so if this is killed
+        self._keep(folder, None)  # remains if this process is killed
         began = time.monotonic()
         try:
             status = subprocess.run([sys.executable, "-m", "reflectioncoder", *words]).returncode
         finally:
             self._keep(folder, None if before is None else round(before + time.monotonic() - began, 1))
         if status != 0:
-            raise UserError(f"{folder}: ended with status {status}; start again to go on")
+            raise UserError(f"{folder}: ended with status {status}; start again to continue")
         return output
 
     def _keep(self, name: str, seconds: float | None) -> None:
@@ -150,17 +165,17 @@ class Stages:
 
 
 def examples(problem: Problem) -> tuple[str, ...]:
-    """The shortest tests of a problem, in their order: what its instruction gives away."""
+    """Return the shortest tests of a problem in their order, which are the examples of its instruction."""
     shortest = set(sorted(problem.tests, key=len)[:EXAMPLES])
     return tuple(test for test in problem.tests if test in shortest)
 
 
 def write_problems(root: Path, first: BuildConfig, native: BuildConfig) -> None:
-    """The problems of both sources, procedural ones whose instructions give examples.
+    """Write the problems of both sources: procedural problems with examples in their instructions.
 
-    The first source tests with these examples alone, so that its sequences assert what the instruction says. The new
-    problems keep their other tests for the final check, and none has a composition that the first source has, in
-    whatever wording.
+    The problems of the first source have only these examples as tests, so that its sequences assert what the
+    instruction says. The new problems keep their other tests for the final check. None of them has the same composition
+    as a problem of the first source, in any wording.
     """
     old = procedural.procedural_problems(first.count, first.seed, "train", first.levels)
     seen = {problem.extra["composition"] for problem in old}
@@ -187,7 +202,7 @@ def write_problems(root: Path, first: BuildConfig, native: BuildConfig) -> None:
 
 
 def outcomes(folder: Path) -> list[Outcome]:
-    """All conversations of a finished build."""
+    """Read the outcomes of all conversations of a finished build."""
     found = []
     if (folder / "sequences.jsonl").stat().st_size:
         found += [_outcome(d.extra["id"], ACCEPTED, d) for d in read_jsonl(folder / "sequences.jsonl")]
@@ -209,13 +224,13 @@ def _outcome(id: str, reason: str, dialogue: Dialogue | None) -> Outcome:
 
 
 def _program(code: str) -> list[str]:
-    """The lines that decide what a program computes, not how it is tested."""
+    """Return the lines of a program without blank lines and top-level asserts, comments and print calls."""
     lines = (line.rstrip() for line in code.splitlines())
     return [line for line in lines if line and not line.startswith(("assert ", "#", "print("))]
 
 
 def figures(folder: Path, found: Sequence[Outcome], temperature: float, seconds: float | None) -> Figures:
-    """What a finished build by the interpreter model came to."""
+    """Summarise a finished build with the interpreter model."""
     return Figures(
         temperature=temperature,
         conversations=len(found),
@@ -230,7 +245,7 @@ def figures(folder: Path, found: Sequence[Outcome], temperature: float, seconds:
 
 
 def by_samples(found: Sequence[Outcome], samples: int) -> dict[str, float]:
-    """What there would be with fewer samples of each problem: a sample's draws do not depend on how many there are."""
+    """Compute the results for fewer samples per problem; the draws of a sample do not depend on their number."""
     taken = [one for one in found if one.sample <= samples]
     accepted = [one for one in taken if one.reason == ACCEPTED]
     problems = {one.problem for one in taken}
@@ -245,8 +260,8 @@ def by_samples(found: Sequence[Outcome], samples: int) -> dict[str, float]:
 
 
 def reasons_table(runs: Sequence[Figures]) -> Table:
-    """The funnels side by side."""
-    table = Table("conversations that ended with", title="What became of the model's own sequences")
+    """Return a table of the funnels side by side."""
+    table = Table("conversations that ended with", title="Outcomes of the model's own sequences")
     for run in runs:
         table.add_column(f"temperature {run.temperature:g}", justify="right")
     for reason in dict.fromkeys(reason for run in runs for reason in run.reasons if reason != ACCEPTED):
@@ -268,7 +283,7 @@ def reasons_table(runs: Sequence[Figures]) -> Table:
 
 
 def samples_table(grid: Sequence[dict[str, float]]) -> Table:
-    """Yield and coverage by temperature and number of samples."""
+    """Return a table of yield and coverage by temperature and number of samples."""
     table = Table(title="Temperature and samples of each problem")
     for name in ("temperature", "samples", "conversations", "sequences", "yield", "problems with one"):
         table.add_column(name, justify="right")
@@ -279,7 +294,7 @@ def samples_table(grid: Sequence[dict[str, float]]) -> Table:
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """The whole chain; returns what the last line holds."""
+    """Run all stages, and return the contents of the last line."""
     root, began = Path(options.output), time.monotonic()
     stages = Stages(root)
     first, native = load(BuildConfig, CONFIGS / "mutation.toml"), load(BuildConfig, CONFIGS / "native.toml")
@@ -321,7 +336,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def _given(**flags: Any) -> dict[str, str]:
-    """Flags that have a value; the others are left to the configuration."""
+    """Return the flags that have a value; the configuration sets the others."""
     return {key: str(value) for key, value in flags.items() if value is not None}
 
 
@@ -329,20 +344,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="runs/bootstrap")
     parser.add_argument("--temperatures", default="0.2,0.6,1.0", type=_numbers, help="a build for each")
-    parser.add_argument("--model", help="to train into an interpreter model, in the place of the embedded one")
+    parser.add_argument("--model", help="model to train as the interpreter model; default: the embedded model")
     parser.add_argument("--sequences", type=int, help="problems of the first source")
-    parser.add_argument("--tokens", type=int, help="of the training")
-    parser.add_argument("--max-length", type=int, help="tokens of a sequence to train on; longer ones are left out")
-    parser.add_argument("--problems", type=int, help="for the interpreter model to write about")
-    parser.add_argument("--samples", type=int, help="conversations about each")
-    parser.add_argument("--max-new-tokens", type=int, help="of one answer")
+    parser.add_argument("--tokens", type=int, help="training tokens")
+    parser.add_argument("--max-length", type=int, help="longest training sequence in tokens; longer ones are left out")
+    parser.add_argument("--problems", type=int, help="problems of the second source")
+    parser.add_argument("--samples", type=int, help="conversations per problem")
+    parser.add_argument("--max-new-tokens", type=int, help="longest answer in tokens")
     try:
         print(json.dumps(run(parser.parse_args(), Console(width=110))))
     except UserError as error:
         print(f"bootstrap: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("bootstrap: interrupted; start again to go on", file=sys.stderr)
+        print("bootstrap: interrupted; start again to continue", file=sys.stderr)
         return 130
     return 0
 

@@ -1,11 +1,12 @@
-"""Which rows of instruction sets the evaluation sets already hold, how fast that is found, and how right it is.
+"""Measures contamination of instruction sets by evaluation sets: how many rows, how fast, and how precisely.
 
     .venv/bin/python studies/contamination.py --against DIR,FILE... NAME=FILE=COLUMNS ... [--labels FILE.jsonl]
 
-COLUMNS is a preset of `build --fields`, or the columns of the texts, as "instruction+input,response": the request
-first, those joined by "+" as one text. NAME=procedural=COUNT takes generated problems. Beside the counts by part of the
-reference and the rate, `--labels` (lines with set, id and same: whether somebody who read both says that the row asks
-for a reference's task) gives the precision and the recall on the labelled rows. The last line is JSON.
+COLUMNS is a preset of `build --fields`, or the columns of the texts with the request first, such as
+"instruction+input,response"; columns joined by "+" are one text. NAME=procedural=COUNT uses generated problems. The
+report has the counts by part of the reference, and the speed. With `--labels` it also has the precision and recall on
+the labelled rows; a line of that file has set, id and same: whether a person who read both decided that the row asks
+for a reference's task. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from reflectioncoder.problems.procedural import problems as procedural
 
 
 def read(name: str, path: str, columns: str) -> list[Problem]:
-    """The rows of a set as problems; those without Python that stands alone too, where the columns are named."""
+    """Read the rows of a set as problems.
+
+    A preset skips rows without a standalone Python program; named columns include them.
+
+    Args:
+        name: name of the set.
+        path: file of the set, or `procedural`.
+        columns: preset, columns, or the number of procedural problems.
+    """
     if path == "procedural":
         return list(procedural.procedural_problems(int(columns), 0, "train", (1, 2, 3, 4)))
     if columns.split(",")[0] in PRESETS:
@@ -39,7 +48,12 @@ def read(name: str, path: str, columns: str) -> list[Problem]:
 
 
 def judged(labels: Sequence[dict[str, Any]], found: dict[tuple[str, str], Contamination]) -> dict[str, Any]:
-    """Precision and recall on labelled rows."""
+    """Compute precision and recall on labelled rows.
+
+    Args:
+        labels: the labelled rows.
+        found: the contaminated rows by (set, id).
+    """
     hit = [row for row in labels if (row["set"], row["id"]) in found]
     right, same = sum(row["same"] for row in hit), sum(row["same"] for row in labels)
     return {
@@ -53,7 +67,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", metavar="NAME=FILE=COLUMNS")
     parser.add_argument("--against", required=True, help="files and folders of evaluation sets, with commas")
     parser.add_argument("--labels")
-    parser.add_argument("--list", action="store_true", help="also every row that is found, with its reference")
+    parser.add_argument("--list", action="store_true", help="list every contaminated row with its reference")
     options = parser.parse_args()
     references = list(load_references(options.against.split(",")))
     detector = Detector(references)

@@ -1,14 +1,14 @@
-"""Absolute positions, a limitation named in the paper: `keep` and `rebase` with a small, randomly initialised GPT-2.
+"""Compares the positions `keep` and `rebase` for models with absolute positions, a limitation named in the paper.
 
     .venv/bin/python studies/rebase.py [--steps 600] [--seeds 3] [--plain 0,3]
 
-A procedural task small enough to be learnt in a minute: the question is an operation and some digits, the answer those
-digits, each renamed by a fixed table, in their order or in the reverse one. A reflection sample holds a wrong answer,
-the failure, an analysis and the right answer before the same question is answered once more; `--plain` adds so many
-samples without a first round for each of them. Both kinds of positions are tried with GPT-2, whose positions are
-absolute, and with a Llama of the same size, whose are rotary. Reported, over the seeds: the share of answer digits that
-the model gets right when it is asked as at inference (the question alone, from position 0), and their cross-entropy.
-The last line is JSON.
+The task is procedural and can be learnt in a minute. The question is an operation and some digits; the answer is these
+digits, each replaced by a fixed table, in the same or in reverse order. A reflection sample has a wrong answer, the
+failure, an analysis and the correct answer, and then the same question and answer again. `--plain` adds this number of
+samples without a first round for each reflection sample. Both kinds of positions are tried with a small, randomly
+initialised GPT-2, which has absolute positions, and with a Llama of the same size, which has rotary positions. The
+report has, over the seeds, the share of correct answer digits in the form of inference (the question alone, from
+position 0), and their cross-entropy. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ POSITIONS = 128
 
 
 def encoded(messages: list[list[tuple[str, list[int]]]], name: str) -> Encoded:
-    """Messages of (block type, content) in the layout of appendix C."""
+    """Encode messages, each a list of (block type, content), in the layout of appendix C."""
     ids, labels = [BOS], [False]
     spans: list[Span] = []
     bounds: list[tuple[int, int]] = []
@@ -59,7 +59,7 @@ def encoded(messages: list[list[tuple[str, list[int]]]], name: str) -> Encoded:
 
 
 def sample(number: int, seed: int) -> Encoded:
-    """A reflection sample; wrong first answers get one digit wrong, some of them several times."""
+    """Make a reflection sample. It has one to three wrong answers before the correct one, each with one wrong digit."""
     rng = random.Random(f"{seed}:{number}")
     digits, operation = [rng.randrange(10) for _ in range(DIGITS)], rng.randrange(2)
     question = [OPERATION + operation, *(DIGIT + digit for digit in digits)]
@@ -82,7 +82,7 @@ def sample(number: int, seed: int) -> Encoded:
 
 
 def model_of(kind: str, width: int, seed: int) -> PreTrainedModel:
-    """A random GPT-2 or Llama of two layers."""
+    """Create a random GPT-2 or Llama with two layers."""
     torch.manual_seed(seed)
     ends = {"bos_token_id": BOS, "eos_token_id": EOS}
     if kind == "gpt2":
@@ -94,7 +94,15 @@ def model_of(kind: str, width: int, seed: int) -> PreTrainedModel:
 
 
 def train(kind: str, positions: str, plain: int, seed: int, options: argparse.Namespace) -> PreTrainedModel:
-    """A model after all its steps, under the block strategy."""
+    """Train a model with the block strategy.
+
+    Args:
+        kind: `gpt2` or `llama`.
+        positions: `keep` or `rebase`.
+        plain: number of plain samples per reflection sample.
+        seed: random seed.
+        options: command-line options.
+    """
     model = model_of(kind, options.width, seed)
     use_varlen_attention(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.0)
@@ -115,7 +123,11 @@ def train(kind: str, positions: str, plain: int, seed: int, options: argparse.Na
 
 @torch.no_grad()
 def score(model: PreTrainedModel, count: int) -> tuple[float, float]:
-    """Share of digits right when asked as at inference, and their mean cross-entropy; on samples of another seed."""
+    """Score a model on `count` samples of another seed, in the form of inference.
+
+    Returns:
+        the share of correct digits, and their mean cross-entropy in nats.
+    """
     model.set_attn_implementation("sdpa")
     ids = torch.tensor([last_round(sample(i, -1)).ids for i in range(count)])
     start = ids[0].tolist().index(CODE) + 1
