@@ -96,4 +96,4 @@ BUILD = Verb(
     run_build,
     configured=True,
 )
-STATUS = Verb("say how far a build is", StatusArguments, run_status, json=True)
+STATUS = Verb("show the progress of a build", StatusArguments, run_status, json=True)
