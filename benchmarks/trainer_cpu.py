@@ -207,8 +207,19 @@ def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"operation": event.key, "share": round(event.self_cpu_time_total / total, 4)} for event in events[:15]]
 
 
+def measured_alone(options: argparse.Namespace, what: str) -> dict[str, Any]:
+    """The measurement of a child process, by its name."""
+    kind, *rest = what.split(":")
+    if kind == "memory":
+        return memory(options, rest[0], rest[1])
+    return long_row(options, int(rest[0]), rest[1] == "checkpointing")
+
+
 def child(options: argparse.Namespace, what: str) -> dict[str, Any]:
-    """Run one measurement in a child process."""
+    """Run one measurement in a child process; a smoke test starts only one, because each imports torch anew."""
+    if options.smoke and options.children:
+        return measured_alone(options, what)
+    options.children += 1
     flags = [flag for name in ("precisions", "batch", "threads") for flag in (f"--{name}", str(getattr(options, name)))]
     command = [sys.executable, __file__, "--child", what, *flags, *(["--smoke"] if options.smoke else [])]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -230,15 +241,12 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="where our time goes, instead of the comparison")
     parser.add_argument("--smoke", action="store_true", help="a tiny model and short samples")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
+    parser.set_defaults(children=0)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.child:
-        what, *rest = options.child.split(":")
-        if what == "memory":
-            print(json.dumps(memory(options, rest[0], rest[1])))
-        else:
-            print(json.dumps(long_row(options, int(rest[0]), rest[1] == "checkpointing")))
+        print(json.dumps(measured_alone(options, options.child)))
         return
     rows = []
     if options.profile:

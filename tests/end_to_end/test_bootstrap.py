@@ -41,14 +41,26 @@ def run(output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     model = output / "tiny"
     if not model.exists():
         tiny.save(model, tiny.llama(len(tiny.tokenizer()), dtype=torch.float32))
+    return subprocess.run([sys.executable, *words_of(output, *more)], capture_output=True, text=True, timeout=900)
+
+
+def run_here(bootstrap: ModuleType, output: Path, *more: str) -> int:
+    """Like `run`, but in this process, which saves the imports of torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words_of(output, *more))
+        return int(bootstrap.main())
+
+
+def words_of(output: Path, *more: str) -> list[str]:
     sizes = "--sequences 4 --tokens 600 --max-length 8000".split()
     sizes += "--problems 2 --samples 2 --temperatures 0.7 --max-new-tokens 12".split()
-    command = [sys.executable, str(SCRIPT), "--output", str(output / "runs"), "--model", str(model), *sizes, *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+    return [str(SCRIPT), "--output", str(output / "runs"), "--model", str(output / "tiny"), *sizes, *more]
 
 
 @pytest.mark.slow
-def test_the_whole_chain_and_again_without_doing_anything_twice(tmp_path: Path) -> None:
+def test_the_whole_chain_and_again_without_doing_anything_twice(
+    bootstrap: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = run(tmp_path)
     assert first.returncode == 0, first.stderr
     found: dict[str, Any] = json.loads(first.stdout.splitlines()[-1])
@@ -59,15 +71,15 @@ def test_the_whole_chain_and_again_without_doing_anything_twice(tmp_path: Path) 
     assert (native["conversations"], sum(native["reasons"].values()), native["yield"]) == (4, 4, 0)
     assert 0 < native["tokens"] <= 4 * 12
     assert [(row["samples"], row["conversations"], row["sequences"]) for row in found["grid"]] == [(1, 2, 0), (2, 4, 0)]
-    again = run(tmp_path)
-    assert [line for line in again.stdout.splitlines() if "done before" in line] == [
+    assert run_here(bootstrap, tmp_path) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert [line for line in again if "done before" in line] == [
         "mutation: done before", "interpreter: done before", "native-t0.7: done before",
     ]  # fmt: skip
-    second = json.loads(again.stdout.splitlines()[-1])
+    second = json.loads(again[-1])
     assert {**second, "seconds": 0} == {**found, "seconds": 0}
-    other = run(tmp_path, "--tokens", "700")
-    assert other.returncode == 2
-    assert "interpreter: finished with other settings" in other.stderr
+    assert run_here(bootstrap, tmp_path, "--tokens", "700") == 2
+    assert "interpreter: finished with other settings" in capsys.readouterr().err
 
 
 def test_no_composition_of_the_first_source_comes_again(bootstrap: ModuleType, tmp_path: Path) -> None:

@@ -24,14 +24,14 @@ def smoke(tmp_path_factory):
     def brief(demo, arm, task):
         config = evaluate_config(demo, arm, task)
         return dataclasses.replace(
-            config, generate=dataclasses.replace(config.generate, precision="float32", max_new_tokens=32)
+            config, generate=dataclasses.replace(config.generate, precision="float32", max_new_tokens=12)
         )
 
     config = DemoConfig(
         output=str(tmp_path_factory.mktemp("demo")),
         problems=4,
         plain=1,
-        tokens=600,
+        tokens=300,
         heldout=2,
         handwritten=1,
         humaneval=1,
