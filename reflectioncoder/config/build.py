@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass for each verb; `settings.py` reads them from files and flags, and writes them."""
+"""Settings of `build`, as frozen dataclasses; `toml.py` reads them from files and flags, and writes them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ EMBEDDED_MODEL = "smollm2-135m-instruct"
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """The chat model of a build, how it is asked, and what it may cost. Keys are never written here.
+    """The chat model of a build, how requests are sent, and what they may cost. Keys are never stored here.
 
     Args:
-        base_url: of an OpenAI-compatible endpoint, such as http://localhost:8000/v1 or https://api.openai.com/v1; there
-            is no default, so that nobody is charged by accident.
-        model: its name there.
-        protocol: `fenced`: code stands in a fenced block of the answer; `tools`: the model calls a `python` tool.
-        system_prompt: `own` message, or `merged` into the first of the user's, for models that know no system role.
-        temperature: negative leaves it out of the request; some models refuse it.
-        top_p: 1 leaves it out of the request.
-        max_tokens: of one answer.
-        token_limit_key: what the server calls that limit.
-        in_flight: conversations at work at once.
-        timeout: seconds for one whole answer.
-        retries: of a request that failed on the server's side.
-        backoff: seconds before the first retry, doubled each time; a server's Retry-After goes before it.
-        longest_wait: a Retry-After of more seconds than this stops the build.
-        api_key_variable: environment variable that holds the key; may be unset for local servers.
-        prompts: TOML file that overrides the wordings (see `prompts.py`).
+        base_url: URL of an OpenAI-compatible endpoint, such as http://localhost:8000/v1 or https://api.openai.com/v1.
+            There is no default, so that nobody is charged by accident.
+        model: name of the model on the server.
+        protocol: how code is marked in answers: `fenced` in a fenced block, `tools` in calls of a `python` tool.
+        system_prompt: `own` sends a system message; `merged` puts its text into the first user message, for models
+            without a system role.
+        temperature: sampling temperature; a negative value leaves it out of the request, because some models refuse it.
+        top_p: nucleus sampling; 1 leaves it out of the request.
+        max_tokens: longest answer in tokens.
+        token_limit_key: name of that limit in the request.
+        in_flight: number of conversations at the same time.
+        timeout: seconds for one complete answer.
+        retries: attempts after a request that failed on the server's side.
+        backoff: seconds before the first retry, doubled each time; a Retry-After header takes precedence.
+        longest_wait: stop the build if a Retry-After header asks for more seconds than this.
+        api_key_variable: environment variable with the key; it may be unset for local servers.
+        prompts: TOML file that overrides the prompts' wording (docs/building.md).
         replay: JSONL file of recorded answers, for the sampler `replay`.
-        budget_requests: HTTP requests (answers of a model on this machine) after which the build stops cleanly; 0 for
-            no limit, as below.
-        budget_tokens: input and output tokens together.
-        budget_money: by `prices`.
-        prices: entries "MODEL=INPUT/OUTPUT", for a million tokens.
+        budget_requests: HTTP requests, or answers of a model on this machine, after which the build stops cleanly; 0
+            sets no limit.
+        budget_tokens: input and output tokens after which the build stops cleanly; 0 sets no limit.
+        budget_money: cost, by `prices`, after which the build stops cleanly; 0 sets no limit.
+        prices: prices per million tokens as "MODEL=INPUT/OUTPUT".
     """
 
     base_url: str = ""
@@ -63,27 +64,27 @@ class ChatConfig:
 
 @dataclass(frozen=True)
 class NativeConfig:
-    """The model of a build that was fine-tuned on the format and writes its blocks itself (appendix A).
+    """A fine-tuned model that writes the typed blocks itself, for the sampler `native` (appendix A).
 
     Args:
-        model: directory or hub name of a model that `reflectioncoder train` made, or another that knows the special
-            tokens; there is no default, for the embedded model does not know them untrained.
-        backend: `transformers`, `vllm` (an extra), or `completions`: a server that has the model and takes vLLM's
-            parameters (see `native_completions.py`). It is reached, paid and waited for by `chat`, where `chat.model`
-            is its name there if that is another than `model`; here only the tokenizer of `model` is loaded.
-        prompt: for `completions`: `ids` hands in token ids; `text` is for servers that take none, and rejects what
-            names special tokens in its text.
-        batch_size: conversations that are decoded together; with `completions` that is `chat.in_flight`.
-        max_new_tokens: of one answer: an analysis and a code block, a closing remark, or the final answer.
-        temperature: 0 is greedy.
-        samples: conversations about each problem; each but identical ones can end up in the output, under the
-            problem's id and "#" and its number.
-        keep: `all` of a problem's samples that pass; `first` makes them one after the other up to the first that
-            passes, and counts the others as `not_needed`.
-        replicas: of the model, on a Ray cluster; 0 means one per GPU of it, or one where there is none.
-        top_p: share of probability that nucleus sampling keeps.
-        precision: of the parameters.
-        device: `auto` takes a CUDA GPU where there is one; or `cpu`, `cuda`, `cuda:N`.
+        model: directory or hub name of a model that `reflectioncoder train` made, or of another that knows the special
+            tokens. There is no default, because the embedded model does not know them before training.
+        backend: `transformers`; `vllm` (an extra); or `completions` for a server that has the model and accepts vLLM's
+            parameters. The server's URL, budget and timeouts are those of `chat`, and so is the model's name there if
+            `chat.model` is set; only the tokenizer of `model` is then loaded here.
+        prompt: for `completions`: `ids` sends token ids; `text` is for servers that accept none, and rejects problems
+            whose text contains special tokens.
+        batch_size: conversations that are decoded together; with `completions` it is `chat.in_flight`.
+        max_new_tokens: longest answer in tokens. An answer is an analysis with a code block, a closing remark, or the
+            final answer.
+        temperature: sampling temperature; 0 is greedy.
+        samples: conversations per problem. Each different one can be in the output, with the id PROBLEM#NUMBER.
+        keep: `all` keeps every sample of a problem that passes; `first` stops at the first that passes and counts the
+            others as `not_needed`.
+        replicas: copies of the model on a Ray cluster; 0 means one per GPU, or one without a GPU.
+        top_p: probability mass that nucleus sampling keeps.
+        precision: data type of the parameters.
+        device: `auto` is a CUDA GPU if there is one; or `cpu`, `cuda`, `cuda:N`.
     """
 
     model: str = ""
@@ -102,42 +103,42 @@ class NativeConfig:
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What `reflectioncoder build` makes: sequences from problems, by mutation (no language model) or by a model.
+    """Make reflection sequences from problems: with planted bugs (no language model), or with a model.
 
     Args:
-        sampler: `mutation` plants bugs in verified solutions; `chat` converses with a model; `replay` does so with
-            recorded answers; `native` lets a model write that was fine-tuned on the format.
-        chat: the chat model; of no effect for `mutation`. For `native` its prompts and budgets hold as well, and for
-            the back end `completions` all that says where the server is and how it is asked.
-        native: the fine-tuned model, for `native`.
-        output: directory of the build; holds the ledger, the sequences, rejects and the funnel.
-        problems: "procedural", or a JSONL/Parquet file or Hugging Face data set with solutions and tests
-            (a chat model needs neither).
-        fields: how its columns are called, as "instruction=text,tests=test_list"; empty for our own names.
-        count: how many problems to take.
-        seed: of the problems and of every choice made on the way.
-        levels: levels of difficulty of the procedural problems.
-        workers: processes, each with its own interpreter; 0 means one per core, of the whole cluster with `ray`.
-        engine: `local`, or `ray` (an extra) for interpreters and native models on the nodes of a Ray cluster.
-        ray_address: HOST:PORT of its head; empty takes the cluster that this machine is in, or starts one of its own.
-        ray_wait: seconds without a node that takes work after which the build stops.
+        sampler: source of the sequences: `mutation` plants bugs in verified solutions, `chat` uses a chat model,
+            `replay` recorded answers of one, `native` a model that was fine-tuned on the format.
+        chat: the chat model. The prompts and budgets also apply to `native`, and with its back end `completions` so do
+            the server's settings. Ignored by `mutation`.
+        native: the fine-tuned model of the sampler `native`.
+        output: output directory with the ledger, the sequences, the rejects and the funnel.
+        problems: "procedural", a JSONL or Parquet file, or a Hugging Face data set. Samplers with a model need only
+            instructions; `mutation` needs solutions and tests.
+        fields: names of the data set's columns, such as "instruction=text,tests=test_list"; empty for our own names.
+        count: number of problems.
+        seed: seed of the problems and of all random choices.
+        levels: difficulty levels of the procedural problems.
+        workers: number of processes, each with an interpreter; 0 means one per core (of the cluster, with `ray`).
+        engine: `local` is this machine; `ray` (an extra) runs interpreters and native models on a Ray cluster.
+        ray_address: HOST:PORT of the cluster's head; empty uses the cluster of this machine, or starts one.
+        ray_wait: seconds without a node that accepts work after which the build stops.
         seconds: time limit of one cell.
-        memory_mb: memory limit of one session.
-        isolation: "auto" takes the strongest this machine gives.
-        max_rounds: rounds after which a sequence counts as unresolved (appendix A).
+        memory_mb: memory limit of one session, in MB.
+        isolation: level of isolation; `auto` is the strongest that this machine offers (see `doctor`).
+        max_rounds: most rounds of a sequence; one that needs more is rejected as unresolved (appendix A).
         decontaminate: directories or files whose problems must not be in the output: HumanEval(+), MBPP(+), MultiPL-E
-            and DS-1000 as they are published, or any other data file.
-        contamination_share: share of the runs of five words of a benchmark's prompt from which a problem counts as a
-            copy (see `contamination.py`); above 1 finds none.
-        split: of the data set, for problems that are not procedural.
-        io_names: called names that count as input or output (appendix A); empty for the list of `filters.py`.
-        io_match: `tree` finds these names on the syntax tree, `words` by the paper's plain keyword matching.
-        repeats: how often the last cell of a sequence is run again in fresh sessions; whatever then ends or prints
-            otherwise is rejected as `non_deterministic`. 0 leaves that out.
-        near_duplicates: share of common 5-grams from which two samples count as the same; above 1 keeps all.
-        formats: of the sequences: `jsonl` (always written), `parquet`, and `dataset` for `datasets.load_from_disk`.
-        fork: a new directory to build in instead of `output`, whose build has other settings; all that they do not
-            touch is taken over from there (see `fork.py`).
+            and DS-1000 as published, or other data files.
+        contamination_share: share of a benchmark prompt's 5-word sequences from which a problem counts as a copy;
+            above 1 finds none (docs/contamination.md).
+        split: split of the data set.
+        io_names: function names that count as input or output (appendix A); empty for the built-in list.
+        io_match: `tree` finds these names on the syntax tree; `words` is the paper's plain keyword matching.
+        repeats: number of times that the last cell of a sequence is rerun in fresh sessions; a sequence whose result
+            changes is rejected as `non_deterministic`. 0 skips this.
+        near_duplicates: share of common 5-grams from which two sequences count as duplicates; above 1 keeps all.
+        formats: output formats: `jsonl` (always written), `parquet`, and `dataset` for `datasets.load_from_disk`.
+        fork: new directory for a build with changed settings that reuses all results in `output` that they leave
+            valid (docs/building.md).
     """
 
     output: str = "runs/build"

@@ -11,34 +11,35 @@ from reflectioncoder.registry import NameIn
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """How `reflectioncoder generate` and `evaluate` decode.
+    """Decode completions of a task's problems.
 
     Args:
-        model: directory or hub name, or the embedded model's name.
-        task: "heldout", "handwritten", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", or a JSONL file of problems
-            with tests.
+        model: directory or hub name of a causal language model, or the embedded "smollm2-135m-instruct".
+        task: name of a task ("heldout", "handwritten", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "ds1000",
+            "multipl_e_cpp", ...), or a JSONL file of problems with tests.
         output: JSONL file of completions; empty for runs/completions/TASK-MODEL.jsonl.
-        prompt_style: `native` is the format of appendix C and D (trained models), `chat` the model's own chat
-            template, `plain` the bare prompt; `auto` is native where the tokenizer knows the special tokens.
-        samples: completions of each problem; more than one needs a temperature.
-        temperature: 0 is greedy.
-        max_new_tokens: an answer ends there at the latest; 0 takes the task's own number.
-        batch_size: most rows that are decoded together.
-        limit: only the first so many problems; 0 takes all (300 held-out ones).
-        levels: of difficulty of the held-out problems.
-        seed: of the held-out problems; their sampling seed too.
-        data: folder of the benchmarks' data files, or of this one's; empty for where its package keeps them.
-        backend: `transformers`; `vllm` (an extra), which chooses the device itself; or `server`: any OpenAI-compatible
-            one, which has the model. Its styles are `chat` (the server renders the template) and `plain` (its
+        prompt_style: `native` is the format of appendices C and D, for models trained on it; `chat` is the model's own
+            chat template; `plain` is the bare prompt; `auto` is `native` if the tokenizer knows the special tokens,
+            else `chat` or `plain`.
+        samples: completions per problem; more than one needs a temperature.
+        temperature: sampling temperature; 0 is greedy.
+        max_new_tokens: longest answer in tokens; 0 is the task's own limit.
+        batch_size: most sequences that are decoded together.
+        limit: number of problems to take from the start; 0 takes all (300 of the held-out ones).
+        levels: difficulty levels of the held-out problems.
+        seed: seed of the held-out problems and of sampling.
+        data: folder of the benchmarks' data files, or of this one's; empty for the default location.
+        backend: `transformers`; `vllm` (an extra), which chooses the device itself; or `server` for a model behind an
+            OpenAI-compatible server, with the prompt styles `chat` (the server renders the template) and `plain` (its
             completions endpoint).
-        most_stops: of a task's stop texts, how many are sent to a server in style `plain`; some take no more than
-            four. An answer is cut at all of them whatever the server does.
-        chat: the server, for `server`: `model` is the name there, and key, patience, `in_flight` and budgets are as for
-            a build. Temperature, top_p and the most tokens are those above; a negative `chat.temperature` leaves the
-            temperature out of the requests, for models that refuse it.
-        top_p: share of probability that nucleus sampling keeps; of no effect with temperature 0.
-        precision: of the parameters.
-        device: `auto` takes a CUDA GPU where there is one; or `cpu`, `cuda`, `cuda:N`.
+        most_stops: number of the task's stop strings that are sent to a server in style `plain`; some accept no more
+            than four. Answers are cut at all of them in any case.
+        chat: the server of the back end `server`: URL, model name, timeouts, `in_flight` and budgets. Temperature,
+            top_p and the token limit are those above; a negative `chat.temperature` leaves the temperature out of the
+            requests, for models that refuse it.
+        top_p: probability mass that nucleus sampling keeps; ignored at temperature 0.
+        precision: data type of the parameters.
+        device: `auto` is a CUDA GPU if there is one; or `cpu`, `cuda`, `cuda:N`.
     """
 
     model: str = EMBEDDED_MODEL
@@ -63,22 +64,22 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How `reflectioncoder evaluate` scores: decoding as in `generate`, or completions from a file.
+    """Score a model on a task, or completions from a file.
 
     Args:
-        generate: the model, the task and how to decode.
-        completions: score this file instead of decoding; lines with "task_id" and "completion" or "solution".
-        output: directory of the verdicts and the score; empty for one of its own below runs/evaluate. One that holds
+        generate: the model, the task, and how completions are decoded.
+        completions: score this file instead of decoding; lines have "task_id" and "completion" or "solution".
+        output: directory of the verdicts and the score; empty for a new one below runs/evaluate. A directory with
             another evaluation is never overwritten.
-        k: the k of pass@k, at most `generate.samples`.
-        partial: count problems without a completion in the file as failed; otherwise they are an error.
-        formats: also write the verdicts as evalplus does (eval_results.json), or as the BigCode harness
+        k: values of k for pass@k, at most `generate.samples`.
+        partial: count problems without a completion in the file as failed instead of stopping with an error.
+        formats: also write the verdicts in the format of evalplus (eval_results.json) or of the BigCode harness
             (generations.json and metrics.json).
-        seconds: time limit of one candidate with all its tests; where the reference solution's time has been measured,
-            that sets the limit instead.
-        memory_mb: memory limit of one candidate; evalplus gives 4096.
-        workers: interpreters at work at once; 0 means one per core.
-        isolation: see `BuildConfig`.
+        seconds: time limit of one completion with all its tests; a task that measures its reference solution sets its
+            own.
+        memory_mb: memory limit of one completion, in MB; evalplus uses 4096.
+        workers: number of interpreters at work; 0 means one per core.
+        isolation: level of isolation; `auto` is the strongest that this machine offers (see `doctor`).
     """
 
     generate: GenerateConfig = field(default_factory=GenerateConfig)
@@ -95,22 +96,23 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """The whole pipeline with the embedded model: three arms on the same problems, at equal training tokens.
+    """Run the whole pipeline with the embedded model: three arms on the same problems, at equal training tokens.
 
     Args:
-        output: directory of everything the demo makes.
-        problems: procedural problems to learn from; each gives a reflection sequence and a plain instruction sample.
-        plain: how often the ReflectionCoder arm meets a plain sample for each meeting with a sequence; the paper
-            mixes 156k plain samples with 22k sequences, each met twice, which is 3.5.
-        tokens: through the model in each trained arm, teacher and student rows counted.
-        heldout: held-out procedural problems to score.
-        handwritten: handwritten problems to score, 0 for all.
-        humaneval: HumanEval problems to score, 0 for all.
-        learning_rate: of both trained arms, as are `batch_size`, `micro_tokens` and `seed`.
-        levels: levels of difficulty of the problems to learn from and of the held-out ones.
+        output: directory of everything that the demo writes.
+        problems: number of procedural problems to learn from; each gives a reflection sequence and a plain instruction
+            sample.
+        plain: plain samples for each reflection sample in the ReflectionCoder arm. The paper mixes 156k plain samples
+            with 22k sequences, each used twice, which is 3.5.
+        tokens: tokens through the model in each trained arm, teacher and student rows both counted.
+        heldout: number of held-out procedural problems to score.
+        handwritten: number of handwritten problems to score; 0 for all.
+        humaneval: number of HumanEval problems to score; 0 for all.
+        learning_rate: peak learning rate of both trained arms.
+        levels: difficulty levels of the problems to learn from and of the held-out ones.
         batch_size: samples of a global batch in both trained arms.
-        micro_tokens: most tokens of a micro-batch in both trained arms.
-        seed: of the problems and of training.
+        micro_tokens: most tokens of a forward pass in both trained arms.
+        seed: seed of the problems and of training.
     """
 
     output: str = "runs/demo"

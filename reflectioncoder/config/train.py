@@ -14,10 +14,10 @@ class MaskingConfig:
     """Which part of the first round the student does not see (section 3.2, figure 3; tables 2, 3 and 8).
 
     Args:
-        strategy: by blocks (`block`, `sequential`, `random`, `mix`), by tokens (`random_token`,
-            `sequential_token`), or constant: `all` (vanilla distillation, equation 1) and `none`.
-        order: of the `block` strategy, first hidden first; analysis blocks are those of type `text`.
-        semantics: small points where the paper's text (`paper`) and the authors' release (`release`) differ.
+        strategy: what is hidden as the mask rate grows: whole blocks (`block`, `sequential`, `random`, `mix`), tokens
+            (`random_token`, `sequential_token`), `all` from the start (vanilla distillation, equation 1), or `none`.
+        order: order in which the strategy `block` hides the block types; analyses have the type `text`.
+        semantics: `paper` or `release`, where details of the paper's text and of the authors' code differ.
     """
 
     strategy: Annotated[str, NameIn("train.batch.strategies:STRATEGIES")] = "block"
@@ -27,12 +27,11 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """How the terms of the loss are put together (section 3.2, last paragraph).
+    """How the terms of the loss are combined (section 3.2, last paragraph).
 
     Args:
-        cross_entropy: `pooled`: one mean over the teacher's and the student's labels; `separate`: two means, added.
-        normalization: `sample`: mean over the samples of the global batch; `token`: terms are means over all its
-            tokens.
+        cross_entropy: `pooled` is one mean over the labels of teacher and student; `separate` adds two means.
+        normalization: `sample` averages over the samples of the global batch, `token` over all its tokens.
         distillation: weight of KL(teacher || student); 0 leaves it out.
     """
 
@@ -43,14 +42,15 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters beside frozen weights, for models too large to train whole (extra `peft`).
+    """Low-rank adapters on frozen weights, for models too large to train whole (extra `peft`).
 
     Args:
         r: rank of the adapters; 0 trains all weights.
         alpha: the adapters' output is scaled by alpha / r.
-        dropout: on the adapters' input.
-        targets: names of the layers that get one, such as `q_proj`; `all-linear` takes all but the output head.
-        output: `merged`: a plain model; `adapter`: the adapter with the rows of the special tokens.
+        dropout: dropout on the adapters' input.
+        targets: names of the layers with adapters, such as `q_proj`; `all-linear` is every linear layer but the output
+            head.
+        output: `merged` writes a plain model; `adapter` writes the adapter with the rows of the special tokens.
         quantize: `4bit` keeps the frozen weights in four bits (QLoRA; needs CUDA and the extra `qlora`).
     """
 
@@ -64,54 +64,56 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What `reflectioncoder train` does; the defaults are the paper's (section 4.1).
+    """Fine-tune a causal language model by masked self-distillation. The defaults are the paper's (section 4.1).
 
     Args:
-        model: directory or hub name of a causal language model, or "smollm2-135m-instruct", the embedded one.
+        model: directory or hub name of a causal language model, or the embedded "smollm2-135m-instruct".
         output: directory of the trained model, its log and its checkpoints.
         data: files of dialogues: the released schema, messages with plain text, or pairs such as "query" and "answer",
-            in JSONL, JSON, Parquet or a saved data set; reflection and instruction data may be mixed.
-        objective: `reflection` is the paper's; `instruction` trains on the last round alone, plain.
-        upsample: how often reflection samples are repeated in an epoch (section B.3).
-        batch_size: samples of a global batch, whatever the number of devices.
-        micro_tokens: most tokens of one forward pass; a single longer sample still goes alone.
-        max_length: samples with more tokens are dropped and counted.
-        epochs: passes over the (up-sampled) data; ignored where `max_steps` or `max_tokens` is given.
-        max_steps: optimizer steps; -1 leaves it to `epochs`.
-        max_tokens: stop at the first step that reaches this many tokens through the model (teacher and student
-            rows both count); -1 leaves it to `epochs`.
-        precision: `float32`, or `bfloat16` for matrix work in bfloat16 with float32 master weights.
-        positions: `keep` gives student tokens their places in the teacher (rotary models); `rebase` numbers them
-            from zero, as at inference.
-        save_steps: write a checkpoint every so many steps; 0 writes none but the final model.
-        resume: go on from the newest checkpoint in `output`.
+            as JSONL, JSON, Parquet or a saved data set. Reflection and instruction data may be mixed.
+        objective: `reflection` is the paper's; `instruction` is plain tuning on the last round alone.
+        upsample: how many times an epoch repeats each reflection sample (section B.3).
+        batch_size: samples of a global batch, for any number of devices.
+        micro_tokens: most tokens of one forward pass; a longer sample is a pass of its own.
+        max_length: longer samples, in tokens, are dropped and counted.
+        epochs: passes over the (up-sampled) data; ignored if `max_steps` or `max_tokens` is set.
+        max_steps: number of optimizer steps; -1 leaves it to `epochs`.
+        max_tokens: end at the first step that reaches this many tokens through the model, with teacher and student rows
+            both counted; -1 leaves it to `epochs`.
+        precision: `float32`, or `bfloat16` for matrix products in bfloat16 with float32 master weights.
+        positions: `keep` gives student tokens their position ids in the teacher row (rotary models); `rebase` numbers
+            them from zero, as at inference.
+        save_steps: steps between checkpoints; 0 saves only the final model.
+        resume: continue from the newest checkpoint in `output`.
         overwrite: replace a finished model in `output`, or the checkpoints of an unfinished run.
-        eval_data: files of held-out dialogues, scored every `eval_steps` steps with everything hidden from the student.
-        eval_share: share of the samples that is held out for that instead, or besides; those with the same (last)
-            instruction are all held out or none, so that what is scored has not been trained on in another shape.
-        patience: end after so many evaluations without a better one; 0 never does.
-        keep_best: the final model is the one of the best evaluation.
-        report_to: trackers beside `log.jsonl`; `auto` is TensorBoard where it is installed.
-        gradient_checkpointing: keep only what goes into each layer for the backward pass and compute the rest again.
-        selective_checkpointing: keep the results of matrix products and attention too; nearly as fast as keeping all.
-        bos: `required` refuses a tokenizer without a token that begins a sequence; `none` allows it (Qwen).
-        optimizer: AdamW, or another of the Trainer's; those with `8bit` need CUDA and bitsandbytes.
-        torch_compile: compile the feed-forward blocks; worth a try on a GPU, not on a processor.
-        sharding: accelerate configuration file (configs/accelerate/) of FSDP2 or DeepSpeed; empty takes what
-            `accelerate launch` set, else every rank holds the whole model.
-        tokens_per_second: for the expected time of `--dry-run`; 0 guesses it from a short measurement.
-        rank_timeout: seconds after which a rank gives up a computation that the others do not join; on processors
-            (gloo) with one line, and a rank that died is noticed at once; on GPUs NCCL's watchdog then aborts the
-            process. Waits for the rank that loads or writes are not bounded by it.
-        learning_rate: its peak, after the warm-up (section 4.1).
-        scheduler: how the learning rate goes down after the warm-up.
-        warmup_ratio: share of the steps in which the learning rate rises from 0.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
-        seed: of the order of samples, of random masks and of new adapters.
+        eval_data: files of held-out dialogues, scored every `eval_steps` steps with the whole first round hidden from
+            the student.
+        eval_share: share of the samples to hold out, in addition to `eval_data`. Samples with the same last
+            instruction are held out together, so that none is scored after training on another form of it.
+        patience: stop after this many evaluations without an improvement; 0 never stops.
+        keep_best: make the final model the one with the best evaluation.
+        report_to: trackers besides `log.jsonl`; `auto` is TensorBoard if it is installed.
+        gradient_checkpointing: keep only the inputs of each layer for the backward pass, and recompute the rest.
+        selective_checkpointing: keep the results of matrix products and attention as well; nearly as fast as keeping
+            everything.
+        bos: `required` refuses a tokenizer without a beginning-of-sequence token; `none` accepts it (Qwen).
+        optimizer: `adamw` or another; those with `8bit` need CUDA and bitsandbytes.
+        torch_compile: compile the feed-forward blocks; may pay on a GPU, does not on a CPU.
+        sharding: accelerate configuration file (configs/accelerate/) for FSDP2 or DeepSpeed; empty uses what
+            `accelerate launch` set, or else keeps the whole model on every rank.
+        tokens_per_second: speed for the time estimate of `--dry-run`; 0 measures it briefly.
+        rank_timeout: seconds after which a rank gives up a collective operation that other ranks do not join. On CPUs
+            (gloo) it exits with one line, and a rank that died is noticed at once; on GPUs NCCL's watchdog aborts the
+            process. Waits for the rank that loads or writes have no such limit.
+        learning_rate: peak learning rate, after the warm-up (section 4.1).
+        scheduler: shape of the learning rate after the warm-up.
+        warmup_ratio: share of the steps over which the learning rate rises from 0.
+        weight_decay: weight decay of the optimizer.
+        max_grad_norm: clip gradients to this norm; 0 does not clip.
+        seed: seed of the order of samples, of random masks and of new adapters.
         logging_steps: steps between two lines of log.jsonl.
-        device: `auto` takes a CUDA GPU where there is one; or `cpu`, `cuda`, `cuda:N`.
-        eval_steps: steps between two held-out evaluations; 0 makes none.
+        device: `auto` is a CUDA GPU if there is one; or `cpu`, `cuda`, `cuda:N`.
+        eval_steps: steps between two evaluations on held-out samples; 0 makes none.
         masking: what the student does not see.
         loss: how the loss terms are combined.
         lora: low-rank adapters instead of all weights.
