@@ -86,7 +86,7 @@ class _Row:
 
 
 class _GrowingLayer(DynamicLayer):
-    """Keys and values of one layer, `[B, K, W, D]` each, in buffers with spare columns.
+    """Keys and values of one layer, `[B, K, W, E]` each, in buffers with spare columns.
 
     A step writes one column and does not copy the others.
     """
@@ -98,7 +98,7 @@ class _GrowingLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the new columns `[B, K, new, D]`, and return all keys and values `[B, K, W, D]`."""
+        """Append the new columns `[B, K, new, E]`, and return all keys and values `[B, K, W, E]`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         used = self.get_seq_length()
@@ -118,7 +118,7 @@ class _GrowingLayer(DynamicLayer):
         return buffer
 
     def place(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Replace all keys and values `[B, K, W, D]`."""
+        """Replace all keys and values `[B, K, W, E]`."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self.keys, self.values, self.buffers = keys, values, None
@@ -324,7 +324,7 @@ def _layers(cache: Cache) -> list[Any]:
 
 
 def _widen(tensor: torch.Tensor, width: int) -> torch.Tensor:
-    """Add zero columns on the left, `[B, K, W, D]` -> `[B, K, width, D]`. The mask hides them, but only if finite."""
+    """Add zero columns on the left, `[B, K, W, E]` -> `[B, K, width, E]`. The mask hides them, but only if finite."""
     missing = width - tensor.shape[2]
     return torch.nn.functional.pad(tensor, (0, 0, missing, 0)) if missing else tensor
 

@@ -22,7 +22,7 @@ from reflectioncoder.train.batch.rows import Row, Rows, Weights
 class MicroBatch:
     """Packed rows of some samples, and the indices that are scored.
 
-    The first 2K of the n scored indices form K pairs: entry k belongs to a teacher row and entry K + k to its student
+    The first 2P of the n scored indices form P pairs: entry p belongs to a teacher row and entry P + p to its student
     row. Both predict the same token of a final answer and enter KL(teacher || student).
 
     Args:
@@ -33,9 +33,9 @@ class MicroBatch:
         index: [n], index in [0, T) whose output is scored.
         target: [n], the token id to predict.
         ce_weight: [n], weight of the cross-entropy in the loss; 0 where only KL is scored.
-        kl_weight: [K], weight of the pair's KL in the loss.
+        kl_weight: [P], weight of the pair's KL in the loss.
         teacher_mean, student_mean: [n], weights that give the logged means of the cross-entropies.
-        kl_mean: [K], weights that give the logged mean of KL.
+        kl_mean: [P], weights that give the logged mean of KL.
     """
 
     input_ids: torch.Tensor
@@ -82,7 +82,7 @@ def _joined(parts: Sequence[Sequence[int]], starts: Sequence[int] | None = None)
 def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
     """Put the rows of samples one after another into one micro-batch, without padding.
 
-    The tensors of the result have the dimensions T (tokens of all rows), B (rows), n (scored positions) and K (pairs
+    The tensors of the result have the dimensions T (tokens of all rows), B (rows), n (scored positions) and P (pairs
     that enter KL); see `MicroBatch` and docs/dimensions.md.
 
     Args:

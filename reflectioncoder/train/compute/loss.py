@@ -93,7 +93,7 @@ def _pieces(n: int, pairs: int, chunk: int) -> Iterator[tuple[slice, ...]]:
 
     Args:
         n: number of scored positions.
-        pairs: number K of teacher-student pairs.
+        pairs: number P of teacher-student pairs.
         chunk: entries per piece.
     """
     half = max(1, chunk // 2)
@@ -135,7 +135,7 @@ class ChunkedLoss(torch.autograd.Function):
     """Sums the weighted cross-entropies and KL terms of the scored tokens, chunk by chunk.
 
     The inputs are those of `scored_loss`, with the fields of its head, and `wanted`: whether gradients are needed. The
-    outputs are the loss `[]`, the n cross-entropies `[n]` and the K divergences `[K]`. Only the loss has a gradient.
+    outputs are the loss `[]`, the n cross-entropies `[n]` and the P divergences `[P]`. Only the loss has a gradient.
     """
 
     @staticmethod
@@ -242,18 +242,18 @@ def scored_loss(
     kl_weight: torch.Tensor,
     chunk: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted cross-entropy of n tokens plus weighted KL of K teacher-student pairs, at temperature 1.
+    """Weighted cross-entropy of n tokens plus weighted KL of P teacher-student pairs, at temperature 1.
 
     Args:
-        hidden: `[n, D]` last hidden states; entries k and K + k, for k < K, are a teacher-student pair.
+        hidden: `[n, D]` last hidden states; entries p and P + p, for p < P, are a teacher-student pair.
         head: the output head.
         target: `[n]`, int64 token ids to predict.
         ce_weight: `[n]` weights of the cross-entropies.
-        kl_weight: `[K]` weights of KL(teacher || student), which sends no gradient into the teacher.
+        kl_weight: `[P]` weights of KL(teacher || student), which sends no gradient into the teacher.
         chunk: tokens scored at a time; 0 chooses by memory.
 
     Returns:
-        the loss `[]`; the cross-entropies `[n]` and the divergences `[K]` in nats, without gradient. All are float32,
+        the loss `[]`; the cross-entropies `[n]` and the divergences `[P]` in nats, without gradient. All are float32,
         or float64 if `hidden` is.
     """
     chunk = chunk or max(2, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))

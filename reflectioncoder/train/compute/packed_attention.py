@@ -67,7 +67,7 @@ class PackedRows:
 
 
 def repeat_heads(states: torch.Tensor, times: int) -> torch.Tensor:
-    """Repeat each key or value head for the query heads that share it: `[1, K, T, D]` -> `[1, K * times, T, D]`."""
+    """Repeat each key or value head for the query heads that share it: `[1, K, T, E]` -> `[1, K * times, T, E]`."""
     return states if times == 1 else states.repeat_interleave(times, dim=1)
 
 
@@ -103,15 +103,15 @@ def _kernel(
     """Compute the attention of all rows in one CUDA kernel.
 
     Args:
-        query: `[1, H, T, D]`.
-        key: `[1, K, T, D]`.
-        value: `[1, K, T, D]`; with another head size than the keys no kernel applies.
+        query: `[1, H, T, E]`.
+        key: `[1, K, T, E]`.
+        value: `[1, K, T, E]`; with another head size than the keys no kernel applies.
         rows: layout of the rows.
         scale: factor on the scores; None is D ** -0.5.
         window: size of the sliding window, here in tokens; 0 means no window.
 
     Returns:
-        `[1, T, H, D]`, or None if no kernel supports these arguments.
+        `[1, T, H, E]`, or None if no kernel supports these arguments.
     """
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
         return None
@@ -184,9 +184,9 @@ def _row(
     """Compute the attention of one row.
 
     Args:
-        query: `[1, H, length, D]`.
-        key: `[1, K, length, D]`.
-        value: `[1, K, length, D]`; its head size may differ from that of the keys.
+        query: `[1, H, length, E]`.
+        key: `[1, K, length, E]`.
+        value: `[1, K, length, E]`; its head size may differ from that of the keys.
         places: `[length]` position ids of the row.
         window: size of the sliding window in positions; 0 means no window.
         softcap: scores become softcap * tanh(scores / softcap); 0 for no capping.
@@ -194,7 +194,7 @@ def _row(
         scale: factor on the scores; None is D ** -0.5.
 
     Returns:
-        `[1, H, length, D]`, where D is the head size of `value`.
+        `[1, H, length, E]`, where E is the head size of `value`.
     """
     # On CPU the kernel handles shared key heads; on a GPU, enable_gqa may select a kernel with quadratic memory.
     times = query.shape[1] // key.shape[1]
@@ -232,9 +232,9 @@ def varlen_attention(
 
     Args:
         module: the attention layer.
-        query: `[1, H, T, D]`.
-        key: `[1, K, T, D]`.
-        value: `[1, K, T, D]`.
+        query: `[1, H, T, E]`.
+        key: `[1, K, T, E]`.
+        value: `[1, K, T, E]`.
         attention_mask: must be None.
         dropout: dropout rate of the attention weights.
         scaling: factor on the scores; None is D ** -0.5.
@@ -242,7 +242,7 @@ def varlen_attention(
             tokens less than this many positions before it).
 
     Returns:
-        `[1, T, H, D]`, and None in place of the attention weights.
+        `[1, T, H, E]`, and None in place of the attention weights.
 
     Raises:
         UserError: the layer uses a feature that is not supported here, or does not pass the boundaries on.
