@@ -10,7 +10,6 @@ from typing import Any
 
 from reflectioncoder.cli.arguments import Switches, Verb
 from reflectioncoder.errors import UserError
-from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, find
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ def examine() -> dict[str, Any]:
 
     from reflectioncoder.config.toml import versions
     from reflectioncoder.interpreter.interpreter import describe_isolation
+    from reflectioncoder.tasks.multipl_e.languages import LANGUAGES
 
     with ThreadPoolExecutor() as threads:  # most of the time is spent waiting for the compilers to print their versions
         toolchains = dict(zip(LANGUAGES, threads.map(_toolchain, LANGUAGES), strict=True))
@@ -51,6 +51,8 @@ def examine() -> dict[str, Any]:
 
 def describe_machine(found: dict[str, Any]) -> list[str]:
     """Format the report as lines of text."""
+    from reflectioncoder.tasks.multipl_e.languages import LANGUAGES
+
     lines = [f"{name:16} {version}" for name, version in found["versions"].items()]
     lines += [f"{'devices':16} {', '.join(found['devices'])}", *found["isolation"]]
     lines.append("toolchains of MultiPL-E (make toolchains installs what Debian and npm have):")
@@ -80,6 +82,8 @@ def _ds1000() -> dict[str, Any]:
 
 
 def _toolchain(key: str) -> dict[str, Any]:
+    from reflectioncoder.tasks.multipl_e.languages import find
+
     toolchain = find(key)
     there = not toolchain.missing
     return {"found": there, "version": toolchain.version if there else "", "install": toolchain.reason}
