@@ -9,6 +9,7 @@ the head node; in that case the finished problems are in the ledger.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import platform
 import re
@@ -76,11 +77,12 @@ class Actor:
 
 
 class ConcurrentActor(Actor):
-    """Remote side of an actor with concurrent calls: functions return awaitables, which share one event loop."""
+    """Remote side of an actor with concurrent calls: awaitables that functions return share one event loop."""
 
     async def do(self, work: Callable[[Any], Any]) -> Any:
-        """Await the result of a function."""
-        return await work(self._held)
+        """Call a function with the held object, and await its result if it is an awaitable."""
+        result = work(self._held)
+        return await result if inspect.isawaitable(result) else result
 
     async def close(self) -> None:  # type: ignore[override]
         """See `Actor.close`."""
