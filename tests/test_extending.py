@@ -54,6 +54,36 @@ def test_a_part_is_used_from_the_command_line(tmp_path: Path) -> None:
     assert "known keys" not in run(tmp_path, "mine", "build", "--help")
 
 
+def test_training_from_a_program_knows_its_parts(tmp_path: Path) -> None:
+    """`train` may restart the process; a program that calls `main` with its words is not restarted."""
+    program = PROGRAMS["mine"] + "\n"
+    strategy = (
+        "from reflectioncoder.train.batch.strategies import STRATEGIES, Strategy\n"
+        "STRATEGIES.add('mine', Strategy(lambda types, rate, config, draw: [True] * len(types)))\n"
+    )
+    path = tmp_path / "program.py"
+    path.write_text(program.replace("\n\n\nif __name__", f"\n\n{strategy}\n\nif __name__"), encoding="utf-8")
+    words = ["train", "--masking.strategy", "mine", "--data", str(tmp_path / "none.jsonl")]
+    done = subprocess.run([sys.executable, str(path), *words], capture_output=True, text=True)
+    assert "none.jsonl: No such file" in done.stderr, done.stderr
+
+
+def test_a_bug_kind_with_a_mistake_stops_the_build_with_one_line(tmp_path: Path) -> None:
+    for old, new, message in (
+        ("use `{number}`", "use `{nothing}`", "bug kind 'constant_off': a template has the unknown field 'nothing'"),
+        (
+            'src.replace("constant_off"',
+            'src.replace("constant"',
+            "'constant_off': its mutations have the kind",
+        ),
+    ):
+        path = tmp_path / "kind.py"
+        path.write_text(PROGRAMS["bug_kind"].replace(old, new), encoding="utf-8")
+        words = [sys.executable, str(path), str(tmp_path / old[:3])]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert message in done.stderr.strip().splitlines()[-1]
+
+
 def test_a_task(tmp_path: Path) -> None:
     assert run(tmp_path, "task", str(tmp_path / "out")) == "doubling: 100%\n"
 

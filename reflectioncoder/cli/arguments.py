@@ -250,7 +250,8 @@ def _for_tyro(verb: Verb) -> Any:
             elif get_origin(hint) is Annotated:  # the names in a registry
                 hint = Literal[choices(hint)]
             if entry.metadata.get("positional"):
-                hint = Annotated[hint, tyro.conf.Positional, tyro.conf.arg(metavar=entry.name.upper())]
+                word = entry.name.upper() if entry.default is dataclasses.MISSING else f"[{entry.name.upper()}]"
+                hint = Annotated[hint, tyro.conf.Positional, tyro.conf.arg(metavar=word)]
             entries.append((entry.name, hint) if default is dataclasses.MISSING else (entry.name, hint, default))
         registry[cls] = dataclasses.make_dataclass(cls.__name__, entries, frozen=True)
         registry[cls].__doc__ = cls.__doc__

@@ -28,6 +28,9 @@ class StatusArguments:
 def run_build(config: BuildConfig, switches: Switches) -> int:
     """Build, or print what would be built."""
     if switches.dry_run:
+        from reflectioncoder.construct.samplers.registry import check_sampler
+
+        check_sampler(config)
         ways = {
             "mutation": "by mutation",
             "chat": f"with {config.chat.model} at {config.chat.base_url}",

@@ -60,9 +60,16 @@ def run_evaluate(config: EvaluateConfig, switches: Switches) -> int:
     if decodes_here and not switches.dry_run:
         keep_freed_memory()
     if switches.dry_run:
+        from reflectioncoder.generate.generate import check_settings
+        from reflectioncoder.tasks.registry import get_task, task_options
+
         how = config.generate
+        if not config.completions:
+            check_settings(how)
+        get_task(how.task, task_options(how))
         model = f"{how.chat.model} at {how.chat.base_url}" if how.backend == "server" else how.model
-        print(f"would score {config.completions or model} on {config.generate.task} in {config.output}")
+        where = config.output or "a new directory below runs/evaluate"
+        print(f"would score {config.completions or model} on {config.generate.task} in {where}")
         return 0
     from reflectioncoder.evaluate.evaluate import evaluate
 

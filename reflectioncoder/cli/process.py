@@ -15,12 +15,21 @@ MALLOC_TUNABLES = {
 }
 
 
+_may_restart = False
+
+
+def allow_restart(allowed: bool) -> None:
+    """Say whether the process is ours to restart: not if a program called `main` with words of its own."""
+    global _may_restart
+    _may_restart = allowed
+
+
 def keep_freed_memory() -> None:
-    """Restart the process on Linux with allocator settings that keep freed pages.
+    """Restart the process on Linux with allocator settings that keep freed pages, if that is allowed.
 
     The settings are environment variables, which glibc reads only when a process starts.
     """
-    if sys.platform != "linux" or "MALLOC_TRIM_THRESHOLD_" in os.environ or "pytest" in sys.modules:
+    if not _may_restart or sys.platform != "linux" or "MALLOC_TRIM_THRESHOLD_" in os.environ:
         return
     os.environ.update(MALLOC_TUNABLES)
-    os.execv(sys.executable, [sys.executable, "-m", "reflectioncoder", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -103,7 +103,9 @@ def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = ""
     if origin in (Literal, Annotated):
         allowed = choices(hint)
         if value not in allowed:
-            raise UserError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+            near = get_close_matches(value, allowed, 1, 0.7) if isinstance(value, str) else []
+            meant = f"; did you mean '{near[0]}'?" if near else ""
+            raise UserError(f"{name}: {value!r} is not one of {', '.join(allowed)}{meant}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):

@@ -135,6 +135,10 @@ def check_settings(config: GenerateConfig) -> None:
         raise UserError("generate: temperature must be at least 0 and top_p in (0, 1]")
     if config.samples > 1 and config.temperature == 0:
         raise UserError("generate: several samples of greedy decoding are all the same; set a temperature")
+    if config.backend == "server":
+        from reflectioncoder.clients.endpoint import check_endpoint  # a second of imports
+
+        check_endpoint(config.chat, config.chat.model)
 
 
 def guard(config: GenerateConfig, path: Path, model: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -56,4 +57,6 @@ def get_task(name: str, options: TaskOptions | None = None) -> Task:
         return TASKS[name](options)
     if name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         return problem_sets.file_task(name, options)
-    raise UserError(f"task '{name}': not one of {', '.join(TASKS)}, nor a .jsonl or .parquet file of problems")
+    near = get_close_matches(name, TASKS, 1, 0.7)
+    meant = f"; did you mean '{near[0]}'?" if near else ""
+    raise UserError(f"task '{name}': not one of {', '.join(TASKS)}, nor a .jsonl or .parquet file of problems{meant}")

@@ -202,7 +202,8 @@ def _tokens(steps: TrainSteps) -> tuple[int, int, list[str]]:
         both = sum(costs)
         total, largest = total + both, max([largest, *costs])
         if meetings:
-            lines.append(f"steps {start + 1} to {end}: {teacher:,} teacher tokens, {both - teacher:,} student tokens")
+            which = f"steps {start + 1} to {end}" if end > start + 1 else f"step {end}"
+            lines.append(f"{which}: {teacher:,} teacher tokens, {both - teacher:,} student tokens")
     return total, largest, lines
 
 
@@ -213,8 +214,8 @@ def _memory_lines(
     engines: Sequence[str] = ("none",) if config.lora.r else ("none", "zero1", "zero2", "zero3", "fsdp2")
     on_machine = min(ranks, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
     lines = [
-        f"memory a device, estimated in GiB for {parameters:,} parameters; sharded over {ranks} ranks (host: a "
-        f"machine's own memory while its {on_machine} ranks load the model):"
+        f"memory per device, estimated in GiB for {parameters:,} parameters: unsharded (none), and as it would be if "
+        f"sharded over {ranks} ranks (host: memory of the machine while its ranks load the model):"
     ]
     if largest > config.micro_tokens:
         lines.append(
@@ -243,4 +244,4 @@ def _time_line(config: TrainConfig, parameters: int, tokens: int, world: World) 
         how = f"guessed from {flops / 1e12:.2f} TFLOP/s of a matrix product on this {device.type}"
     seconds = tokens / speed
     length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
-    return f"expected time: {length} at {speed:,.0f} tokens a second ({how}; give tokens_per_second to set it)"
+    return f"expected time: {length} at {speed:,.0f} tokens per second ({how}; give tokens_per_second to set it)"

@@ -14,6 +14,7 @@ from typing import Any
 
 from reflectioncoder.construct.mutation.edits import Mutation
 from reflectioncoder.construct.mutation.kinds import BUG_KINDS
+from reflectioncoder.errors import UserError
 
 LONGEST = 90
 SIGNS = {
@@ -171,7 +172,10 @@ def analysis(
     words |= {"bad": code(mutation.bad)[1:-1], "good": code(mutation.good)[1:-1]}
     words |= {"line": buggy.strip(), "fixed": fixed.strip(), "def": function}
     kind = BUG_KINDS[mutation.kind]
-    cause, repair = rng.choice(kind.causes).format_map(words), rng.choice(kind.repairs).format_map(words)
+    try:
+        cause, repair = (rng.choice(texts).format_map(words) for texts in (kind.causes, kind.repairs))
+    except KeyError as error:
+        raise UserError(f"bug kind '{mutation.kind}': a template has the unknown field {error}") from None
     return " ".join([_opening(failure, rng), _cause(cause, failure, partial, rng), _repair(repair, rng)])
 
 

@@ -18,6 +18,7 @@ from reflectioncoder.construct.mutation.bugs_expressions import EXPRESSION_KINDS
 from reflectioncoder.construct.mutation.bugs_statements import STATEMENT_KINDS
 from reflectioncoder.construct.mutation.edits import Mutation, SourceTree, apply_edits
 from reflectioncoder.construct.mutation.wordings import WORDING
+from reflectioncoder.errors import UserError
 from reflectioncoder.registry import Registry
 
 # These kinds fit nearly every solution; with weight 1 they would dominate.
@@ -66,12 +67,15 @@ def find_mutations(solution: str, kinds: Mapping[str, BugKind] = BUG_KINDS) -> l
 
     Raises:
         SyntaxError: the solution is not valid Python.
+        UserError: a registered kind gives mutations of another kind.
     """
     source = SourceTree(solution)
     seen = {ast.dump(source.tree)}
     found = []
-    for kind in kinds.values():
+    for name, kind in kinds.items():
         for mutation in kind.find(source):
+            if kinds is BUG_KINDS and mutation.kind != name:
+                raise UserError(f"bug kind '{name}': its mutations have the kind '{mutation.kind}', not that name")
             try:
                 tree = ast.dump(ast.parse(apply_edits(solution, [mutation])))
             except (SyntaxError, ValueError):

@@ -20,6 +20,7 @@ from reflectioncoder.construct.mutation.explain import AssertFailure, analysis, 
 from reflectioncoder.construct.mutation.kinds import BUG_KINDS, find_mutations
 from reflectioncoder.construct.prompts import PROMPT_VERSION, REFLECTION_INSTRUCTIONS, reflection_instruction
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
+from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.problems.problem import Problem
 
@@ -134,6 +135,8 @@ def reflect_by_mutation(
     shop = _Workshop(problem, problem.solution.strip("\n") + "\n", interpreter, rng)
     try:
         found = find_mutations(shop.solution)
+    except UserError:  # a mistake in a bug kind
+        raise
     except (SyntaxError, ValueError, RecursionError) as error:
         return Rejected(problem.id, "solution does not parse", str(error))
     try:

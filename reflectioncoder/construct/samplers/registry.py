@@ -46,6 +46,18 @@ def replay_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, consol
     return ReplaySampler(config.chat.replay, config.chat.model)
 
 
+def check_sampler(config: BuildConfig) -> None:
+    """Raise UserError for settings of the sampler that cannot work, without creating it."""
+    if config.sampler == "native":
+        check_native(config.native, config.chat)
+    if config.sampler == "chat" or (config.sampler == "native" and config.native.backend == "completions"):
+        from reflectioncoder.clients.endpoint import check_endpoint  # a second of imports
+
+        check_endpoint(config.chat, served_model(config))
+    if config.sampler == "replay" and not config.chat.replay:
+        raise UserError("chat.replay: name the file of recorded answers")
+
+
 def check_native(config: NativeConfig, chat: ChatConfig) -> None:
     """Raise UserError for invalid settings of the fine-tuned model or of its budget."""
     if not config.model:
