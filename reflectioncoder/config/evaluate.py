@@ -75,8 +75,12 @@ class EvaluateConfig:
         partial: count problems without a completion in the file as failed instead of stopping with an error.
         formats: also write the verdicts in the format of evalplus (eval_results.json) or of the BigCode harness
             (generations.json and metrics.json).
-        seconds: time limit of one completion with all its tests; a task that measures its reference solution sets its
-            own.
+        seconds: time limit of one completion with all its tests, in seconds of processor time, or of sleeping. It does
+            not count for tasks that time their reference solution (HumanEval and MBPP with evalplus's tests).
+        min_time_limit: for tasks that time their reference solution: the shortest time limit of one call, in seconds of
+            processor time; evalplus's default.
+        gt_time_limit_factor: for tasks that time their reference solution: the time limit of one call as a multiple of
+            the time that the reference takes on this machine; evalplus's default.
         memory_mb: memory limit of one completion, in MB; evalplus uses 4096.
         workers: number of interpreters at work; 0 means one per core.
         isolation: level of isolation; `auto` is the strongest that this machine offers (see `doctor`).
@@ -89,6 +93,8 @@ class EvaluateConfig:
     partial: bool = False
     formats: tuple[Literal["evalplus", "bigcode"], ...] = ()
     seconds: float = 10.0
+    min_time_limit: float = 1.0
+    gt_time_limit_factor: float = 4.0
     memory_mb: int = 4096
     workers: int = 0
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"

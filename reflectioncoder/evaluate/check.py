@@ -47,7 +47,7 @@ def check_all(
         found = unfinished.get(key, alone) if unfinished is not None else None
         if found is not None:
             return found
-        verdict = shared.use(lambda interpreter: _check_once(task, key, interpreter, limits))
+        verdict = shared.use(lambda interpreter: _check_once(task, key, interpreter, limits, alone))
         if unfinished is not None:
             unfinished.keep(key, verdict, alone)
         return verdict
@@ -59,7 +59,7 @@ def check_all(
     with shared:
         for key, verdict in zip(unique, shared.each(check, unique), strict=True):
             verdicts[key] = verdict
-            late += [key] if verdict.outcome == "timeout" else []  # the machine may just have been busy
+            late += [key] if verdict.outcome == "timeout" else []  # reference and answer are timed again, side by side
             if progress is not None:
                 progress(len(verdicts), len(unique) + len(late))
     for number, key in enumerate(late, 1):
@@ -77,8 +77,10 @@ def _key(completion: Completion) -> ProgramKey:
     return completion.task_id, completion.completion, completion.whole
 
 
-def _check_once(task: Task, key: ProgramKey, interpreter: Interpreter, limits: Limits) -> Verdict:
-    """Check a program; failures of the interpreter itself are retried."""
+def _check_once(task: Task, key: ProgramKey, interpreter: Interpreter, limits: Limits, again: bool) -> Verdict:
+    """Check a program, for the second time if `again` is set; failures of the interpreter itself are retried."""
+    if again:
+        task.measure_again(key[0], interpreter)
     for _ in range(INTERPRETER_ATTEMPTS):
         verdict = task.check(key[0], key[1], interpreter, limits, key[2])
         if verdict.outcome != "infrastructure":

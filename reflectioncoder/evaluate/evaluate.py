@@ -77,9 +77,12 @@ def evaluate(
         raise UserError(f"k = {list(config.k)}: must be at least 1 and at most generate.samples = {samples}")
     if config.workers < 0 or config.seconds <= 0 or config.memory_mb < LEAST_MB:
         raise UserError(f"workers must be at least 0, seconds above 0 and memory_mb at least {LEAST_MB}")
+    if config.min_time_limit <= 0 or config.gt_time_limit_factor <= 0:
+        raise UserError("min_time_limit and gt_time_limit_factor must be above 0; evalplus has 1 and 4")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; --output is the folder of the verdicts")
-    task = get_task(config.generate.task, task_options(config.generate))
+    times = {name: getattr(config, name) for name in ("min_time_limit", "gt_time_limit_factor")}
+    task = get_task(config.generate.task, dataclasses.replace(task_options(config.generate), **times))
     missing: list[str] = []
     if config.completions:
         completions = read_completions(config.completions, task, missing if config.partial else None)
@@ -91,6 +94,7 @@ def evaluate(
     absent = _absent(completions, missing, config.k)
     facts: dict[str, Any] = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
     deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
+    deciding |= {name: value for name, value in times.items() if value != getattr(EvaluateConfig(), name)}
     folder = claim(folder, deciding, named=bool(config.output))
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
     with ExitStack() as stack:

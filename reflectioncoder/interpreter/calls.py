@@ -34,7 +34,8 @@ class Calls:
         records: records of the calls that returned, in order. Later calls failed or were not made.
         error: the exception or the exceeded limit; empty if there was none.
         seconds: wall-clock time of the program and all calls.
-        timings: duration in seconds of each call that has a record; empty unless requested.
+        timings: seconds of each call that has a record, as `caller.CallClock` measures them; empty unless requested.
+        handling: seconds that making the records took besides; 0 unless requested.
     """
 
     outcome: str
@@ -42,6 +43,7 @@ class Calls:
     error: str
     seconds: float
     timings: tuple[float, ...] = ()
+    handling: float = 0.0
 
 
 def call_all(
@@ -68,29 +70,32 @@ def call_all(
     """
     what = f"{program!r}, {entry_point!r}, {packed!r}, {list(seconds)!r}, {mode!r}, {timed!r}"
     result = session.run(f"import sys\nsys.modules[{CALLER_PRELOAD[0]!r}].serve({what})", limits)
-    records, timings, failure = _read(result, len(seconds), timed)
+    records, pairs, failure = _read(result, len(seconds), timed)
+    timings, handling = tuple(took for took, _ in pairs), sum(whole - took for took, whole in pairs)
     if result.outcome == "infrastructure":
         return Calls("infrastructure", (), result.message or "", result.seconds)
     if failure is None and not result.ok:
         return Calls(result.outcome, records, result.error, result.seconds, timings)
     if failure is None and len(records) == len(seconds):
-        return Calls("ok", records, "", result.seconds, timings)
+        return Calls("ok", records, "", result.seconds, timings, handling)
     outcome, error = failure or ("error", "no value came back")
     return Calls(outcome, records, error, result.seconds, timings)
 
 
-def _read(result: CellResult, count: int, timed: bool) -> tuple[tuple[Record, ...], tuple[float, ...], Any]:
-    """Parse the records, the timings, and (outcome, error) if the last record is a failure. The text is untrusted."""
+def _read(
+    result: CellResult, count: int, timed: bool
+) -> tuple[tuple[Record, ...], tuple[tuple[float, float], ...], Any]:
+    """Parse the records, their times, and (outcome, error) if the last record is a failure. The text is untrusted."""
     records: list[Record] = []
-    timings: list[float] = []
+    timings: list[tuple[float, float]] = []
     for line in result.text.split("\n"):
         if not line or len(records) == count:
             continue
         try:
             record = json.loads(line)
             if timed and record[0] not in ("!", "late"):
-                seconds, record = record
-                timings.append(float(seconds))
+                took, whole, record = record
+                times = (float(took), float(whole))
             if type(record) is list and record[0] in ("!", "late"):
                 late = record[0] == "late"
                 error = ("timeout", "a call ran out of its time") if late else ("error", _said(record[1], record[2]))
@@ -98,6 +103,7 @@ def _read(result: CellResult, count: int, timed: bool) -> tuple[tuple[Record, ..
         except (ValueError, TypeError, LookupError, RecursionError, MemoryError):
             return tuple(records), tuple(timings), ("error", "no value came back")
         records.append(record)
+        timings += [times] if timed else []
     return tuple(records), tuple(timings), None
 
 

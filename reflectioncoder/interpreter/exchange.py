@@ -6,9 +6,8 @@ import os
 import secrets
 import select
 import struct
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 NONCE_BYTES = 16
@@ -57,14 +56,14 @@ class Exchange(ABC):
         """Return the text of output number `place`; bytes that are not UTF-8 are replaced."""
         return "".join(self._texts[place]) + self._decoders[place].decode(b"", final=True)
 
-    def drive(self, command: int, outputs: Sequence[int], result: int, deadline: float) -> str:
+    def drive(self, command: int, outputs: Sequence[int], result: int, left: Callable[[], float]) -> str:
         """Exchange data until there is an answer, a limit is exceeded, or the process ends.
 
         Args:
             command: descriptor to write the request to; like all of them non-blocking.
             outputs: descriptors of the outputs.
             result: descriptor to read the answer from.
-            deadline: end of the time limit, by `time.monotonic`.
+            left: returns the seconds until it has to be asked again; 0 once the time limit is exceeded.
 
         Returns:
             `result`, `timeout`, `output_limit`, `forged` or `ended`.
@@ -77,8 +76,8 @@ class Exchange(ABC):
         poller.register(command, select.POLLOUT)
         for fd in (*outputs, result):
             poller.register(fd, select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0:
-            events = dict(poller.poll(left * 1000 + 1))
+        while (wait := left()) > 0:
+            events = dict(poller.poll(wait * 1000 + 1))
             if command in events:
                 try:
                     self._to_send = self._to_send[os.write(command, self._to_send) :]
@@ -102,7 +101,7 @@ class Exchange(ABC):
                 if state:
                     # everything written before the result is in the pipes by now
                     for fd, place in places.items():
-                        while deadline > time.monotonic() and (more := self._drain(fd, place)) is not None:
+                        while left() > 0 and (more := self._drain(fd, place)) is not None:
                             if not more:
                                 return "output_limit"
                     return state

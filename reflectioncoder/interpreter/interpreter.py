@@ -31,7 +31,8 @@ class Limits:
     """Limits of one cell, each above 0. The memory limit applies to a session and is fixed when the session starts.
 
     Args:
-        seconds: wall-clock time of a cell.
+        seconds: time of a cell: processor time of all its processes. Sleeping counts as well, waiting for a processor
+            does not, so that the load of the machine changes no result (see `clock.py`).
         memory_mb: address space of a process beyond that of an idle session, in MiB.
         output_chars: characters of output. Longer output is cut off and ends the session.
 
@@ -106,6 +107,10 @@ class Session:
             requested.
         """
         return int(self._remote.close(peak=peak).get("peak_kb", 0)) // 1024
+
+    def processor_seconds(self) -> float:
+        """Return the processor time that its processes have used so far; 0 if the session has ended."""
+        return self._remote.processor_seconds()
 
     @property
     def ended(self) -> bool:

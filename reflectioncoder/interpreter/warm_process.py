@@ -10,14 +10,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reflectioncoder.errors import InfrastructureError, UserError
+from reflectioncoder.interpreter.clock import SessionClock
 from reflectioncoder.interpreter.exchange import Exchange
+from reflectioncoder.sandbox.usage import Usage
 
 START_SECONDS = 60.0  # timeout for the start of the warm process or of a session; long, because machines are shared
 _PACKAGES = str(Path(__file__).parents[2])
@@ -191,7 +192,7 @@ class Remote:
     def __init__(self, warm: WarmProcess, kind: str, outputs: int, request: dict[str, Any]) -> None:
         self._warm = warm
         self.ended: str | None = None
-        self._ready = False
+        self._ready, self._used = False, False
         self._id: int | None = None
         self.command, self.result, self.outputs = -1, -1, [-1] * outputs
         theirs: list[int] = []
@@ -243,12 +244,23 @@ class Remote:
         """Return how many processes the kernel has killed for lack of memory since the session started."""
         return int(self._warm.ask({"do": "memory", "id": self._id})["kills"])
 
+    def usage(self) -> Usage:
+        """Return what the session has used so far. Raises InfrastructureError if the warm process has ended."""
+        return Usage(*self._warm.ask({"do": "usage", "id": self._id})["usage"])
+
+    def processor_seconds(self) -> float:
+        """Return the processor time that the session has used so far; 0 if it has ended or was lost."""
+        try:
+            return self.usage().processor if self._id is not None else 0.0
+        except InfrastructureError:
+            return 0.0
+
     def drive(self, exchange: "Exchange", seconds: float) -> tuple[str, float]:
         """Run an exchange within a time limit.
 
         Args:
             exchange: the request.
-            seconds: time limit.
+            seconds: time limit, as `SessionClock` measures it.
 
         Returns:
             the verdict (see `Exchange.drive`) and the wall-clock time in seconds. The verdict is `timeout` whenever the
@@ -259,10 +271,11 @@ class Remote:
         """
         if not self._ready:
             self._wait_until_ready()
-        started = time.monotonic()
-        verdict = exchange.drive(self.command, self.outputs, self.result, started + seconds)
-        took = time.monotonic() - started
-        return ("timeout" if took > seconds and verdict != "output_limit" else verdict), took
+        clock = SessionClock(seconds, self.usage, self.usage() if self._used else Usage())
+        self._used = True
+        verdict = exchange.drive(self.command, self.outputs, self.result, clock.left)
+        took = clock.elapsed
+        return ("timeout" if verdict != "output_limit" and clock.exceeded() else verdict), took
 
     def _wait_until_ready(self) -> None:
         ready, _, _ = select.select([self.result], [], [], START_SECONDS)

@@ -62,6 +62,10 @@ class Workspace:
         """Kill all processes and discard the directory; may be called twice."""
         self._remote.close()
 
+    def processor_seconds(self) -> float:
+        """Return the processor time that its commands have used so far; 0 if the workspace is closed."""
+        return self._remote.processor_seconds()
+
     def run(
         self,
         argv: Sequence[str],

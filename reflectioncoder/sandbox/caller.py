@@ -22,6 +22,7 @@ import hashlib
 import json
 import marshal
 import os
+import resource
 import signal
 import time
 import zlib
@@ -37,8 +38,52 @@ MANY = 200_000  # items in nested containers above which values with non-integer
 FLUSH_SECONDS = 0.05
 
 
+SLEEP_FACTOR = 10.0  # without `schedstat`: wall-clock bound of a call, in multiples of its limit
+SHORTEST = 0.005  # seconds between two checks of a call's time
+
+
 class LateError(Exception):
     """A call exceeded its time limit. A plain Exception, as in EvalPlus, so that the same programs can catch it."""
+
+
+class CallClock:
+    """Time that a call takes, without the time that its thread waited for a processor.
+
+    It is the larger of the processor time (of this process and of its children that have ended) and the wall-clock time
+    without the waiting. So a call takes as long on a busy machine as on an idle one, and sleeping counts.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._waited = os.open("/proc/self/schedstat", os.O_RDONLY)  # of the main thread, which makes the calls
+        except OSError:
+            self._waited = -1
+        self.start(0.0)
+
+    def start(self, limit: float) -> None:
+        """Start a call with a limit in seconds."""
+        self.limit = limit
+        self._before = self._read()
+
+    def seconds(self) -> float:
+        """Return the time since `start` in seconds."""
+        processor, awake = (now - then for now, then in zip(self._read(), self._before, strict=True))
+        return max(processor, awake)
+
+    def _read(self) -> tuple[float, float]:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor, wall = time.process_time() + ended.ru_utime + ended.ru_stime, time.perf_counter()
+        try:
+            return processor, wall - int(os.pread(self._waited, 100, 0).split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):  # no such file on this kernel, or the program has closed it
+            return processor, wall / SLEEP_FACTOR
+
+    def on_alarm(self, number: int, frame: FrameType | None) -> None:
+        """Interrupt the call if its time is up; otherwise set the next alarm."""
+        left = self.limit - self.seconds()
+        if left <= 0:
+            raise LateError("out of time")
+        signal.setitimer(signal.ITIMER_REAL, max(left, SHORTEST))
 
 
 def pack_program(inputs: list[Any]) -> str:
@@ -53,10 +98,10 @@ def serve(source: str, entry_point: str, packed: str, seconds: list[float], mode
         source: source code of the program.
         entry_point: name of the function.
         packed: the inputs, serialized by `pack_program`.
-        seconds: time limit of each call in seconds, one per input.
+        seconds: time limit of each call in seconds, one per input, as `CallClock` measures it.
         mode: what each record holds: "value" (the value), "set" (the set of its items as well) or "presence" (only
             whether there is a value).
-        timed: write [duration of the call in seconds, record] instead of the record.
+        timed: write [seconds of the call, seconds of everything about it, record] instead of the record.
     """
     inputs = marshal.loads(zlib.decompress(base64.b64decode(packed)))
     null, told = os.open("/dev/null", os.O_WRONLY), os.dup(1)
@@ -72,10 +117,11 @@ def serve(source: str, entry_point: str, packed: str, seconds: list[float], mode
         except BaseException as error:
             lines.append(json.dumps(_failure(error)))
             return
+        clock = CallClock()
         for arguments, limit in zip(inputs, seconds, strict=True):
-            started = time.perf_counter()
-            record = _called(function, arguments, limit, mode)
-            lines.append(json.dumps([time.perf_counter() - started, record] if timed else record))
+            took, record = _called(function, arguments, limit, mode, clock)
+            line = json.dumps(record)
+            lines.append(f"[{took}, {clock.seconds()}, {line}]" if timed else line)
             if type(record) is list and record[0] in ("!", "late"):
                 return
             if time.monotonic() - flushed > FLUSH_SECONDS:
@@ -92,25 +138,24 @@ def _tell(told: int, lines: list[str]) -> None:
     lines.clear()
 
 
-def _called(function: Any, arguments: Any, limit: float, mode: str) -> Any:
+def _called(function: Any, arguments: Any, limit: float, mode: str, clock: CallClock) -> tuple[float, Any]:
+    """Call the function. Returns the seconds it took and the record."""
     try:
-        signal.signal(signal.SIGALRM, _on_alarm)
+        signal.signal(signal.SIGALRM, clock.on_alarm)
+        clock.start(limit)
         signal.setitimer(signal.ITIMER_REAL, limit)
         try:
             out = function(*arguments)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        took = clock.seconds()
         if mode == "presence":
-            return out if out is None or type(out) is bool else ["+"]
-        return ["s", record_of(set(out)), record_of(out)] if mode == "set" else record_of(out)
+            return took, out if out is None or type(out) is bool else ["+"]
+        return took, ["s", record_of(set(out)), record_of(out)] if mode == "set" else record_of(out)
     except LateError:
-        return ["late"]
+        return limit, ["late"]
     except BaseException as error:
-        return _failure(error)
-
-
-def _on_alarm(number: int, frame: FrameType | None) -> None:
-    raise LateError("out of time")
+        return limit, _failure(error)
 
 
 def _failure(error: BaseException) -> list[str]:

@@ -28,6 +28,7 @@ from typing import Any
 from reflectioncoder.sandbox.kernel import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, die_with_parent, setns
 from reflectioncoder.sandbox.layers import IsolationLayers
 from reflectioncoder.sandbox.spawner import Spawner
+from reflectioncoder.sandbox.usage import usage_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Live:
 
 
 class ForkServer:
-    """Serves the requests of the parent process (`new`, `memory`, `kill`) one at a time; ends when the parent ends.
+    """Serves the parent process's requests (`new`, `memory`, `usage`, `kill`) one at a time; ends when that ends.
 
     Args:
         control: socket to the parent process.
@@ -112,6 +113,8 @@ class ForkServer:
             return self._new(fds, request)
         if request["do"] == "memory":
             return {"kills": self._kernel_kills() - self.live[request["id"]].kills}
+        if request["do"] == "usage" and request["id"] in self.live:
+            return {"usage": usage_of(self._members(request["id"]))}
         peak = self._peak_kb(request["id"]) if request["peak"] else 0
         return {**self._kill(request["id"], request["patience"]), "peak_kb": peak}
 
@@ -213,6 +216,11 @@ class ForkServer:
                 except (ProcessLookupError, ChildProcessError):
                     pass
             doomed = []
+
+    def _members(self, pid: int) -> list[int]:
+        """Return a session's processes: the program's, its descendants, and those that it left to the first process."""
+        first = self.live[pid].first
+        return [pid, *_descendants(pid), *(_descendants(first) if first is not None else ())]
 
     def _peak_kb(self, pid: int) -> int:
         """Return the highest peak memory among a session's live processes, beyond that of a fresh fork, in KiB."""

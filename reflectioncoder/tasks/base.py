@@ -104,6 +104,14 @@ class Task(ABC):
             UserError: the task has no problem with this id.
         """
 
+    def measure_again(self, task_id: str, interpreter: Interpreter) -> None:  # noqa: B027 (most tasks measure nothing)
+        """Measure anew what a problem's time limits depend on; called before a time-out is checked a second time.
+
+        Args:
+            task_id: id of the problem.
+            interpreter: an interpreter opened by `interpreter`; nothing else runs in it.
+        """
+
     def cost(self, task_id: str) -> float:
         """Expected seconds that a correct answer takes; 0 if unknown. The longest problems are checked first."""
         return 0.0
@@ -132,12 +140,16 @@ class TaskOptions:
         limit: number of problems to take from the start; 0 takes all.
         levels: difficulty levels of the held-out problems.
         data: folder of all benchmarks' data files, or of this one's; empty for the default location.
+        min_time_limit: shortest time limit of a call in seconds, for tasks that time a reference solution.
+        gt_time_limit_factor: time limit of a call as a multiple of the reference solution's time.
     """
 
     seed: int = 0
     limit: int = 0
     levels: tuple[int, ...] = (1, 2, 3, 4)
     data: str = ""
+    min_time_limit: float = 1.0
+    gt_time_limit_factor: float = 4.0
 
 
 def file_and_digest(path: Path) -> str:

@@ -126,8 +126,8 @@ class DS1000(Task):
     ) -> Verdict:
         """Run the problem's tests on an answer; see `Task.check`.
 
-        After a time-out the reference solution is timed once, and the answer is run again if `REFERENCE_FACTOR` times
-        that time exceeds the limit.
+        After a time-out the reference solution is timed, and the answer is run again if `REFERENCE_FACTOR` times that
+        processor time exceeds the limit.
 
         Returns:
             the verdict; `not_run` if the environment or a library that the problem needs is missing, or if its tests
@@ -144,19 +144,23 @@ class DS1000(Task):
         absent = sorted(_absent(self.python, wanted))
         if absent:
             return not_run(f"{', '.join(absent)}: not installed for {self.python}")
-        verdict = _run(row, cut_answer(completion), interpreter, limits)
+        verdict, _ = _run(row, cut_answer(completion), interpreter, limits)
         if verdict.outcome != "timeout":
             return verdict
         if task_id not in self._reference_seconds:
             generous = dataclasses.replace(limits, seconds=10 * limits.seconds)
-            reference = _run(row, row["reference_code"], interpreter, generous)
+            reference, processor = _run(row, row["reference_code"], interpreter, generous)
             if reference.outcome == "infrastructure":
                 return reference
-            self._reference_seconds[task_id] = reference.seconds
+            self._reference_seconds[task_id] = processor
         seconds = REFERENCE_FACTOR * self._reference_seconds[task_id]
         if seconds <= limits.seconds:
             return verdict
-        return _run(row, cut_answer(completion), interpreter, dataclasses.replace(limits, seconds=seconds))
+        return _run(row, cut_answer(completion), interpreter, dataclasses.replace(limits, seconds=seconds))[0]
+
+    def measure_again(self, task_id: str, interpreter: Interpreter) -> None:
+        """Have the reference solution timed once more; see `Task.measure_again`."""
+        self._reference_seconds.pop(task_id, None)
 
 
 def cut_answer(completion: str) -> str:
@@ -217,13 +221,15 @@ def _asked(python: str, *words: str) -> str:
         raise UserError(f"environment of DS-1000, {python}: cannot be run ({error}); run make ds1000") from None
 
 
-def _run(row: dict[str, Any], solution: str, interpreter: Interpreter, limits: Limits) -> Verdict:
+def _run(row: dict[str, Any], solution: str, interpreter: Interpreter, limits: Limits) -> tuple[Verdict, float]:
+    """Return the verdict on a solution, and the processor seconds of its session."""
     tests = "test_execution(answer)\n"
     if "def test_string(" in row["code_context"]:
         tests += "test_string(answer)\n"
     with interpreter.session(limits, module=True) as session:  # separate cells: tracebacks show cells
         result = session.run_together([row["code_context"], f"answer = {solution!r}", tests])
-    return Verdict(result.ok, result.outcome, result.error, result.seconds)
+        processor = limits.seconds if result.outcome == "timeout" else session.processor_seconds()
+    return Verdict(result.ok, result.outcome, result.error, result.seconds), processor
 
 
 def _insertion(row: dict[str, Any]) -> str:

@@ -254,13 +254,16 @@ class Flaky:
     name, max_new_tokens = "flaky", 8
 
     def __init__(self, *outcomes):
-        self.outcomes, self.alone = list(outcomes), []
+        self.outcomes, self.measured = list(outcomes), 0
 
     def prompts(self):
         return []
 
     def cost(self, task_id):
         return 0.0
+
+    def measure_again(self, task_id, interpreter):
+        self.measured += 1
 
     def check(self, task_id, completion, interpreter, limits, whole=False):
         outcome = self.outcomes.pop(0)
@@ -281,6 +284,7 @@ def test_failures_of_the_interpreter_never_count_and_timeouts_have_a_second_try(
     task = Flaky(*outcomes)
     (result,) = check_all(task, [Completion("x", 0, "code", "")], [None], LIMITS)
     assert result.passed is passed and task.outcomes == []
+    assert task.measured == outcomes.count("timeout") - (outcomes[-1] == "timeout")  # before the second try only
 
 
 def test_an_interpreter_that_keeps_failing_is_an_error_not_a_score():

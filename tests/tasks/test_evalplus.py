@@ -396,6 +396,52 @@ def test_a_reference_that_the_interpreter_loses_is_computed_again(data, tmp_path
         assert lost.wait() == -9 and interpreter._warm.process is not lost
 
 
+BUSY = """
+import time
+def truncate_number(number):
+    end = time.process_time() + {}
+    while time.process_time() < end: pass
+    return number % 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("least", "factor", "seconds", "outcome"),
+    [
+        (0.05, 3.0, 0.15, "ok"),  # the reference takes 0.1 s, so the limit is 0.3 s
+        (0.05, 3.0, 0.4, "timeout"),
+        (0.6, 3.0, 0.4, "ok"),
+        (0.05, 6.0, 0.4, "ok"),
+    ],
+)
+def test_the_time_limit_of_a_call_is_a_multiple_of_the_references_time(
+    data, pool, tmp_path, monkeypatch, least, factor, seconds, outcome
+):
+    monkeypatch.setenv("REFLECTIONCODER_CACHE", str(tmp_path))
+    options = TaskOptions(data=str(data), min_time_limit=least, gt_time_limit_factor=factor)
+    task = only(get_task("humaneval", options), lambda task_id: task_id == "HumanEval/2")
+    (problem,) = task.problems.values()
+    task.problems["HumanEval/2"] = dataclasses.replace(
+        problem, reference=BUSY.format(0.1), inputs={"base": problem.inputs["base"][:1]}
+    )
+    assert task.check("HumanEval/2", BUSY.format(seconds), pool[0], LIMITS, whole=True).outcome == outcome
+
+
+def test_the_reference_is_timed_again_beside_the_second_try(data, pool, tmp_path, monkeypatch):
+    """The cached time is that of a faster machine; the answer takes as long as the reference takes now."""
+    monkeypatch.setenv("REFLECTIONCODER_CACHE", str(tmp_path))
+    options = TaskOptions(data=str(data), min_time_limit=0.05)
+    task = only(get_task("humaneval", options), lambda task_id: task_id == "HumanEval/2")
+    (problem,) = task.problems.values()
+    slow = dataclasses.replace(problem, reference=BUSY.format(0.3), inputs={"base": problem.inputs["base"][:1]})
+    task.problems["HumanEval/2"] = dataclasses.replace(slow, reference=BUSY.format(0))
+    answer = Completion("HumanEval/2", 0, BUSY.format(0.3), "", whole=True)
+    assert task.check("HumanEval/2", answer.completion, pool[0], LIMITS, whole=True).outcome == "timeout"
+    task.problems["HumanEval/2"] = slow
+    (result,) = check_all(task, [answer], pool, LIMITS)
+    assert (result.passed, result.outcome) == (True, "ok")
+
+
 VERDICTS = """
 import json, sys
 from evalplus.data import get_human_eval_plus, get_mbpp_plus

@@ -1,12 +1,14 @@
 """Cache of the values that reference solutions return, and of the times they take on this machine.
 
 They are computed in isolation, when a problem is first scored, and kept on disk. The file name contains the digest of
-the data, the machine and the Python version, because times are only valid for the machine they were measured on. Set
-REFLECTIONCODER_CACHE to use another folder.
+the data, the machine and the Python version, because times are only valid for the machine they were measured on. They
+are processor times (`caller.CallClock`), which depend little on the load of the machine; before a time-out counts they
+are measured once more (`Expected.measure_again`). Set REFLECTIONCODER_CACHE to use another folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import re
@@ -19,17 +21,25 @@ from reflectioncoder.files.cache import cache_folder
 from reflectioncoder.interpreter.calls import Mode, Record, call_all, with_time
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
-FORMAT = 2  # changes whenever the format of a record changes
+FORMAT = 3  # changes whenever the format of a record changes
 CALL_SECONDS, ALL_SECONDS = 120.0, 900.0
 MEMORY_MB = 4096
 
 
 @dataclass(frozen=True)
 class Group:
-    """Results of the reference on a group of tests: record and seconds of each call, and characters of all records."""
+    """Results of the reference on a group of tests.
+
+    Args:
+        records: record of each call.
+        seconds: time of each call, as `caller.CallClock` measures it.
+        handling: seconds that making the records took besides.
+        chars: characters of all records.
+    """
 
     records: tuple[Record, ...]
     seconds: tuple[float, ...]
+    handling: float
     chars: int
 
 
@@ -105,25 +115,32 @@ class Expected:
             kept = self._kept(key)
         if kept is not None and len(kept.records) == program.count:
             return kept
-        limits = with_time(Limits(ALL_SECONDS, MEMORY_MB), ALL_SECONDS, 10_000_000)
-        seconds = [CALL_SECONDS] * program.count
-        with interpreter.session(limits, module=True) as session:
-            made = call_all(
-                session, program.source, program.entry_point, program.packed, seconds, limits, program.mode, timed=True
-            )
-        if made.outcome == "infrastructure":
-            return made.error or "the session was lost"
-        if made.outcome != "ok":
-            what = f"{made.outcome}: {made.error}" if made.error else made.outcome
-            raise UserError(f"{key}: its canonical solution fails on this machine ({what})")
-        group = Group(made.records, made.timings, len(json.dumps(made.records)))
-        with self._lock:
-            self._groups[key] = group
-            self._keep(key, group)
+        group = _measured(key, program, interpreter)
+        if isinstance(group, Group):
+            with self._lock:
+                self._groups[key] = group
+                self._keep(key, group)
         return group
 
+    def measure_again(self, key: str, program: Program, interpreter: Interpreter) -> None:
+        """Replace the times of a group of tests by new ones, for the present state of the machine; not on disk.
+
+        Args: see `get`. Nothing changes if the results are not known yet, or the reference fails this time.
+        """
+        with self._lock:
+            kept = self._kept(key)
+        if kept is None:
+            return
+        try:
+            group = _measured(key, program, interpreter)
+        except UserError:
+            return
+        if isinstance(group, Group):
+            with self._lock:
+                self._groups[key] = dataclasses.replace(kept, seconds=group.seconds, handling=group.handling)
+
     def _keep(self, key: str, group: Group) -> None:
-        line = f"{key}\t{json.dumps([group.records, group.seconds])}\n"
+        line = f"{key}\t{json.dumps([group.records, group.seconds, group.handling])}\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as out:  # a single write, so that lines of parallel runs do not mix
@@ -132,11 +149,26 @@ class Expected:
             pass
 
 
+def _measured(key: str, program: Program, interpreter: Interpreter) -> Group | str:
+    limits = with_time(Limits(ALL_SECONDS, MEMORY_MB), ALL_SECONDS, 10_000_000)
+    seconds = [CALL_SECONDS] * program.count
+    with interpreter.session(limits, module=True) as session:
+        made = call_all(
+            session, program.source, program.entry_point, program.packed, seconds, limits, program.mode, timed=True
+        )
+    if made.outcome == "infrastructure":
+        return made.error or "the session was lost"
+    if made.outcome != "ok":
+        what = f"{made.outcome}: {made.error}" if made.error else made.outcome
+        raise UserError(f"{key}: its canonical solution fails on this machine ({what})")
+    return Group(made.records, made.timings, made.handling, len(json.dumps(made.records)))
+
+
 def _parsed(line: bytes) -> Group | None:
     """Parse the results in a line; None if the line is incomplete."""
     try:
-        records, seconds = json.loads(line)
-        group = Group(tuple(records), tuple(map(float, seconds)), len(line))
+        records, seconds, handling = json.loads(line)
+        group = Group(tuple(records), tuple(map(float, seconds)), float(handling), len(line))
     except (ValueError, TypeError):
         return None
     return group if len(group.records) == len(group.seconds) else None

@@ -3,7 +3,8 @@
 The candidate's function is called on all inputs of a group of tests: the base tests, then those that evalplus added.
 Each group runs in its own namespace. The returned values are compared outside the candidate's process (`compare.py`)
 with those of the canonical solution (`expected.py`). The time limit of a call is four times the reference's time on
-this machine, and at least one second, as in evalplus.
+this machine, and at least one second, as in evalplus; but it is processor time, so other work on the machine changes no
+verdict.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from reflectioncoder.tasks.evalplus.expected import Expected, Program
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
 
-LEAST_SECONDS, REFERENCE_FACTOR = 1.0, 4.0  # time limit of a call
 MOST_SECONDS, SPARE_SECONDS = 60.0, 2.0  # time limit of a group of tests
 CONTINUATION_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\n#", "\n```", "\nassert ")
 WHOLE_STOPS = ('\n"""', "\nif __name__", "\nprint(", "\n```", "\nassert ")
@@ -53,6 +53,7 @@ class EvalPlusTask(Task):
         self.problems = {problem.task_id: problem for problem in problems[: options.limit or None]}
         self.tests = f"{path.name} {digest[:16]}"
         self._expected = Expected(self.dataset, digest)
+        self._least, self._factor = options.min_time_limit, options.gt_time_limit_factor
         self._packed: dict[str, str] = {}
 
     def prompts(self) -> list[Prompt]:
@@ -70,6 +71,19 @@ class EvalPlusTask(Task):
     def cost(self, task_id: str) -> float:
         """Seconds that the canonical solution takes on this machine; 0 if not measured yet."""
         return sum(self._expected.seconds(f"{task_id} {group}") for group in self.groups)
+
+    def measure_again(self, task_id: str, interpreter: Interpreter) -> None:
+        """Time the canonical solution once more; see `Task.measure_again`."""
+        problem = self.problems[task_id]
+        for group in self.groups:
+            self._expected.measure_again(f"{task_id} {group}", self._program(problem, group), interpreter)
+
+    def _program(self, problem: PlusProblem, group: str) -> Program:
+        """Return the canonical solution with the calls of a group of tests."""
+        key, name, inputs = f"{problem.task_id} {group}", problem.entry_point, problem.inputs[group]
+        if key not in self._packed:
+            self._packed[key] = caller.pack_program(inputs)
+        return Program(problem.reference, name, self._packed[key], len(inputs), mode_of(self.dataset, name))
 
     def check(
         self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
@@ -96,17 +110,15 @@ class EvalPlusTask(Task):
     def _check_group(
         self, problem: PlusProblem, group: str, program: str, interpreter: Interpreter, limits: Limits
     ) -> Verdict:
-        key, name, inputs = f"{problem.task_id} {group}", problem.entry_point, problem.inputs[group]
-        if key not in self._packed:
-            self._packed[key] = caller.pack_program(inputs)
-        packed, mode = self._packed[key], mode_of(self.dataset, name)
-        known = self._expected.get(key, Program(problem.reference, name, packed, len(inputs), mode), interpreter)
+        name, inputs, asked = problem.entry_point, problem.inputs[group], self._program(problem, group)
+        known = self._expected.get(f"{problem.task_id} {group}", asked, interpreter)
         if isinstance(known, str):
             return Verdict(False, "infrastructure", known)
-        seconds = [max(LEAST_SECONDS, REFERENCE_FACTOR * taken) for taken in known.seconds]
-        limits = calls.with_time(limits, min(MOST_SECONDS, sum(seconds)) + SPARE_SECONDS, known.chars)
+        seconds = [max(self._least, self._factor * taken) for taken in known.seconds]
+        together = min(max(MOST_SECONDS, *seconds), sum(seconds)) + SPARE_SECONDS + self._factor * known.handling
+        limits = calls.with_time(limits, together, known.chars)
         with interpreter.session(limits, module=True) as session:
-            made = calls.call_all(session, program, name, packed, seconds, limits, mode)
+            made = calls.call_all(session, program, name, asked.packed, seconds, limits, asked.mode)
         if made.outcome == "infrastructure":
             return Verdict(False, "infrastructure", made.error, made.seconds)
         wrong = first_wrong(self.dataset, name, inputs, made.records, known.records, problem.atol)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MULTIPL_E_INSTRUCTION = "Write a complete {language} function for the problem.\n\n{prompt}"  # appendix D
 COMPILE_SECONDS = 30.0
-TRIAL_FACTOR = 10.0  # extra time of a program beyond its limit, in multiples of the time of an empty one
+TRIAL_FACTOR = 10.0  # extra time of a program beyond its limit, in multiples of an empty one's processor time
 # patterns of output lines that name the failure, the most specific first
 _TELLING = (
     re.compile(r"\b\w*(?:Error|Exception)\b|panicked|error(?::|\[| [A-Z])"),
@@ -122,10 +122,15 @@ class MultiPLE(Task):
         code = assemble_program(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
         return _build_and_run(toolchain, code, row["tests"], interpreter, compile_limit, run_limit)[0]
 
+    def measure_again(self, task_id: str, interpreter: Interpreter) -> None:
+        """Have the empty program timed once more; see `Task.measure_again`."""
+        with self._lock:
+            self._trial = None
+
     def _measure(
         self, toolchain: Toolchain, interpreter: Interpreter, limits: Limits
     ) -> tuple[float, float] | str | Verdict:
-        """Measure once how many seconds an empty program takes to compile and to run.
+        """Measure once how many processor seconds an empty program takes to compile and to run.
 
         Returns:
             both times; the error message if the toolchain does not work; or a verdict if the interpreter failed, which
@@ -149,32 +154,32 @@ def tasks() -> dict[str, Callable[[TaskOptions], Task]]:
 def _build_and_run(
     toolchain: Toolchain, code: str, tests: str, interpreter: Interpreter, compile_limit: Limits, run_limit: Limits
 ) -> tuple[Verdict, tuple[float, float]]:
-    """Return the verdict on a program, and the seconds that compiling and running it took."""
+    """Return the verdict on a program, and the processor seconds that compiling and running it took."""
     from reflectioncoder.interpreter.workspace import workspace
     from reflectioncoder.tasks.multipl_e.compilers import ready_folder
 
     language, ready = toolchain.language, ready_folder(toolchain)
     first, second = secrets.token_hex(8), secrets.token_hex(8)
     files = {language.source: code + language.ending(tests, first, second)}
-    built = 0.0
+    built = spent = 0.0
     with workspace(interpreter, run_limit) as place:
         if language.compile:
             argv = toolchain.command(language.compile, ready, run_limit.memory_mb)
             result = place.run(argv, files, limits=compile_limit)
-            built = result.seconds
+            built, spent = result.seconds, place.processor_seconds()
             if not result.ok:
-                return _failure(result, "compilation: "), (built, 0.0)
+                return _failure(result, "compilation: "), (spent, 0.0)
             files = {language.source: ""}  # a compiled program cannot read its own source
         argv = toolchain.command(language.run, ready, run_limit.memory_mb)
         result = place.run(argv, files, env=language.environment, made=bool(language.compile))
-    times = built, result.seconds
+        times, seconds = (spent, place.processor_seconds() - spent), built + result.seconds
     if not result.ok:
         return _failure(result), times
     if language.failure and language.failure in result.stderr:
-        return Verdict(False, "error", "an assertion failed", sum(times)), times
+        return Verdict(False, "error", "an assertion failed", seconds), times
     if first + second not in result.stdout:
-        return Verdict(False, "error", "ended before its last test", sum(times)), times
-    return Verdict(True, "ok", "", sum(times)), times
+        return Verdict(False, "error", "ended before its last test", seconds), times
+    return Verdict(True, "ok", "", seconds), times
 
 
 def _failure(result: ProgramResult, what: str = "") -> Verdict:
