@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.whole import write_whole
 from reflectioncoder.registry import NameIn
 
 C = TypeVar("C")
@@ -222,8 +223,8 @@ def save(config: Any, directory: str | os.PathLike[str], name: str = "config") -
     """
     folder = Path(directory)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.toml").write_text(to_toml(config), encoding="utf-8")
-        (folder / f"{name}.versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        # written beside and renamed: a kill or a full disk must not lose how an output was made
+        write_whole(folder / f"{name}.versions.json", lambda out: out.write(json.dumps(versions(), indent=2) + "\n"))
+        write_whole(folder / f"{name}.toml", lambda out: out.write(to_toml(config)))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None

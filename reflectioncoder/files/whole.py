@@ -14,7 +14,25 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.cache import cache_folder
 
 NEW = "new"  # name of the file or folder that `replace_with` moves into place
+PART = ".part"  # ends the name of a file that is being written
 T = TypeVar("T")
+
+
+def file_mode() -> int:
+    """Return the mode of a new file under the umask of this process; temporary files are created with mode 600."""
+    try:  # reading the umask with os.umask would change it for all threads
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 0o666 & ~int(status.partition("Umask:")[2].split()[0], 8)
+    except (OSError, ValueError, IndexError):
+        return 0o644
+
+
+def usual_modes(folder: Path) -> None:
+    """Give a folder and everything below it the modes that new files and folders have under this process's umask."""
+    mode = file_mode()
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
 
 
 def write_whole(path: Path, write: Callable[[IO[str]], T]) -> T:
@@ -34,13 +52,13 @@ def write_whole(path: Path, write: Callable[[IO[str]], T]) -> T:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", suffix=PART, delete=False
         ) as out:
             temporary = Path(out.name)
             made = write(out)
             out.flush()
             os.fsync(out.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(file_mode())
         temporary.replace(path)
     finally:
         if temporary is not None:
@@ -85,6 +103,7 @@ def make_once(name: str, write: Callable[[Path], object], whole: Callable[[Path]
     try:
         with _folder_beside(target) as staging:
             write(staging)
+            usual_modes(staging)
             try:
                 staging.rename(target)
             except OSError:  # another process finished first

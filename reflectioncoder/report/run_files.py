@@ -260,7 +260,7 @@ def texts(directory: Path, pattern: str) -> dict[str, str]:
     found = {}
     for path in sorted(directory.rglob(pattern)):
         parts = path.relative_to(directory).parts
-        if not any(part.startswith((".", "checkpoint-")) for part in parts) and path.is_file():
+        if not any(part.startswith((".", "checkpoint-", "previous")) for part in parts) and path.is_file():
             found["/".join(parts)] = path.read_text(encoding="utf-8", errors="replace").strip()
     return found
 

@@ -1,7 +1,8 @@
-"""Files that a training run writes: log, checkpoints and the model.
+"""The log and the checkpoints of a training run.
 
-A run can be killed at any moment and loses at most the steps since its last checkpoint. A checkpoint is complete only
-when its last file, `progress.json`, is written. The weights of a finished model are also moved into place last.
+A run can be killed at any moment and loses at most the steps since its last checkpoint. A checkpoint is written beside
+its place and renamed when it is complete. Before a run is resumed from it, its files are compared with the sizes and
+digests in its manifest.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -17,38 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError, first_line
-from reflectioncoder.files.whole import write_whole
+from reflectioncoder.files.owned import (
+    Marker,
+    facts_of,
+    files_below,
+    read_marker,
+    remove_tree,
+    what_changed,
+    write_marker,
+)
+from reflectioncoder.files.whole import usual_modes, write_whole
 from reflectioncoder.progress import Meter
 
 LOG = "log.jsonl"
 EVALUATIONS = "eval.jsonl"
 PROGRESS = "progress.json"  # written last: a checkpoint with this file is complete
-MODEL = "model.safetensors"
-# Files that describe the weights. A new run deletes them, because they would not match its weights.
-BESIDE_WEIGHTS = (
-    "adapter_config.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "chat_template*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+MANIFEST = "manifest.json"  # sizes and digests of a checkpoint's files
 # Settings that may change when a run is resumed, because they do not affect the result.
 FREE_ON_RESUME = (
     "output",
@@ -153,13 +142,98 @@ def append_line(path: Path, line: str) -> None:
 
 def newest_checkpoint(output: Path) -> Path | None:
     """Return the newest complete checkpoint in an output directory, or None."""
-    whole = [folder for folder in checkpoints(output) if (folder / PROGRESS).is_file()]
+    whole = checkpoints(output)
     return whole[-1] if whole else None
 
 
 def checkpoints(output: Path) -> list[Path]:
+    """Return this program's complete checkpoints in an output directory, the oldest first.
+
+    `progress.json` tells them from checkpoints of other trainers.
+    """
+    return [folder for folder in numbered(output) if (folder / PROGRESS).is_file()]
+
+
+def numbered(output: Path) -> list[Path]:
+    """Return the folders `checkpoint-N`, whoever wrote them, in order of N."""
     found = [path for path in output.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
     return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+
+
+def what_is_wrong(folder: Path) -> str:
+    """Say why a run cannot be resumed from a checkpoint: what is missing or damaged; empty if it is whole."""
+    try:
+        progress = TrainProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return f"{PROGRESS} is missing"
+    except (OSError, ValueError, TypeError):
+        return f"{PROGRESS} cannot be read"
+    manifest = read_marker(folder, MANIFEST)
+    if manifest is not None:
+        return what_changed(folder, manifest.files)
+    if (folder / MANIFEST).exists():
+        return f"{MANIFEST} cannot be read"
+    missing = next((f"{name} is missing" for name in _usual(progress.engine) if not any(folder.glob(name))), "")
+    return missing or _unreadable(folder / "trainer_state.json")
+
+
+def _unreadable(path: Path) -> str:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{path.name} cannot be read ({first_line(error)})"
+    return ""
+
+
+def _usual(engine: str) -> tuple[str, ...]:
+    """Patterns of files that every checkpoint has; earlier versions wrote no manifest."""
+    state = ("trainer_state.json", "rng_state*.pth", "scheduler.pt")
+    if engine == "deepspeed":
+        return ("latest", "global_step*", *state[:2])
+    if engine == "fsdp2":
+        return ("pytorch_model_fsdp_0/*", "optimizer_0/*", *state)
+    return ("*model*.safetensors", "optimizer.pt", *state)
+
+
+def check_checkpoints(output: Path, say: Callable[[str], None]) -> None:
+    """Make sure that the newest checkpoint, from which a run would be resumed, is whole.
+
+    Raises:
+        UserError: it is damaged or incomplete; the message names the newest checkpoint that is whole.
+    """
+    found = numbered(output)
+    ours = [folder for folder in found if (folder / PROGRESS).is_file() or (folder / MANIFEST).is_file()]
+    last = int(ours[-1].name.split("-")[-1]) if ours else -1
+    for folder in found:
+        if folder not in ours and int(folder.name.split("-")[-1]) > last:
+            say(f"{folder}: has no {PROGRESS}, so it is incomplete or another program's, and is not used")
+    if ours and (wrong := what_is_wrong(ours[-1])):
+        before = next((folder.name for folder in ours[-2::-1] if not what_is_wrong(folder)), "")
+        advice = (
+            f"{before} is whole: remove {ours[-1].name} and run again with --resume to continue from it"
+            if before
+            else "no other checkpoint is whole; restore it, or start again with --overwrite"
+        )
+        raise UserError(f"{ours[-1]}: cannot resume from it, {wrong}; {advice}")
+    if found and not ours:
+        raise UserError(
+            f"{output}: {found[-1].name} is not a complete checkpoint (no {PROGRESS}); start again with --overwrite, "
+            "or choose another output"
+        )
+
+
+def seal(folder: Path, progress: TrainProgress) -> None:
+    """Complete a checkpoint: record sizes and digests of its files, and then the progress of the run."""
+    usual_modes(folder)
+    write_marker(folder, Marker("train", "finished", facts_of(folder, files_below(folder))), MANIFEST)
+    progress.save(folder)
+
+
+def forget_old(output: Path, best: str | None, keep: int = 2) -> None:
+    """Delete this program's checkpoints but the newest `keep` and the best one."""
+    for folder in checkpoints(output)[:-keep]:
+        if best is None or folder.name != Path(best).name:
+            remove_tree(folder)
 
 
 def how_to_go_on(output: Path) -> str:
@@ -178,67 +252,3 @@ def check_same_run(config: TrainConfig, output: Path) -> None:
     ]
     if changed:
         raise UserError(f"{output}: cannot resume, {'; '.join(changed)}")
-
-
-def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, first: TrainProgress) -> None:
-    """Save the config, and delete what does not belong to this run.
-
-    A resumed run keeps its complete checkpoints and its log up to the checkpoint. A new run keeps nothing.
-
-    Args:
-        output: output directory.
-        config: configuration of the run.
-        checkpoint: checkpoint that the run resumes from; None for a new run.
-        first: progress of that checkpoint.
-
-    Raises:
-        UserError: the directory cannot be written.
-    """
-    settings.save(config, output)
-    try:
-        for folder in checkpoints(output):
-            if checkpoint is None or not (folder / PROGRESS).is_file():
-                shutil.rmtree(folder)
-        if checkpoint is None:
-            for pattern in ("*.safetensors", f"{MODEL}.index.json", *BESIDE_WEIGHTS, "result.json"):
-                for path in output.glob(pattern):
-                    path.unlink()
-        for path in (output / LOG, output / EVALUATIONS):
-            text = path.read_text(encoding="utf-8") if path.is_file() and checkpoint is not None else ""
-            # A kill may leave an incomplete line. Steps after the checkpoint will be logged again.
-            lines = [line for line in text.split("\n")[:-1] if json.loads(line)["step"] <= first.step]
-            if lines or path.name == LOG or path.is_file():
-                path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}") from None
-
-
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
-    """Save a model so that `from_pretrained` and `apply_chat_template` work with it.
-
-    The weights are moved into place last, so a directory with weights holds a finished model.
-
-    Args:
-        model: a model, or a PEFT model, of which only the adapter is saved.
-        tokenizer: the model's tokenizer, saved in the same directory.
-        output: directory to write to.
-
-    Raises:
-        UserError: the directory cannot be written.
-    """
-    staging = output / ".model.part"
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(model, PreTrainedModel):
-            # The attention function for packed rows is registered in this process only.
-            model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
-            model.save_pretrained(staging)
-        else:  # the adapter holds the rows of the special tokens, so the embedding tables need not be saved
-            model.save_pretrained(staging, save_embedding_layers=False)
-        tokenizer.save_pretrained(staging)
-        for path in sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-            path.replace(output / path.name)
-        staging.rmdir()
-    except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise UserError(f"cannot write {output}: {first_line(error)}; {how_to_go_on(output)}") from None

@@ -13,9 +13,11 @@ from transformers.utils import logging as transformers_logging
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.owned import held
 from reflectioncoder.models.adapters import ADAPTER
 from reflectioncoder.models.load import Precision, load_model_and_tokenizer, load_tokenizer
-from reflectioncoder.train.checkpoints import MODEL, PROGRESS, newest_checkpoint, save_model
+from reflectioncoder.train.checkpoints import PROGRESS, newest_checkpoint, what_is_wrong
+from reflectioncoder.train.output import LOADED, MODEL, save_model
 from reflectioncoder.train.ranks.sharding import assemble_shards
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"
@@ -37,13 +39,17 @@ def consolidate(checkpoint: Path, output: Path) -> None:
     folder = checkpoint if (checkpoint / PROGRESS).is_file() else newest_checkpoint(checkpoint)
     if folder is None:
         raise UserError(f"{checkpoint}: holds no complete checkpoint of reflectioncoder train")
+    if wrong := what_is_wrong(folder):
+        raise UserError(f"{folder}: {wrong}; take another checkpoint")
     if (output / MODEL).exists() or (output / f"{MODEL}.index.json").exists():
         raise UserError(f"{output}: already holds a model; choose another directory")
+    if foreign := next((name for name in LOADED if (output / name).exists()), ""):
+        raise UserError(f"{output}: already holds {foreign}; choose another directory")
     run = folder.parent / "config.toml"
     precision: Precision = settings.load(TrainConfig, run).precision if run.is_file() else "float32"
     tokenizer = load_tokenizer(str(folder))
-    output.mkdir(parents=True, exist_ok=True)
-    save_model(_model(folder, precision), tokenizer, output)
+    with held(output):
+        save_model(_model(folder, precision), tokenizer, output, "consolidate")
 
 
 def _model(folder: Path, precision: Precision) -> PreTrainedModel:

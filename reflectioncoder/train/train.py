@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
-from reflectioncoder.models.adapters import ADAPTER
+from reflectioncoder.files.owned import held
 from reflectioncoder.models.load import choose_device, load_model_and_tokenizer
 from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import dry_run as dryrun
@@ -41,21 +40,28 @@ from reflectioncoder.train.batch.steps import TrainSteps, data_digest, prepare, 
 from reflectioncoder.train.batch.strategies import check_order
 from reflectioncoder.train.checkpoints import (
     LOG,
-    MODEL,
     NARRATION_SECONDS,
     PROGRESS,
     LogFile,
     TrainProgress,
+    check_checkpoints,
     check_same_run,
-    checkpoints,
     how_to_go_on,
     newest_checkpoint,
-    save_model,
-    start_output,
 )
 from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
 from reflectioncoder.train.compute.model_check import check_model
 from reflectioncoder.train.compute.packed_attention import has_rotary_positions, use_varlen_attention
+from reflectioncoder.train.output import (
+    RESULT,
+    check_inputs,
+    check_output,
+    check_places,
+    complete_output,
+    finish_output,
+    save_model,
+    start_output,
+)
 from reflectioncoder.train.ranks.sharding import Engine, choose_engine, like_the_first, loads_once, whole_model
 from reflectioncoder.train.ranks.world import SMALLER, EndsWithALine, World, one_line
 from reflectioncoder.train.trainer import ReflectionTrainer
@@ -119,8 +125,22 @@ def train(
     """
     world = World.from_environment()
     say = (say or _to_stderr) if world.first else _to_nobody
+    _check(config)
+    if not world.first:
+        return _train(config, world, say, callbacks)
+    check_inputs(config)
+    with held(Path(config.output)):
+        complete_output(Path(config.output), say)
+        check_output(config)
+        if config.resume:
+            check_checkpoints(Path(config.output), say)
+        return _train(config, world, say, callbacks)
+
+
+def _train(
+    config: TrainConfig, world: World, say: Callable[[str], None], callbacks: Sequence[TrainerCallback]
+) -> TrainResult:
     output = Path(config.output)
-    _check(config, output)
     engine = choose_engine(config.sharding)
     checkpoint = newest_checkpoint(output) if config.resume else None
     if checkpoint is not None:
@@ -169,6 +189,8 @@ def train(
         f"{len(steps)} steps of {config.batch_size} samples; a line every {NARRATION_SECONDS:.0f} seconds, every "
         f"step in {output / LOG}"
     )
+    if world.first:
+        check_places(config, len(steps))
     arguments.max_steps = len(steps)
     arguments.warmup_steps = math.ceil(config.warmup_ratio * len(steps))
     with fits("loading"):
@@ -200,11 +222,8 @@ def train(
         with one_line(world, lambda: "while the model was written", lambda: ROOM, advice):
             whole = whole_model(trained, trainer, engine, config.precision, world.first)
             if whole is not None:
-                _save(whole, tokenizer, config, output)
-                for folder in checkpoints(output):
-                    shutil.rmtree(folder, ignore_errors=True)
-                text = json.dumps(dataclasses.asdict(result), indent=2)
-                (output / "result.json").write_text(text + "\n", encoding="utf-8")
+                _save(whole, tokenizer, config, result)
+                finish_output(output)
             world.wait()  # the other ranks would treat a rank that exits earlier as dead
     return result
 
@@ -230,8 +249,9 @@ def _what_to_lower(trainer: ReflectionTrainer) -> str:
     return f"lower micro_tokens (now {budget}), or set gradient_checkpointing, neither of which changes the result"
 
 
-def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, output: Path) -> None:
+def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, result: TrainResult) -> None:
     """Save the trained model or PEFT model; an adapter is merged first if `lora.output` is `merged`."""
+    output = Path(config.output)
     if config.lora.r and config.lora.output == "merged":
         if config.lora.quantize == "none":
             model = model.merge_and_unload()
@@ -239,7 +259,8 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, o
             with tempfile.TemporaryDirectory(dir=output, prefix=".adapter-") as folder:
                 model.save_pretrained(folder, save_embedding_layers=False)
                 model, _ = load_model_and_tokenizer(folder, config.precision, "cpu")
-    save_model(model, tokenizer, output)
+    text = json.dumps(dataclasses.asdict(result), indent=2)
+    save_model(model, tokenizer, output, others={RESULT: f"{text}\n"})
 
 
 def hold_out(
@@ -288,7 +309,9 @@ def compile_feed_forward(model: PreTrainedModel) -> None:
 
 def describe_plan(config: TrainConfig) -> str:
     """Describe what a run would do, without loading the weights (see `dry_run.py`). Raises UserError like `train`."""
-    _check(config, Path(config.output))
+    _check(config)
+    check_inputs(config)
+    check_output(config)
     return dryrun.describe_plan(config)
 
 
@@ -309,7 +332,7 @@ def _device(config: TrainConfig) -> torch.device:
     return device
 
 
-def _check(config: TrainConfig, output: Path) -> None:
+def _check(config: TrainConfig) -> None:
     """Raise UserError for settings that can be rejected before anything is loaded."""
     if config.lora.r < 0:
         raise UserError(f"lora.r = {config.lora.r}: must be positive, or 0 to train all weights")
@@ -326,16 +349,6 @@ def _check(config: TrainConfig, output: Path) -> None:
     trackers.choose_trackers(config.report_to)
     if config.epochs <= 0:
         raise UserError(f"epochs = {config.epochs}: must be positive")
-    if any((output / name).exists() for name in (MODEL, f"{MODEL}.index.json", ADAPTER)):
-        if config.resume and not config.overwrite:
-            raise UserError(f"{output}: the run is finished, there is nothing to resume; set overwrite to train again")
-        if not config.overwrite:
-            raise UserError(f"{output}: holds a finished model; choose another output, or set overwrite")
-    elif not (config.resume or config.overwrite) and (unfinished := newest_checkpoint(output)):
-        raise UserError(
-            f"{output}: holds {unfinished.name} of an unfinished run; add --resume to continue, or --overwrite "
-            "to start again"
-        )
 
 
 def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
@@ -360,7 +373,7 @@ def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="steps" if config.save_steps > 0 else "no",
         save_steps=max(config.save_steps, 1),
-        save_total_limit=2,
+        save_total_limit=None,  # `forget_old` deletes old checkpoints, and no other program's
         report_to=trackers.choose_trackers(config.report_to) or "none",
         optim=OPTIMIZERS[config.optimizer],
         eval_strategy="steps" if config.eval_steps else "no",

@@ -11,6 +11,8 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,26 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import RankError, UserError, first_line
+from reflectioncoder.files.owned import remove_tree
 from reflectioncoder.train.batch.packing import MicroBatch
 from reflectioncoder.train.batch.steps import Ahead, TrainStep, TrainSteps
-from reflectioncoder.train.checkpoints import EVALUATIONS, TrainProgress, append_line, newest_checkpoint
+from reflectioncoder.train.checkpoints import (
+    EVALUATIONS,
+    TrainProgress,
+    append_line,
+    checkpoints,
+    forget_old,
+    newest_checkpoint,
+    seal,
+)
 from reflectioncoder.train.compute.flops import Needed, peak_flops
 from reflectioncoder.train.compute.loss import LossTerms, micro_batch_loss, through
 from reflectioncoder.train.compute.master_weights import MasterAdamW, with_masters
 from reflectioncoder.train.held_out import metrics
 from reflectioncoder.train.lora import set_precision
+from reflectioncoder.train.output import CHECKPOINT_STAGING
 from reflectioncoder.train.ranks.sharding import Engine, attach
-from reflectioncoder.train.ranks.world import lost_contact
+from reflectioncoder.train.ranks.world import lost_contact, out_of_memory
 from reflectioncoder.train.trackers import stage
 
 
@@ -81,6 +93,7 @@ class ReflectionTrainer(Trainer):
         self.logged = (first.tokens, self.operations, first.seconds)
         self.held_out: list[MicroBatch] = []
         self.passing = 0  # tokens of the latest pass
+        self.saving = False
         if engine == "none":
             # Mark the model as prepared, so that accelerate does not wrap it in DistributedDataParallel. That would use
             # the model's size again for its buckets, and does not handle the optimizer's float32 gradients.
@@ -238,29 +251,77 @@ class ReflectionTrainer(Trainer):
         self.world.wait()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.config.lora.r:
             set_precision(self.network, self.config)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warn of weights that a checkpoint lacks, but for the output head of a model that ties it."""
+        tied = set(getattr(self.network, "all_tied_weights_keys", None) or ())
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        """Return the folder of the checkpoints; while one is written, a folder beside them."""
+        output = Path(self.config.output)
+        return str(output / CHECKPOINT_STAGING if self.saving else output)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"
+        """Write a checkpoint beside its place, and rename it when every rank has written its part."""
+        output, name = Path(self.config.output), f"checkpoint-{self.state.global_step}"
+        folder, staging = output / name, output / CHECKPOINT_STAGING
+        self.saving = True
         try:
             super()._save_checkpoint(model, trial)
             if self.world.first:
-                self.network.config.save_pretrained(folder)
+                self.network.config.save_pretrained(staging / name)
                 if self.network.generation_config is not None:
-                    self.network.generation_config.save_pretrained(folder)
-                self.tokenizer.save_pretrained(folder)
-            self.world.wait()  # a checkpoint is complete when every rank has written its part
+                    self.network.generation_config.save_pretrained(staging / name)
+                self.tokenizer.save_pretrained(staging / name)
+            if self.state.best_global_step:  # the Trainer looks for it in the folder it writes to
+                self.state.best_model_checkpoint = str(output / f"checkpoint-{self.state.best_global_step}")
+            self.world.wait()
             if self.world.first:
-                TrainProgress(self.state.global_step, self.tokens, self.seconds, self.engine, self.data).save(folder)
+                self.state.save_to_json(str(staging / name / "trainer_state.json"))
+                progress = TrainProgress(self.state.global_step, self.tokens, self.seconds, self.engine, self.data)
+                seal(staging / name, progress)
+                if folder in checkpoints(output):
+                    remove_tree(folder)
+                (staging / name).rename(folder)
+                forget_old(output, self.state.best_model_checkpoint)
+            self.world.wait()
         except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             if lost_contact(error):
                 raise
-            shutil.rmtree(folder, ignore_errors=True)
             raise RankError(
                 f"cannot write {folder}: {first_line(error)}; earlier checkpoints are intact, continue with --resume"
             ) from None
+        finally:
+            self.saving = False
+            if self.world.first:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def readable(checkpoint: str | None) -> Iterator[None]:
+    """Context manager that turns the errors of a damaged checkpoint into a UserError."""
+    try:
+        yield
+    except Exception as error:  # damaged files raise errors of many kinds: of zip, of pickle, of their own checks
+        if isinstance(error, UserError) or lost_contact(error) or out_of_memory(error):
+            raise
+        raise UserError(
+            f"{checkpoint}: cannot be read ({first_line(error)}); restore it, or remove it and resume"
+        ) from None
 
 
 def _only_item(items: list[TrainStep]) -> dict[str, TrainStep]:

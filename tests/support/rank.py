@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
+from killing import kill_before_move
 from training import At, interrupt
 
 from reflectioncoder.config.toml import load
@@ -48,3 +49,20 @@ def killed(log: Path, path: Path, step: int) -> None:
     """Train, and kill this process with SIGKILL after a step."""
     begin(log, {})
     train(load(TrainConfig, path), callbacks=[At(step, lambda: os.kill(os.getpid(), signal.SIGKILL))])
+
+
+def killed_at_move(log: Path, path: Path, number: int) -> None:
+    """Train, and be killed with SIGKILL before the `number`-th rename of a file, counted from 1."""
+    begin(log, {})
+    kill_before_move(number)
+    train(load(TrainConfig, path))
+
+
+def trained(log: Path, path: Path) -> None:
+    """Train in a process that the caller may kill; a UserError goes to the log, and the status is 2."""
+    begin(log, {})
+    try:
+        train(load(TrainConfig, path))
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(2)
