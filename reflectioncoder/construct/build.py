@@ -230,7 +230,8 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     settings |= {f"added_{kind}": list(names) for kind, names in added.items() if names}
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests)).encode())
+        given = (problem.given,) if problem.given else ()
+        digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests, *given)).encode())
     # the sequences contain tracebacks, which differ between Python versions
     known = {key: value for key, value in versions().items() if key in ("reflectioncoder", "ipython")}
     python = ".".join(platform.python_version_tuple()[:2])

@@ -105,7 +105,8 @@ def _raised(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
 
 def problem_digest(problem: Problem) -> str:
     """Hash everything in a problem, except its id, that its conversation or its verdict depends on."""
-    parts = repr((problem.instruction, problem.solution, problem.tests, problem.entry_point))
+    given = (problem.given,) if problem.given else ()
+    parts = repr((problem.instruction, problem.solution, problem.tests, problem.entry_point, *given))
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -85,9 +85,10 @@ class CellResult:
 class Session:
     """The process of one program. Its cells share state, as in a notebook. Created by `Interpreter.session`."""
 
-    def __init__(self, warm: WarmProcess, limits: Limits, module: bool = False) -> None:
+    def __init__(self, warm: WarmProcess, limits: Limits, module: bool = False, unnumbered: int = 0) -> None:
         self._limits = limits
         request = {"memory_mb": limits.memory_mb, "seconds": limits.seconds, "module": module}
+        request["unnumbered"] = unnumbered
         self._remote = Remote(warm, "cells", 1, request)
 
     def __enter__(self) -> "Session":
@@ -308,37 +309,44 @@ class Interpreter:
         except InfrastructureError as error:
             raise UserError(f"the interpreter cannot start sessions: {error}") from error
 
-    def session(self, limits: Limits | None = None, module: bool = False) -> Session:
+    def session(self, limits: Limits | None = None, module: bool = False, unnumbered: int = 0) -> Session:
         """Start a fresh session whose cells share state.
 
         Args:
             limits: limits of each cell.
             module: run programs as an imported module instead of a notebook: `__name__` is not "__main__", there is no
                 kernel command line, and `asyncio.run` works (a kernel runs cells inside its event loop).
+            unnumbered: number of cells before the one that tracebacks call `Cell In[1]`.
 
         Raises:
             UserError: no session can be started.
         """
-        return self.start(lambda warm: Session(warm, limits or self.limits, module))
+        return self.start(lambda warm: Session(warm, limits or self.limits, module, unnumbered))
 
     @overload
-    def run(self, code: str, limits: Limits | None = None) -> CellResult: ...  # type: ignore[overload-overlap]
+    def run(self, code: str, limits: Limits | None = None, given: str = "") -> CellResult: ...  # type: ignore[overload-overlap]
 
     @overload
-    def run(self, code: Sequence[str], limits: Limits | None = None) -> list[CellResult]: ...
+    def run(self, code: Sequence[str], limits: Limits | None = None, given: str = "") -> list[CellResult]: ...
 
-    def run(self, code: str | Sequence[str], limits: Limits | None = None) -> CellResult | list[CellResult]:
+    def run(
+        self, code: str | Sequence[str], limits: Limits | None = None, given: str = ""
+    ) -> CellResult | list[CellResult]:
         """Run a program in a fresh session.
 
         Args:
             code: one cell, or a list of cells. They run one after the other, even after a cell that raised.
             limits: limits of each cell.
+            given: code that runs before the cells and has neither a number nor a result; tracebacks call it
+                `Cell In[0]`. If it ends the session, the cells are `killed`.
 
         Returns:
             one result for one cell, a list of results for a list. Cells after one that ended the session are `killed`,
             with a message that says so.
         """
-        with self.session(limits) as session:
+        with self.session(limits, unnumbered=1 if given else 0) as session:
+            if given:
+                session.run(given)
             if isinstance(code, str):
                 return session.run(code)
             return [session.run(cell) for cell in code]

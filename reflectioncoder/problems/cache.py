@@ -20,6 +20,7 @@ from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.problem import Problem
 
 CACHE = "problems.cache.jsonl"
+READING = 2  # increase when the same row is read as another problem
 WORTH_IT = 2000  # number of problems from which caching saves time
 
 
@@ -51,7 +52,7 @@ def load_once(source: str, reading: Iterable[Any], folder: Path, read: Callable[
     Raises:
         UserError: raised by `read`. A cache that cannot be read or written is ignored.
     """
-    digest = hashlib.sha256(json.dumps([source, list(reading), versions()["reflectioncoder"]]).encode())
+    digest = hashlib.sha256(json.dumps([READING, source, list(reading), versions()["reflectioncoder"]]).encode())
     if Path(source).is_file():
         with Path(source).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

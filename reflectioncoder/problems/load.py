@@ -18,9 +18,10 @@ from typing import Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.rows import iter_rows
+from reflectioncoder.problems.given import split_given
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.asserts import split_tests
-from reflectioncoder.syntax.trees import lines_of, names_in, parse
+from reflectioncoder.syntax.trees import parse
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class FieldMap:
         solution: reference code; a block under `if __name__ == "__main__"` is removed.
         tests: tests, in any format of `split_tests`.
         entry_point: name, or an expression such as `Solution().twoSum`; if empty, it is inferred from the tests.
-        setup: code to insert before the solution.
+        setup: given code, which runs before every program and is no part of an answer. Imports that the solution uses
+            are put before it.
         level: difficulty, a number from 1 or one of easy, medium, hard.
         require: column that must be true, or "column=value"; other rows are left out.
         ranges: for files that contain all splits: first and last id of each, as in "train:601-974 test:11-510".
@@ -244,7 +246,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) -> Problem:
     expression = _text(row, columns.entry_point).strip()
-    solution = _standalone(_text(row, columns.setup), _text(row, columns.solution))
+    given, solution = split_given(_text(row, columns.setup), _text(row, columns.solution))
     try:
         if expression:
             parse(expression, "eval")
@@ -269,6 +271,7 @@ def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) 
         name,
         columns.licence,
         level if isinstance(level, int) else NAMED_LEVELS.get(str(level).lower()),
+        given=given,
     )
 
 
@@ -277,22 +280,6 @@ def _mentions(text: str, name: str) -> bool:
     marked = rf"`{name}\b|\b{name}\s?\(|\b(def|class|named|called)\s+{name}\b"
     spelled = "_" in name or not name.islower()
     return bool(re.search(rf"\b{name}\b" if spelled else marked, text))
-
-
-def _standalone(setup: str, solution: str) -> str:
-    """Join set-up code and solution, without the part that runs only as a script (`if __name__ == ...`)."""
-    if not solution.strip():
-        return ""
-    code = "\n".join(part.rstrip() for part in (setup, solution) if part.strip())
-    try:
-        body: list[ast.stmt] = parse(code).body  # type: ignore[attr-defined]
-    except SyntaxError as error:
-        raise UserError(f"solution is not Python: {error.msg} (line {error.lineno})") from None
-    lines = lines_of(code)
-    for statement in reversed(body):
-        if isinstance(statement, ast.If) and "__name__" in names_in(statement.test):
-            del lines[statement.lineno - 1 : statement.end_lineno]
-    return "\n".join(lines).strip() + "\n"
 
 
 def _entry_point(tests: Sequence[str], solution: str) -> str:

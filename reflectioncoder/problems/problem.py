@@ -14,13 +14,15 @@ class Problem:
     Args:
         id: unique name within its source.
         instruction: the request, as a user would write it.
-        solution: self-contained reference code that passes `tests`.
+        solution: reference code that passes `tests` after the given code.
         tests: source of single `assert` statements. Each runs on its own after the solution.
         entry_point: name of the function or class that the tests use.
         source: name of the data set.
         licence: licence of the instruction and the solution.
         level: difficulty from 1; None if unknown.
         extra: further fields of the source.
+        given: code that the environment provides, such as the classes of a tree; it runs before every program and is no
+            part of an answer.
 
     Example:
         Problem("double", "Write `double(x)`.", "def double(x):\\n    return 2 * x\\n", ("assert double(3) == 6",))
@@ -35,3 +37,4 @@ class Problem:
     licence: str = ""
     level: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    given: str = ""

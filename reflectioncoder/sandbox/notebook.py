@@ -209,6 +209,10 @@ class Notebook:
         self.shell.user_ns["__name__"] = sys.argv[0] = "candidate"
         del sys.argv[1:]
 
+    def start_at(self, number: int) -> None:
+        """Set the number of the next cell. Cells before number 1 are not part of the notebook that is shown."""
+        self._number = number - 1
+
     def finish(self) -> None:
         """Do what a kernel does after the last statement, such as drawing figures."""
         self.shell.events.trigger("post_execute")

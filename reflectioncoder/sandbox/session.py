@@ -199,6 +199,7 @@ def become_program(
         isolation.become_untrusted(slot, request["memory_mb"], request["seconds"])
         if request["module"]:
             notebook.be_module()
+        notebook.start_at(1 - request["unnumbered"])
         close_doors()
         _deeper(serve, notebook, COMMAND_FD, RESULT_FD)
     except BaseException as error:

@@ -34,6 +34,7 @@ def passes(problem: Problem, solution: str | None = None) -> bool:
     """Whether a solution passes its problem's tests, run by plain `exec`, independent of the interpreter."""
     space: dict[str, object] = {"__name__": "__main__"}  # `dataclasses` needs __name__
     try:
+        exec(problem.given, space)
         exec(problem.solution if solution is None else solution, space)  # type: ignore[arg-type]
         for test in problem.tests:
             exec(test, space)

@@ -80,10 +80,12 @@ class Run:
     Args:
         code: the cell.
         before: earlier cells that it needs, which run first.
+        given: given code of the problem, which runs before all cells.
     """
 
     code: str
     before: tuple[str, ...] = ()
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ class Conversation:
         if found_io := io_in_code(code, self.rules.filters):
             return self._drop("input_output", found_io)
         self.before = tuple(self.cells) if uses_earlier(code, self.cells) else ()
-        return Run(code, self.before)
+        return Run(code, self.before, self.problem.given)
 
     def _executed(self, result: CellResult) -> ConversationStep:
         code, prompts = self.blocks[-1].content, self.rules.prompts

@@ -219,9 +219,11 @@ class _Conversations:
             return Entry(problem.id, "rejected", "internal_error", f"{type(error).__name__}: {error}")
 
     async def _run(self, step: Run) -> CellResult:
-        results = await self._pool.run([*step.before, step.code])
+        results = await self._pool.run([*step.before, step.code], given=step.given)
         if step.before and results[-1].outcome == "killed" and any(not result.ok for result in results[:-1]):
-            results = await self._pool.run([step.code])  # an earlier cell exceeded its limits, but only in this run
+            results = await self._pool.run(
+                [step.code], given=step.given
+            )  # an earlier cell exceeded its limits, but only in this run
         if results[-1].outcome == "infrastructure":
             raise InfrastructureError(results[-1].message)
         return results[-1]

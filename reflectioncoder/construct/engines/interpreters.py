@@ -43,14 +43,16 @@ class Programs(ABC):
     async def __aexit__(self, *_: object) -> None: ...
 
     @overload
-    async def run(self, code: str, limits: Limits | None = None) -> CellResult: ...  # type: ignore[overload-overlap]
+    async def run(self, code: str, limits: Limits | None = None, given: str = "") -> CellResult: ...  # type: ignore[overload-overlap]
 
     @overload
-    async def run(self, code: Sequence[str], limits: Limits | None = None) -> list[CellResult]: ...
+    async def run(self, code: Sequence[str], limits: Limits | None = None, given: str = "") -> list[CellResult]: ...
 
-    async def run(self, code: str | Sequence[str], limits: Limits | None = None) -> CellResult | list[CellResult]:
+    async def run(
+        self, code: str | Sequence[str], limits: Limits | None = None, given: str = ""
+    ) -> CellResult | list[CellResult]:
         """See `Interpreter.run`."""
-        work = cast(Callable[[Interpreter], CellResult | list[CellResult]], methodcaller("run", code, limits))
+        work = cast(Callable[[Interpreter], CellResult | list[CellResult]], methodcaller("run", code, limits, given))
         return await self.use(work)
 
     async def check(self, code: str, problem: Problem, asserts: str = "") -> str | None:

@@ -55,7 +55,7 @@ def unstable(dialogue: Dialogue, problem: Problem, interpreter: Interpreter, rep
     """
     cells, printed = last_program(dialogue)
     for number in range(1, repeats + 1):
-        result = interpreter.run(cells)[-1]
+        result = interpreter.run(cells, given=problem.given)[-1]
         if result.outcome == "infrastructure":
             raise InfrastructureError(result.message)
         if not result.ok:

@@ -271,7 +271,7 @@ def final_code_fails(dialogue: Dialogue, problem: Problem, interpreter: Interpre
 
 
 def code_fails(code: str, problem: Problem, interpreter: Interpreter, asserts: str = "") -> str | None:
-    """Run code as one program with asserts and the problem's own tests; what went wrong, or None.
+    """Run code as one program with the problem's given code and own tests, and asserts; what went wrong, or None.
 
     Args:
         code: runs first, and must define what the others use.
@@ -282,7 +282,7 @@ def code_fails(code: str, problem: Problem, interpreter: Interpreter, asserts: s
     Raises:
         InfrastructureError: the interpreter failed, which says nothing about the code.
     """
-    cells = [code, *filter(None, (asserts, "\n".join(problem.tests)))]
+    cells = [*filter(None, (problem.given, code, asserts, "\n".join(problem.tests)))]
     with interpreter.session() as session:
         result = session.run_together(cells)
     if result.outcome == "infrastructure":

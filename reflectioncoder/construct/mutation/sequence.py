@@ -22,7 +22,9 @@ from reflectioncoder.construct.prompts import PROMPT_VERSION, REFLECTION_INSTRUC
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.problems.given import defined_names
 from reflectioncoder.problems.problem import Problem
+from reflectioncoder.syntax.trees import names_in
 
 TRIAL_LIMITS = Limits(seconds=1.0)
 BUGS_TRIED = 24  # candidates tried as the first bug before the problem is rejected
@@ -34,6 +36,7 @@ LONGEST_TEST = 160
 LONGEST_ACTUAL = 160
 LONGEST_OUTPUT = 1_600
 OUTCOMES_MARK = "@@outcomes@@"
+GIVEN_CELL = "Cell In[0]"  # in the tracebacks of `Interpreter.run`
 # Prints each test's outcome, and the value if it is wrong, so that mutants that fail differently can be told apart.
 TRIAL = f"""
 def _outcomes_of(pairs):
@@ -100,7 +103,8 @@ class _Workshop:
         key = frozenset(planted)
         if key not in self.known:
             pairs = [(test, parse_assert(test).call) for test in self.problem.tests]
-            results = self.interpreter.run([self.code(planted), TRIAL % repr(pairs)], TRIAL_LIMITS)
+            cells = [self.code(planted), TRIAL % repr(pairs)]
+            results = self.interpreter.run(cells, TRIAL_LIMITS, given=self.problem.given)
             text = results[-1].text
             if not all(result.ok for result in results) or OUTCOMES_MARK not in text:
                 self.known[key] = None
@@ -144,6 +148,10 @@ def reflect_by_mutation(
             parse_assert(test)
     except (SyntaxError, ValueError) as error:
         return Rejected(problem.id, "test is not a single assert", str(error))
+    if problem.given:
+        result = interpreter.run(problem.given)
+        if not result.ok:
+            return Rejected(problem.id, "given code fails", result.error or result.outcome)
     verdict = shop.outcomes(())
     if verdict is None or any(verdict):
         detail = "not ended" if verdict is None else next(how for how in verdict if how)
@@ -270,17 +278,20 @@ def _run_failing(shop: _Workshop, plan: _Round, block: str) -> tuple[CellResult,
     Raises:
         _UnusableError: another assert fails first, or the output is unsuitable for training.
     """
-    result = shop.interpreter.run([block])[0]
+    given = shop.problem.given
+    result = shop.interpreter.run([block], given=given)[0]
     check = parse_assert(shop.problem.tests[plan.failing])
     place = block.split("\n").index(check.test.split("\n")[0]) + 1
     if result.outcome != "error" or result.exception is None or result.line != place:
         raise _UnusableError
     if len(result.text) > LONGEST_OUTPUT or " at 0x" in result.text:
         raise _UnusableError
+    if given and GIVEN_CELL in result.text:  # the traceback shows given code, which is not in the text
+        raise _UnusableError
     if result.exception != "AssertionError":
         return result, AssertFailure(check, result.exception, result.message or "")
     earlier = "\n".join(block.split("\n")[: place - 1])
-    value = shop.interpreter.run([earlier, f"print({OUTCOMES_MARK!r} + repr({check.call}))"])[1]
+    value = shop.interpreter.run([earlier, f"print({OUTCOMES_MARK!r} + repr({check.call}))"], given=given)[1]
     actual = value.text.rpartition(OUTCOMES_MARK)[2].strip("\n")
     if not value.ok or len(actual) > LONGEST_ACTUAL or "\n" in actual or " at 0x" in actual or "`" in actual:
         raise _UnusableError
@@ -313,14 +324,16 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
         blocks += [Block("code", text), Block("execution", result.text)]
         blocks.append(Block("text", analysis(failure, mutation, buggy, fixed, where, plan.partial, rng)))
     last = block((), rounds[-1].shown, len(rounds))
-    result = shop.interpreter.run([last])[0]
+    result = shop.interpreter.run([last], given=problem.given)[0]
     if not result.ok or len(result.text) > LONGEST_OUTPUT:
         raise _UnusableError
     name = problem.entry_point or _function_at(shop.solution, shop.candidates[rounds[-1].repaired].line)
     repaired = problem.tests[rounds[-1].failing]
     blocks += [Block("code", last), Block("execution", result.text)]
     blocks.append(Block("text", closing(name, repaired, len(rounds), rng)))
-    instruction = reflection_instruction(problem.instruction, rng.randrange(len(REFLECTION_INSTRUCTIONS)))
+    instruction = reflection_instruction(
+        problem.instruction + _what_is_given(shop, blocks), rng.randrange(len(REFLECTION_INSTRUCTIONS))
+    )
     provenance: Mapping[str, object] = {
         "method": "mutation",
         "seed": seed,
@@ -337,6 +350,21 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
         source=problem.source,
         provenance=provenance,
     )
+
+
+def _what_is_given(shop: _Workshop, blocks: Sequence[Block]) -> str:
+    """Return a sentence that names the given functions and classes that the code of a sequence uses; "" if none."""
+    if not shop.problem.given:
+        return ""
+    used = names_in(ast.parse(shop.solution))
+    for block in blocks:
+        if block.type == "code":
+            used |= names_in(ast.parse(block.content))
+    names = [f"`{name}`" for name in defined_names(shop.problem.given) if name in used]
+    if not names:
+        return ""
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    return f"\n\nThe interpreter already has {listed}."
 
 
 def _function_at(solution: str, line: int) -> str:

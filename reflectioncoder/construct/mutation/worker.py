@@ -21,8 +21,8 @@ INFRASTRUCTURE = "infrastructure"  # rejected by a failure of the interpreter it
 class _StrictInterpreter(Interpreter):
     """An interpreter that raises on failures of its own, so that they are not mistaken for the program's."""
 
-    def run(self, code: Any, limits: Limits | None = None) -> Any:
-        results = super().run(code, limits)
+    def run(self, code: Any, limits: Limits | None = None, given: str = "") -> Any:
+        results = super().run(code, limits, given)
         for result in [results] if isinstance(results, CellResult) else results:
             if result.outcome == "infrastructure":
                 raise InfrastructureError(result.message)
