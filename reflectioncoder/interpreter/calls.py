@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from reflectioncoder.errors import first_line
 from reflectioncoder.files.jsonl import encodable
+from reflectioncoder.interpreter.exchange import OwnCode
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits, Session
 from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
 
-CALLER_PRELOAD = ("reflectioncoder.sandbox.caller",)  # the interpreter must preload these modules
 RECORD_CHARS = 2_000_000  # characters allowed for all records of a cell, besides ten times the expected ones
 Mode = Literal["value", "set", "presence"]
 Record = Any  # JSON; see `sandbox/caller.py`
@@ -59,7 +59,7 @@ def call_all(
     """Run a program in its own namespace, and call its function on each input until a call fails.
 
     Args:
-        session: a session of an interpreter that preloads `CALLER_PRELOAD` (see `open_interpreter`).
+        session: a fresh session.
         program: source code of the program.
         entry_point: name of the function.
         packed: the inputs, serialized by `caller.pack_program`.
@@ -69,7 +69,7 @@ def call_all(
         timed: whether to measure each call.
     """
     what = f"{program!r}, {entry_point!r}, {packed!r}, {list(seconds)!r}, {mode!r}, {timed!r}"
-    result = session.run(f"import sys\nsys.modules[{CALLER_PRELOAD[0]!r}].serve({what})", limits)
+    result = session.run(OwnCode(f"caller.serve({what})"), limits)
     records, pairs, failure = _read(result, len(seconds), timed)
     timings, handling = tuple(took for took, _ in pairs), sum(whole - took for took, whole in pairs)
     if result.outcome == "infrastructure":
@@ -199,4 +199,4 @@ def with_time(limits: Limits, seconds: float, chars: int = 0) -> Limits:
 
 def open_interpreter(limits: Limits, isolation: Any = "auto") -> Interpreter:
     """Open an interpreter for `call_all`. See `Interpreter` for arguments and errors."""
-    return Interpreter(limits, isolation, preload=CALLER_PRELOAD)
+    return Interpreter(limits, isolation)

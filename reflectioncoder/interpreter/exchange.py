@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 NONCE_BYTES = 16
 _FAILURE = struct.Struct("<?III")
 _LONGEST_RESULT = 1 << 15
+_OWN = (b"c", b"o")  # a cell of the program, code of ours
 
 
 class Failure(NamedTuple):
@@ -121,17 +122,26 @@ class Exchange(ABC):
         return self._left >= 0
 
 
+class OwnCode(str):
+    """Code of ours that runs beside a program's cells, in a namespace that no name of the program can shadow.
+
+    Builtins are those of the warm process, whatever the program assigns. `program` is the program's namespace, and each
+    module of this package that the interpreter preloads is there by its last name. The code is plain Python, without
+    the commands of a notebook, and shares its namespace with the other own code of its session.
+    """
+
+
 class CellExchange(Exchange):
     """Sends cells to run as one, and receives the signature or the failure.
 
     Args:
-        cells: UTF-8 text of each cell.
+        cells: source code of each cell.
         output_chars: limit on the characters of output.
     """
 
-    def __init__(self, cells: Sequence[bytes], output_chars: int) -> None:
+    def __init__(self, cells: Sequence[str], output_chars: int) -> None:
         self._nonce = b"=" + secrets.token_bytes(NONCE_BYTES - 1)
-        sized = [len(cell).to_bytes(4, "little") + cell for cell in cells]
+        sized = [_OWN[isinstance(cell, OwnCode)] + _sized(cell.encode("utf-8", "surrogatepass")) for cell in cells]
         super().__init__(len(cells).to_bytes(4, "little") + b"".join(sized) + self._nonce, output_chars)
         self.failure: Failure | None = None
 
@@ -166,7 +176,7 @@ class CommandExchange(Exchange):
 
     def __init__(self, request: dict[str, Any], output_chars: int) -> None:
         body = json.dumps(request).encode()
-        super().__init__(len(body).to_bytes(4, "little") + body, output_chars)
+        super().__init__(_sized(body), output_chars)
         self.ending: dict[str, Any] = {}
 
     def judge(self) -> str | None:
@@ -178,3 +188,7 @@ class CommandExchange(Exchange):
         except ValueError:
             return "forged"
         return "result"
+
+
+def _sized(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + data

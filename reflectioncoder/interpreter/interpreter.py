@@ -137,7 +137,7 @@ class Session:
         another. `ok` means that every statement of every cell has run to its end.
 
         Args:
-            cells: source code of each cell.
+            cells: source code of each cell. `OwnCode` runs in a namespace of its own; see there.
             limits: time and output limits for all cells together, instead of the session's.
 
         Returns:
@@ -146,7 +146,7 @@ class Session:
         if self._remote.ended is not None:
             return CellResult("killed", "", message=f"not run: {self._remote.ended}")
         try:
-            return self._run([code.encode("utf-8", "surrogatepass") for code in cells], limits or self._limits)
+            return self._run(cells, limits or self._limits)
         except InfrastructureError as error:
             self._remote.ended = "the session was lost"
             self.close()
@@ -155,7 +155,7 @@ class Session:
             self.close()
             raise
 
-    def _run(self, cells: Sequence[bytes], limits: Limits) -> CellResult:
+    def _run(self, cells: Sequence[str], limits: Limits) -> CellResult:
         exchange = CellExchange(cells, limits.output_chars)
         verdict, seconds = self._remote.drive(exchange, limits.seconds)
         text = exchange.text()

@@ -10,7 +10,6 @@ model writes both.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter.exchange import OwnCode
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits, Outcome
 from reflectioncoder.sandbox import values
 
@@ -61,20 +61,7 @@ class Judgement:
 
 # The returned value is the last line of the cell's output, after a marker word that is random for each call. A program
 # may find the word and write another value after it; this only amounts to returning a wrong value.
-_CODEC = """\
-import json as {name}_json, os as {name}_os, types as {name}_types
-{name} = {name}_types.ModuleType({name!r})
-exec({source!r}, {name}.__dict__)
-"""
-_CALL = """\
-def {name}_answer():
-    arguments, keywords = {name}.decode_value({arguments!r})
-    try:
-        return ["value", {name}.encode_value({function}(*arguments, **keywords))]
-    except Exception as error:
-        return ["raised", type(error).__name__]
-_ = {name}_os.write(1, ("\\n{word}" + {name}_json.dumps({name}_answer())).encode())
-"""
+_CALL = "caller.answer(program, {function!r}, {arguments!r}, {word!r})"
 # Characters allowed for an encoded value, besides ten times the size of the expected one. Values are decoded in this
 # process, where no time limit applies, and integers chosen to collide in a set take quadratic time to decode: half a
 # second at this size.
@@ -114,15 +101,13 @@ def judge(
     judgements: list[Judgement] = []
     while len(judgements) < len(examples):
         with interpreter.session(limits, module=True) as session:
-            name = f"_{secrets.token_hex(8)}"
-            codec = _CODEC.format(name=name, source=inspect.getsource(values))
-            start = session.run_together([codec, *cells])
+            start = session.run_together(cells)
             if not start.ok:
                 failed = Judgement(False, start.outcome, detail=start.error)
                 return judgements + [failed] * (len(examples) - len(judgements))
             for example, arguments in list(zip(examples, sent, strict=True))[len(judgements) :]:
                 word = secrets.token_hex(8)
-                call = _CALL.format(name=name, word=word, arguments=arguments, function=entry_point)
+                call = OwnCode(_CALL.format(function=entry_point, arguments=arguments, word=word))
                 chars = limits.output_chars + VALUE_CHARS + 10 * len(values.encode_value(example.expected))
                 result = session.run(call, dataclasses.replace(limits, output_chars=chars))
                 judgements.append(_judged(result, word, example, tolerance))

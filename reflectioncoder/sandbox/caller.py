@@ -1,6 +1,6 @@
 """Calls a program's function on many inputs in one session and reports the results; runs in the program's process.
 
-The warm process imports this module before it forks, so a session starts no slower. The program can tamper with
+The warm process imports this module before it forks (`own.py`), so a session starts no slower. The program can tamper with
 everything in this process. Expected values therefore never enter it; the parent process compares
 (`interpreter/calls.py`). Each call writes one record, a line of JSON. Numbers, strings, booleans and None stand for
 themselves; every other record is a list that begins with a tag:
@@ -131,7 +131,25 @@ def serve(source: str, entry_point: str, packed: str, seconds: list[float], mode
         _tell(told, lines)
 
 
+def answer(program: dict[str, Any], function: str, arguments: str, word: str) -> None:
+    """Call a function for `interpreter/judge.py`, and write a line break, a word and the result as JSON to stdout.
+
+    Args:
+        program: the namespace of the program.
+        function: its name, or a dotted expression such as `Solution().solve`.
+        arguments: positional and keyword arguments, by `values.encode_value`.
+        word: marks the result.
+    """
+    positional, keywords = values.decode_value(arguments)
+    try:
+        result = ["value", values.encode_value(eval(function, program)(*positional, **keywords))]
+    except Exception as error:
+        result = ["raised", type(error).__name__]
+    _tell(1, [f"\n{word}{json.dumps(result)}"])
+
+
 def _tell(told: int, lines: list[str]) -> None:
+    """Write lines, each with a line break; also through a pipe that takes less than all at once. Empties the list."""
     data = "".join(line + "\n" for line in lines).encode()
     while data:
         data = data[os.write(told, data) :]

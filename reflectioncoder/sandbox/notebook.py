@@ -176,6 +176,7 @@ class Notebook:
         self._started = 0  # of the cell that is running
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_kernel = True
+        self.own: dict[str, Any] = {}  # namespace of own code, from `own_namespace`
 
     def warm_up(self) -> None:
         """Run every code path once before the first fork, so that sessions need no lazy imports."""

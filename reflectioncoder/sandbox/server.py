@@ -281,9 +281,8 @@ def main() -> None:
         text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
         control.send(json.dumps({"error": text}).encode())
         return
-    ours = [name for name in sys.modules if name.split(".")[0] == "reflectioncoder"]
-    for name in set(ours) - set(settings["preload"]):
-        del sys.modules[name]  # programs see modules of this package only if they were preloaded
+    for name in [name for name in sys.modules if name.split(".")[0] == "reflectioncoder"]:
+        del sys.modules[name]  # programs do not see modules of this package
     gc.collect()
     gc.freeze()
     control.send(json.dumps({"level": isolation.level, "layers": isolation.layers()}).encode())
@@ -299,11 +298,13 @@ def _warm_up(
 ) -> Callable[[int, list[int], dict[str, Any]], None]:
     """Import IPython and the preloaded modules; done after the fork of the spawner, which must stay small."""
     from reflectioncoder.sandbox.notebook import Notebook, make_shell
+    from reflectioncoder.sandbox.own import own_namespace
     from reflectioncoder.sandbox.session import as_ipython, become_program, prepare_streams
 
     notebook = Notebook(make_shell())
     notebook.warm_up()
     serve = as_ipython(notebook)
+    notebook.own = own_namespace(notebook.shell.user_ns)
     for name in preload:
         importlib.import_module(name)
     prepare_streams(notebook)

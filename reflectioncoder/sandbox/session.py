@@ -35,6 +35,7 @@ NONCE_BYTES = 16
 OUTPUT_FD, COMMAND_FD, RESULT_FD = 200, 201, 202
 RESULT = struct.Struct("<?III")  # out of memory?, line, size in bytes of the exception's name and of its message
 LONGEST_MESSAGE = 2000
+OWN_NAME = "<interpreter>"  # file name of own code in tracebacks
 KERNEL_DEPTH = 24  # frames above `_serve_cells`, so that endless recursion stops as in a kernel: "(970 times)"
 
 
@@ -75,8 +76,8 @@ def _deeper(run: Any, *arguments: Any) -> None:
 def _serve_cells(awaiting: Awaiting, notebook: Notebook, command: int, result: int) -> None:
     """Run cells until the command pipe closes, and sign the result of each request that ran to its end.
 
-    A request holds the number of cells to run as one, each cell with its length, and a nonce. Only sending the nonce
-    back makes the outcome `ok`. All cells are compiled before the first one runs, so that a solution cannot swallow its
+    A request holds the number of cells to run as one, each cell with its kind and length, and a nonce. Only sending the
+    nonce back makes the outcome `ok`. All cells are compiled before the first one runs, so that a solution cannot swallow its
     tests.
 
     A program can reach the frames, locals and globals of this function. So while the program runs, none of them holds
@@ -89,7 +90,6 @@ def _serve_cells(awaiting: Awaiting, notebook: Notebook, command: int, result: i
     """
     __tracebackhide__ = "__ipython_bottom__"  # IPython hides the frames above this one
     write, execute, leave, getpid, steps, every = os.write, exec, os._exit, os.getpid, map, BaseException
-    namespace = notebook.shell.user_ns
     receive, failed, settle, report = _receive, notebook.failed, _settle, _report
     failures, run, place, paused = awaiting.failures, awaiting.run, awaiting.place, awaiting.paused
     ours = getpid()
@@ -100,7 +100,7 @@ def _serve_cells(awaiting: Awaiting, notebook: Notebook, command: int, result: i
             if signed:
                 break
             try:
-                for code, again, name, watched in units:
+                for code, again, name, watched, namespace in units:
                     if again is not None:
                         again()
                     if watched is None:
@@ -138,14 +138,19 @@ def _receive(notebook: Notebook, awaiting: Awaiting, command: int) -> tuple[Any,
     if not count:
         return None
     units: tuple[Any, ...] = ()
-    for _ in range(int.from_bytes(count, "little")):
-        size = int.from_bytes(_read_exactly(command, 4), "little")
-        units += notebook.begin(_read_exactly(command, size).decode("utf-8", "replace"))
     namespace = notebook.shell.user_ns
-    return tuple(
-        (code, again, name, awaiting.watch(eval, code, namespace, namespace) if _awaits(code) else None)
-        for code, again, name in units
-    )
+    for _ in range(int.from_bytes(count, "little")):
+        kind = _read_exactly(command, 1)
+        size = int.from_bytes(_read_exactly(command, 4), "little")
+        text = _read_exactly(command, size).decode("utf-8", "replace")
+        if kind == b"o":
+            units += ((compile(text, OWN_NAME, "exec", dont_inherit=True), None, OWN_NAME, None, notebook.own),)
+            continue
+        units += tuple(
+            (code, again, name, awaiting.watch(eval, code, namespace, namespace) if _awaits(code) else None, namespace)
+            for code, again, name in notebook.begin(text)
+        )
+    return units
 
 
 def _awaits(code: types.CodeType | None) -> bool:

@@ -12,35 +12,8 @@ from reflectioncoder.errors import UserError
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Limits
+from reflectioncoder.interpreter.exchange import OwnCode
 from reflectioncoder.tasks.base import Verdict
-
-# A value that equals random values it cannot know is rejected, unless its exact type is built in, which a class cannot
-# imitate. Containers are searched, because comparing lists compares their items. Types are compared by identity, and
-# containers are read by the methods of the built-in type, because a class may redefine both.
-_SAME = """\
-def {same}(left, right):
-    plain = (int, float, complex, bool, str, bytes, bytearray, range, type(None))
-    holds = (list, tuple, set, frozenset)
-    number, text = {number}, "{number}"
-    strange = (object(), float("nan"), number, text, [number], (number,), {{number}}, {{number: number}})
-    def equals(value, other):
-        try:
-            return bool(value == other)
-        except Exception:
-            return False
-    def honest(value, depth=0):
-        kind = type(value)
-        if depth > 20 or any(kind is one for one in plain):
-            return True
-        own = next((one for one in (*holds, dict) if issubclass(kind, one)), None)
-        if kind is not own and any(equals(value, other) for other in strange):
-            return False
-        if own is dict:
-            return all(honest(k, depth + 1) and honest(v, depth + 1) for k, v in dict.items(value))
-        return own is None or all(honest(item, depth + 1) for item in own.__iter__(value))
-    return left == right and honest(left) and honest(right)
-"""
-
 
 class _GuardEquality(ast.NodeTransformer):
     """Replaces `a == b` by a call of the guarded comparison; chained comparisons stay unchanged."""
@@ -74,8 +47,9 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     except SyntaxError as error:
         raise UserError(f"tests are not Python ({error.msg}, line {error.lineno}); correct the problem") from None
     cells = [cell for cell in candidate if cell.strip()]
+    guard = OwnCode(f"program[{same!r}] = equality.guarded({secrets.randbits(64)})")
     with interpreter.session(limits, module=True) as session:
-        result = session.run_together([*cells, f"{_SAME.format(same=same, number=secrets.randbits(64))}\n{guarded}"])
+        result = session.run_together([*cells, guard, guarded])
     return Verdict(result.ok, result.outcome, result.error, result.seconds)
 
 
