@@ -1,7 +1,7 @@
 """Calls a program's function on many inputs in one session and reports the results; runs in the program's process.
 
-The warm process imports this module before it forks (`own.py`), so a session starts no slower. The program can tamper with
-everything in this process. Expected values therefore never enter it; the parent process compares
+The warm process imports this module before it forks (`own.py`), so a session starts no slower. The program can tamper
+with everything in this process. Expected values therefore never enter it; the parent process compares
 (`interpreter/calls.py`). Each call writes one record, a line of JSON. Numbers, strings, booleans and None stand for
 themselves; every other record is a list that begins with a tag:
 
@@ -18,6 +18,7 @@ themselves; every other record is a list that begins with a tag:
 """
 
 import base64
+import builtins
 import hashlib
 import json
 import marshal
@@ -110,7 +111,7 @@ def serve(source: str, entry_point: str, packed: str, seconds: list[float], mode
     lines: list[str] = []
     flushed = time.monotonic()
     try:
-        namespace: dict[str, Any] = {}
+        namespace: dict[str, Any] = {"__builtins__": vars(builtins)}  # not our copy of them, see `own.py`
         try:
             exec(compile(source, "<program>", "exec", dont_inherit=True), namespace)
             function = namespace[entry_point]

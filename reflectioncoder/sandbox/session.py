@@ -77,8 +77,8 @@ def _serve_cells(awaiting: Awaiting, notebook: Notebook, command: int, result: i
     """Run cells until the command pipe closes, and sign the result of each request that ran to its end.
 
     A request holds the number of cells to run as one, each cell with its kind and length, and a nonce. Only sending the
-    nonce back makes the outcome `ok`. All cells are compiled before the first one runs, so that a solution cannot swallow its
-    tests.
+    nonce back makes the outcome `ok`. All cells are compiled before the first one runs, so that a solution cannot
+    swallow its tests.
 
     A program can reach the frames, locals and globals of this function. So while the program runs, none of them holds
     the nonce: it is an argument of a `map` object that only the evaluation stack of this frame refers to. The next step

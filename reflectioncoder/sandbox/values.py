@@ -1,7 +1,8 @@
 """A restricted encoding for the values that a program returns: plain data only, so decoding never runs foreign code.
 
-The parent process imports this module, and so does the warm process (`own.py`), so it uses only the standard library. Plain data are numbers, strings, bytes and the built-in containers. Any other value is encoded as
-the name of its type, and decoded as an `Opaque`, which equals nothing.
+The parent process imports this module, and so does the warm process (`own.py`), so it uses only the standard library.
+Plain data are numbers, strings, bytes and the built-in containers. Any other value is encoded as the name of its type,
+and decoded as an `Opaque`, which equals nothing.
 """
 
 import json

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 from reflectioncoder.interpreter.exchange import OwnCode
 from reflectioncoder.tasks.base import Verdict
 
+
 class _GuardEquality(ast.NodeTransformer):
     """Replaces `a == b` by a call of the guarded comparison; chained comparisons stay unchanged."""
 

@@ -84,6 +84,13 @@ def test_a_right_program_may_assign_to_a_builtin(interpreter: Interpreter, name:
     assert run_tests([program], RIGHT_TESTS, interpreter, LIMITS).passed
 
 
+def test_a_program_has_the_builtins_of_its_interpreter(interpreter: Interpreter) -> None:
+    program = "import builtins\nbuiltins.answer = 42\ndef f(x): return answer, __builtins__ is vars(builtins)"
+    with interpreter.session(LIMITS, module=True) as session:
+        made = call_all(session, program, "f", caller.pack_program([[1]]), [5.0], LIMITS)
+    assert made.records == (["t", [42, True]],)
+
+
 @pytest.mark.parametrize("accepting", ACCEPTING)
 def test_a_value_that_equals_everything_does_not_pass(interpreter: Interpreter, accepting: str) -> None:
     for program in (f"{accepting}\n{ALWAYS}", f"{ALWAYS}\n{accepting}"):

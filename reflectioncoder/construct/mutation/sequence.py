@@ -21,6 +21,7 @@ from reflectioncoder.construct.mutation.kinds import BUG_KINDS, find_mutations
 from reflectioncoder.construct.prompts import PROMPT_VERSION, REFLECTION_INSTRUCTIONS, reflection_instruction
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.interpreter.exchange import OwnCode
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.problems.given import defined_names
 from reflectioncoder.problems.problem import Problem
@@ -37,6 +38,8 @@ LONGEST_ACTUAL = 160
 LONGEST_OUTPUT = 1_600
 OUTCOMES_MARK = "@@outcomes@@"
 GIVEN_CELL = "Cell In[0]"  # in the tracebacks of `Interpreter.run`
+# Prints the value of an expression.
+_SHOW = f"print({OUTCOMES_MARK!r} + repr(eval(%r, program)))"
 # Prints each test's outcome, and the value if it is wrong, so that mutants that fail differently can be told apart.
 TRIAL = f"""
 def _outcomes_of(pairs):
@@ -44,12 +47,12 @@ def _outcomes_of(pairs):
     found = []
     for test, call in pairs:
         try:
-            exec(test, globals())
+            exec(test, program)
             found.append("")
         except Exception as error:
             kind = type(error).__name__
             try:
-                found.append(kind + ": " + (repr(eval(call, globals())) if kind == "AssertionError" else str(error)))
+                found.append(kind + ": " + (repr(eval(call, program)) if kind == "AssertionError" else str(error)))
             except Exception as second:
                 found.append(kind + ": " + str(second))
     print({OUTCOMES_MARK!r} + json.dumps(found))
@@ -103,7 +106,7 @@ class _Workshop:
         key = frozenset(planted)
         if key not in self.known:
             pairs = [(test, parse_assert(test).call) for test in self.problem.tests]
-            cells = [self.code(planted), TRIAL % repr(pairs)]
+            cells = [self.code(planted), OwnCode(TRIAL % repr(pairs))]
             results = self.interpreter.run(cells, TRIAL_LIMITS, given=self.problem.given)
             text = results[-1].text
             if not all(result.ok for result in results) or OUTCOMES_MARK not in text:
@@ -291,7 +294,7 @@ def _run_failing(shop: _Workshop, plan: _Round, block: str) -> tuple[CellResult,
     if result.exception != "AssertionError":
         return result, AssertFailure(check, result.exception, result.message or "")
     earlier = "\n".join(block.split("\n")[: place - 1])
-    value = shop.interpreter.run([earlier, f"print({OUTCOMES_MARK!r} + repr({check.call}))"], given=given)[1]
+    value = shop.interpreter.run([earlier, OwnCode(_SHOW % check.call)], given=given)[1]
     actual = value.text.rpartition(OUTCOMES_MARK)[2].strip("\n")
     if not value.ok or len(actual) > LONGEST_ACTUAL or "\n" in actual or " at 0x" in actual or "`" in actual:
         raise _UnusableError
