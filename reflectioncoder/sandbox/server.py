@@ -218,9 +218,9 @@ class ForkServer:
             doomed = []
 
     def _members(self, pid: int) -> list[int]:
-        """Return a session's processes: the program's, its descendants, and those that it left to the first process."""
+        """Return a session's processes: the program's, the first process, and the descendants of both."""
         first = self.live[pid].first
-        return [pid, *_descendants(pid), *(_descendants(first) if first is not None else ())]
+        return [pid, *_descendants(pid), *((first, *_descendants(first)) if first is not None else ())]
 
     def _peak_kb(self, pid: int) -> int:
         """Return the highest peak memory among a session's live processes, beyond that of a fresh fork, in KiB."""

@@ -48,7 +48,18 @@ THREADS = f"""import threading
 for _ in "12":
     threading.Thread(target=exec, args=({BUSY.format(9)!r},)).start()
 threading._shutdown()"""
+# three daemons, whose processor time is only known once they are reaped
+DAEMONS = f"""import os, time
+for _ in range(3):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            exec({BUSY.format(0.3)!r})
+        os._exit(0)
+    os.wait()
+    time.sleep(0.05)
+time.sleep(30)"""
 PROGRAMS = {
+    "daemons, beyond": (DAEMONS, "timeout"),
     "busy, within": (BUSY.format(0.25), "ok"),
     "busy, beyond": (BUSY.format(0.7), "timeout"),
     "endless": ("while True: pass", "timeout"),

@@ -122,7 +122,8 @@ def test_hostile_program_is_contained(boxed: Interpreter, bait: Bait, hostile: H
     assert result.outcome in hostile.outcomes, result
     if hostile.text is not None:
         assert result.text == hostile.text
-    assert result.outcome != "timeout" or result.seconds < hostile.limits.seconds + 2
+    busy = max(1.0, 2 * os.getloadavg()[0] / len(os.sched_getaffinity(0)))  # a limit is processor time
+    assert result.outcome != "timeout" or result.seconds < busy * (hostile.limits.seconds + 2)
     assert "hunter2" not in result.text
     assert left_running(boxed, processes) == []
     assert traces() == outside
