@@ -7,8 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reflectioncoder.cli.arguments import Switches, Verb, positional
+from reflectioncoder.cli.arguments import Switches, Verb, positional, print_line
 from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.errors import UserError
 
 if TYPE_CHECKING:  # seconds of imports, which help does not need
     from reflectioncoder.construct.ledger.ledger import BuildProgress
@@ -41,10 +42,27 @@ def run_build(config: BuildConfig, switches: Switches) -> int:
         where = f"{config.fork}, with what {config.output} has" if config.fork else config.output
         print(f"would build from {config.count} problems ({config.problems}) {how} into {where}")
         return 0
+    from reflectioncoder.construct.advice import advise
     from reflectioncoder.construct.build import build
 
-    build(config)
-    return 0
+    made = build(config)
+    if made.sequences:
+        return 0
+    print_line(f"reflectioncoder build: {advise(made.funnel, _columns(config))}")
+    return 1
+
+
+def _columns(config: BuildConfig) -> str:
+    """Name the columns of the first problem; "" if there are none."""
+    from reflectioncoder.files.rows import iter_rows
+
+    if config.problems == "procedural":
+        return ""
+    try:
+        _, row = next(iter(iter_rows(config.problems, config.split)))
+    except (UserError, StopIteration):
+        return ""
+    return ", ".join(map(str, row)) if isinstance(row, dict) else ""
 
 
 def run_status(arguments: StatusArguments, switches: Switches) -> int:

@@ -8,12 +8,14 @@ Every verb has `--help`. Verbs with settings take `--config FILE.toml` and dotte
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, TextIO
 
 from reflectioncoder import __version__
 from reflectioncoder.cli.arguments import Switches, Verb, completion, positional, print_line, read_arguments, show_help
@@ -23,6 +25,7 @@ from reflectioncoder.config.toml import to_toml
 from reflectioncoder.errors import RankError, UserError, first_line
 
 SECONDS_FOR_THE_FIRST_RANK = 10.0
+NO_READER = 128 + 13  # what a shell reports for a program that SIGPIPE has ended
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
             decoding may restart the program with other allocator settings, which is a little faster on CPUs.
 
     Returns:
-        the exit status: 0 for success, 1 if the program of `run` failed, 2 for bad input, 130 after Ctrl-C.
+        the exit status: 0 for success, 1 if the program of `run` failed or a build made no sequence, 2 for bad input,
+        130 after Ctrl-C, 141 without a message if nobody reads the output any more.
     """
+    was_null = _is_null()
+    try:
+        status = _main(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except SystemExit:
+        if _is_null() and not was_null:  # rich ends the program so where standard output has no reader
+            return NO_READER
+        raise
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            return NO_READER
+        if error.filename is None and error.errno is None:
+            raise
+        print_line(f"reflectioncoder: {error.filename or 'output'}: {error.strerror or first_line(error)}")
+        _discard(sys.stdout)  # Python would try to write the rest, and fail again
+        return 2
+
+
+def _unread() -> bool:
+    """Whether the reader of standard output or error has gone; the stream is then discarded."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or no file at all
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                gone = True
+                _discard(stream)
+    return gone
+
+
+def _discard(stream: TextIO) -> None:
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def _is_null() -> bool:
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.stat(os.devnull))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     allow_restart(arguments is None)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -135,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_line(f"reflectioncoder {name}: interrupted; finished work is kept, run it again to resume")
         return 130
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
