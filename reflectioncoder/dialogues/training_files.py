@@ -14,13 +14,11 @@ import html
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue
 from reflectioncoder.errors import UserError
-from reflectioncoder.files.jsonl import iter_jsonl
-from reflectioncoder.files.rows import SUFFIXES, iter_rows
+from reflectioncoder.files.rows import iter_rows
 from reflectioncoder.syntax.trees import parse
 
 PAIRS = (
@@ -45,10 +43,8 @@ def read_training(path: str | os.PathLike[str], skipped: list[str] | None = None
     Raises:
         UserError: a row is invalid (see `skipped`), the source cannot be read, or it has no dialogues.
     """
-    path = Path(path)
-    known = path.is_dir() or (path.is_file() and path.name.endswith(SUFFIXES))
     dialogues = []
-    for where, row in iter_rows(str(path)) if known else iter_jsonl(path):
+    for where, row in iter_rows(str(path)):
         try:
             dialogues.append(normalised(to_dialogue(row, where)))
         except UserError as error:

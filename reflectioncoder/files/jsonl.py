@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -10,26 +9,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_text import iter_values
 from reflectioncoder.files.whole import write_whole
-
-
-def unzipped(data: bytes) -> bytes:
-    """Decompress data if it is gzipped. Raises OSError, EOFError or zlib.error if the data are damaged."""
-    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
 def iter_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
     """Yield (position, value) for each JSON value of a file; the position reads "file x.jsonl, line 3".
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8, or has a line that is not JSON.
+        UserError: the file cannot be read, is no text, or has a line that is not JSON.
     """
-    for where, _, value in iter_jsonl_at(path):
-        yield where, value
+    return iter_values(Path(path))
 
 
 def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]]:
-    """Yield (position, byte offset of the line, value) for each JSON value; otherwise like `iter_jsonl`."""
+    """Yield (position, byte offset of the line, value) for each line of JSON of a plain file."""
     path = Path(path)
     start = 0
     try:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.files.jsonl import iter_jsonl, unzipped
+from reflectioncoder.files.json_text import unzipped
+from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.syntax.answers import PYTHON, without_thoughts
 from reflectioncoder.tasks.base import FENCE_STOP
 

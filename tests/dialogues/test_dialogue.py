@@ -113,7 +113,7 @@ def test_text_that_is_not_json_or_not_utf8_is_named(tmp_path):
     path.write_bytes(b'{"messages": \n')
     with pytest.raises(UserError, match="line 1: not JSON"):
         read_jsonl(path)
-    path.write_bytes(b"\xff\xfe\n")
+    path.write_bytes(b'{"messages": "\xff\xfe"}\n')
     with pytest.raises(UserError, match="line 1: not UTF-8"):
         read_jsonl(path)
 

@@ -135,11 +135,11 @@ def test_bad_rows_are_skipped_with_reasons_or_raise(tmp_path: Path) -> None:
     [
         ("p.jsonl", b'{"id": 1}\n{oops\n', "line 1: no column 'instruction'"),
         ("p.jsonl", b"\n", "no problems in its 0 rows"),
-        ("p.json", b"{}", "expected a list of objects"),
+        ("p.json", b"{}", "line 1: no column 'instruction'"),  # one object is one row
         ("p.jsonl.gz", b"not gzip", "p.jsonl.gz"),
         ("p.json", b"\xff", "not UTF-8"),
         ("p.parquet", b"nothing", "not readable as Parquet"),
-        ("p.csv", b"a,b", "expected one of .jsonl"),
+        ("p.csv", b"a,b", "expected rows as JSON or Parquet (.jsonl"),
     ],
 )
 def test_bad_files_give_one_clear_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -154,7 +154,7 @@ def test_absent_sources_and_unknown_fields_give_one_clear_line(tmp_path: Path, m
     with pytest.raises(UserError, match="no such file"):
         load_problems(str(tmp_path / "none.jsonl"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"data set .*empty, split train: cannot load it"):
+    with pytest.raises(UserError, match=r"folder .*empty: no data file \(.jsonl"):
         load_problems(str(tmp_path / "empty"))
     with pytest.raises(
         UserError, match="unknown preset 'mbp'; use leetcode, thealgorithms, mbpp, codefeedback, messages"

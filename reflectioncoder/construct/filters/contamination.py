@@ -16,12 +16,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from reflectioncoder.construct.filters.same_request import Requests
-from reflectioncoder.errors import UserError
-from reflectioncoder.files.rows import SUFFIXES, iter_rows
+from reflectioncoder.files.folders import ALL, files_of
+from reflectioncoder.files.rows import iter_file
 from reflectioncoder.problems.problem import Problem
 
 ReferencePart = Literal["prompt", "solution", "request"]
@@ -243,12 +242,8 @@ def load_references(sources: Sequence[str]) -> Iterator[Reference]:
         UserError: a source is missing or has no data file, or a row cannot be read.
     """
     for source in sources:
-        path = Path(source)
-        files = sorted(item for item in path.rglob("*") if item.name.endswith(SUFFIXES)) if path.is_dir() else [path]
-        if not files:
-            raise UserError(f"decontaminate: no data file ({', '.join(SUFFIXES)}) under {path}")
-        for file in files:
-            for where, row in iter_rows(str(file)):
+        for file in files_of(source, ALL):
+            for where, row in iter_file(file):
                 yield from read_reference(row, where, file.name.split(".")[0])
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.files.jsonl import unzipped
+from reflectioncoder.files.json_text import unzipped
 
 Arguments = list[Any]
 
