@@ -45,6 +45,8 @@ def split_given(setup: str, solution: str) -> tuple[str, str]:
         return "", ""
     before = setup.rstrip() if setup.strip() else ""
     code = "\n".join(part for part in (before, solution.rstrip()) if part)
+    if "\xa0" in code and not _parses(code):  # outside literals Python refuses the no-break spaces of web pages
+        code = code.replace("\xa0", " ")
     try:
         body: list[ast.stmt] = parse(code).body  # type: ignore[attr-defined]
     except SyntaxError as error:
@@ -62,6 +64,14 @@ def split_given(setup: str, solution: str) -> tuple[str, str]:
     if not given.strip():
         return "", f"{own.strip()}\n"
     return f"{given}\n", f"{_with_imports(used_imports(given, own), own.strip())}\n"
+
+
+def _parses(code: str) -> bool:
+    try:
+        parse(code)
+    except SyntaxError:
+        return False
+    return True
 
 
 def used_imports(given: str, solution: str) -> list[str]:

@@ -20,7 +20,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.rows import iter_rows
 from reflectioncoder.problems.given import split_given
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.syntax.asserts import split_tests
+from reflectioncoder.syntax.asserts import DOCTEST, read_tests
 from reflectioncoder.syntax.trees import parse
 
 
@@ -33,11 +33,12 @@ class FieldMap:
     instruction. A part with an empty column name is not read.
 
     Args:
-        instruction: the request. It is cut before the first doctest (`>>>`). If it does not mention the entry point, a
-            sentence that names it is added.
+        instruction: the request. It is cut before the first line that starts with a doctest's `>>>`. If it does not
+            mention the entry point, a sentence that names it is added.
         id: id of the problem; without it, problems are numbered.
         solution: reference code; a block under `if __name__ == "__main__"` is removed.
-        tests: tests, in any format of `split_tests`.
+        tests: tests, in any format of `split_tests`. If none of them can be used, the problem has no tests, and `extra`
+            says why under "unread_tests".
         entry_point: name, or an expression such as `Solution().twoSum`; if empty, it is inferred from the tests.
         setup: given code, which runs before every program and is no part of an answer. Imports that the solution uses
             are put before it.
@@ -241,7 +242,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise UserError(f"column '{name}' must hold text, found {type(value).__name__}")
-    return value.replace("\r\n", "\n").replace("\xa0", " ")
+    return value.replace("\r\n", "\n")
 
 
 def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) -> Problem:
@@ -250,11 +251,12 @@ def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) 
     try:
         if expression:
             parse(expression, "eval")
-        tests = split_tests(_get(row, columns.tests) if columns.tests else None, expression)
+        found = read_tests(_get(row, columns.tests) if columns.tests else None, expression)
     except (UserError, SyntaxError) as error:
         raise UserError(f"tests: {error}") from None
+    tests = found.asserts
     entry_point = expression.split("(")[0].split(".")[0] or _entry_point(tests, solution)
-    instruction = _text(row, columns.instruction).split(">>>")[0].strip()
+    instruction = DOCTEST.split(_text(row, columns.instruction), maxsplit=1)[0].strip()
     if not instruction:
         raise UserError(f"column '{columns.instruction}' has no text to use as an instruction")
     if entry_point and not _mentions(instruction, entry_point):
@@ -271,6 +273,7 @@ def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) 
         name,
         columns.licence,
         level if isinstance(level, int) else NAMED_LEVELS.get(str(level).lower()),
+        extra={"unread_tests": found.unread} if found.unread else {},
         given=given,
     )
 

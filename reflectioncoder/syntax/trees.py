@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 
 _BREAK = re.compile(r"\r\n?|\n")
@@ -61,6 +64,16 @@ def walk(node: ast.AST) -> list[ast.AST]:
 def names_in(node: ast.AST) -> set[str]:
     """Return the names (`ast.Name`) that occur in a syntax tree."""
     return {item.id for item in walk(node) if isinstance(item, ast.Name)}
+
+
+def comments_in(code: str) -> list[str]:
+    """Return the comments of a program, as far as it can be split into tokens."""
+    found = []
+    with suppress(tokenize.TokenError, SyntaxError, ValueError):
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type == tokenize.COMMENT:
+                found.append(token.string)
+    return found
 
 
 def lines_of(text: str) -> list[str]:

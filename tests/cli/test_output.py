@@ -67,6 +67,7 @@ ROW = {"text": "Write `f`.", "code": "def f(n):\n    return n + 1\n", "test_list
         (ROW, "instruction=text,tests=test_list", "--fields solution=COLUMN.*the columns are text, code, test_list"),
         (ROW, "instruction=text,solution=code", "no tests 2.*--fields tests=COLUMN"),
         ({**ROW, "test_list": ["assert f(1) == 3"]}, "instruction=text,solution=code,tests=test_list", "its tests 2"),
+        ({**ROW, "test_list": "print(f(1))"}, "instruction=text,solution=code,tests=test_list", "tests not read 2"),
     ],
 )
 def test_a_build_without_sequences_has_status_1_and_says_what_to_do(

@@ -204,7 +204,10 @@ def test_thealgorithms_takes_passing_doctests() -> None:
     # 1,123 rows pass their doctests; rows without text before the first example are skipped with a reason.
     assert len(problems) + len(skipped) == 1123
     assert all("docstring" in line for line in skipped)
-    assert all(">>>" not in problem.instruction for problem in problems)
+    shifted = [problem.id for problem in problems if ">>>" in problem.instruction]
+    assert shifted == [
+        "thealgorithms/bit_manipulation/binary_shifts.py::logical_right_shift"
+    ]  # (number >>> shift_amount)
     assert all((problem.entry_point or "") in problem.instruction for problem in problems)
     tested = [problem for problem in problems if problem.tests]
     assert len(tested) > 700
@@ -244,3 +247,28 @@ def test_trivial_answers_to_shipped_problems_fail(answer: str) -> None:
 
     forged = [problem.id for problem in handwritten() if passes(problem, trivial(problem))]
     assert not forged
+
+
+def test_only_a_doctest_at_the_start_of_a_line_ends_the_instruction(tmp_path: Path) -> None:
+    shift = "Implement `f(a, n)`, the unsigned shift a >>> n of JavaScript. n may be 0 to 31."
+    doc = "Add one with `f`.\n\n    >>> f(1)\n    2\n"
+    source = write(
+        tmp_path / "p.jsonl", [{"instruction": text, "tests": ["assert f(1) == 2"]} for text in (shift, doc)]
+    )
+    assert [problem.instruction for problem in load_problems(source)] == [shift, "Add one with `f`."]
+
+
+def test_no_break_spaces_stay_in_literals_and_statements(tmp_path: Path) -> None:
+    row = {"instruction": "`f(s)` replaces '\xa0' by '_'.", "tests": ["assert f('a\xa0b') == 'a_b'"]}
+    row["solution"] = "def f(s):\n    return s.replace('\xa0', '_')\n"
+    web = {**row, "solution": "def f(s):\n\xa0\xa0\xa0\xa0return s\n"}
+    first, second = load_problems(write(tmp_path / "p.jsonl", [row, web]))
+    assert (first.instruction, first.solution) == (row["instruction"], row["solution"])
+    assert first.tests == ("assert f('a\\xa0b') == 'a_b'",) and passes(first)
+    assert second.solution == "def f(s):\n    return s\n"
+
+
+def test_tests_that_were_not_read_leave_a_reason(tmp_path: Path) -> None:
+    (problem,) = load_problems(write(tmp_path / "p.jsonl", [{**ROWS[0], "tests": "print(add(1, 2))"}]))
+    assert problem.tests == ()
+    assert problem.extra == {"unread_tests": "calls of `print` without expected values"}

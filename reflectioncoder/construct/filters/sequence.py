@@ -22,8 +22,9 @@ from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.registry import Registry
+from reflectioncoder.syntax.answers import fenced_blocks
 from reflectioncoder.syntax.asserted import exercised
-from reflectioncoder.syntax.trees import parse_cached, walk
+from reflectioncoder.syntax.trees import comments_in, lines_of, parse_cached, walk
 
 IO_NAMES = (
     "open", "input", "dump", "pip", "exec_module", "system", "popen", "urlopen", "urlretrieve", "getpass", "remove",
@@ -33,6 +34,14 @@ IO_MODULES = (
     "subprocess", "socket", "shutil", "pathlib", "requests", "urllib", "http", "ftplib", "smtplib", "pickle", "shelve",
     "sqlite3", "tempfile", "glob", "ctypes", "multiprocessing", "tkinter", "pip",
 )  # fmt: skip
+# what a final answer says of the rounds before it; in comments of code only where the words can mean nothing else
+MENTIONS_IN_COMMENTS = re.compile(
+    r"\b(as (?:shown|seen|explained|mentioned|discussed) (?:above|before|earlier)"
+    r"|(?:previous|earlier) (?:attempt|round|version|code|error|failure|execution|output|traceback)"
+    r"|(?:fixed|corrected|repaired|revised) (?:the (?:bug|error|code|version)|version|code|bug)"
+    r"|the assertion (?:failed|error)|execution result|bug ?fix)",
+    re.IGNORECASE,
+)
 MENTIONS = re.compile(
     r"\b(as (?:shown|seen|explained|mentioned|discussed) (?:above|before|earlier)"
     r"|(?:previous|earlier|above|first|last) (?:attempt|round|version|code|error|failure|execution|output|traceback)"
@@ -209,11 +218,23 @@ def _idle(codes: tuple[str, ...], entry_point: str | None) -> str | None:
 
 
 def mentions_sequence(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
-    """The final answer talks about the rounds before it, which nobody sees at inference."""
-    answer = dialogue.final_answer
-    for found in MENTIONS.finditer(answer):
-        if found.group().lower() not in problem.instruction.lower():
-            return f"the final answer says '{found.group()}'"
+    """The final answer talks about the rounds before it, which nobody sees at inference.
+
+    Only its prose and the comments of its code can: a docstring, a literal or a name belongs to the program. Words that
+    the problem's own statement or solution has are not about the rounds either.
+    """
+    prose, code = [], []
+    inside = {number for block in fenced_blocks(dialogue.final_answer) for number in range(block.first, block.end)}
+    for number, line in enumerate(lines_of(dialogue.final_answer)):
+        if number not in inside:
+            prose.append(line)
+    for block in fenced_blocks(dialogue.final_answer):
+        code += comments_in(block.code)
+    known = f"{problem.instruction}\n{problem.solution or ''}".lower()
+    for words, text in ((MENTIONS, "\n".join(prose)), (MENTIONS_IN_COMMENTS, "\n".join(code))):
+        for found in words.finditer(text):
+            if found.group().lower() not in known:
+                return f"the final answer says '{found.group()}'"
     return None
 
 

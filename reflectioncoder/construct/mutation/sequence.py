@@ -137,7 +137,8 @@ def reflect_by_mutation(
     if not problem.solution or not problem.solution.strip():
         return Rejected(problem.id, "no solution")
     if not problem.tests:
-        return Rejected(problem.id, "no tests")
+        unread = str(problem.extra.get("unread_tests", ""))
+        return Rejected(problem.id, "tests not read" if unread else "no tests", unread)
     rng = random.Random(f"{seed}:{problem.id}")
     shop = _Workshop(problem, problem.solution.strip("\n") + "\n", interpreter, rng)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from reflectioncoder.construct.filters.sequence import (
@@ -135,6 +137,31 @@ def test_final_answer_must_not_mention_the_rounds() -> None:
     assert reason(sequence((BAD, TRACE), (GOOD, ""), final=told)) == "mentions_sequence"
     harmless = FINAL.replace("return", "# the previous number, doubled\n    return")
     assert reason(sequence((BAD, TRACE), (GOOD, ""), final=harmless)) is None
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        'def double(x):\n    """Double x; the last error is in Traceback (most recent call last)."""\n    return 2 * x',
+        "def double(x):\n    traceback = 'the assertion failed: AssertionError: bug fix'\n    return 2 * x",
+        "def double(x):\n    # keep the first error and its traceback\n    return 2 * x",
+    ],
+)
+def test_docstrings_literals_and_names_are_not_about_the_rounds(final: str) -> None:
+    assert reason(sequence((BAD, TRACE), (GOOD, ""), final=final)) is None
+
+
+@pytest.mark.parametrize("said", ["The traceback is gone.", "The first error is fixed.", "As shown above, it works."])
+def test_prose_of_the_final_answer_must_not_mention_the_rounds(said: str) -> None:
+    told = Message("assistant", (Block("text", f"{said}\n\n```python\n{FINAL}\n```"),))
+    assert reason(Dialogue((*KEPT.messages[:3], told), KEPT.type)) == "mentions_sequence"
+
+
+def test_comments_of_the_problems_own_solution_may_say_anything() -> None:
+    told = FINAL.replace("return", "# see bugfix 17\n    return")
+    dialogue = sequence((BAD, TRACE), (GOOD, ""), final=told)
+    assert reason(dialogue) == "mentions_sequence"
+    assert apply_filters(dialogue, dataclasses.replace(PROBLEM, solution=told)) is None
 
 
 def test_length_is_limited() -> None:
