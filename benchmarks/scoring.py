@@ -2,14 +2,21 @@
 
     python benchmarks/scoring.py --data ../shared/data [--tasks humaneval mbpp] [--repeats 5] [--step 1]
     python benchmarks/scoring.py --data ../shared/data --canonical
+    python benchmarks/scoring.py --data ../shared/data --completions DIR --load 20 --repeats 1
 
-Both score the same completions (those of CL-7B in the folder's `reference_completions`) in turns, with two workers, as
-separate commands. The results of the reference solutions are cached on disk by an earlier run, which is not timed. The
-report has medians of wall-clock seconds and of CPU seconds of all processes. Problems whose verdicts differ are listed
-with the verdicts of each repeat: on a busy machine evalplus's time limits fail correct answers.
+Both score the same completions in turns, with two workers, as separate commands. `--completions` is a folder with one
+folder per model, each with `humaneval.jsonl` and `mbpp.jsonl`; by default the data folder's `reference_completions`,
+which has CL-7B. The authors' repository (github.com/SenseLLM/ReflectionCoder, folder `data`) has four models.
+
+The results of the reference solutions are cached on disk by an earlier run, which is not timed. The report has medians
+of wall-clock seconds and of CPU seconds of all processes. Problems whose verdicts differ are listed, with those of
+each repeat: on a busy machine evalplus's time limits fail correct answers.
 
 With `--canonical` nothing is timed. Every canonical solution must pass, and the same solution with every returned value
 changed (a number by one, a string or list by one item) must fail. Exceptions are listed.
+
+With `--load N` the verdicts of a busy machine are compared with those of a quieter one: after the first, untimed run of
+both, N processes spin until the end. `verdicts_changed` lists the problems whose verdicts here changed.
 """
 
 from __future__ import annotations
@@ -24,6 +31,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from reflectioncoder.tasks.evalplus.compare import PRESENCE
@@ -41,11 +50,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--step", type=int, default=1, help="only every so many problems, for a quick look (ours only)")
     parser.add_argument("--canonical", action="store_true", help="canonical and wrong solutions; nothing is timed")
+    parser.add_argument("--completions", type=Path, help="folder with a folder of completions per model")
+    parser.add_argument("--load", type=int, default=0, help="processes that spin during the timed runs")
+    parser.add_argument("--only-ours", action="store_true", help="do not run evalplus")
     options = parser.parse_args()
+    models = options.completions or options.data / "reference_completions"
+    sources = sorted(path for task in options.tasks for path in models.glob(f"*/{task}.jsonl"))
     with tempfile.TemporaryDirectory() as folder:
-        work = canonical if options.canonical else measure
-        rows = [work(task, options, Path(folder)) for task in options.tasks]
+        if options.canonical:
+            rows = [canonical(task, options, Path(folder)) for task in options.tasks]
+        else:
+            rows = [measure(source, options, Path(folder)) for source in sources]
     print(json.dumps(rows))
+
+
+@contextmanager
+def spinning(count: int) -> Iterator[None]:
+    """Keep `count` processes busy."""
+    processes = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 # Changes the result of the outermost call. Inner calls stay correct, so that a recursive solution ends.
@@ -123,13 +151,13 @@ def canonical(task: str, options: argparse.Namespace, folder: Path) -> dict[str,
     }
 
 
-def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Score one task with this project and with evalplus, in turns."""
+def measure(source: Path, options: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Score one file of completions with this project and with evalplus, in turns."""
+    task, name = source.stem, f"{source.parent.name}-{source.stem}"
     stem, variable = FILES[task]
     plain = folder / f"{task}.jsonl"
     plain.write_bytes(gzip.decompress((options.data / f"{stem}.jsonl.gz").read_bytes()))
-    source = options.data / f"reference_completions/CL-7B/{task}.jsonl"
-    samples = folder / f"{task}_samples.jsonl"
+    samples = folder / f"{name}_samples.jsonl"
     samples.write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[:: options.step]))
     environment = {
         **os.environ,
@@ -141,30 +169,32 @@ def measure(task: str, options: argparse.Namespace, folder: Path) -> dict[str, o
     ours: dict[str, list[bool]] = {}
     theirs: dict[str, list[bool]] = {}
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "evalplus": []}
-    both = options.step == 1  # evalplus scores only complete sets
+    both = options.step == 1 and not options.only_ours  # evalplus scores only complete sets
     for repeat in range(options.repeats + 1):  # the first fills the caches
-        out = folder / f"{task}-{repeat}"
+        out = folder / f"{name}-{repeat}"
         command = [sys.executable, "-m", "reflectioncoder", "evaluate", f"{task}_plus", "--completions", str(samples)]
         command += ["--data", str(options.data), "--output", str(out), "--json", "--workers", "2", "--partial"]
-        spent = run(command, environment, folder)
-        for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines():
-            verdict = json.loads(line)
-            ours.setdefault(verdict["task_id"], []).append(verdict["passed"])
-        if repeat:
-            times["ours"].append(spent)
-        if both:
-            result = folder / f"{task}_samples_eval_results.json"
-            result.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "evalplus.evaluate", task, "--samples", str(samples), "--parallel", "2"]
+        with spinning(options.load if repeat else 0):
             spent = run(command, environment, folder)
-            for task_id, (row, *_) in json.loads(result.read_text(encoding="utf-8"))["eval"].items():
-                passed = row["base_status"] == row["plus_status"] == "pass"
-                theirs.setdefault(task_id, []).append(passed)
+            for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines():
+                verdict = json.loads(line)
+                ours.setdefault(verdict["task_id"], []).append(verdict["passed"])
             if repeat:
-                times["evalplus"].append(spent)
+                times["ours"].append(spent)
+            if both:
+                result = folder / f"{name}_samples_eval_results.json"
+                result.unlink(missing_ok=True)
+                command = [sys.executable, "-m", "evalplus.evaluate", task, "--samples", str(samples)]
+                spent = run([*command, "--parallel", "2"], environment, folder)
+                for task_id, (row, *_) in json.loads(result.read_text(encoding="utf-8"))["eval"].items():
+                    passed = row["base_status"] == row["plus_status"] == "pass"
+                    theirs.setdefault(task_id, []).append(passed)
+                if repeat:
+                    times["evalplus"].append(spent)
+        load = os.getloadavg()[0]
         latest = {name: spent[-1] for name, spent in times.items() if spent}
-        print(f"{task}+ repeat {repeat}: {latest}", file=sys.stderr, flush=True)
-    return summary(task, times, ours, theirs)
+        print(f"{name}+ repeat {repeat}: {latest}, load {load:.0f}", file=sys.stderr, flush=True)
+    return {"model": source.parent.name, **summary(task, times, ours, theirs)}
 
 
 def summary(
@@ -173,7 +203,7 @@ def summary(
     ours: dict[str, list[bool]],
     theirs: dict[str, list[bool]],
 ) -> dict[str, object]:
-    """Summarise a task: medians, their ratio, pass@1, and the problems on which any two verdicts differ."""
+    """Summarise a file: medians, their ratio, pass@1, and the problems on which any two verdicts differ."""
     wall = {name: statistics.median(t[0] for t in spent) for name, spent in times.items() if spent}
     processor = {name: statistics.median(t[1] for t in spent) for name, spent in times.items() if spent}
     differ = {
@@ -187,6 +217,7 @@ def summary(
         "seconds": {name: round(value, 1) for name, value in wall.items()},
         "processor_seconds": {name: round(value, 1) for name, value in processor.items()},
         "differ": differ,
+        "verdicts_changed": [task_id for task_id, verdicts in ours.items() if len(set(verdicts)) > 1],
     }
     if "evalplus" in wall:
         row["ratio"] = round(wall["ours"] / wall["evalplus"], 3)
