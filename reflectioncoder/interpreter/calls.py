@@ -170,7 +170,7 @@ def same_record(left: Record, right: Record) -> bool:
         return bool(left == right)
     try:
         (kind, mine), (_, theirs) = decoded(left), decoded(right)
-        if kind == "numpy.ndarray":
+        if kind in ("numpy.ndarray", "numpy.matrix"):
             import numpy
 
             item = mine
@@ -179,7 +179,7 @@ def same_record(left: Record, right: Record) -> bool:
             # the truth value of an array comparison exists for one item only, and an array of strings can be huge
             return type(item) is not list and bool(numpy.asarray(mine) == theirs)
         return bool(mine == theirs)
-    except (ValueError, TypeError, RecursionError, OverflowError):
+    except (ValueError, TypeError, RecursionError, ArithmeticError):
         return False
 
 

@@ -7,7 +7,8 @@ themselves; every other record is a list that begins with a tag:
 
 - ["l", items], ["t", items]: a list or a tuple of such plain values.
 - ["v", type, text]: any other value, encoded by `values.encode_value`, and the name of its type. Subclasses of plain
-  types (Counter, namedtuple, numpy's float) are sent as their contents, the keys view of a dictionary as a set.
+  types (Counter, namedtuple, numpy's float) and wrappers (UserList, ChainMap, views of dictionaries) are sent as their
+  contents, see `values.unwrapped`.
 - ["#", type, digest]: a large value, sent as its SHA-256 hash. Equal values have equal hashes (1, 1.0 and True are
   equal). A large value that contains non-integer floats is sent in full, so that it can be compared with a tolerance,
   unless its nested containers hold more than `MANY` items.
@@ -27,7 +28,6 @@ import resource
 import signal
 import time
 import zlib
-from collections.abc import KeysView
 from types import FrameType
 from typing import Any
 
@@ -196,9 +196,12 @@ def record_of(value: Any) -> Any:
     digest = _digest(value)
     if digest is None and kind in (list, tuple, dict) and _many(value):
         digest = _digest(value, broken=True)
+    if digest is None:
+        bare = _bare(value, values.DEEPEST)
+        digest = _digest(bare) if type(bare) in (list, tuple, dict, set, frozenset) else None
     if digest is not None:
         return ["#", name, digest]
-    return ["v", name, values.encode_value(_bare(value, values.DEEPEST))]
+    return ["v", name, values.encode_value(bare)]
 
 
 def _plain(value: Any) -> bool:
@@ -253,6 +256,8 @@ def _canonical(value: Any, broken: bool) -> Any:
         if not broken or value != value:
             raise ValueError("not a whole number")
         return value
+    if kind.__module__ in ("fractions", "decimal", "numpy"):
+        return _whole(value)
     if kind is list or kind is tuple:
         if set(map(type, value)) <= {int, str}:
             return value
@@ -267,19 +272,28 @@ def _canonical(value: Any, broken: bool) -> Any:
     raise ValueError("not of a plain type")
 
 
+def _whole(value: Any) -> int:
+    """Return the int that equals a fraction, a decimal or a scalar of numpy. Raises ValueError if there is none."""
+    try:
+        if abs(value) < 1e300 and value == int(value):
+            return int(value)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        pass
+    raise ValueError("not a whole number")
+
+
 def _bare(value: Any, depth: int) -> Any:
     """Replace instances of subclasses of plain types by plain values that compare equal."""
     kind = type(value)
     if depth <= 0 or value is None or kind in (int, float, str, bool, bytes, complex):
         return value
+    value = values.unwrapped(value, subclasses=True)
     container: Any
     for container in (list, tuple, set, frozenset):
         if isinstance(value, container):
             return container(_bare(item, depth - 1) for item in container.__iter__(value))
     if isinstance(value, dict):
         return {_bare(key, depth - 1): _bare(item, depth - 1) for key, item in dict.items(value)}
-    if isinstance(value, KeysView) and kind is type({}.keys()):
-        return {_bare(item, depth - 1) for item in value}
     if isinstance(value, str):
         return "".join(str.__iter__(value))
     if isinstance(value, int):

@@ -7,9 +7,24 @@ and decoded as an `Opaque`, which equals nothing.
 
 import json
 import math
+from numbers import Number
 from typing import Any
 
 DEEPEST = 60  # levels of nested containers; deeper values, and values that contain themselves, are opaque
+
+
+LONGEST_NUMBER = 4096  # digits of a fraction or decimal; longer ones are opaque, because decoding them takes long
+NARROW = ("float16", "float32", "longdouble", "complex64")  # numpy compares these in their own precision
+_CONTENTS = {
+    "collections.UserList": lambda value: list(value.data),
+    "collections.UserDict": lambda value: dict(value.data),
+    "collections.UserString": lambda value: str(value.data),
+    "collections.ChainMap": dict,
+    "builtins.mappingproxy": dict,
+    "builtins.dict_items": set,
+    "builtins.dict_keys": set,
+    "builtins.memoryview": bytes,
+}
 
 
 class Opaque:
@@ -53,7 +68,25 @@ def decode_value(text: str) -> Any:
         raise ValueError(f"not an encoded value: {error}") from None
 
 
+def unwrapped(value: Any, subclasses: bool = False) -> Any:
+    """Return the contents of a wrapper that equals them, such as UserList; any other value as it is.
+
+    Args:
+        value: any value.
+        subclasses: whether instances of subclasses are unwrapped as well.
+    """
+    for kind in type(value).__mro__ if subclasses else type(value).__mro__[:1]:
+        contents = _CONTENTS.get(f"{kind.__module__}.{kind.__qualname__}")
+        if contents is not None:
+            try:
+                return contents(value)
+            except TypeError:  # a view of items that cannot be in a set equals no set
+                return value
+    return value
+
+
 def _tagged(value: Any, depth: int) -> Any:
+    value = unwrapped(value)
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value if kind is not str else ["s", value.encode("utf-8", "surrogatepass").hex()]
@@ -74,8 +107,16 @@ def _tagged(value: Any, depth: int) -> Any:
     if kind.__module__ == "numpy":
         if hasattr(value, "tolist") and kind.__name__ in ("ndarray", "matrix"):
             return ["n", _tagged(value.tolist(), depth - 1)]
+        if kind.__name__ in NARROW:
+            return ["h", kind.__name__, str(value)]
         if hasattr(value, "item"):
             return _tagged(value.item(), depth - 1)
+    if kind.__module__ == "fractions" and kind.__name__ == "Fraction":
+        parts = hex(value.numerator), hex(value.denominator)
+        return ["q", *parts] if max(map(len, parts)) <= LONGEST_NUMBER else ["o", "Fraction"]
+    if kind.__module__ == "decimal" and kind.__name__ == "Decimal":
+        text = str(value)
+        return ["m", text] if len(text) <= LONGEST_NUMBER else ["o", "Decimal"]
     return ["o", str(kind.__name__)[:100]]
 
 
@@ -102,9 +143,34 @@ def _value(tagged: Any, depth: int) -> Any:
         return {_value(key, depth - 1): _value(item, depth - 1) for key, item in tagged[1]}
     if tag == "n":
         return _value(tagged[1], depth - 1)
+    if tag in ("q", "m", "h"):
+        return _unusual(tagged)
     if tag == "o":
         return Opaque(str(tagged[1]))
     raise ValueError(f"unknown tag {tag!r}")
+
+
+def _unusual(tagged: Any) -> Any:
+    """Decode a number that is neither int, float nor complex. Raises ValueError."""
+    tag, *parts = tagged
+    if not all(type(part) is str and len(part) <= LONGEST_NUMBER for part in parts):
+        raise ValueError("not an encoded number")
+    try:
+        if tag == "q":
+            from fractions import Fraction
+
+            return Fraction(int(parts[0], 16), int(parts[1], 16))
+        if tag == "m":
+            from decimal import Decimal
+
+            return Decimal(parts[0])
+        if parts[0] in NARROW:
+            import numpy
+
+            return getattr(numpy, parts[0])(parts[1])
+    except (ArithmeticError, ImportError) as error:
+        raise ValueError(f"not an encoded number: {error}") from None
+    raise ValueError(f"unknown type {parts[0]!r}")
 
 
 def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
@@ -118,10 +184,14 @@ def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
         the result of Python's `==`, so `1 == 1.0 == True`, and a list never equals a tuple. The only exception: two
         NaNs in the same position are equal.
     """
-    numbers = (int, float, complex)
-    if isinstance(left, numbers) and isinstance(right, numbers):
-        if left == right or (left != left and right != right):
-            return True
+    if isinstance(left, Number) and isinstance(right, Number):
+        try:
+            if left == right or (left != left and right != right):
+                return True
+        except ArithmeticError:  # a signalling NaN
+            return False
+        if not (isinstance(left, (int, float, complex)) and isinstance(right, (int, float, complex))):
+            return False
         if tolerance <= 0 or not any(isinstance(value, (float, complex)) for value in (left, right)):
             return False
         try:

@@ -1,7 +1,11 @@
 """The outside judge and its encoding of values."""
 
 import math
+from collections import ChainMap, UserDict, UserList, UserString
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from types import MappingProxyType
 
 import numpy
 import pytest
@@ -85,6 +89,31 @@ def test_what_is_not_plain_leaves_by_name_only_and_equals_nothing() -> None:
 def test_numpy_values_leave_as_numbers_and_lists() -> None:
     value = (numpy.float64(0.5), numpy.int32(3), numpy.array([[1, 2], [3, 4]]), numpy.bool_(True))
     assert decode_value(encode_value(value)) == (0.5, 3, [[1, 2], [3, 4]], True)
+
+
+def test_numbers_and_wrappers_of_the_standard_library_are_plain() -> None:
+    third, ratio = Fraction(1, 3), Decimal("-0.10")
+    assert decode_value(encode_value([third, ratio])) == [third, ratio]
+    assert same(decode_value(encode_value(Fraction(1, 2))), 0.5)
+    assert not same(decode_value(encode_value(Decimal("sNaN"))), 1)
+    held = [
+        UserList([1]),
+        UserDict(a=1),
+        UserString("b"),
+        ChainMap({"a": 1}),
+        MappingProxyType({"a": 1}),
+        {1: 2}.items(),
+    ]
+    assert decode_value(encode_value(held)) == [[1], {"a": 1}, "b", {"a": 1}, {"a": 1}, {(1, 2)}]
+    assert decode_value(encode_value(numpy.float32(0.1))).dtype == numpy.float32
+    for value in (Fraction(16**5000), Decimal("1" * 5000), type("L", (UserList,), {})([1])):
+        assert isinstance(decode_value(encode_value(value)), Opaque)
+
+
+@pytest.mark.parametrize("text", ['["h", "system", "x"]', '["q", "0x1", "0x0"]', '["m", "x"]', '["h", "float32", "x"]'])
+def test_numbers_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        decode_value(text)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '["x"]', '["i", "zz"]', '["l", "object", []]', '["s"]', "[" * 99999])

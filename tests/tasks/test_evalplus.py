@@ -142,7 +142,39 @@ def test_what_a_program_writes_among_the_records_is_no_right_value(pool):
         ("[i + 0.5 for i in range(5000)]", "[i + 0.5 for i in range(5000)]", 0, True),
         ("[(i + 0.5, 1.0) for i in range(110000)]", "[(i + 0.5, 1) for i in range(110000)]", 0, True),  # by hash
         ("[(i + 0.5, 1) for i in range(110000)]", "[(i + 0.5, 2) for i in range(110000)]", 0, False),
+        ("__import__('fractions').Fraction(1, 2)", "0.5", 0, True),
+        ("{__import__('fractions').Fraction(4, 2): __import__('decimal').Decimal(1)}", "{2: 1}", 0, True),
+        ("__import__('fractions').Fraction(1, 3)", "1 / 3", 0, False),  # another type: exact comparison
+        ("__import__('decimal').Decimal('0.5')", "0.5", 0, True),
+        ("__import__('decimal').Decimal('0.1')", "0.1", 0, False),
+        ("__import__('decimal').Decimal('sNaN')", "1", 0, False),
+        ("__import__('decimal').Decimal('1e999999999')", "1", 0, False),
+        ("__import__('fractions').Fraction(10 ** 99999)", "10 ** 99999", 0, False),  # evalplus accepts this one
+        ("[__import__('decimal').Decimal(i) for i in range(30000)]", "list(range(30000))", 0, True),  # by hash
+        ("__import__('collections').UserList(range(30000))", "list(range(30000))", 0, True),
+        ("list(__import__('numpy').arange(30000))", "list(range(30000))", 0, True),
+        ("[__import__('numpy').float64(i) for i in range(30000)]", "list(range(30000))", 0, True),
+        ("__import__('collections').UserList([1, 2])", "[1, 2]", 0, True),
+        ("__import__('collections').UserList([1, 2])", "(1, 2)", 0, False),
+        ("type('L', (__import__('collections').UserList,), {})([1, 2])", "[1, 2]", 0, True),
+        ("[__import__('collections').UserDict({'a': 1})]", "[{'a': 1}]", 0, True),
+        ("__import__('collections').UserString('ab')", "'ab'", 0, True),
+        ("__import__('collections').ChainMap({'a': 1}, {'b': 2})", "{'a': 1, 'b': 2}", 0, True),
+        ("__import__('types').MappingProxyType({'a': 1})", "{'a': 1}", 0, True),
+        ("__import__('types').MappingProxyType({'a': 1})", "{'a': 2}", 0, False),
+        ("{'a': 1}.items()", "{('a', 1)}", 0, True),
+        ("{'a': 1}.values()", "[1]", 0, False),
+        ("__import__('collections').deque([1])", "[1]", 0, False),
+        ("memoryview(b'ab')", "b'ab'", 0, True),
+        ("__import__('numpy').uint8(3)", "3", 0, True),
+        ("__import__('numpy').bool_(True)", "True", 0, True),
+        ("__import__('numpy').float32(0.1)", "0.1", 0, True),  # numpy 2 compares in the narrower precision
+        ("[__import__('numpy').float32(0.1)]", "[0.1]", 0, True),
+        ("__import__('numpy').complex64(0.1 + 1j)", "0.1 + 1j", 0, True),
+        ("__import__('numpy').longdouble(0.1)", "0.1", 0, True),
+        ("__import__('numpy').matrix([[1]])", "1", 0, True),
         ("type('A', (), {'__eq__': lambda *a: True})()", "1", 0, False),  # evalplus accepts this one
+        ("type('A', (), {'__eq__': lambda self, other: other == 1})()", "1", 0, False),  # and this one, which is honest
         ("type('A', (int,), {'__eq__': lambda *a: True})(2)", "1", 0, False),
     ],
 )
@@ -331,6 +363,14 @@ def every(task, step, *bodies):
         for p in chosen
         for sample, body in enumerate(bodies)
     ]
+
+
+def test_a_problem_without_added_tests_passes_by_its_base_tests(data, pool):
+    task = task_of("mbpp_plus", data)
+    bare = [problem for problem in task.problems.values() if not all(problem.inputs.values())]
+    assert [problem.task_id for problem in bare]
+    for problem in bare:
+        assert task.check(problem.task_id, problem.reference, pool[0], LIMITS, whole=True).passed
 
 
 @pytest.mark.parametrize(("name", "step"), [("humaneval", 2), ("mbpp", 4), ("humaneval_plus", 8), ("mbpp_plus", 12)])

@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Number
 from typing import Any
 
 from reflectioncoder.interpreter.calls import Mode, Record, bounded, decoded, same_record
@@ -92,7 +95,7 @@ def first_wrong(
 def _number(record: Record) -> Any:
     """Decode a record as a number. Raises TypeError if it is not one."""
     value = decoded(record)[1]
-    if not isinstance(value, (int, float, complex)):
+    if not isinstance(value, Number):
         raise TypeError("not a number")
     return value
 
@@ -102,7 +105,7 @@ def _is_root(record: Record, coefficients: Sequence[float], atol: float) -> bool
     try:
         x = _number(record)
         return abs(sum(factor * math.pow(x, power) for power, factor in enumerate(coefficients))) <= atol
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         return False
 
 
@@ -122,7 +125,7 @@ def _excused(entry_point: str, record: Record, arguments: Sequence[Any], atol: f
             width = max(len(first), len(second))
             pairs = zip(first.zfill(width), second.zfill(width), strict=True)
             return bool(_number(record) == sum(abs(int(a) - int(b)) for a, b in pairs))
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         pass
     return False
 
@@ -161,4 +164,4 @@ def _all_numbers(value: Any) -> bool:
     """Whether a value is a number, or a list or tuple of numbers, nested to any depth."""
     if isinstance(value, (list, tuple)):
         return all(map(_all_numbers, value))
-    return isinstance(value, (int, float, complex))
+    return isinstance(value, Number) and not isinstance(value, (Fraction, Decimal))  # numpy cannot compare those

@@ -115,7 +115,7 @@ class EvalPlusTask(Task):
         if isinstance(known, str):
             return Verdict(False, "infrastructure", known)
         seconds = [max(self._least, self._factor * taken) for taken in known.seconds]
-        together = min(max(MOST_SECONDS, *seconds), sum(seconds)) + SPARE_SECONDS + self._factor * known.handling
+        together = min(max([MOST_SECONDS, *seconds]), sum(seconds)) + SPARE_SECONDS + self._factor * known.handling
         limits = calls.with_time(limits, together, known.chars)
         with interpreter.session(limits, module=True) as session:
             made = calls.call_all(session, program, name, asked.packed, seconds, limits, asked.mode)
