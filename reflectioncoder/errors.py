@@ -4,12 +4,20 @@
 class UserError(ValueError):
     """Bad input. The message is one line that says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with `status`.
     """
+
+    status = 2
 
 
 class RankError(UserError):
     """An error that occurred on a single rank, which must therefore print the message."""
+
+
+class IncompleteError(UserError):
+    """A run ended with problems that have no result. What is finished is kept; rerun to continue."""
+
+    status = 1
 
 
 class InfrastructureError(Exception):

@@ -242,6 +242,8 @@ def _for_tyro(verb: Verb) -> Any:
                 default = dataclasses.field(default_factory=shown(hint))
             if dataclasses.is_dataclass(hint):
                 hint = shown(hint)
+            elif get_origin(hint) is Mapping:
+                hint, default = Annotated[str, tyro.conf.arg(metavar="JSON")], ""
             elif hint is bool:
                 hint = tyro.conf.FlagConversionOff[Annotated[bool, _with_value("[true|false]")]]
             elif get_origin(hint) is tuple and not entry.metadata.get("many"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reflectioncoder.cli.arguments import Switches, Verb, positional, print_line
+from reflectioncoder.clients.address import shown_url
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.errors import UserError
 
@@ -34,7 +35,7 @@ def run_build(config: BuildConfig, switches: Switches) -> int:
         check_sampler(config)
         ways = {
             "mutation": "by mutation",
-            "chat": f"with {config.chat.model} at {config.chat.base_url}",
+            "chat": f"with {config.chat.model} at {shown_url(config.chat.base_url)}",
             "replay": f"with the answers in {config.chat.replay}",
             "native": f"with blocks by {config.native.model}",
         }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from reflectioncoder.cli.arguments import Switches, Verb, positional
 from reflectioncoder.cli.generate import decoding, say_truncated
 from reflectioncoder.cli.process import keep_freed_memory
+from reflectioncoder.clients.address import shown_url
 from reflectioncoder.config.evaluate import EvaluateConfig
 from reflectioncoder.progress import Meter
 
@@ -67,7 +68,7 @@ def run_evaluate(config: EvaluateConfig, switches: Switches) -> int:
         if not config.completions:
             check_settings(how)
         get_task(how.task, task_options(how))
-        model = f"{how.chat.model} at {how.chat.base_url}" if how.backend == "server" else how.model
+        model = f"{how.chat.model} at {shown_url(how.chat.base_url)}" if how.backend == "server" else how.model
         where = config.output or "a new directory below runs/evaluate"
         print(f"would score {config.completions or model} on {config.generate.task} in {where}")
         return 0

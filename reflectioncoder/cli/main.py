@@ -112,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             decoding may restart the program with other allocator settings, which is a little faster on CPUs.
 
     Returns:
-        the exit status: 0 for success, 1 if the program of `run` failed or a build made no sequence, 2 for bad input,
-        130 after Ctrl-C, 141 without a message if nobody reads the output any more.
+        the exit status: 0 for success, 1 if the program of `run` failed, a build made no sequence, or problems are left
+        without a result, 2 for bad input, 130 after Ctrl-C, 141 without a message if nobody reads the output any more.
     """
     was_null = _is_null()
     try:
@@ -183,7 +183,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             # All ranks of a machine get the same error. The first one prints it, and the launcher then ends the others.
             time.sleep(SECONDS_FOR_THE_FIRST_RANK)
         print_line(f"reflectioncoder {name}: {error}")
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print_line(f"reflectioncoder {name}: interrupted; finished work is kept, run it again to resume")
         return 130

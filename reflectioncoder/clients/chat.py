@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,13 @@ from reflectioncoder.clients.budget import Budget, Usage
 from reflectioncoder.clients.endpoint import Endpoint
 from reflectioncoder.clients.messages import Answer, Tools, Turn
 from reflectioncoder.clients.reply import EMPTY, by_length, read_reply
+from reflectioncoder.clients.tool_calls import NOT_RUN, TOOL, ids_of, plain_call
 from reflectioncoder.config.build import ChatConfig
 
-TOOL = "python"
+ONLY_THOUGHTS = (
+    "the model returned thoughts ({} characters) and no answer; raise chat.max_tokens, turn thinking off with"
+    " chat.extra_body, or correct the server's reasoning parser"
+)
 
 
 class ChatSampler:
@@ -23,20 +27,17 @@ class ChatSampler:
         config: endpoint, model and sampling settings.
         budget: shared by all requests; no limit if None.
         tool_description: description of the `python` tool sent to the model.
-        single: see `Endpoint`.
 
     Raises:
-        UserError: no model is named, or the URL is invalid or contains a password.
+        UserError: see `check_endpoint`.
     """
 
     name = "chat"
 
-    def __init__(
-        self, config: ChatConfig, budget: Budget | None = None, tool_description: str = "", single: bool = False
-    ) -> None:
+    def __init__(self, config: ChatConfig, budget: Budget | None = None, tool_description: str = "") -> None:
         self.model = config.model
         self._config, self._tool_description = config, tool_description
-        self._endpoint = Endpoint(config, config.model, budget, single=single)
+        self._endpoint = Endpoint(config, config.model, budget)
         self._create = self._endpoint.client.chat.completions.with_streaming_response.create
 
     def stop(self) -> None:
@@ -49,24 +50,21 @@ class ChatSampler:
 
     async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
         """See `Sampler`."""
-        started, public = time.monotonic(), self._endpoint.public
+        started = time.monotonic()
         # upper bound: assumes two characters per token, fewer than in real text
         length = sum(len(turn.text) + len(turn.tool_code or "") for turn in messages)
         worst = Usage(1, length // 2 + 8 * len(messages) + 64, self._config.max_tokens)
         answer, wasted = await self._endpoint.ask(
-            self._create, self._parameters(messages, tools), worst, lambda body: self._read(body, messages)
+            self._create, self._parameters(messages, tools), worst, lambda body: self._read(body, messages, tools)
         )
-        return Answer(
-            public(answer.text), None if answer.tool_code is None else public(answer.tool_code), answer.tool_id,
-            answer.finish, wasted + answer.usage, answer.model, time.monotonic() - started,
-        )  # fmt: skip
+        return dataclasses.replace(answer, usage=wasted + answer.usage, seconds=time.monotonic() - started)
 
     def _parameters(self, messages: Sequence[Turn], tools: Tools) -> dict[str, Any]:
         config = self._config
         if config.system_prompt == "merged" and len(messages) > 1 and messages[0].role == "system":
             merged = Turn("user", f"{messages[0].text}\n\n{messages[1].text}")
             messages = [merged, *messages[2:]]
-        parameters: dict[str, Any] = {"model": config.model, "messages": [_message(turn) for turn in messages]}
+        parameters: dict[str, Any] = {"model": config.model, "messages": messages_of(messages)}
         parameters[config.token_limit_key] = config.max_tokens
         if config.temperature >= 0:
             parameters["temperature"] = config.temperature
@@ -79,21 +77,46 @@ class ChatSampler:
             parameters["tool_choice"] = "auto" if tools == "offered" else "none"
         return parameters
 
-    def _read(self, body: bytes, messages: Sequence[Turn]) -> Answer:
+    def _read(self, body: bytes, messages: Sequence[Turn], tools: Tools) -> Answer:
         """Parse a response body; a reply without text or tool call is an error."""
         characters = sum(len(turn.text) for turn in messages)
-        reply = read_reply(body, self._endpoint, by_length(characters), chat=True)
+        reply = read_reply(body, self._endpoint, by_length(characters), chat=True, tools=tools != "off")
         if not reply.text.strip() and reply.tool_code is None and reply.finish != "length":
-            raise self._endpoint.error("empty", EMPTY, reply.usage)
-        return Answer(reply.text, reply.tool_code, reply.tool_id, reply.finish, reply.usage, reply.model)
+            raise self._endpoint.error(
+                "empty", ONLY_THOUGHTS.format(reply.thoughts) if reply.thoughts else EMPTY, reply.usage
+            )
+        thoughts = self._config.thoughts
+        keeps = thoughts == "always" or (thoughts == "with_tools" and tools != "off")
+        return Answer(
+            reply.text, reply.tool_code, reply.tool_id, reply.finish, reply.usage, reply.model,
+            message=reply.message if keeps else None,
+        )  # fmt: skip
 
 
-def _message(turn: Turn) -> dict[str, Any]:
-    """A turn as a message of the chat completions protocol."""
-    if turn.role == "tool":
-        return {"role": "tool", "tool_call_id": turn.tool_id, "content": turn.text}
-    message: dict[str, Any] = {"role": turn.role, "content": turn.text}
-    if turn.tool_code is not None:
-        function = {"name": TOOL, "arguments": json.dumps({"code": turn.tool_code})}
-        message["tool_calls"] = [{"id": turn.tool_id, "type": "function", "function": function}]
-    return message
+def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Convert turns to messages of the chat completions protocol."""
+    messages: list[dict[str, Any]] = []
+    last: Turn | None = None  # the assistant's last turn
+    for turn in turns:
+        if turn.role == "tool":
+            came = last.message if last is not None and last.message else {}
+            if "function_call" in came:  # the older form of a call has one of its result, too
+                messages.append(
+                    {"role": "function", "name": came["function_call"].get("name") or TOOL, "content": turn.text}
+                )
+                continue
+            messages.append({"role": "tool", "tool_call_id": turn.tool_id, "content": turn.text})
+            others = [id for id in ids_of(came) if id != turn.tool_id]  # each call needs a result
+            messages += [{"role": "tool", "tool_call_id": id, "content": NOT_RUN} for id in others]
+            continue
+        message: dict[str, Any] = {"role": turn.role, "content": turn.text}
+        if turn.role == "assistant":
+            last = turn
+            if turn.tool_code is not None:
+                message["tool_calls"] = plain_call(turn.tool_code, turn.tool_id)
+            if turn.message is not None:
+                if "function_call" in turn.message:
+                    message.pop("tool_calls", None)
+                message |= turn.message
+        messages.append(message)
+    return messages

@@ -7,7 +7,7 @@ is the server's and leaves the problem open for a later attempt. Usage, prices a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -17,14 +17,16 @@ TurnRole = Literal["system", "user", "assistant", "tool"]
 Tools = Literal["off", "offered", "closed"]
 Reason = Literal[
     "rate_limited", "server_error", "connection", "timeout", "malformed",  # the server's
-    "empty", "too_long", "refused", "not_recorded", "forged_prompt",  # the problem's
+    "empty", "too_long", "refused", "forbidden", "not_recorded", "forged_prompt",  # the problem's
     "authentication", "unknown_model", "wrong_url", "bad_request", "no_special_tokens", "quota", "server_down",
     "stopped",  # the build's
 ]  # fmt: skip
 FATAL: frozenset[Reason] = frozenset(
     ("authentication", "unknown_model", "wrong_url", "bad_request", "no_special_tokens", "quota", "server_down")
 )
-OF_THE_PROBLEM: frozenset[Reason] = frozenset(("empty", "too_long", "refused", "not_recorded", "forged_prompt"))
+OF_THE_PROBLEM: frozenset[Reason] = frozenset(
+    ("empty", "too_long", "refused", "forbidden", "not_recorded", "forged_prompt")
+)
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Turn:
         text: text of the message.
         tool_id: id of the tool call that an assistant turn makes or a tool turn answers; empty if there is none.
         tool_code: the code that an assistant's tool call asks to run.
+        message: fields of the model's own message, which are sent back as they came; see `Answer`.
     """
 
     role: TurnRole
     text: str
     tool_id: str = ""
     tool_code: str | None = None
+    message: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class Answer:
 
     Args:
         text: text of the message.
-        tool_code: code of the first call of the `python` tool; None if there is no call.
+        tool_code: code of the call of the `python` tool that is to be run; None if there is no call.
         tool_id: id of that call.
         finish: why the answer ended: "stop", "tool_calls", "length", or the server's own word.
         usage: usage of all requests for this answer, failed ones included.
         model: the model's name as the server reports it.
         seconds: wall-clock time, waits for retries included.
+        message: fields of the message that the next request must send back as they came, such as thoughts and
+            signatures; with a call also its content and all calls. None if text and code are all of it.
     """
 
     text: str
@@ -65,6 +71,7 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     model: str = ""
     seconds: float = 0.0
+    message: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 class SamplerError(Exception):

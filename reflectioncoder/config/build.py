@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from reflectioncoder.errors import UserError
 from reflectioncoder.registry import NameIn
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
@@ -15,8 +17,8 @@ class ChatConfig:
     """The chat model of a build, how requests are sent, and what they may cost. Keys are never stored here.
 
     Args:
-        base_url: URL of an OpenAI-compatible endpoint, such as http://localhost:8000/v1 or https://api.openai.com/v1.
-            There is no default, so that nobody is charged by accident.
+        base_url: URL of an OpenAI-compatible endpoint, such as http://localhost:8000/v1 or https://api.openai.com/v1
+            (docs/servers.md). There is no default, so that nobody is charged by accident.
         model: name of the model on the server.
         protocol: how code is marked in answers: `fenced` in a fenced block, `tools` in calls of a `python` tool.
         system_prompt: `own` sends a system message; `merged` puts its text into the first user message, for models
@@ -30,6 +32,18 @@ class ChatConfig:
         retries: attempts after a request that failed on the server's side.
         backoff: seconds before the first retry, doubled each time; a Retry-After header takes precedence.
         longest_wait: stop the build if a Retry-After header asks for more seconds than this.
+        stream: receive the answer piece by piece, for servers that only stream. An answer that was cut off is requested
+            again, as without streaming.
+        extra_body: further keys of each request, as a TOML table or the text of a JSON object, such as
+            '{"reasoning_effort": "low"}'. A null value leaves a key of ours out of the request.
+        extra_headers: further HTTP headers of each request, as a table or JSON. $NAME stands for the environment
+            variable NAME; the value of a header with a key must be given so.
+        extra_query: further parameters in the URL of each request, as a table or JSON, such as
+            '{"api-version": "2024-10-21"}'. $NAME stands for the environment variable NAME.
+        thoughts: when the thoughts of an answer that the server returns beside its text (`reasoning_content`,
+            signatures) are sent back: `with_tools` only in the protocol `tools`, `always` or `never`.
+        endings: words of `finish_reason` that mean a whole answer, in addition to the known ones; `null` stands for
+            none at all.
         api_key_variable: environment variable with the key; it may be unset for local servers.
         prompts: TOML file that overrides the prompts' wording (docs/building.md).
         replay: JSONL file of recorded answers, for the sampler `replay`.
@@ -38,6 +52,10 @@ class ChatConfig:
         budget_tokens: input and output tokens after which the build stops cleanly; 0 sets no limit.
         budget_money: cost, by `prices`, after which the build stops cleanly; 0 sets no limit.
         prices: prices per million tokens as "MODEL=INPUT/OUTPUT".
+
+    Raises:
+        UserError: the URL has a user name, password, query or fragment. They are refused before they could be written
+            to a file or printed.
     """
 
     base_url: str = ""
@@ -53,6 +71,12 @@ class ChatConfig:
     retries: int = 6
     backoff: float = 0.5
     longest_wait: float = 120.0
+    stream: bool = False
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    extra_headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    extra_query: Mapping[str, str] = field(default_factory=dict, hash=False)
+    thoughts: Literal["with_tools", "always", "never"] = "with_tools"
+    endings: tuple[str, ...] = ()
     api_key_variable: str = "OPENAI_API_KEY"
     prompts: str = ""
     replay: str = ""
@@ -60,6 +84,13 @@ class ChatConfig:
     budget_tokens: int = 0
     budget_money: float = 0.0
     prices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "@" in self.base_url or "?" in self.base_url or "#" in self.base_url:
+            raise UserError(
+                "chat.base_url: leave user name, password and query out of it; the key comes from the environment"
+                f" variable {self.api_key_variable}, and chat.extra_query takes other parameters"
+            )
 
 
 @dataclass(frozen=True)

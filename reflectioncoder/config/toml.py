@@ -86,7 +86,10 @@ def _build(
         if key not in hints:
             raise UserError(f"{where}unknown key '{prefix}{key}'{_suggest(key, hints)}")
         values[key] = _checked(hints[key], value, f"{where}key '{prefix}{key}'", where, f"{prefix}{key}.")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UserError as error:  # a value that its class refuses
+        raise UserError(f"{where}{error}") from None
 
 
 def _suggest(key: str, hints: Mapping[str, Any]) -> str:
@@ -97,6 +100,8 @@ def _suggest(key: str, hints: Mapping[str, Any]) -> str:
 def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = "") -> Any:
     """`value` as the type `hint`, or a UserError that says what was expected."""
     origin = get_origin(hint)
+    if origin is Mapping:
+        return _json_table(value, name, only_text=get_args(hint)[1] is str)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise UserError(f"{name}: expected a table, found {value!r}")
@@ -129,6 +134,25 @@ def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = ""
     return value
 
 
+def _json_table(value: Any, name: str, only_text: bool) -> dict[str, Any]:
+    """A table of free keys, given as such or as the text of a JSON object; messages do not show values, as of keys."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else {}
+        except (ValueError, RecursionError):
+            raise UserError(f"{name}: expected a table, or the text of a JSON object such as '{{\"x\": 1}}'") from None
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name}: expected a table, or the text of a JSON object such as '{{\"x\": 1}}'")
+    for key, item in value.items():
+        if only_text and not isinstance(item, str):
+            raise UserError(f"{name}: the value of '{key}' must be text in quotes")
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise UserError(f"{name}: holds a value that JSON cannot express, such as a date or nan") from None
+    return dict(value)
+
+
 def _override(config: C, keys: list[str], text: str, name: str) -> C:
     hints = type_hints(type(config))
     key, rest = keys[0], keys[1:]
@@ -159,6 +183,8 @@ def known_keys(cls: Any, prefix: str = "") -> dict[str, Any]:
 
 def read_value(hint: Any, text: str, name: str) -> Any:
     """The value that flag text means for a field of type `hint`; `name` is for messages. Raises UserError."""
+    if get_origin(hint) is Mapping:
+        return _checked(hint, text, name)
     if dataclasses.is_dataclass(hint):
         raise UserError(f"{name}: is a table; set one of its keys ({', '.join(type_hints(hint))})")
     if get_origin(hint) is tuple:
@@ -195,11 +221,22 @@ def _write_table(config: Any, prefix: str, lines: list[str]) -> None:
         if dataclasses.is_dataclass(value):
             tables.append((entry.name, value))
         elif value is not None:
-            # JSON writes text, numbers, booleans and lists of them as TOML reads them.
-            lines.append(f"{entry.name} = {json.dumps(value, ensure_ascii=False)}")
+            lines.append(f"{entry.name} = {_toml_value(value)}")
     for name, value in tables:
         lines.append(f"\n[{prefix}{name}]")
         _write_table(value, f"{prefix}{name}.", lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        text = json.dumps(value, ensure_ascii=False)
+        if "null" in text:  # TOML has none; the text of the object is read as well
+            return json.dumps(text, ensure_ascii=False)
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    # JSON writes text, numbers and booleans as TOML reads them
+    return json.dumps(value, ensure_ascii=False)
 
 
 def versions() -> dict[str, str]:

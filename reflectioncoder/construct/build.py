@@ -21,11 +21,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.build import BuildConfig, ChatConfig
 from reflectioncoder.config.toml import save, versions
 from reflectioncoder.construct import fork, outputs
 from reflectioncoder.construct.conversation.samples import sample_id
-from reflectioncoder.construct.conversation.scheduler import reflect_by_chat
+from reflectioncoder.construct.conversation.scheduler import Ended, reflect_by_chat
 from reflectioncoder.construct.engines import engine
 from reflectioncoder.construct.export import FILES, export_build
 from reflectioncoder.construct.filters import contamination
@@ -36,9 +36,9 @@ from reflectioncoder.construct.mutation.kinds import BUG_KINDS
 from reflectioncoder.construct.mutation.worker import INFRASTRUCTURE, Reflector
 from reflectioncoder.construct.prompts import load_prompts
 from reflectioncoder.construct.samplers import replay
-from reflectioncoder.construct.samplers.registry import check_native
+from reflectioncoder.construct.samplers.registry import check_sampler
 from reflectioncoder.dialogues.dialogue import Dialogue
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import IncompleteError, UserError
 from reflectioncoder.files.funnel import funnel_steps
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.cache import Loaded, load_once
@@ -50,6 +50,8 @@ from reflectioncoder.registry import refuse_in_worker
 
 # chat settings that affect the answers; the server's address and the budget may change between runs
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
+# the same, but recorded only if they are set, as earlier versions did not know them
+FREE_CHAT_SETTINGS = ("extra_body", "endings", "thoughts")
 # native settings that do not affect the answers (as in `generate`, the effect of the batch on a row is ignored)
 NATIVE_FREE = ("batch_size", "device", "replicas")
 NOT_FINGERPRINTED = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that do not affect the sequences
@@ -93,6 +95,8 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     Raises:
         UserError: the input is invalid, the output directory is in use or was made with another configuration, or the
             disk is full. Finished problems are kept.
+        IncompleteError: some problems have no result, as the server or the interpreter gave none. What is finished has
+            been exported; a later run continues.
 
     Example:
         from reflectioncoder import BuildConfig, build
@@ -108,11 +112,8 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     loaded = _problems(config)
     problems, skipped = loaded.problems, loaded.skipped
     for lines in ([f"skipped {line}" for line in skipped], loaded.renamed):
-        for line in lines[:ROWS_SHOWN]:
-            say(line)
-        if len(lines) > ROWS_SHOWN:
-            say(f"... and {len(lines) - ROWS_SHOWN} more, all in {NOTES}")
-    decided, stopped = build_fingerprint(config, problems), ""
+        _say_in_part(say, lines, NOTES)
+    decided, ended = build_fingerprint(config, problems), Ended()
     old = fork.check_fork(config, decided)
     config = dataclasses.replace(config, output=config.fork or config.output, fork="")
     output = Path(config.output)
@@ -141,21 +142,36 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             if pending:
                 reflect = _reflect if config.sampler == "mutation" else reflect_by_chat
                 with engine.engine_running(config):
-                    stopped = reflect(config, pending, ledger, console)
+                    ended = reflect(config, pending, ledger, console)
+                _say_in_part(say, [f"no result for {id}: {why}" for id, why in ended.left])
+                if ended.failed and not ledger.finished():
+                    raise IncompleteError(f"{ended.failed}: rerun to continue")
             kept, funnel = export_build(problems, found, detector(), ledger, output, config.near_duplicates)
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
             outputs.export_formats(output, kept, config.formats)
             outputs.write_card(output, _card(config, problems, kept, funnel))
-            if not stopped:
+            if not (ended.stopped or ended.failed):
                 ledger.note("funnel", funnel)
-    result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, output / "sequences.jsonl", stopped)
+    path = output / "sequences.jsonl"
+    result = BuildResult(funnel["sequences"], funnel, time.monotonic() - started, path, ended.stopped)
     console.print(funnel_table(funnel))
     say(f"{result.sequences} sequences in {result.seconds:.1f} s: {result.path}")
-    if stopped:
-        say(f"stopped: {stopped}; {funnel['unfinished']} problems are left; raise the limit and rerun to continue")
+    if ended.stopped:
+        say(
+            f"stopped: {ended.stopped}; {funnel['unfinished']} problems are left; raise the limit and rerun to continue"
+        )
+    if ended.failed:
+        raise IncompleteError(f"{ended.failed}: rerun to continue; what is finished is in {output}")
     return result
+
+
+def _say_in_part(say: Callable[[str], None], lines: Sequence[str], file: str = "") -> None:
+    for line in lines[:ROWS_SHOWN]:
+        say(line)
+    if len(lines) > ROWS_SHOWN:
+        say(f"... and {len(lines) - ROWS_SHOWN} more{f', all in {file}' if file else ''}")
 
 
 def _problems(config: BuildConfig) -> Loaded:
@@ -163,8 +179,7 @@ def _problems(config: BuildConfig) -> Loaded:
         raise UserError(f"count = {config.count}: give a number above 0")
     if config.problems == "handwritten":
         raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
-    if config.sampler == "native":
-        check_native(config.native, config.chat)
+    check_sampler(config)
 
     def read() -> Loaded:
         if config.problems == "procedural":
@@ -208,7 +223,8 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     Settings that do not affect the sequences, such as output paths and worker counts, are left out.
     """
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_FINGERPRINTED}
-    chat, native = settings.pop("chat"), settings.pop("native")
+    native = settings.pop("native")
+    del settings["chat"]
     if config.sampler == "mutation":
         del settings["sampler"]
     elif config.sampler == "native":
@@ -218,8 +234,9 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
         settings["native.weights"] = weights(config.native.model)
         if config.native.backend == "completions":
             settings["chat.model"] = config.chat.model
+            settings |= _chat_settings(config, ())
     else:
-        settings |= {f"chat.{key}": chat[key] for key in CHAT_SETTINGS}
+        settings |= _chat_settings(config, CHAT_SETTINGS)
     if config.sampler != "mutation":
         prompts = load_prompts(config.chat.prompts)
         settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
@@ -239,15 +256,14 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     return {**stable, "problem_texts": digest.hexdigest()}
 
 
-def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> str:
-    """Run the workers until every problem is in the ledger.
+def _chat_settings(config: BuildConfig, always: Sequence[str], prefix: str = "chat.") -> dict[str, Any]:
+    given, default = dataclasses.asdict(config.chat), dataclasses.asdict(ChatConfig())
+    free = [key for key in FREE_CHAT_SETTINGS if given[key] != default[key]]
+    return {f"{prefix}{key}": given[key] for key in (*always, *free)}
 
-    Returns:
-        "", because no budget can stop the workers early.
 
-    Raises:
-        UserError: the interpreter gave no result for some problems in two attempts.
-    """
+def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> Ended:
+    """Run the workers until every problem is in the ledger, or the interpreter gave no result in two attempts."""
     with Meter("reflecting", len(problems)) as meter, engine.workers(Reflector, config, console) as pool:
         for attempt in (1, 2):
             again = []
@@ -258,13 +274,14 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
                     ledger.put(entry)
                     meter.advance()
             if not again:
-                return ""
+                return Ended()
             problems = again
             console.print(f"attempt {attempt}: {len(again)} problems without a result from the interpreter")
-    raise UserError(
-        f"the interpreter gave no result for {len(again)} problems, first {again[0].id}; the others are kept:"
-        " rerun to continue, with fewer workers if memory is short"
+    why = (
+        f"the interpreter gave no result for {len(again)} problems, first {again[0].id} (use fewer workers if memory"
+        " is short); the others are kept"
     )
+    return Ended(failed=why, left=tuple((problem.id, "no result from the interpreter") for problem in again))
 
 
 def _detector(config: BuildConfig) -> contamination.Detector:
@@ -282,7 +299,7 @@ def _card(
 ) -> outputs.Card:
     how: dict[str, Any] = {"sampler": config.sampler}
     if config.sampler != "mutation":
-        how |= {key: getattr(config.chat, key) for key in CHAT_SETTINGS}
+        how |= _chat_settings(config, CHAT_SETTINGS, "")
         how["prompt_version"] = load_prompts(config.chat.prompts).version
     how |= {"problems": Path(config.problems).name, "split": config.split, "seed": config.seed}
     how |= {"max_rounds": config.max_rounds, "near_duplicates": config.near_duplicates}

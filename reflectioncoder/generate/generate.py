@@ -136,7 +136,7 @@ def check_settings(config: GenerateConfig) -> None:
     if config.samples > 1 and config.temperature == 0:
         raise UserError("generate: several samples of greedy decoding are all the same; set a temperature")
     if config.backend == "server":
-        from reflectioncoder.clients.endpoint import check_endpoint  # a second of imports
+        from reflectioncoder.clients.address import check_endpoint
 
         check_endpoint(config.chat, config.chat.model)
 
@@ -171,7 +171,9 @@ def _deciding(config: GenerateConfig) -> dict[str, Any]:
     if config.backend != "server":
         return {name: getattr(config, name) for name in names}
     # the server's address and the budget may change between runs, as for a build
-    served = {"chat.model": config.chat.model, "chat.temperature left out": config.chat.temperature < 0}
+    served: dict[str, Any] = {"chat.model": config.chat.model}
+    served["chat.temperature left out"] = config.chat.temperature < 0
+    served |= {"chat.extra_body": dict(config.chat.extra_body), "chat.endings": config.chat.endings}
     return {name: getattr(config, name) for name in names if name not in HERE} | served
 
 

@@ -18,24 +18,25 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from reflectioncoder.clients.address import check_endpoint
 from reflectioncoder.clients.budget import Budget, BudgetError, Usage, price_of
 from reflectioncoder.clients.chat import ChatSampler
-from reflectioncoder.clients.endpoint import Endpoint, check_endpoint
+from reflectioncoder.clients.endpoint import Endpoint
 from reflectioncoder.clients.messages import Answer, SamplerError, Turn
+from reflectioncoder.clients.refusals import Refusals
 from reflectioncoder.clients.reply import by_length, read_reply
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.config.evaluate import GenerateConfig
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import IncompleteError, UserError
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.generate.backend import Keep, SampleKey
 from reflectioncoder.generate.completions import Completion, clean_answer, clean_completion
 from reflectioncoder.tasks.base import Prompt, Task
 
-REFUSED = 3  # if this many requests are refused before the first answer, the server accepts none of this kind
 SERVER_ATTEMPTS = 2  # attempts at a completion after server failures, each with all retries
 
 
@@ -110,7 +111,7 @@ class ServerBackend:
         chat = self._chat
         budget = Budget(chat.budget_requests, chat.budget_tokens, chat.budget_money, self._price, self._spent())
         asker: Asker = _Plain(chat, budget, self._config.most_stops) if self.style == "plain" else _Chat(chat, budget)
-        run = _Run(asker, self, keep, works=len(missing) < len(self.wanted))
+        run = _Run(asker, self, keep, chat.in_flight)
         try:
             todo: Sequence[SampleKey] = missing
             for _ in range(SERVER_ATTEMPTS):
@@ -119,6 +120,7 @@ class ServerBackend:
                 todo = list(run.left)
                 if not todo or run.over:
                     break
+            run.settle(works=len(missing) < len(self.wanted))
         finally:
             self._note(budget)
             await asker.close()
@@ -126,10 +128,11 @@ class ServerBackend:
         kept = f"{done} of {total} completions are in {self._config.output}"
         if run.over:
             more = f"; the usage is in {self._kept}" if run.spent else ""
-            raise UserError(f"{run.over}; {kept}: start again to continue{more}")
+            raise IncompleteError(f"{run.over}; {kept}: start again to continue{more}")
         if run.left:
             (task_id, _), why = next(iter(run.left.items()))
-            raise UserError(f"no answer to problem '{task_id}' ({why}); {kept}: start again to continue")
+            others = f" and to {len(run.left) - 1} others" if len(run.left) > 1 else ""
+            raise IncompleteError(f"no answer to problem '{task_id}'{others} ({why}); {kept}: start again to continue")
 
     def prompt(self, key: SampleKey) -> Prompt:
         """Return the prompt of a completion."""
@@ -155,12 +158,12 @@ class _Run:
         asker: sends the requests.
         server: the back end with the prompts and settings.
         keep: see `Backend`.
-        works: whether the server has answered in an earlier run; if so, refusals are due to the content.
+        at_once: number of concurrent requests.
     """
 
-    def __init__(self, asker: Asker, server: ServerBackend, keep: Keep, works: bool) -> None:
-        self._asker, self._server, self._deliver, self._works = asker, server, keep, works
-        self._refused: list[Completion] = []  # held back until it is known whether the server works
+    def __init__(self, asker: Asker, server: ServerBackend, keep: Keep, at_once: int) -> None:
+        self._asker, self._server, self._deliver = asker, server, keep
+        self._refusals: Refusals[Completion] = Refusals(at_once)
         self.left: dict[SampleKey, str] = {}  # completions without an answer, with the reason
         self.over = ""  # why no further requests are sent
         self.spent = False  # whether the budget is the reason
@@ -190,11 +193,22 @@ class _Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if self._refused and not self.left:
-            self.over = self.over or self._refused[0].error
+
+    def settle(self, works: bool) -> None:
+        """Decide the refusals that no answer has decided.
+
+        Args:
+            works: whether the server has answered in an earlier run.
+        """
+        if not self.over:
+            settled = self._refusals.settle(lambda _: works)
+            self._keep(settled.rejected)
+            self.left |= {(item.task_id, item.sample): why for item, why in settled.open}
+            self.over = settled.failure
 
     async def _one(self, key: SampleKey) -> None:
         prompt, hash = self._server.prompt(key), self._server.wanted[key]
+        sent = self._refusals.sent()
         try:
             answer = await self._asker.ask(prompt, key[1])
         except BudgetError as error:
@@ -205,13 +219,10 @@ class _Run:
                 self.over = self.over or error.detail
                 self._asker.stop()
             elif error.of_the_problem:
-                empty = Completion(*key, "", "", hash, error=why)
-                if error.reason != "refused" or error.final or self._works:
-                    self._keep(empty, error.usage.tokens_out)
-                    return
-                self._refused.append(empty)
-                if len(self._refused) >= REFUSED:
-                    self.over = self.over or error.detail
+                known, failure = self._refusals.refused(0, error, Completion(*key, "", "", hash, error=why))
+                self._keep(known)
+                if failure:
+                    self.over = self.over or failure
                     self._asker.stop()
             elif error.reason != "stopped":
                 self.left[key] = why
@@ -220,14 +231,12 @@ class _Run:
             plain = self._server.style == "plain"
             code = clean_completion(answer.text, prompt.stops) if plain else clean_answer(answer.text, language)
             ended = Completion(*key, code, answer.text, hash, finish=answer.finish)
-            self._keep(ended, answer.usage.tokens_out)
+            self._keep([ended], answer.usage.tokens_out)
+            self._keep(self._refusals.answered(0, sent))
 
-    def _keep(self, completion: Completion, tokens: int) -> None:
-        """Deliver a completion, and with it all refused ones: the completion shows that the server works."""
-        self._works = True
-        refused, self._refused = self._refused, []
-        for ended, size in [(completion, tokens), *((empty, 0) for empty in refused)]:
-            self._deliver(ended, size)
+    def _keep(self, completions: Iterable[Completion], tokens: int = 0) -> None:
+        for completion in completions:
+            self._deliver(completion, tokens)
             self.done += 1
 
 
@@ -235,7 +244,7 @@ class _Chat:
     """Requests chat completions of one user message."""
 
     def __init__(self, config: ChatConfig, budget: Budget) -> None:
-        self._sampler = ChatSampler(config, budget, single=True)
+        self._sampler = ChatSampler(config, budget)
         self.stop, self.close = self._sampler.stop, self._sampler.close
 
     async def ask(self, prompt: Prompt, sample: int) -> Answer:
@@ -248,7 +257,7 @@ class _Plain:
 
     def __init__(self, config: ChatConfig, budget: Budget, most_stops: int) -> None:
         self._config, self._most_stops = config, most_stops
-        self._endpoint = Endpoint(config, config.model, budget, "completions", single=True)
+        self._endpoint = Endpoint(config, config.model, budget, "completions")
         self._create = self._endpoint.client.completions.with_streaming_response.create
         self.stop, self.close = self._endpoint.stop, self._endpoint.close
 
@@ -266,8 +275,7 @@ class _Plain:
         answer, wasted = await self._endpoint.ask(
             self._create, parameters, worst, lambda body: self._read(body, prompt.continuation)
         )
-        text = self._endpoint.public(answer.text)
-        return dataclasses.replace(answer, text=text, usage=wasted + answer.usage, seconds=time.monotonic() - started)
+        return dataclasses.replace(answer, usage=wasted + answer.usage, seconds=time.monotonic() - started)
 
     def _read(self, body: bytes, prompt: str) -> Answer:
         """Parse a response body. The text is empty if the model stops immediately."""

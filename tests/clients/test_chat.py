@@ -119,19 +119,19 @@ FAILURES = {
     "list": (Reply(b"[]"), "malformed"),
     "no choices": (Reply(b'{"choices": []}'), "malformed"),
     "html": (Reply(b"<html>It works!</html>"), "malformed"),
-    "tool call without code": (Reply(completion("", code="x").replace(b"code", b"cod")), "malformed"),
+    "tool call without code": (Reply(completion("", code="x").replace(b'\\"code\\": \\"x\\"', b"")), "malformed"),
     "deep": (Reply(b"[" * 100_000), "malformed"),
     "empty": (Reply(completion("")), "empty"),
     "null": (Reply(completion(None)), "empty"),
     "blank": (Reply(completion(" \n")), "empty"),
-    "filtered": (Reply(completion("I", "content_filter")), "bad_request"),
+    "filtered": (Reply(completion("I", "content_filter")), "refused"),
     "endless": (Reply(b'{"choices": [', endless=True), "too_long"),
     "drip": (Reply(completion("Hi."), drip=0.05), "timeout"),
     "late": (Reply(completion("Hi."), delay=2.0), "timeout"),
     "wrong key": (failure(401, f"Incorrect API key provided: {KEY}."), "authentication"),
     "unknown model": (failure(404, "The model `m` does not exist.", "model_not_found"), "unknown_model"),
     "wrong path": (failure(404, "Not Found"), "wrong_url"),
-    "bad parameter": (failure(400, "temperature is not supported"), "bad_request"),
+    "bad parameter": (failure(400, "temperature is not supported"), "refused"),
     "no money": (failure(429, "You exceeded your quota.", "insufficient_quota"), "quota"),
     "wait an hour": (failure(429, Retry_After="3600"), "quota"),
 }
@@ -147,12 +147,13 @@ def test_every_misbehaviour_ends_in_a_typed_reason_without_the_key(name: str) ->
     assert "\n" not in error.detail
     assert KEY not in error.detail
     assert error.usage.requests == len(server.requests)
-    assert len(server.requests) == (1 if error.fatal and reason != "server_down" else 2 if error.fatal else 3)
+    once = reason == "refused" or (error.fatal and reason != "server_down")
+    assert len(server.requests) == (1 if once else 2 if error.fatal else 3)
     if reason == "empty":
         assert error.usage == Usage(3, 30, 15)  # empty answers are billed, too
 
 
-@pytest.mark.parametrize("name", [name for name, (_, reason) in FAILURES.items() if reason not in FATAL])
+@pytest.mark.parametrize("name", [name for name, (_, reason) in FAILURES.items() if reason not in FATAL | {"refused"}])
 def test_every_passing_trouble_is_survived(name: str) -> None:
     reply, _ = FAILURES[name]
     answer, server = ask(lambda number, _: reply if number == 0 else "Hi.", timeout=0.5)
@@ -354,10 +355,16 @@ def test_a_key_is_needed_only_where_the_server_wants_one(monkeypatch: pytest.Mon
     assert "the key in OPENAI_API_KEY is not set" in error.detail
 
 
-def test_a_server_that_says_the_key_back_does_not_get_it_recorded() -> None:
-    answer, _ = ask(lambda *_: f"Your key is {KEY}, isn't it?")
+@pytest.mark.parametrize("key", [KEY, "values", "ollama", "secret"])
+def test_a_key_is_cut_out_of_error_messages_and_never_out_of_answers(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    code = f"def f({key.replace('-', '_')}):\n    return '{key}'"
+    answer, _ = ask(lambda *_: code)
     assert isinstance(answer, Answer)
-    assert answer.text == "Your key is ***, isn't it?"
+    assert answer.text == code
+    error, _ = ask(lambda *_: failure(401, f"Your key is {key}, isn't it?"))
+    assert isinstance(error, SamplerError)
+    assert "Your key is ***, isn't it?" in error.detail
 
 
 def test_usage_is_estimated_where_the_server_is_silent() -> None:

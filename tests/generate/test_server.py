@@ -98,9 +98,9 @@ def test_chat_asks_once_per_problem_and_keeps_what_was_said_and_its_code(tmp_pat
 
 
 def test_plain_asks_the_completions_endpoint_with_the_prompt_and_its_stops(tmp_path: Path) -> None:
-    def script(_: int, request: dict[str, Any]) -> bytes:  # a server that ignores stops and echoes the key
+    def script(_: int, request: dict[str, Any]) -> bytes:  # a server that ignores stops
         n = number(request)
-        return text_completion("" if n == 3 else f"{solution(n)}# {KEY}\n```\nprose", "stop" if n == 3 else "length")
+        return text_completion("" if n == 3 else f"{solution(n)}# said\n```\nprose", "stop" if n == 3 else "length")
 
     with ChatServer(script) as server:
         config = settings(tmp_path, server.url, prompt_style="plain")
@@ -114,9 +114,9 @@ def test_plain_asks_the_completions_endpoint_with_the_prompt_and_its_stops(tmp_p
     }
     assert {row["finish"] for row in rows(config)} == {"stop", "length"}
     assert not any(c.truncated for c in generate(config).completions)  # only prose was cut off
-    wanted = ["" if n == 3 else f"{solution(n)}# ***\n" for n in range(1, COUNT + 1)]
+    wanted = ["" if n == 3 else f"{solution(n)}# said\n" for n in range(1, COUNT + 1)]
     assert [row["completion"] for row in rows(config)] == wanted
-    assert rows(config)[0]["raw"] == f"{solution(1)}# ***\n```\nprose"
+    assert rows(config)[0]["raw"] == f"{solution(1)}# said\n```\nprose"
 
 
 def test_at_most_four_stops_are_sent_and_all_of_them_cut(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_server_that_refuses_all_from_the_first_is_told_from_a_bad_problem(tmp
     with ChatServer(lambda *_: failure(400, "unknown parameter")) as server:
         with pytest.raises(UserError, match=r"unknown parameter; 0 of 6 completions"):
             generate(settings(tmp_path, server.url, chat={"in_flight": 1}))
-        assert len(server.requests) == 3
+        assert len(server.requests) == 5
         with pytest.raises(UserError, match=r"unknown parameter; 0 of 1 completions"):
             generate(settings(tmp_path, server.url, limit=1))
 

@@ -221,11 +221,11 @@ class Conversation:
         text = without_thoughts(answer.text)
         if answer.tool_code is not None:
             analysis, code = text.strip(), answer.tool_code.strip("\n")
-            self.messages.append(Turn("assistant", analysis, answer.tool_id, answer.tool_code))
+            self.messages.append(Turn("assistant", analysis, answer.tool_id, answer.tool_code, answer.message))
         else:
             found = extract(text)
             analysis, code = found.analysis, found.code
-            self.messages.append(Turn("assistant", found.kept))
+            self.messages.append(Turn("assistant", found.kept, message=answer.message))
         if analysis:
             self.analysis.append(analysis)
         if not code.strip():
@@ -331,6 +331,8 @@ def to_record(event: Event) -> tuple[str, dict[str, Any]]:
     value = vars(event).copy()  # ten times as fast as dataclasses.asdict
     if isinstance(event, Answer):
         value["usage"] = vars(event.usage).copy()
+        if value["message"] is None:  # as earlier versions wrote it
+            del value["message"]
     return kinds[type(event)], value
 
 

@@ -2,19 +2,22 @@
 
 One event loop runs the conversations, and a pool of interpreters runs their programs. Every answer and execution is
 written to the ledger before it is used. A problem for which the server gave no answer stays open: it is retried once
-at the end of this run, and again by the next run.
+at the end of this run, and again by the next run. What the server refuses is rejected, unless it refuses everything
+(`clients/refusals.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
 from reflectioncoder.clients.budget import Budget, BudgetError, Usage, price_of
-from reflectioncoder.clients.messages import Answer, SamplerError
+from reflectioncoder.clients.messages import Answer, Sampler, SamplerError, Tools, Turn
+from reflectioncoder.clients.refusals import Refusals
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.toml import versions
 from reflectioncoder.construct.conversation.conversation import (
@@ -47,14 +50,26 @@ FAILED = "failed"  # kind of the ledger record of a failed attempt; it has a cos
 RUN_ATTEMPTS = 2
 
 
-def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Ledger, console: Console) -> str:
+@dataclass(frozen=True)
+class Ended:
+    """How the work on a build's problems ended.
+
+    Args:
+        stopped: why it stopped early although nothing failed (the budget is used up); empty if it did not.
+        failed: why problems are left without a result; empty if none are for this reason.
+        left: these problems, as far as they were tried, with the reason of each.
+    """
+
+    stopped: str = ""
+    failed: str = ""
+    left: tuple[tuple[str, str], ...] = ()
+
+
+def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Ledger, console: Console) -> Ended:
     """Run the conversations of all problems and record their results in the ledger.
 
-    Returns:
-        why the build stopped early (the budget is used up); empty if it did not.
-
     Raises:
-        UserError: the server cannot be used, or it gave no answer for some problems. Finished problems are kept.
+        UserError: invalid settings.
     """
     return asyncio.run(_Conversations(config, ledger, console).run(problems))
 
@@ -96,10 +111,11 @@ class _Conversations:
         self._settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         self._left: list[tuple[Problem, str]] = []  # problems without an answer, with the reason
         self._first: FirstAccepted | None = None
+        self._refusals: Refusals[tuple[Problem, Entry]] = Refusals(self._at_once)
         self._stopped = self._fatal = ""
         self._finished = 0
 
-    async def run(self, problems: Sequence[Problem]) -> str:
+    async def run(self, problems: Sequence[Problem]) -> Ended:
         config, kinds = self._config, self._ledger.last_kinds()
         self._begun = set(kinds)
         self._commits = Commits(self._ledger)
@@ -112,45 +128,59 @@ class _Conversations:
         self._sampler = make_sampler(config, self._budget, self._prompts, self._console)
         provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
         provenance["interpreter"] = f"ipython {versions()['ipython']}"
+        self._watched = _Watched(self._sampler, self._refusals, self._write)
         self._rules, self._kind = rules_of(config, provenance)
         console = self._console
         try:
-            with Meter("conversing", len(todo)) as meter:
+            with Meter("conversing", len(todo)) as self._meter:
                 async with engine.programs(config, console) as self._pool:
                     for attempt in range(RUN_ATTEMPTS):
-                        await self._all(iter(todo), meter)
+                        await self._all(iter(todo))
                         if not self._left or self._stopped or self._fatal:
                             break
                         todo = [problem for problem, _ in self._left]
                         if attempt + 1 < RUN_ATTEMPTS:
                             console.print(f"{len(todo)} problems without an answer: trying again", highlight=False)
                             self._left = []
+                await self._settle()
         finally:
             await self._commits.close()
             await self._sampler.close()
+        left = tuple((problem.id, why) for problem, why in self._left)
         total = len(problems)
         if self._fatal:
-            raise UserError(
-                f"{self._fatal}; {self._finished} of {total} problems were finished and are kept: rerun to continue"
-            )
-        if self._left and not self._stopped:
-            problem, why = self._left[0]
-            raise UserError(
-                f"{len(self._left)} of {total} problems have no answer, first {problem.id} ({why});"
-                " the others are kept: rerun to continue"
-            )
-        return self._stopped
+            failed = f"{self._fatal}; {self._finished} of {total} problems were finished and are kept"
+            return Ended(failed=failed, left=left)
+        if left and not self._stopped:
+            id, why = left[0]
+            failed = f"{len(left)} of {total} problems have no answer, first {id} ({why}); the others are kept"
+            return Ended(failed=failed, left=left)
+        return Ended(self._stopped)
 
-    async def _all(self, problems: Iterator[Problem], meter: Meter) -> None:
+    async def _settle(self) -> None:
+        """Decide the refusals that no answer has decided."""
+        if self._fatal:
+            return
+        turns = self._ledger.most_answers()
+        settled = self._refusals.settle(lambda turn: turn < turns)
+        await self._write(entry for _, entry in settled.rejected)
+        self._left += [(problem, why) for (problem, _), why in settled.open]
+        self._fatal = settled.failure
+
+    async def _write(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            await self._commits.write(entry)
+            self._finished += 1
+            self._meter.advance()
+
+    async def _all(self, problems: Iterator[Problem]) -> None:
         async def worker() -> None:
             for problem in problems:
                 if self._stopped or self._fatal:
                     return
                 entry = await (self._one(problem) if self._first is None else self._first(problem, self._one))
                 if entry is not None:
-                    await self._commits.write(entry)
-                    self._finished += 1
-                    meter.advance()
+                    await self._write([entry])
 
         tasks = [asyncio.create_task(worker()) for _ in range(self._at_once)]
         try:
@@ -167,14 +197,25 @@ class _Conversations:
         except BudgetError as error:
             self._stopped = str(error)
         except SamplerError as error:
+            if error.of_the_problem:
+                entry = Entry(problem.id, "rejected", f"answer_{error.reason}", error.detail)
+                turn = self._watched.turns.pop(problem.id, 0)
+                known, why = self._refusals.refused(turn, error, (problem, entry))
+                await self._write(one for _, one in known)
+                self._fail(why)
+                return None
             if error.fatal:
-                self._fatal = self._fatal or error.detail
-                self._sampler.stop()
+                self._fail(error.detail)
             if error.reason != "stopped":
                 self._left.append((problem, f"{error.reason}: {error.detail}"))
         except InfrastructureError as error:
             self._left.append((problem, f"interpreter: {error}"))
         return None
+
+    def _fail(self, why: str) -> None:
+        if why:
+            self._fatal = self._fatal or why
+            self._sampler.stop()
 
     async def _conversation(self, problem: Problem) -> Entry:
         stored = self._ledger.events(problem.id) if problem.id in self._begun else []
@@ -195,7 +236,7 @@ class _Conversations:
 
         try:
             events = [from_record(kind, payload) for kind, payload in stored if kind != FAILED]
-            end = await converse(problem, self._rules, events, self._sampler, self._run, check, record, self._kind)
+            end = await converse(problem, self._rules, events, self._watched, self._run, check, record, self._kind)
             if isinstance(end, Dropped):
                 return entry_of(problem, end.dialogue, end.rejected)
             rejected = filters.apply_filters(end.dialogue, problem, self._settings) or await self._pool.unstable(
@@ -209,8 +250,6 @@ class _Conversations:
         except SamplerError as error:
             if error.usage != Usage():
                 await keep(FAILED, {"reason": error.reason, "detail": error.detail}, error.usage)
-            if error.of_the_problem:
-                return Entry(problem.id, "rejected", f"answer_{error.reason}", error.detail)
             raise
         except (UserError, InfrastructureError):
             raise
@@ -227,3 +266,32 @@ class _Conversations:
         if results[-1].outcome == "infrastructure":
             raise InfrastructureError(results[-1].message)
         return results[-1]
+
+
+class _Watched:
+    """A sampler whose answers decide refusals.
+
+    Args:
+        sampler: gives the answers.
+        refusals: the refusals of the run.
+        write: records the results of problems.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        refusals: Refusals[tuple[Problem, Entry]],
+        write: Callable[[Iterable[Entry]], Awaitable[None]],
+    ) -> None:
+        self.name, self.model, self.turns = sampler.name, sampler.model, dict[str, int]()
+        self._sampler, self._refusals, self._write = sampler, refusals, write
+        self.stop, self.close = sampler.stop, sampler.close
+
+    async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
+        """See `Sampler`; `turns` keeps the number of the answer that a problem did not get."""
+        sent = self._refusals.sent()
+        self.turns[problem] = number
+        answer = await self._sampler.answer(messages, problem, number, tools)
+        del self.turns[problem]
+        await self._write(entry for _, entry in self._refusals.answered(number, sent))
+        return answer

@@ -300,6 +300,13 @@ class Ledger:
         rows = self._select(sql)
         return {problem: kind for problem, kind, _ in rows}
 
+    def most_answers(self) -> int:
+        """Largest number of answers that a conversation has."""
+        sql = (
+            "SELECT COALESCE(MAX(n), 0) FROM (SELECT COUNT(*) AS n FROM events WHERE kind = 'answer' GROUP BY problem)"
+        )
+        return int(self._select(sql)[0][0])
+
     def spent(self) -> tuple[int, int, int]:
         """Requests, input tokens and output tokens of all steps."""
         ((requests, tokens_in, tokens_out),) = self._select(SPENT)

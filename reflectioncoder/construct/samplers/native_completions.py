@@ -101,7 +101,7 @@ class CompletionsSampler:
                 part, wasted = await self._endpoint.ask(self._create, parameters, worst, read)
             except (SamplerError, BudgetError) as error:
                 error.usage = usage + error.usage
-                if isinstance(error, SamplerError) and error.reason == "bad_request":
+                if isinstance(error, SamplerError) and error.reason in ("bad_request", "refused"):
                     error.detail += HINT
                 raise
             usage, served = usage + wasted + part.usage, part.model
@@ -112,9 +112,7 @@ class CompletionsSampler:
             if not reason and (part.cut or len(ids) >= room):
                 reason = "length"
         answer = read_answer(ids, reason, self._marks, self._tokenizer, usage, served)
-        public = self._endpoint.public
-        code = None if answer.tool_code is None else public(answer.tool_code)
-        return dataclasses.replace(answer, text=public(answer.text), tool_code=code, seconds=time.monotonic() - started)
+        return dataclasses.replace(answer, seconds=time.monotonic() - started)
 
     def _text(self, turns: Sequence[Turn], ids: Sequence[int]) -> str:
         """Return the prompt as text. Raises SamplerError if its special tokens are not those of the ids."""
@@ -179,12 +177,12 @@ class CompletionsSampler:
         ids = self._encoded(reply.text) if reply.ids is None else list(reply.ids)
         if not ids:
             raise error("empty", EMPTY, reply.usage)
-        if reply.finish == "stop" and ids[-1] not in self._marks.every:  # the stop token is missing from the answer
+        if reply.finish != "length" and ids[-1] not in self._marks.every:  # the stop token is missing from the answer
             if reply.ids is None and not (reply.stop_reason is not None and self._marks.every.intersection(ids)):
                 detail = f"the server leaves special tokens out of its answers ({reply.text[:40]!r}){HINT}"
                 raise error("no_special_tokens", detail, reply.usage)
             ids.append(int(self._tokenizer.eos_token_id) if reply.stop_reason is None else reply.stop_reason)
-        return CompletionPart(tuple(ids), reply.finish != "stop", reply.usage, reply.model)
+        return CompletionPart(tuple(ids), reply.finish == "length", reply.usage, reply.model)
 
 
 def _positions(model: str) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from reflectioncoder.clients.address import check_endpoint
 from reflectioncoder.clients.budget import Budget
 from reflectioncoder.clients.messages import Sampler
 from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
@@ -51,8 +52,6 @@ def check_sampler(config: BuildConfig) -> None:
     if config.sampler == "native":
         check_native(config.native, config.chat)
     if config.sampler == "chat" or (config.sampler == "native" and config.native.backend == "completions"):
-        from reflectioncoder.clients.endpoint import check_endpoint  # a second of imports
-
         check_endpoint(config.chat, served_model(config))
     if config.sampler == "replay" and not config.chat.replay:
         raise UserError("chat.replay: name the file of recorded answers")

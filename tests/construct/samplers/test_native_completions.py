@@ -154,13 +154,13 @@ FAILURES = {
     "html": (Reply(b"<html>It works!</html>"), "malformed"),
     "empty": (Reply(said("")), "empty"),
     "null": (Reply(said(None)), "empty"),
-    "filtered": (Reply(said("I", "content_filter")), "bad_request"),
+    "filtered": (Reply(said("I", "content_filter")), "refused"),
     "endless": (Reply(b'{"choices": [', endless=True), "too_long"),
     "drip": (Reply(said("x"), drip=0.05), "timeout"),
     "wrong key": (failure(401, f"Incorrect API key provided: {KEY}."), "authentication"),
     "unknown model": (failure(404, "The model `m` does not exist.", "model_not_found"), "unknown_model"),
     "wrong path": (failure(404, "Not Found"), "wrong_url"),
-    "bad parameter": (failure(400, "stop_token_ids is not supported"), "bad_request"),
+    "bad parameter": (failure(400, "stop_token_ids is not supported"), "refused"),
     "no special tokens": (Reply(said("def f(): pass")), "no_special_tokens"),
     "wait an hour": (failure(429, Retry_After="3600"), "quota"),
 }
@@ -196,10 +196,10 @@ def test_every_misbehaviour_ends_in_a_typed_reason_without_the_key(model: str, n
 
 def test_an_answer_is_cut_where_it_ends_whatever_else_the_server_sends(model: str) -> None:
     second = f"{code('print(1)')}{code('print(2)')}<|execution|>1<|endofblock|>"
-    with ChatServer(lambda *_: said(f"<|text|>First {KEY}.<|endofblock|>{second}")) as server:
+    with ChatServer(lambda *_: said(f"<|text|>First one.<|endofblock|>{second}")) as server:
         found = ask(server, model)
     assert isinstance(found, Answer)
-    assert (found.text, found.tool_code, found.finish) == ("First ***.", "print(1)", "code")
+    assert (found.text, found.tool_code, found.finish) == ("First one.", "print(1)", "code")
     assert found.usage == Usage(1, 10, 5)
 
 
