@@ -48,6 +48,10 @@ LIMIT = re.compile(
     r"|supports at most|model with)\s*(\d+)"
 )
 UNKNOWN_MODEL = frozenset(("model_not_found", "model_not_exist", "invalid_model", "deploymentnotfound"))
+UNKNOWN_WORDS = re.compile(
+    r"^(model not exist|invalid model)|not a valid model|no endpoints found|not found for api version"
+)
+BAD_KEY = re.compile(r"(api[ _]key not valid|(invalid|incorrect) api[ _]key)")
 NO_MONEY = re.compile(r"insufficient (balance|credit|quota|fund)|out of credits|credit balance is too low")
 LATER = re.compile(r"retry(?:delay| in| after)\W*([\d.]+)\s*(ms|s)", re.IGNORECASE)
 MOST_WORDS = 1000  # characters of an error that are read
@@ -98,15 +102,11 @@ def failure_of(status: int, body: Any, headers: Mapping[str, str] | None = None)
 
 
 def _reason(status: int, codes: set[str], words: str) -> Reason:
-    if (
-        codes & UNKNOWN_MODEL
-        or (status == 404 and "model" in words)
-        or words.startswith(("model not exist", "invalid model"))
-    ):
+    if codes & UNKNOWN_MODEL or UNKNOWN_WORDS.search(words) or (status == 404 and "model" in words):
         return "unknown_model"
     if status == 402 or "insufficient_quota" in codes or (status in (0, 400, 403) and NO_MONEY.search(words)):
         return "quota"
-    if status in (401, 403):
+    if status in (401, 403) or (status in (0, 400) and BAD_KEY.search(words)):
         return "authentication"
     if status == 429 or "throttlingexception" in codes:
         return "rate_limited"

@@ -87,9 +87,15 @@ def _join_message(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
         elif isinstance(value, list):
             _join_parts(message, key, value)
         elif isinstance(value, Mapping):
-            _join_message(message.setdefault(key, {}), value)
+            _join_inner(message, key, value)
         elif value is not None or key not in message:
             _join(message, key, value)
+
+
+def _join_inner(target: dict[str, Any], key: str, value: Mapping[str, Any]) -> None:
+    if not isinstance(target.get(key), dict):
+        target[key] = {}
+    _join_message(target[key], value)
 
 
 def _join_call(calls: list[dict[str, Any]], piece: Mapping[str, Any]) -> None:
@@ -104,7 +110,7 @@ def _join_call(calls: list[dict[str, Any]], piece: Mapping[str, Any]) -> None:
         if key == "index":
             continue
         if isinstance(value, Mapping):
-            _join_message(last.setdefault(key, {}), value)
+            _join_inner(last, key, value)
         elif value is not None:
             _join(last, key, value)
 

@@ -56,6 +56,40 @@ def failure(status: int, message: str = "no", code: str = "", **headers: str) ->
     return Reply(body, status, {key.replace("_", "-"): value for key, value in headers.items()})
 
 
+def streamed(body: bytes, pieces: int = 3, cut: int | None = None, done: bool = True) -> bytes:
+    """A chat completion as the stream of events that servers document; cut off after `cut` events."""
+    data = json.loads(body)
+    usage, choice = data.pop("usage", None), data["choices"][0]
+    message, head = choice["message"], {**data, "object": "chat.completion.chunk"}
+
+    def event(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        return {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+    def split(text: str) -> list[str]:
+        size = max(1, -(-len(text) // pieces))
+        return [text[start : start + size] for start in range(0, len(text), size)]
+
+    events = [event({"role": "assistant", "content": message.get("content") and ""})]
+    for name, value in message.items():
+        if name == "tool_calls":
+            for place, call in enumerate(value):
+                function = dict(call["function"])
+                arguments = function.pop("arguments")
+                first = {**call, "index": place, "function": {**function, "arguments": ""}}
+                events.append(event({"tool_calls": [first]}))
+                parts = split(arguments) if isinstance(arguments, str) else [arguments]
+                events += [event({"tool_calls": [{"index": place, "function": {"arguments": x}}]}) for x in parts]
+        elif name != "role" and isinstance(value, str):
+            events += [event({name: piece}) for piece in split(value)]
+        elif name != "role" and isinstance(value, list):
+            events += [event({name: [part]}) for part in value]
+    events.append(event({}, choice["finish_reason"]))
+    if usage:
+        events.append({**head, "choices": [], "usage": usage})
+    lines = [f"data: {json.dumps(item)}\n\n" for item in events][:cut]
+    return "".join([": keep-alive\n\n", *lines, *(["data: [DONE]\n\n"] if done and cut is None else [])]).encode()
+
+
 class ChatServer:
     """`with ChatServer(script) as server:`; the script maps each request's number and JSON to a reply."""
 
@@ -63,6 +97,7 @@ class ChatServer:
         self.requests: list[dict[str, Any]] = []
         self.authorizations: set[str] = set()
         self.paths: set[str] = set()
+        self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.at_once = self.most_at_once = 0
         self.arrivals: list[float] = []
@@ -87,6 +122,7 @@ class ChatServer:
                     outer.arrivals.append(time.monotonic())
                     outer.authorizations.add(self.headers.get("Authorization", ""))
                     outer.paths.add(self.path)
+                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
                     outer.at_once += 1
                     outer.most_at_once = max(outer.at_once, outer.most_at_once)
                 try:
@@ -105,8 +141,7 @@ class ChatServer:
                     self.close_connection = True
                     return
                 self.send_response(reply.status)
-                self.send_header("Content-Type", "application/json")
-                for name, value in reply.headers.items():
+                for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(10**12 if reply.endless else len(body)))
                 self.end_headers()

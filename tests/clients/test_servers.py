@@ -1,0 +1,158 @@
+"""Every server of docs/servers.md, as its documentation describes it: answers, tool calls, streams and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from chatserver import ChatServer, Reply, streamed
+from vendors import CODE, KEY, SAID, Vendor, vendors
+
+from reflectioncoder.clients.chat import ChatSampler
+from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
+from reflectioncoder.config.build import ChatConfig
+
+HELLO = (Turn("system", "Be brief."), Turn("user", "Hello?"))
+ALL = pytest.mark.parametrize("vendor", vendors(), ids=lambda vendor: vendor.name)
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def sampler(vendor: Vendor, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> ChatSampler:
+    for name, value in vendor.env.items():
+        monkeypatch.setenv(name, value)
+    known = {"base_url": vendor.base_url(), "model": "m", "backoff": 0.01, "timeout": 5.0, "retries": 1}
+    return ChatSampler(ChatConfig(**{**known, **vendor.chat, **changes}), tool_description="Runs code.")
+
+
+async def ask(asked: ChatSampler, turns: tuple[Turn, ...] = HELLO, tools: Tools = "off") -> Answer | SamplerError:
+    try:
+        return await asked.answer(turns, "p", len(turns) // 2, tools)
+    except SamplerError as error:
+        return error
+
+
+@ALL
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_tool_is_called_and_the_conversation_goes_on(
+    vendor: Vendor, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vendor.serve() as server:
+        asked = sampler(vendor, monkeypatch, stream=stream)
+
+        async def run() -> tuple[Any, Any]:
+            first = await ask(asked, tools="offered")
+            assert isinstance(first, Answer), first
+            turn = Turn("assistant", first.text.strip(), first.tool_id, first.tool_code, first.message)
+            second = await ask(asked, (*HELLO, turn, Turn("tool", "AssertionError", first.tool_id)), "closed")
+            await asked.close()
+            return first, second
+
+        first, second = asyncio.run(run())
+    assert (first.tool_code, first.usage.tokens, first.model) == (CODE, 15, "served")
+    assert isinstance(second, Answer), second
+    assert (second.text, second.tool_code, second.usage.tokens) == (SAID, None, 15)
+    assert len(server.requests) == 2
+    assert server.requests[0].get("stream", False) == stream
+    assert {path.partition("?")[0] for path in server.paths} == {f"{vendor.path}/chat/completions"}
+    for name, value in vendor.chat.get("extra_body", {}).items():
+        assert server.requests[1].get(name) == value
+    if vendor.name == "Azure":
+        assert {path.partition("?")[2] for path in server.paths} == {"api-version=2024-10-21"}
+        assert "authorization" not in server.headers[0]
+
+
+def fails(vendor: Vendor, reply: Reply | bytes, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[Any, int]:
+    with ChatServer(lambda *_: reply) as server:
+        vendor.server = server
+        asked = sampler(vendor, monkeypatch, **changes)
+
+        async def run() -> Answer | SamplerError:
+            found = await ask(asked)
+            await asked.close()
+            return found
+
+        return asyncio.run(run()), len(server.requests)
+
+
+KINDS = {
+    "too_long": "too_long", "bad_key": "authentication", "unknown_model": "unknown_model", "filtered": "refused",
+}  # fmt: skip
+
+
+@ALL
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_is_of_its_kind_and_costs_one_request(
+    vendor: Vendor, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = getattr(vendor, kind)
+    if reply is None:
+        pytest.skip("not documented")
+    error, requests = fails(vendor, reply, monkeypatch)
+    assert isinstance(error, SamplerError), error
+    assert (error.reason, requests) == (KINDS[kind], 1)
+    assert KEY not in error.detail
+
+
+@ALL
+def test_an_error_says_the_same_with_status_200_and_in_a_stream(
+    vendor: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = vendor.too_long.body
+    assert isinstance(body, bytes)
+    data = json.loads(body)
+    inner = data[0] if isinstance(data, list) else data
+    if not {"error", "object"} & inner.keys():
+        inner = {"error": inner}
+    for given in (json.dumps(inner).encode(), f": x\n\ndata: {json.dumps(inner)}\n\ndata: [DONE]\n\n".encode()):
+        error, requests = fails(vendor, given, monkeypatch)
+        assert isinstance(error, SamplerError), error
+        assert (error.reason, requests) == ("too_long", 1)
+
+
+@ALL
+def test_a_busy_server_is_asked_again(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, requests = fails(vendor, vendor.busy, monkeypatch)
+    assert error.reason in ("rate_limited", "server_error")
+    assert requests >= 2
+
+    def script(number: int, request: dict[str, Any]) -> Reply | bytes:
+        return vendor.text() if number else vendor.busy
+
+    with ChatServer(script) as server:
+        vendor.server = server
+        asked = sampler(vendor, monkeypatch)
+
+        async def run() -> Answer | SamplerError:
+            found = await ask(asked)
+            await asked.close()
+            return found
+
+        answer = asyncio.run(run())
+    assert isinstance(answer, Answer)
+    assert (answer.text, len(server.requests)) == (SAID, 2)
+
+
+@ALL
+def test_a_stream_that_was_cut_is_not_a_whole_answer(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = streamed(vendor.text())
+    events = whole.decode().split("\n\n")
+    last = next(place for place, event in enumerate(events) if f'"{vendor.whole[0]}"' in event)
+    for cut in (2, last):  # the server ends the response early, without an error
+        error, requests = fails(vendor, "\n\n".join([*events[:cut], ""]).encode(), monkeypatch, stream=True)
+        assert isinstance(error, SamplerError), error
+        assert error.reason in ("server_error", "malformed")
+        assert requests == 2
+    error, _ = fails(vendor, whole[: whole.index(SAID[:9].encode()) + 3], monkeypatch, stream=True)
+    assert error.reason == "malformed"
+    error, _ = fails(vendor, Reply(whole, cut=len(whole) // 2), monkeypatch, stream=True)
+    assert error.reason == "server_down"  # the connection was cut
+    without_end = "\n\n".join([*events[: last + 1], ""]).encode()  # some servers send no [DONE]
+    answer, _ = fails(vendor, without_end, monkeypatch, stream=True)
+    assert isinstance(answer, Answer)
+    assert answer.text == SAID
