@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.evaluate.results import read_results, summarize
 from reflectioncoder.tasks.multipl_e.languages import LANGUAGES
 
 
@@ -62,7 +63,8 @@ def paper_tables(folders: Sequence[str]) -> str:
     """Format published rows, and below them the scores of evaluations, as Markdown tables.
 
     Tables without a measured row are omitted, unless nothing was measured. Tasks that are in no table of the paper, and
-    pass@k for k > 1, get tables of their own.
+    pass@k for k > 1, get tables of their own. A run of `humaneval_plus` or `mbpp_plus` also fills the column of the
+    base tests, unless these were scored by themselves.
 
     Args:
         folders: directories with `score.json`, or parents of such directories. The scores of one folder form one row.
@@ -71,6 +73,7 @@ def paper_tables(folders: Sequence[str]) -> str:
         UserError: a folder has no score, or a score cannot be read.
     """
     measured: dict[str, dict[str, str]] = {}
+    bases: dict[str, dict[str, str]] = {}
     at_k: list[list[str]] = []
     for folder in folders:
         found = sorted(Path(folder).glob("score.json")) + sorted(Path(folder).glob("*/score.json"))
@@ -87,7 +90,10 @@ def paper_tables(folders: Sequence[str]) -> str:
             taken = task in measured.get(str(folder), {})  # the folder has two evaluations of the task
             name = str(path.parent if taken else folder)
             measured.setdefault(name, {}).update(cells)
+            bases.setdefault(name, {}).update(_base_cell(path, score))
             at_k += [[name, task, str(k), rate] for k, rate in sorted(ks.items())]
+    for name, cells in bases.items():
+        measured[name] = {**cells, **measured[name]}
     tables, known = [], published()
     for table in TABLES:
         keys = table.columns
@@ -114,6 +120,22 @@ def paper_tables(folders: Sequence[str]) -> str:
 
 def _percent(row: Mapping[str, Any], key: str) -> str:
     return f"{row[key]:.1f}" if key in row else ""
+
+
+def _base_cell(path: Path, score: Mapping[str, Any]) -> dict[str, str]:
+    """Score a run of "TASK_plus" by its base tests alone: the cell of TASK; empty for other tasks or without verdicts.
+
+    Args:
+        path: the run's `score.json`, beside its verdicts.
+        score: the content of that file.
+    """
+    task, plus, rest = str(score["task"]).rpartition("_plus")
+    verdicts = path.with_name("results.jsonl")
+    if not plus or rest or not verdicts.is_file():
+        return {}
+    results = [replace(r, passed=dict(r.groups).get("base") == "ok") for r in read_results(verdicts)]
+    base = summarize(task, results)
+    return {task: _cell({**score, **{name: getattr(base, name) for name in ("pass_at_1", "low", "high", "not_run")}})}
 
 
 def _cell(score: Mapping[str, Any]) -> str:

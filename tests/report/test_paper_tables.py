@@ -26,6 +26,24 @@ def test_measured_rows_stand_below_the_published_ones(tmp_path):
         paper_tables([str(tmp_path)])
 
 
+def test_a_run_with_added_tests_fills_the_column_of_the_base_tests(tmp_path):
+    """Four problems: passed, failed by an added test, failed by a base test, missing."""
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    outcomes = [[["base", "ok"], ["plus", "ok"]], [["base", "ok"], ["plus", "wrong"]], [["base", "wrong"]], []]
+    lines = [
+        {"task_id": str(number), "sample": 0, "passed": number == 0, "outcome": "x", "error": "", "seconds": 0.1,
+         "groups": groups} for number, groups in enumerate(outcomes)
+    ]  # fmt: skip
+    for run in (mine, other):
+        score(run / "plus", "humaneval_plus", 0.25, missing=1)
+        (run / "plus" / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score(other / "base", "humaneval", 0.75)
+    found = paper_tables([str(mine), str(other)]).splitlines()
+    plus = "25.0 [67.8, 80.9], 1 missing"
+    assert found[-2] == f"| {mine} |  | 50.0 [15.0, 85.0], 1 missing | {plus} |  |  | measured |"  # Wilson, 2 of 4
+    assert found[-1] == f"| {other} |  | 75.0 [67.8, 80.9] | {plus} |  |  | measured |"
+
+
 def test_other_languages_and_libraries_have_the_papers_tables(tmp_path):
     mine = tmp_path / "mine"
     score(mine / "a", "multipl_e_cpp", 0.75)
