@@ -8,6 +8,7 @@ from pathlib import Path
 from reflectioncoder.cli.arguments import Switches, Verb, positional
 from reflectioncoder.cli.process import keep_freed_memory
 from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.models.model_files import check_model_files
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ConsolidateArguments:
 
 def run_train(config: TrainConfig, switches: Switches) -> int:
     """Train, or print a plan of the run: steps, memory and time."""
+    check_model_files(config.model)  # before the seconds that torch takes
     keep_freed_memory()
     from reflectioncoder.train.train import describe_plan, train
 

@@ -94,6 +94,23 @@ class ChatConfig:
 
 
 @dataclass(frozen=True)
+class VllmConfig:
+    """How vLLM divides a model over GPUs, and how much memory it takes.
+
+    Args:
+        tensor_parallel: number of GPUs over which each layer of the model is spread; a divisor of its attention heads.
+        memory_share: share of each GPU's memory that vLLM takes for weights, keys and values, in (0, 1]; 0 is vLLM's
+            own default (about 0.9). Lower it if other programs use the GPU.
+        max_length: longest prompt with its answer, in tokens; 0 is the model's number of positions. Lower it if vLLM
+            says that keys and values do not fit into memory.
+    """
+
+    tensor_parallel: int = 1
+    memory_share: float = 0.0
+    max_length: int = 0
+
+
+@dataclass(frozen=True)
 class NativeConfig:
     """A fine-tuned model that writes the typed blocks itself, for the sampler `native` (appendix A).
 
@@ -116,6 +133,9 @@ class NativeConfig:
         top_p: probability mass that nucleus sampling keeps.
         precision: data type of the parameters.
         device: `auto` is a CUDA GPU if there is one; or `cpu`, `cuda`, `cuda:N`.
+        trust_remote_code: run Python code that comes with the model, for architectures that transformers does not have.
+            The code has every right of this process; set it only for models whose code you have read.
+        vllm: GPUs and memory for the back end `vllm`.
     """
 
     model: str = ""
@@ -130,6 +150,8 @@ class NativeConfig:
     samples: int = 1
     keep: Literal["all", "first"] = "all"
     replicas: int = 0
+    trust_remote_code: bool = False
+    vllm: VllmConfig = field(default_factory=VllmConfig)
 
 
 @dataclass(frozen=True)

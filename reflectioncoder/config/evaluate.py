@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from reflectioncoder.config.build import EMBEDDED_MODEL, ChatConfig
+from reflectioncoder.config.build import EMBEDDED_MODEL, ChatConfig, VllmConfig
 from reflectioncoder.registry import NameIn
 
 
@@ -40,6 +40,9 @@ class GenerateConfig:
         top_p: probability mass that nucleus sampling keeps; ignored at temperature 0.
         precision: data type of the parameters.
         device: `auto` is a CUDA GPU if there is one; or `cpu`, `cuda`, `cuda:N`.
+        trust_remote_code: run Python code that comes with the model, for architectures that transformers does not have.
+            The code has every right of this process; set it only for models whose code you have read.
+        vllm: GPUs and memory for the back end `vllm`.
     """
 
     model: str = EMBEDDED_MODEL
@@ -60,6 +63,8 @@ class GenerateConfig:
     backend: Annotated[str, NameIn("generate.registry:BACKENDS")] = "transformers"
     most_stops: int = 4
     chat: ChatConfig = field(default_factory=ChatConfig)
+    trust_remote_code: bool = False
+    vllm: VllmConfig = field(default_factory=VllmConfig)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ class TrainConfig:
         seed: seed of the order of samples, of random masks and of new adapters.
         logging_steps: steps between two lines of log.jsonl.
         device: `auto` is a CUDA GPU if there is one; or `cpu`, `cuda`, `cuda:N`.
+        trust_remote_code: run Python code that comes with the model, for architectures that transformers does not have.
+            The code has every right of this process; set it only for models whose code you have read.
         eval_steps: steps between two evaluations on held-out samples; 0 makes none.
         masking: what the student does not see.
         loss: how the loss terms are combined.
@@ -157,6 +159,7 @@ class TrainConfig:
     sharding: str = ""
     rank_timeout: int = 600
     tokens_per_second: float = 0.0
+    trust_remote_code: bool = False
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

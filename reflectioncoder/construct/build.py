@@ -53,7 +53,7 @@ CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "
 # the same, but recorded only if they are set, as earlier versions did not know them
 FREE_CHAT_SETTINGS = ("extra_body", "endings", "thoughts")
 # native settings that do not affect the answers (as in `generate`, the effect of the batch on a row is ignored)
-NATIVE_FREE = ("batch_size", "device", "replicas")
+NATIVE_FREE = ("batch_size", "device", "replicas", "trust_remote_code", "vllm")
 NOT_FINGERPRINTED = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that do not affect the sequences
 ROWS_SHOWN = 20  # bad rows printed to the console
 NOTES = "problem_notes.txt"  # file that lists all bad rows

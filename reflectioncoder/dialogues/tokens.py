@@ -7,6 +7,7 @@ recognised inside content, so text that spells one stays text and cannot forge a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -151,13 +152,27 @@ def encode_content(content: str, tokenizer: PreTrainedTokenizerBase, after: str)
             not after a special token, so the content is encoded in its context.
 
     Raises:
-        UserError: see `special_ids`.
+        UserError: see `special_ids`; or the tokenizer encodes ordinary text as a special token.
     """
     named, every = _format(tokenizer)
     ids = tokenizer.encode(after + content, add_special_tokens=False)
-    if every.intersection(ids[1:]) or ids[:1] != [named[after]]:
-        return tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True)
-    return ids[1:]
+    if not every.intersection(ids[1:]) and ids[:1] == [named[after]]:
+        return ids[1:]
+    ids = tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True)
+    if every.intersection(ids):  # a tokenizer that holds them as ordinary tokens: no piece spells one
+        names = [str(name) for name in tokenizer.convert_ids_to_tokens(sorted(every))]
+        pieces = re.split("|".join(f"(?<={re.escape(name[:1])})(?={re.escape(name[1:])})" for name in names), content)
+        ids = [
+            id
+            for piece in pieces
+            for id in tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)
+        ]
+    if forged := every.intersection(ids):
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path}: encodes plain text as its special token "
+            f"{tokenizer.convert_ids_to_tokens(min(forged))!r}, so content could forge it; take another tokenizer"
+        )
+    return ids
 
 
 def encode_dialogue(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase, sample_id: str = "") -> Encoded:

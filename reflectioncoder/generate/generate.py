@@ -24,6 +24,8 @@ from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import iter_jsonl, write_lines
 from reflectioncoder.generate.completions import Completion, completion_line, read_completion
+from reflectioncoder.models.model_files import check_model_files
+from reflectioncoder.models.vllm_engine import check_vllm
 from reflectioncoder.tasks.registry import get_task, task_options
 
 if TYPE_CHECKING:  # the server back end must not import torch
@@ -35,7 +37,9 @@ from reflectioncoder.generate.registry import BACKENDS
 
 # Settings that do not affect a single completion: output path, speed, number of completions; and the path of the
 # problems, because each completion has the hash of its prompt.
-FREE_SETTINGS = ("output", "batch_size", "limit", "samples", "device", "most_stops", "chat", "data")
+FREE_SETTINGS = (
+    "output", "batch_size", "limit", "samples", "device", "most_stops", "chat", "data", "vllm", "trust_remote_code",
+)  # fmt: skip
 HERE = ("model", "precision")  # settings without meaning for a model behind a server
 
 CHOOSE_ANOTHER = "choose another file with --output (--generate.output of evaluate)"
@@ -133,6 +137,9 @@ def check_settings(config: GenerateConfig) -> None:
         raise UserError("generate: samples and batch_size must be at least 1, max_new_tokens and limit at least 0")
     if config.temperature < 0 or not 0 < config.top_p <= 1:
         raise UserError("generate: temperature must be at least 0 and top_p in (0, 1]")
+    check_vllm(config.vllm, "generate.")
+    if config.backend in ("transformers", "vllm"):
+        check_model_files(config.model)  # before torch is loaded
     if config.samples > 1 and config.temperature == 0:
         raise UserError("generate: several samples of greedy decoding are all the same; set a temperature")
     if config.backend == "server":

@@ -91,7 +91,7 @@ class LocalBackend:
         from reflectioncoder.models.load import load_tokenizer, weights_fingerprint
 
         self._config, self._model = config, model
-        self._tokenizer = load_tokenizer(config.model) if tokenizer is None else tokenizer
+        self._tokenizer = load_tokenizer(config.model, config.trust_remote_code) if tokenizer is None else tokenizer
         style = resolve_style(config.prompt_style, self._tokenizer)
         made = make_requests(task, style, self._tokenizer, config.samples, config.max_new_tokens)
         self._requests = {(request.task_id, request.sample): request for request in made}
@@ -104,7 +104,9 @@ class LocalBackend:
 
         if self._model is None:
             config = self._config
-            self._model, self._tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
+            self._model, self._tokenizer = load_model_and_tokenizer(
+                config.model, config.precision, config.device, config.trust_remote_code
+            )
 
     def complete(self, missing: Sequence[SampleKey], keep: Keep) -> None:
         """See `Backend`."""

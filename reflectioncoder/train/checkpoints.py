@@ -53,6 +53,7 @@ FREE_ON_RESUME = (
     "torch_compile",
     "rank_timeout",
     "tokens_per_second",
+    "trust_remote_code",
 )
 NARRATION_SECONDS = 30.0
 

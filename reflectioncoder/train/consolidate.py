@@ -14,8 +14,8 @@ from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import held
-from reflectioncoder.models.adapters import ADAPTER
 from reflectioncoder.models.load import Precision, load_model_and_tokenizer, load_tokenizer
+from reflectioncoder.models.model_files import ADAPTER
 from reflectioncoder.train.checkpoints import PROGRESS, newest_checkpoint, what_is_wrong
 from reflectioncoder.train.output import LOADED, MODEL, save_model
 from reflectioncoder.train.ranks.sharding import assemble_shards

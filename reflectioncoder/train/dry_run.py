@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.models.load import choose_device, load_tokenizer, resolve
+from reflectioncoder.models.model_files import base_of
 from reflectioncoder.train.batch.steps import TrainSteps, prepare, summary
 from reflectioncoder.train.compute.loss import chunk_bytes
 from reflectioncoder.train.held_out import split
@@ -62,12 +64,15 @@ class Memory:
 
 def shape_of(config: TrainConfig) -> tuple[int, PreTrainedConfig]:
     """Return the number of parameters of a model and its configuration, without loading weights."""
+    source = resolve(config.model)
+    while (base := base_of(Path(source))) is not None:
+        source = resolve(base)
     try:
-        found = AutoConfig.from_pretrained(resolve(config.model))
+        found = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"model {config.model}: cannot be loaded ({first_line(error)})") from None
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(found)
+        model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
     return sum(parameter.numel() for parameter in model.parameters()), found
 
 
@@ -167,7 +172,7 @@ def describe_plan(config: TrainConfig) -> str:
         UserError: a setting, the data or the tokenizer is invalid, as in `train`.
     """
     dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     counted = summary(samples, dropped, config)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.errors import UserError, first_line
-from reflectioncoder.models.adapters import _need
+from reflectioncoder.models.model_files import need
 from reflectioncoder.train.compute.loss import on_device
 from reflectioncoder.train.ranks.sharding import Engine
 
@@ -29,14 +29,14 @@ def check_lora(config: TrainConfig, device: torch.device, engine: Engine) -> Non
         if lora.quantize != "none":
             raise UserError(f"lora.quantize = '{lora.quantize}': quantised weights cannot be trained; set lora.r")
         return
-    _need("peft", "LoRA", "peft")
+    need("peft", "LoRA", "peft")
     if engine != "none":
         raise UserError(
             f"lora.r with sharding by {engine}: not supported together; without sharding every rank holds the whole "
             "model (launch with torchrun, or with configs/accelerate/ddp.yaml)"
         )
     if lora.quantize == "4bit":
-        _need("bitsandbytes", "QLoRA", "peft,qlora")
+        need("bitsandbytes", "QLoRA", "peft,qlora")
         if device.type != "cuda":
             raise UserError("lora.quantize = '4bit': needs a CUDA GPU; set lora.quantize to none")
 

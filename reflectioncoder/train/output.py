@@ -36,7 +36,9 @@ from reflectioncoder.files.owned import (
     write_marker,
 )
 from reflectioncoder.files.whole import usual_modes
-from reflectioncoder.models.adapters import ADAPTER, ADAPTER_CONFIG, base_of
+from reflectioncoder.models.model_files import ADAPTER, ADAPTER_CONFIG, base_of
+from reflectioncoder.models.saved_files import complete_configuration
+from reflectioncoder.models.tokenizer import write_tokenizer
 from reflectioncoder.train.checkpoints import (
     EVALUATIONS,
     LOG,
@@ -298,4 +300,5 @@ def write_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
         model.save_pretrained(folder)
     else:  # the adapter holds the rows of the special tokens, so the embedding tables need not be saved
         model.save_pretrained(folder, save_embedding_layers=False)
-    tokenizer.save_pretrained(folder)
+    write_tokenizer(tokenizer, folder)
+    complete_configuration(folder)

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -22,20 +21,20 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
-    TrainingArguments,
 )
-from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import held
-from reflectioncoder.models.load import choose_device, load_model_and_tokenizer
-from reflectioncoder.models.special_tokens import add_special_tokens
+from reflectioncoder.models.load import load_model_and_tokenizer
+from reflectioncoder.models.saved_files import repair_generation_config, try_to_save
+from reflectioncoder.models.special_tokens import add_special_tokens, train_every_row
 from reflectioncoder.train import dry_run as dryrun
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import lora, trackers
+from reflectioncoder.train.arguments import trainer_arguments
 from reflectioncoder.train.batch.steps import TrainSteps, data_digest, prepare, summary
 from reflectioncoder.train.batch.strategies import check_order
 from reflectioncoder.train.checkpoints import (
@@ -62,19 +61,10 @@ from reflectioncoder.train.output import (
     save_model,
     start_output,
 )
-from reflectioncoder.train.ranks.sharding import Engine, choose_engine, like_the_first, loads_once, whole_model
+from reflectioncoder.train.ranks.sharding import choose_engine, like_the_first, loads_once, whole_model
 from reflectioncoder.train.ranks.world import SMALLER, EndsWithALine, World, one_line
 from reflectioncoder.train.trainer import ReflectionTrainer
 
-# The Trainer's names for these settings.
-OPTIMIZERS = {
-    "adamw": "adamw_torch",
-    "adafactor": "adafactor",
-    "sgd": "sgd",
-    "adamw_8bit": "adamw_bnb_8bit",
-    "paged_adamw_8bit": "paged_adamw_8bit",
-    "lion_8bit": "lion_8bit",
-}
 # Advice if the host does not have enough memory for the whole model.
 ROOM = "this needs more host memory (consolidate converts a checkpoint to a model, on any machine)"
 
@@ -152,7 +142,7 @@ def _train(
     else:
         first = TrainProgress()
     dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
-    arguments = _arguments(config, engine)
+    arguments = trainer_arguments(config, engine)
     # FSDP2 keeps float32 shards and puts them on their devices itself.
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
     lora.check_lora(config, arguments.device, engine)
@@ -167,9 +157,20 @@ def _train(
         return one_line(world, lambda: f"while {what} {config.model}", lambda: SMALLER, advice)
 
     with fits("loading"):
-        load = partial(load_model_and_tokenizer, config.model, precision, place, **lora.quantisation(config))
+        load = partial(
+            load_model_and_tokenizer,
+            config.model,
+            precision,
+            place,
+            config.trust_remote_code,
+            **lora.quantisation(config),
+        )
         model, tokenizer = like_the_first(load, world) if loads_once(engine) else load()
         add_special_tokens(model, tokenizer)
+    if repaired := repair_generation_config(model):
+        say(repaired)
+    if world.first:
+        try_to_save(model, tokenizer)
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(summary(samples, dropped, config))
     samples, repeats, held_out = hold_out(samples, repeats, tokenizer, config)
@@ -258,7 +259,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, r
         else:  # merging into 4-bit weights would lose much of the update to rounding
             with tempfile.TemporaryDirectory(dir=output, prefix=".adapter-") as folder:
                 model.save_pretrained(folder, save_embedding_layers=False)
-                model, _ = load_model_and_tokenizer(folder, config.precision, "cpu")
+                model, _ = load_model_and_tokenizer(folder, config.precision, "cpu", config.trust_remote_code)
     text = json.dumps(dataclasses.asdict(result), indent=2)
     save_model(model, tokenizer, output, others={RESULT: f"{text}\n"})
 
@@ -293,6 +294,7 @@ def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int, loade
     use_varlen_attention(model, longest)
     if loaded:
         check_model(model)
+    train_every_row(model)
     model.config.use_cache = False
     if config.gradient_checkpointing or config.selective_checkpointing:
         checkpoint_layers(model, selective=not config.gradient_checkpointing)
@@ -323,15 +325,6 @@ def _to_nobody(line: str) -> None:
     pass
 
 
-def _device(config: TrainConfig) -> torch.device:
-    device = choose_device(config.device)
-    if device.type not in ("cpu", "cuda") or device.index:
-        raise UserError(f"device '{config.device}': take cpu or cuda; choose a GPU with CUDA_VISIBLE_DEVICES")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device '{config.device}': this machine or this PyTorch has no CUDA; take cpu")
-    return device
-
-
 def _check(config: TrainConfig) -> None:
     """Raise UserError for settings that can be rejected before anything is loaded."""
     if config.lora.r < 0:
@@ -349,42 +342,3 @@ def _check(config: TrainConfig) -> None:
     trackers.choose_trackers(config.report_to)
     if config.epochs <= 0:
         raise UserError(f"epochs = {config.epochs}: must be positive")
-
-
-def _arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
-    """Return the Trainer's arguments except the number of steps; with several ranks, initialise their process group."""
-    transformers_logging.disable_progress_bar()
-    schedule = "constant_with_warmup" if config.scheduler == "constant" else config.scheduler
-    arguments = TrainingArguments(
-        output_dir=config.output,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=schedule,
-        weight_decay=config.weight_decay,
-        # finish_gradients clips, because it has the master gradients; DeepSpeed clips itself.
-        max_grad_norm=config.max_grad_norm if engine == "deepspeed" else 0.0,
-        bf16=engine == "deepspeed" and config.precision == "bfloat16",
-        seed=config.seed,
-        ddp_timeout=config.rank_timeout,
-        use_cpu=_device(config).type == "cpu",
-        logging_strategy="steps",
-        logging_steps=config.logging_steps,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if config.save_steps > 0 else "no",
-        save_steps=max(config.save_steps, 1),
-        save_total_limit=None,  # `forget_old` deletes old checkpoints, and no other program's
-        report_to=trackers.choose_trackers(config.report_to) or "none",
-        optim=OPTIMIZERS[config.optimizer],
-        eval_strategy="steps" if config.eval_steps else "no",
-        eval_steps=config.eval_steps or None,
-        metric_for_best_model="eval_loss" if config.eval_steps else None,
-        greater_is_better=False if config.eval_steps else None,
-        load_best_model_at_end=config.keep_best,
-        restore_callback_states_from_checkpoint=True,  # keeps the count of evaluations without improvement
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # with several visible GPUs the Trainer would use DataParallel
-    return arguments

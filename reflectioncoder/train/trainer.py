@@ -26,6 +26,9 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import RankError, UserError, first_line
 from reflectioncoder.files.owned import remove_tree
+from reflectioncoder.models.load import out_of_memory
+from reflectioncoder.models.saved_files import complete_configuration
+from reflectioncoder.models.tokenizer import write_tokenizer
 from reflectioncoder.train.batch.packing import MicroBatch
 from reflectioncoder.train.batch.steps import Ahead, TrainStep, TrainSteps
 from reflectioncoder.train.checkpoints import (
@@ -44,7 +47,7 @@ from reflectioncoder.train.held_out import metrics
 from reflectioncoder.train.lora import set_precision
 from reflectioncoder.train.output import CHECKPOINT_STAGING
 from reflectioncoder.train.ranks.sharding import Engine, attach
-from reflectioncoder.train.ranks.world import lost_contact, out_of_memory
+from reflectioncoder.train.ranks.world import lost_contact
 from reflectioncoder.train.trackers import stage
 
 
@@ -286,7 +289,8 @@ class ReflectionTrainer(Trainer):
                 self.network.config.save_pretrained(staging / name)
                 if self.network.generation_config is not None:
                     self.network.generation_config.save_pretrained(staging / name)
-                self.tokenizer.save_pretrained(staging / name)
+                write_tokenizer(self.tokenizer, staging / name)
+                complete_configuration(staging / name)
             if self.state.best_global_step:  # the Trainer looks for it in the folder it writes to
                 self.state.best_model_checkpoint = str(output / f"checkpoint-{self.state.best_global_step}")
             self.world.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,23 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+def digits() -> str:
+    """The tokenizer.json of a BPE that splits digits singly, and whose merges hold "12", which this prevents."""
+    inner = Tokenizer(models.BPE())
+    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    inner.pre_tokenizer = pre_tokenizers.Sequence(split)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|endoftext|>", "<s>"]
+    inner.train_from_iterator(
+        ["def add return"] * 9, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
+    found = json.loads(inner.to_str())
+    found["model"]["vocab"]["12"] = len(found["model"]["vocab"])
+    found["model"]["merges"].insert(0, ["1", "2"])
+    return json.dumps(found)
 
 
 def build_llama(vocab_size: int, tied: bool = True, seed: int = 0) -> LlamaForCausalLM:

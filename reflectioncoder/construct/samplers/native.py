@@ -210,7 +210,7 @@ class NativeSampler:
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Future[Decoded]]] = {}
         self._over: SamplerError | None = None
-        self._tokenizer = load_tokenizer(config.model)
+        self._tokenizer = load_tokenizer(config.model, config.trust_remote_code)
         self._marks = Marks.of(self._tokenizer)
         self._positions = 1 << 30
         if backend is None:
@@ -309,7 +309,7 @@ def load_backend(config: NativeConfig, seed: int, marks: Marks) -> tuple[DecodeS
         from reflectioncoder.construct.samplers.native_vllm import load_vllm
 
         return load_vllm(config, seed, sorted(marks.stops))
-    model, tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device)
+    model, tokenizer = load_model_and_tokenizer(config.model, config.precision, config.device, config.trust_remote_code)
     positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
 
     def run(more: More) -> Iterator[Decoded]:

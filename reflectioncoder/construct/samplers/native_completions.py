@@ -71,7 +71,7 @@ class CompletionsSampler:
     def __init__(self, config: NativeConfig, chat: ChatConfig, seed: int = 0, budget: Budget | None = None) -> None:
         self.model = chat.model or config.model
         self._config, self._seed = config, seed
-        self._tokenizer = load_tokenizer(config.model)
+        self._tokenizer = load_tokenizer(config.model, config.trust_remote_code)
         self._marks = Marks.of(self._tokenizer)
         self._positions = _positions(config.model)
         self._endpoint = Endpoint(chat, self.model, budget, "completions")
@@ -188,7 +188,7 @@ class CompletionsSampler:
 def _positions(model: str) -> int:
     """Return the number of positions in the model's configuration, if available; the server may allow fewer."""
     try:
-        config = AutoConfig.from_pretrained(resolve(model))
+        config = AutoConfig.from_pretrained(resolve(model), trust_remote_code=False)
     except (OSError, ValueError):
         return 1 << 30
     return int(getattr(config, "max_position_embeddings", None) or 1 << 30)

@@ -55,7 +55,7 @@ class RaySampler:
         from reflectioncoder.models.load import load_tokenizer, weights_fingerprint
 
         self.model, self.budget, self._longest = config.native.model, budget, config.native.max_new_tokens
-        self._tokenizer = load_tokenizer(config.native.model)
+        self._tokenizer = load_tokenizer(config.native.model, config.native.trust_remote_code)
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
         # reserve no CPUs, because the interpreters may reserve them all
         self._crew: Crew[NativeSampler] = Crew(

@@ -26,7 +26,9 @@ def load_vllm(config: NativeConfig, seed: int, stops: Sequence[int]) -> tuple[Ca
     Raises:
         UserError: as in `start_engine`.
     """
-    engine = start_engine(config.model, config.precision, config.batch_size, seed)
+    engine = start_engine(
+        config.model, config.precision, config.batch_size, seed, config.vllm, config.trust_remote_code
+    )
     from vllm import SamplingParams
 
     def parameters(request: Request, done: int) -> Any:

@@ -17,6 +17,8 @@ from reflectioncoder.clients.messages import Sampler
 from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.construct.prompts import Prompts
 from reflectioncoder.errors import UserError
+from reflectioncoder.models.model_files import check_model_files
+from reflectioncoder.models.vllm_engine import check_vllm
 from reflectioncoder.registry import Registry
 
 # Creates a sampler inside the event loop that uses it. What a sampler spends it asks of the budget first.
@@ -61,6 +63,8 @@ def check_native(config: NativeConfig, chat: ChatConfig) -> None:
     """Raise UserError for invalid settings of the fine-tuned model or of its budget."""
     if not config.model:
         raise UserError("native.model: name a model that was trained on the format, such as runs/train")
+    check_model_files(config.model)
+    check_vllm(config.vllm, "native.")
     for name in ("batch_size", "max_new_tokens", "samples"):
         if getattr(config, name) < 1:
             raise UserError(f"native.{name} = {getattr(config, name)}: give a number above 0")

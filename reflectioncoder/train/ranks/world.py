@@ -22,11 +22,10 @@ import torch
 import torch.distributed as dist
 
 from reflectioncoder.errors import RankError, first_line
+from reflectioncoder.models.load import out_of_memory
 
 # Timeout while one rank writes or loads: storage may be slow, and a dead rank is noticed immediately anyway.
 BARRIER_TIMEOUT = timedelta(hours=24)
-# Text common to out-of-memory errors of CPU, GPU and libraries.
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 # Advice if the model itself does not fit.
 SMALLER = (
     "set precision = bfloat16, spread the model over several GPUs (--sharding), train adapters (lora.r, with "
@@ -117,13 +116,6 @@ def lost_contact(error: BaseException) -> bool:
     text = str(error).lower()
     signs = ("connection closed by peer", "connection reset by peer", "timed out", "timeout", "broken pipe")
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that a GPU or the host is out of memory."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in NO_MEMORY)
 
 
 @contextmanager

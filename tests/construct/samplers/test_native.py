@@ -306,7 +306,7 @@ def test_settings_that_make_no_sense_are_named(tmp_path: Path, changes: dict[str
 
 def test_a_model_that_does_not_know_the_format_is_refused(tmp_path: Path) -> None:
     plain = tiny.save(tmp_path / "plain", tiny.llama(258))
-    with pytest.raises(UserError, match="it was not trained on this format"):
+    with pytest.raises(UserError, match="was not trained on this format"):
         run(config(tmp_path, plain, [3]))
 
 
