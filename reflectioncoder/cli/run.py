@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reflectioncoder.cli.arguments import Switches, Verb, positional
+from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class RunArguments:
         memory: memory limit of the program in MB.
         isolation: `auto` uses the strongest that this machine supports; `none` lets the program access files and the
             network.
+        libraries: libraries that the program may import besides the standard library, such as numpy or pandas, each
+            with what it requires. Other installed packages are hidden.
     """
 
     file: str = positional()
@@ -38,6 +41,7 @@ class RunArguments:
     timeout: float = 5.0
     memory: int = 512
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
+    libraries: tuple[str, ...] = DEFAULT_LIBRARIES
 
 
 _MARK = re.compile(r"^# ?%%.*$", re.MULTILINE)
@@ -60,7 +64,7 @@ def run_program(arguments: RunArguments, switches: Switches) -> int:
     cells = _MARK.split(text) if arguments.cells else [text]
     if len(cells) > 1 and not cells[0].strip():
         cells = cells[1:]  # the part before the first mark is blank
-    with Interpreter(limits, arguments.isolation) as interpreter:
+    with Interpreter(limits, arguments.isolation, libraries=arguments.libraries) as interpreter:
         results = []
         session = interpreter.session()
         for cell in cells:

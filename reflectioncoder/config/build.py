@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.errors import UserError
 from reflectioncoder.registry import NameIn
 
@@ -178,6 +179,8 @@ class BuildConfig:
         seconds: time limit of one cell.
         memory_mb: memory limit of one session, in MB.
         isolation: level of isolation; `auto` is the strongest that this machine offers (see `doctor`).
+        libraries: libraries that programs may import besides the standard library, such as numpy or scikit-learn, each
+            with what it requires. Other installed packages are hidden, because some hold the answers of benchmarks.
         max_rounds: most rounds of a sequence; one that needs more is rejected as unresolved (appendix A).
         decontaminate: directories or files whose problems must not be in the output: HumanEval(+), MBPP(+), MultiPL-E
             and DS-1000 as published, or other data files.
@@ -207,6 +210,7 @@ class BuildConfig:
     seconds: float = 5.0
     memory_mb: int = 512
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
+    libraries: tuple[str, ...] = DEFAULT_LIBRARIES
     max_rounds: int = 8
     decontaminate: tuple[str, ...] = ()
     contamination_share: float = 0.4

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from reflectioncoder.config.build import EMBEDDED_MODEL, ChatConfig, VllmConfig
+from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.registry import NameIn
 
 
@@ -89,6 +90,8 @@ class EvaluateConfig:
         memory_mb: memory limit of one completion, in MB; evalplus uses 4096.
         workers: number of interpreters at work; 0 means one per core.
         isolation: level of isolation; `auto` is the strongest that this machine offers (see `doctor`).
+        libraries: libraries that programs may import besides the standard library, such as numpy or scikit-learn, each
+            with what it requires. Other installed packages are hidden, because some hold the answers of benchmarks.
     """
 
     generate: GenerateConfig = field(default_factory=GenerateConfig)
@@ -103,6 +106,7 @@ class EvaluateConfig:
     memory_mb: int = 4096
     workers: int = 0
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
+    libraries: tuple[str, ...] = DEFAULT_LIBRARIES
 
 
 @dataclass(frozen=True)

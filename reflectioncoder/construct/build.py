@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reflectioncoder.config.build import BuildConfig, ChatConfig
+from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.config.toml import save, versions
 from reflectioncoder.construct import fork, outputs
 from reflectioncoder.construct.conversation.samples import sample_id
@@ -225,6 +226,8 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_FINGERPRINTED}
     native = settings.pop("native")
     del settings["chat"]
+    if config.libraries == DEFAULT_LIBRARIES:
+        del settings["libraries"]  # as in builds from before this setting
     if config.sampler == "mutation":
         del settings["sampler"]
     elif config.sampler == "native":

@@ -51,7 +51,7 @@ TOUCHES: Mapping[str, Touched] = {
     "added_filters": "verdicts", "reflectioncoder": "verdicts",
     # affect the output of a program, and so every later answer
     "seconds": "executions", "memory_mb": "executions", "isolation": "executions", "ipython": "executions",
-    "python": "executions",
+    "python": "executions", "libraries": "executions",
 }  # fmt: skip
 # every other setting (model, prompts, seed, ...) affects all answers
 ALL: Touched = "answers"

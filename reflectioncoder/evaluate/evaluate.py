@@ -83,6 +83,7 @@ def evaluate(
         raise UserError(f"{folder}: is a file; --output is the folder of the verdicts")
     times = {name: getattr(config, name) for name in ("min_time_limit", "gt_time_limit_factor")}
     task = get_task(config.generate.task, dataclasses.replace(task_options(config.generate), **times))
+    task.libraries = config.libraries
     missing: list[str] = []
     if config.completions:
         completions = read_completions(config.completions, task, missing if config.partial else None)
@@ -95,6 +96,8 @@ def evaluate(
     facts: dict[str, Any] = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
     deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
     deciding |= {name: value for name, value in times.items() if value != getattr(EvaluateConfig(), name)}
+    if config.libraries != EvaluateConfig().libraries:
+        deciding["libraries"] = list(config.libraries)
     folder = claim(folder, deciding, named=bool(config.output))
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
     with ExitStack() as stack:

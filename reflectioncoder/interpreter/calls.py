@@ -15,7 +15,7 @@ from typing import Any, Literal
 from reflectioncoder.errors import first_line
 from reflectioncoder.files.jsonl import encodable
 from reflectioncoder.interpreter.exchange import OwnCode
-from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits, Session
+from reflectioncoder.interpreter.interpreter import CellResult, Limits, Session
 from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
 
@@ -195,8 +195,3 @@ def _digested(record: Record) -> str | None:
 def with_time(limits: Limits, seconds: float, chars: int = 0) -> Limits:
     """Copy the limits with another time limit, and an output limit that fits `chars` characters of expected records."""
     return dataclasses.replace(limits, seconds=seconds, output_chars=RECORD_CHARS + 10 * chars)
-
-
-def open_interpreter(limits: Limits, isolation: Any = "auto") -> Interpreter:
-    """Open an interpreter for `call_all`. See `Interpreter` for arguments and errors."""
-    return Interpreter(limits, isolation)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
+from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.errors import InfrastructureError, UserError, first_line
 from reflectioncoder.interpreter.exchange import CellExchange
 from reflectioncoder.interpreter.warm_process import Remote, WarmProcess, other_python, own_python
@@ -212,9 +213,11 @@ class Interpreter:
         python: executable of the Python that runs the programs, such as that of another virtual environment. It needs
             IPython. Empty for the current one.
         variables: environment variables of programs besides PATH, HOME, TMPDIR, LANG and the thread counts.
+        libraries: what programs may import besides the standard library, IPython and `preload`: names of modules or of
+            installed distributions. What a library requires comes with it. Nothing else that is installed is visible.
 
     Raises:
-        UserError: this machine does not offer the isolation level, or a module cannot be imported.
+        UserError: this machine does not offer the isolation level, or a module or library is not installed.
 
     Example:
         with Interpreter(Limits(seconds=2)) as interpreter:
@@ -232,6 +235,7 @@ class Interpreter:
         visible: Sequence[str] = (),
         python: str = "",
         variables: Mapping[str, str] | None = None,
+        libraries: Sequence[str] = DEFAULT_LIBRARIES,
     ) -> None:
         if isolation not in _STRATEGIES:
             raise UserError(f"isolation {isolation!r} is not one of {', '.join(_STRATEGIES)}")
@@ -244,14 +248,16 @@ class Interpreter:
                 if importlib.util.find_spec(name.partition(".")[0]) is None:
                     raise UserError(f"interpreter preload: no module named '{name}' is installed")
         self._asked, self._preload, self._visible = isolation, tuple(preload), tuple(visible)
-        self._variables = dict(variables or {})
+        self._variables, self._libraries = dict(variables or {}), tuple(libraries)
         self._open()
 
     def _open(self) -> None:
         reasons = []
         for strategy in _STRATEGIES[self._asked]:
             try:
-                warm = WarmProcess(strategy, self._preload, self._visible, self._python, self._variables)
+                warm = WarmProcess(
+                    strategy, self._preload, self._visible, self._python, self._variables, self._libraries
+                )
             except InfrastructureError as error:
                 reasons.append(f"{'privileges' if strategy == 'root' else 'user namespace'}: {error}")
                 continue

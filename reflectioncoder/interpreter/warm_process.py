@@ -12,31 +12,25 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
+from glob import glob
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.errors import InfrastructureError, UserError
 from reflectioncoder.interpreter.clock import SessionClock
 from reflectioncoder.interpreter.exchange import Exchange
+from reflectioncoder.interpreter.libraries import (
+    Python,
+    hidden_folders,
+    package_folders,
+    visible_packages,
+)
 from reflectioncoder.sandbox.usage import Usage
 
 START_SECONDS = 60.0  # timeout for the start of the warm process or of a session; long, because machines are shared
 _PACKAGES = str(Path(__file__).parents[2])
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from reflectioncoder.sandbox.server import main; main()"
-
-
-class Python(NamedTuple):
-    """A Python installation that has IPython.
-
-    Args:
-        executable: path of the executable.
-        folders: its installation directories (`sys.prefix` and the like).
-        site: directory from which IPython is imported.
-    """
-
-    executable: str
-    folders: tuple[str, ...]
-    site: str
 
 
 def own_python() -> Python:
@@ -45,7 +39,7 @@ def own_python() -> Python:
     if spec is None or spec.origin is None:
         raise UserError("the interpreter needs IPython: pip install ipython==8.24.0")
     folders = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
-    return Python(sys.executable, folders, str(Path(spec.origin).parent.parent))
+    return Python(sys.executable, folders, package_folders(sys.path, str(Path(spec.origin).parent.parent)))
 
 
 _ASK = """\
@@ -53,7 +47,7 @@ import importlib.util, json, sys
 found = importlib.util.find_spec("IPython")
 missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
 print(json.dumps([sys.version_info[:2], [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix],
-                  found and found.origin, missing]))
+                  found and found.origin, sys.path, missing]))
 """
 
 
@@ -71,7 +65,7 @@ def other_python(executable: str, modules: tuple[str, ...] = ()) -> Python:
     try:
         command = [executable, "-s", "-P", "-c", _ASK, *modules]
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=True)
-        version, folders, origin, missing = json.loads(done.stdout)
+        version, folders, origin, search_path, missing = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise UserError(f"interpreter python {executable}: does not run ({error})") from None
     if not [3, 11] <= version < [3, 13]:
@@ -80,7 +74,18 @@ def other_python(executable: str, modules: tuple[str, ...] = ()) -> Python:
         raise UserError(f"interpreter python {executable}: needs IPython: {executable} -m pip install ipython==8.24.0")
     if missing:
         raise UserError(f"interpreter preload: no module named '{missing[0]}' is installed for {executable}")
-    return Python(executable, tuple(folders), str(Path(origin).parent.parent))
+    return Python(executable, tuple(folders), package_folders(search_path, str(Path(origin).parent.parent)))
+
+
+def _of_python(python: Python) -> list[str]:
+    """Parts of a Python installation that programs see: executables, libraries and settings, without its packages."""
+    parts = []
+    for folder in dict.fromkeys(python.folders):
+        if Path(folder, "pyvenv.cfg").exists():  # a virtual environment, whose `lib` holds packages only
+            parts += [f"{folder}/pyvenv.cfg", *sorted(glob(f"{folder}/bin/python*"))]
+        else:
+            parts += [f"{folder}/{part}" for part in ("bin", "lib", "lib64", "share")]
+    return parts
 
 
 class WarmProcess:
@@ -92,9 +97,11 @@ class WarmProcess:
         visible: directories that programs may read besides the system's and Python's own.
         python: the Python that runs the programs; None for the current one.
         variables: additional environment variables of programs.
+        libraries: what programs may import besides the standard library, IPython and `preload`.
 
     Raises:
         InfrastructureError: the process does not start.
+        UserError: a library is not installed.
     """
 
     def __init__(
@@ -104,19 +111,26 @@ class WarmProcess:
         visible: Sequence[str] = (),
         python: "Python | None" = None,
         variables: Mapping[str, str] | None = None,
+        libraries: Sequence[str] = DEFAULT_LIBRARIES,
     ) -> None:
         python = python or own_python()
+        packages = visible_packages(python, [*libraries, *(name.partition(".")[0] for name in preload)])
+        shown = [*_of_python(python), *map(os.path.abspath, visible)]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = ours
         self.lock = threading.Lock()
         self.folder = tempfile.mkdtemp(prefix="reflectioncoder-") if strategy == "none" else None
-        shown = {*python.folders, python.site, *map(os.path.abspath, visible)}
-        shown.add(str(Path(__file__).parents[1] / "sandbox"))  # half of it is imported once isolated
+        view = {
+            "visible": shown,
+            "hidden": hidden_folders(shown, _PACKAGES),
+            "packages": packages,
+            "own": str(Path(__file__).parents[1] / "sandbox"),
+        }
         settings = {
             "strategy": strategy,
             "owner": os.getpid(),
-            "path": [python.site],
-            "visible": sorted(shown | {os.path.realpath(path) for path in shown}),
+            "path": list(packages),
+            "view": view,
             "preload": list(preload),
         }
         home = self.folder or "/tmp"

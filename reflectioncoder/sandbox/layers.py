@@ -37,7 +37,7 @@ from reflectioncoder.sandbox.kernel import (
     mount,
     unshare,
 )
-from reflectioncoder.sandbox.root import private_root
+from reflectioncoder.sandbox.root import View, private_root
 
 FIRST_SESSION_UID = 700_000  # far above the ids of users and services
 TMPFS_MB = 64
@@ -51,13 +51,13 @@ class IsolationLayers:
     Args:
         strategy: `root` (uses root privileges), `user` (uses a user namespace) or `none` (resource limits and separate
             processes only).
-        visible: directories that stay readable inside the private root.
+        view: what stays readable inside the private root.
 
     Raises:
         OSError: the kernel refuses a layer that the strategy requires.
     """
 
-    def __init__(self, strategy: str, visible: list[str]) -> None:
+    def __init__(self, strategy: str, view: View) -> None:
         self.strategy = strategy
         self.memory: ControlGroup | None = None
         self.pids: ControlGroup | None = None
@@ -85,7 +85,7 @@ class IsolationLayers:
                     pass
             self._become_first_process()
             unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
-            self._below_tmp = private_root(visible)
+            self._below_tmp = private_root(view)
             # the warm process may import from below /tmp, and some libraries need a temporary directory on import
             mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m")
             self._show_below_tmp()
@@ -194,7 +194,11 @@ class IsolationLayers:
 
     def _show_below_tmp(self) -> None:
         for source, target in self._below_tmp:
-            os.makedirs(target)
+            if os.path.isdir(source):
+                os.makedirs(target, exist_ok=True)
+            else:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                Path(target).touch()
             mount(source, target, None, MS_BIND | MS_REC)
 
     def become_untrusted(self, slot: int, memory_mb: int | None, seconds: float) -> None:

@@ -25,8 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reflectioncoder.sandbox import __path__
+from reflectioncoder.sandbox.finding import find_only
 from reflectioncoder.sandbox.kernel import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, die_with_parent, setns
 from reflectioncoder.sandbox.layers import IsolationLayers
+from reflectioncoder.sandbox.root import OWN_FOLDER, View, leave_own_folder
 from reflectioncoder.sandbox.spawner import Spawner
 from reflectioncoder.sandbox.usage import usage_of
 
@@ -268,12 +271,18 @@ def main() -> None:
         owner = os.pidfd_open(settings["owner"])
         if os.getppid() != settings["owner"]:
             return
-        sys.path[:] = [path for path in sys.path[1:] if path] + settings["path"]  # the first is our own parent folder
+        view = View(**settings["view"])
+        find_only(settings["path"], view.packages if settings["strategy"] == "none" else None)
         sys.argv = [""]
-        isolation = IsolationLayers(settings["strategy"], settings["visible"])
+        isolation = IsolationLayers(settings["strategy"], view)
         private = [control.fileno(), owner, *isolation.private()]
         spawner = Spawner(isolation, private) if isolation.strategy != "none" else None
+        if spawner:
+            __path__[:] = [OWN_FOLDER]
         become_program = _warm_up(isolation, private, settings["preload"])
+        if spawner:
+            leave_own_folder()
+            spawner.begin()
         sys.path.insert(0, "")
         isolation.prepare()
         server = ForkServer(control, owner, isolation, spawner, become_program)

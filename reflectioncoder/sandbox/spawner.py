@@ -41,6 +41,10 @@ class Spawner:
         theirs.close()
         self._socket.settimeout(60)
 
+    def begin(self) -> None:
+        """Let it prepare the first processes: from now on the mounts of the warm process do not change."""
+        self._socket.send(b"!")
+
     def first_process(self) -> tuple[int, int, list[int]]:
         """Return the first process of a new session.
 
@@ -62,6 +66,8 @@ def _serve(control: socket.socket, isolation: IsolationLayers) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps ended children
     own = os.open("/proc/self/ns/pid", os.O_RDONLY)
     made = 0
+    if not control.recv(1):
+        return
     while True:
         user = (isolation.outer_pid % _USERS) * _USERS + made % _USERS
         made += 1

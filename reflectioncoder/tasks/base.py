@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
@@ -72,7 +75,8 @@ class Task(ABC):
     """A benchmark: a name, the maximum number of tokens of an answer, and two methods.
 
     `prompt_version` changes whenever the text of a prompt changes. `tests` identifies the tests, for example by the
-    name and digest of a data file. Both are recorded with every score.
+    name and digest of a data file. Both are recorded with every score. `libraries` are those that programs may import;
+    `evaluate` sets them.
 
     Example: examples/own_task.py, and "A task" in docs/extending.md.
     """
@@ -81,6 +85,7 @@ class Task(ABC):
     max_new_tokens: int
     prompt_version: str = "1"
     tests: str = ""
+    libraries: Sequence[str] = DEFAULT_LIBRARIES
 
     @abstractmethod
     def prompts(self) -> list[Prompt]:
@@ -128,7 +133,7 @@ class Task(ABC):
         """Open an interpreter for `check` that preloads the libraries, or shows the toolchain, that the task needs."""
         from reflectioncoder.interpreter.interpreter import Interpreter
 
-        return Interpreter(limits, isolation)
+        return Interpreter(limits, isolation, libraries=self.libraries)
 
 
 @dataclass(frozen=True)

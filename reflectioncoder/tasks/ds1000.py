@@ -17,6 +17,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,7 @@ class DS1000(Task):
         from reflectioncoder.interpreter.interpreter import Interpreter
 
         if not self.python:
-            return Interpreter(limits, isolation)
+            return Interpreter(limits, isolation, libraries=self.libraries)
         variables, visible = {"MPLBACKEND": "Agg"}, []
         plots = self.path.parent / "seaborn-data"
         if plots.is_dir():  # read-only for programs, which have no network to download it
@@ -119,7 +120,12 @@ class DS1000(Task):
         preload = [
             name for name in DS1000_PRELOAD if name.partition(".")[0] not in _absent(self.python, DS1000_PRELOAD)
         ]
-        return Interpreter(limits, isolation, preload, visible, self.python, variables)
+        wanted = {
+            name for row in self.problems.values() for name in _OURS.findall(_code(row))
+        } - sys.stdlib_module_names
+        wanted -= _absent(self.python, tuple(sorted(wanted)))
+        libraries = sorted({*wanted, *self.libraries})
+        return Interpreter(limits, isolation, preload, visible, self.python, variables, libraries)
 
     def check(
         self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
@@ -161,6 +167,10 @@ class DS1000(Task):
     def measure_again(self, task_id: str, interpreter: Interpreter) -> None:
         """Have the reference solution timed once more; see `Task.measure_again`."""
         self._reference_seconds.pop(task_id, None)
+
+
+def _code(row: dict[str, Any]) -> str:
+    return f"{row['code_context']}\n{row['reference_code']}"
 
 
 def cut_answer(completion: str) -> str:

@@ -18,8 +18,8 @@ from reflectioncoder.evaluate.check import check_all
 from reflectioncoder.evaluate.evaluate import read_completions
 from reflectioncoder.evaluate.results import summarize
 from reflectioncoder.generate.completions import Completion
-from reflectioncoder.interpreter.calls import bounded, call_all, decoded, open_interpreter
-from reflectioncoder.interpreter.interpreter import Limits
+from reflectioncoder.interpreter.calls import bounded, call_all, decoded
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
 from reflectioncoder.tasks.base import TaskOptions
@@ -41,7 +41,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pool():
-    with open_interpreter(LIMITS) as one, open_interpreter(LIMITS) as two:
+    with Interpreter(LIMITS) as one, Interpreter(LIMITS) as two:
         yield [one, two]
 
 
@@ -427,7 +427,7 @@ def test_a_reference_that_the_interpreter_loses_is_computed_again(data, tmp_path
     (problem,) = task.problems.values()
     reference = f"import time\ntime.sleep(2)\n{problem.reference}"
     task.problems["HumanEval/2"] = dataclasses.replace(problem, reference=reference)
-    with open_interpreter(LIMITS) as interpreter:
+    with Interpreter(LIMITS) as interpreter:
         lost = interpreter._warm.process
         threading.Timer(0.5, lost.kill).start()
         right = Completion("HumanEval/2", 0, "    return number % 1.0\n", "")

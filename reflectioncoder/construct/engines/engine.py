@@ -84,7 +84,7 @@ def programs(config: BuildConfig, console: Console) -> Programs:
     """Create a pool of interpreters. Call this inside the event loop that uses the pool."""
     limits = Limits(config.seconds, config.memory_mb)
     if config.engine == "local":
-        return InterpreterPool(cores(config), limits, config.isolation)
+        return InterpreterPool(cores(config), limits, config.isolation, config.libraries)
     from reflectioncoder.construct.engines.on_ray import RayInterpreters
 
-    return RayInterpreters(partial(Interpreter, limits, config.isolation), config, console)
+    return RayInterpreters(partial(Interpreter, limits, config.isolation, libraries=config.libraries), config, console)

@@ -13,6 +13,7 @@ from functools import partial
 from operator import methodcaller
 from typing import TypeVar, cast, overload
 
+from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.construct.filters import determinism as repeat
 from reflectioncoder.construct.filters import sequence as filters
 from reflectioncoder.construct.filters.sequence import Rejected
@@ -70,20 +71,27 @@ class InterpreterPool(Programs):
     Args:
         size: number of programs that run concurrently; about one per core is fastest, more if programs sleep or wait.
         limits: default limits of a cell.
-        isolation: see `Interpreter`.
+        isolation, libraries: see `Interpreter`.
 
     Raises:
         UserError: the size is not positive, or (on entering) the isolation is not available on this machine.
     """
 
-    def __init__(self, size: int = 2, limits: Limits | None = None, isolation: Isolation = "auto") -> None:
+    def __init__(
+        self,
+        size: int = 2,
+        limits: Limits | None = None,
+        isolation: Isolation = "auto",
+        libraries: Sequence[str] = DEFAULT_LIBRARIES,
+    ) -> None:
         if size < 1:
             raise UserError(f"interpreter pool: size = {size}: give a number above 0")
-        self._size, self._limits, self._isolation = size, limits, isolation
+        self._size = size
+        self._make = partial(Interpreter, limits, isolation, libraries=libraries)
         self._all: list[Interpreter] = []
 
     async def __aenter__(self) -> InterpreterPool:
-        self._all = await asyncio.to_thread(open_all, self._size, lambda: Interpreter(self._limits, self._isolation))
+        self._all = await asyncio.to_thread(open_all, self._size, self._make)
         self._pool = Pool(self._all)
         return self
 

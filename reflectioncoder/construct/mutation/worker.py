@@ -41,7 +41,8 @@ class Reflector:
 
     def __init__(self, config: BuildConfig) -> None:
         self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
-        self._interpreter = _StrictInterpreter(Limits(config.seconds, config.memory_mb), config.isolation)
+        limits = Limits(config.seconds, config.memory_mb)
+        self._interpreter = _StrictInterpreter(limits, config.isolation, libraries=config.libraries)
 
     def __call__(self, problem: Problem) -> Entry:
         """Build the sequence of a problem and apply the filters that need only this sequence.

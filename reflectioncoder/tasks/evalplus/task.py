@@ -29,7 +29,7 @@ from reflectioncoder.tasks.evalplus.data import (
 from reflectioncoder.tasks.evalplus.expected import Expected, Program
 
 if TYPE_CHECKING:
-    from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
+    from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
 MOST_SECONDS, SPARE_SECONDS = 60.0, 2.0  # time limit of a group of tests
 CONTINUATION_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\n#", "\n```", "\nassert ")
@@ -63,10 +63,6 @@ class EvalPlusTask(Task):
     @abstractmethod
     def prompt(self, problem: PlusProblem) -> Prompt:
         """Return the prompt of a problem."""
-
-    def interpreter(self, limits: Limits, isolation: Isolation = "auto") -> Interpreter:
-        """Open an interpreter for `calls.call_all`."""
-        return calls.open_interpreter(limits, isolation)
 
     def cost(self, task_id: str) -> float:
         """Seconds that the canonical solution takes on this machine; 0 if not measured yet."""

@@ -94,7 +94,8 @@ class MultiPLE(Task):
 
         toolchain = find(self.key)
         ready = "" if toolchain.missing else ready_folder(toolchain)
-        return Interpreter(limits, isolation, visible=[*toolchain.visible, *filter(None, [ready])])
+        visible = [*toolchain.visible, *filter(None, [ready])]
+        return Interpreter(limits, isolation, visible=visible, libraries=())
 
     def check(
         self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False

@@ -1,0 +1,3 @@
+"""The libraries that programs may import by default."""
+
+DEFAULT_LIBRARIES = ("numpy",)  # evalplus runs programs where numpy is installed
