@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from reflectioncoder.interpreter.calls import call_all, open_interpreter
+from reflectioncoder.interpreter.calls import call_all
 from reflectioncoder.interpreter.clock import MOST_FACTOR, MOST_SECONDS, SessionClock
-from reflectioncoder.interpreter.interpreter import Limits
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.interpreter.workspace import workspace
 from reflectioncoder.sandbox import caller
 from reflectioncoder.sandbox.usage import Usage
@@ -39,7 +39,7 @@ def load(request):
 
 @pytest.fixture(scope="module")
 def interpreter(load):
-    with open_interpreter(LIMITS) as made:
+    with Interpreter(LIMITS) as made:
         yield made
 
 

@@ -95,7 +95,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[tuple[
     if (version := importlib.metadata.version("ipython")) != PINNED:
         pytest.skip(f"needs IPython {PINNED}, found {version}; run: pip install ipython=={PINNED}")
     isolation: Any = "auto" if HERE else "none"
-    with Interpreter(Limits(seconds=60), isolation) as interpreter, ThreadPoolExecutor() as beside:
+    with (
+        Interpreter(Limits(seconds=60), isolation, libraries=("matplotlib", "pandas")) as interpreter,
+        ThreadPoolExecutor() as beside,
+    ):
         said = interpreter.run(["import json, os\nprint(json.dumps(dict(os.environ)))"])[0].text
         environment = json.loads(said)
 
