@@ -1,4 +1,4 @@
-"""Programs see the standard library, what IPython needs, and named libraries; nothing that holds answers or our code."""
+"""Programs see the standard library, what IPython needs, and named libraries: neither answers nor our code."""
 
 import os
 import shutil
@@ -52,7 +52,8 @@ def test_only_named_packages_are_imported(anywhere: Interpreter) -> None:
 
 def test_a_child_process_sees_no_more(boxed: Interpreter) -> None:
     names = [*HIDDEN, "numpy"]
-    code = f"import subprocess, sys\nprint(subprocess.check_output([sys.executable, '-c', {IMPORTS.format(names=names)!r}]))"
+    asks = f"[sys.executable, '-c', {IMPORTS.format(names=names)!r}]"
+    code = f"import subprocess, sys\nprint(subprocess.check_output({asks}))"
     assert one(boxed, code).text == "b'numpy\\n'\n"
 
 
