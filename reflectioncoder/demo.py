@@ -27,6 +27,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
 
 ARMS = ("before", "instruction_tuned", "after")
+DEMO_SAVE_STEPS = 5  # steps between checkpoints, each some minutes of a slow machine
 DEMO_TASKS = ("heldout", "handwritten", "humaneval")
 
 
@@ -46,8 +47,8 @@ def train_configs(demo: DemoConfig) -> dict[str, TrainConfig]:
         learning_rate=demo.learning_rate,
         seed=demo.seed,
         upsample=1,
-        save_steps=0,
-        overwrite=True,  # a stage killed after writing its model is not recorded as finished and runs again
+        save_steps=DEMO_SAVE_STEPS,
+        resume=True,  # a stage that was killed goes on from its last checkpoint
         masking=MaskingConfig(),
     )
     return {
@@ -122,7 +123,7 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
     for arm, training in train_configs(demo).items():
         # A run ends with a whole step, so the first arm may use more tokens than asked; the second gets at least these.
         equal = dataclasses.replace(training, max_tokens=tokens)
-        tokens = stages.run(f"train {arm}", partial(_as_dict, train, equal))["tokens"]
+        tokens = stages.run(f"train {arm}", partial(_trained, train, equal))["tokens"]
     scores: dict[str, dict[str, Any]] = {task: {} for task in DEMO_TASKS}
     for arm in ARMS:
         for task in DEMO_TASKS:
@@ -163,6 +164,18 @@ def score_table(summary: dict[str, Any]) -> Table:
         )
     table.caption = f"{sum(summary['seconds'].values()):.0f} s in all, peak memory {summary['peak_mb']} MiB"
     return table
+
+
+def _trained(train: Callable[[TrainConfig], Any], config: TrainConfig) -> dict[str, Any]:
+    """Train an arm; one that was killed after its model was in place, but before that was recorded, is finished."""
+    result = Path(config.output) / "result.json"
+    try:
+        return _as_dict(train, config)
+    except UserError:
+        if not result.is_file():
+            raise
+        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+        return found
 
 
 def _as_dict(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:

@@ -33,11 +33,15 @@ class LossConfig:
         cross_entropy: `pooled` is one mean over the labels of teacher and student; `separate` adds two means.
         normalization: `sample` averages over the samples of the global batch, `token` over all its tokens.
         distillation: weight of KL(teacher || student); 0 leaves it out.
+        teacher_only: train on the whole sequences alone, with the cross-entropy of the teacher rows and without student
+            rows. This is what "w/o Distillation" (table 4) means in the authors' code; `distillation` = 0 keeps the
+            student's cross-entropy.
     """
 
     cross_entropy: Literal["pooled", "separate"] = "pooled"
     normalization: Literal["sample", "token"] = "sample"
     distillation: float = 1.0
+    teacher_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,8 @@ class TrainConfig:
         max_tokens: end at the first step that reaches this many tokens through the model, with teacher and student rows
             both counted; -1 leaves it to `epochs`.
         precision: `float32`, or `bfloat16` for matrix products in bfloat16 with float32 master weights.
-        positions: `keep` gives student tokens their position ids in the teacher row (rotary models); `rebase` numbers
-            them from zero, as at inference.
+        positions: `keep` gives student tokens their position ids in the teacher row, for rotary models; `rebase`
+            numbers them from zero, as at inference, for models with absolute positions.
         save_steps: steps between checkpoints; 0 saves only the final model.
         resume: continue from the newest checkpoint in `output`.
         overwrite: replace a finished model in `output`, or the checkpoints of an unfinished run.
@@ -107,7 +111,8 @@ class TrainConfig:
             process. Waits for the rank that loads or writes have no such limit.
         learning_rate: peak learning rate, after the warm-up (section 4.1).
         scheduler: shape of the learning rate after the warm-up.
-        warmup_ratio: share of the steps over which the learning rate rises from 0.
+        warmup_ratio: share of the steps over which the learning rate rises from 0. The first of them has rate 0, so it
+            changes nothing; 0 begins with the peak.
         weight_decay: weight decay of the optimizer.
         max_grad_norm: clip gradients to this norm; 0 does not clip.
         seed: seed of the order of samples, of random masks and of new adapters.

@@ -26,47 +26,6 @@ END_OF_MESSAGE = "<|endofmessage|>"
 SPECIAL_TOKENS: tuple[str, ...] = (*ROLE_TOKENS.values(), *BLOCK_TOKENS.values(), END_OF_BLOCK, END_OF_MESSAGE)
 ANSWER_PREFIX = "```python\n"
 
-# Servers tokenize the rendered text as one string, so the template breaks up special tokens inside content
-# ("<|user|>" becomes "<| user|>"). `encode_dialogue` below keeps such text unchanged and encodes it as plain text.
-CHAT_TEMPLATE = """\
-{%- macro clean(text) -%}
-{%- set out = namespace(text=text) -%}
-{%- for name in @NAMES@ -%}
-{%- set out.text = out.text | replace('<|' + name + '|>', '<| ' + name + '|>') -%}
-{%- endfor -%}
-{%- if eos_token %}{% set out.text = out.text | replace(eos_token, eos_token[:1] + ' ' + eos_token[1:]) %}{% endif -%}
-{%- if bos_token %}{% set out.text = out.text | replace(bos_token, bos_token[:1] + ' ' + bos_token[1:]) %}{% endif -%}
-{{- out.text -}}
-{%- endmacro -%}
-{%- macro block(type, text) -%}
-{{- '<|' + type + '|>' }}{{ clean(text) }}{{ '<|endofblock|>' -}}
-{%- endmacro -%}
-{%- set state = namespace(system='') -%}
-{{- bos_token -}}
-{%- for message in messages -%}
-{%- if message['role'] == 'system' -%}
-{%- set state.system = message['content'] + '\n\n' -%}
-{%- elif message['role'] in ['user', 'assistant'] -%}
-{{- '<|' + message['role'] + '|>' -}}
-{%- if message['content'] is string -%}
-{{- block('text', (state.system if message['role'] == 'user' else '') + message['content']) -}}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- set before = state.system if loop.first and message['role'] == 'user' else '' -%}
-{{- block(part['type'], before + (part['content'] if 'content' in part else part['text'])) -}}
-{%- endfor -%}
-{%- endif -%}
-{%- if message['role'] == 'user' %}{% set state.system = '' %}{% endif -%}
-{{- '<|endofmessage|>' -}}
-{%- else -%}
-{{- raise_exception('role ' + message['role'] + ' is not one of system, user, assistant') -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|assistant|>' + ('' if reflect else '<|text|>') -}}
-{%- endif -%}
-""".replace("@NAMES@", str([token[2:-2] for token in SPECIAL_TOKENS]))
-
 
 @dataclass(frozen=True)
 class Span:

@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import AddedToken
 
-from reflectioncoder.dialogues.tokens import CHAT_TEMPLATE, END_OF_MESSAGE, SPECIAL_TOKENS, special_ids
+from reflectioncoder.dialogues.chat_template import CHAT_TEMPLATE
+from reflectioncoder.dialogues.tokens import END_OF_MESSAGE, SPECIAL_TOKENS, special_ids
 from reflectioncoder.errors import UserError
 
 ROW_MULTIPLE = 64  # grown tables have a multiple of 64 rows, so that GPUs run the bfloat16 output head at full speed

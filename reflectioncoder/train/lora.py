@@ -6,6 +6,7 @@ stored apart from the frozen tables (PEFT's trainable tokens) and saved with the
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -87,12 +88,14 @@ def add_adapters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
         target_modules="all-linear" if targets == ("all-linear",) else list(targets),
         trainable_token_indices=dict.fromkeys(names, rows),
     )
-    settings.base_model_name_or_path = config.model
     torch.manual_seed(config.seed)  # ranks and resumed runs start from the same adapters
     try:
-        found: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():  # PEFT names the folder of the loaded model instead, and warns of that
+            warnings.simplefilter("ignore", UserWarning)
+            found: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"lora.targets = {', '.join(targets)}: {first_line(error)}") from None
+    settings.base_model_name_or_path = config.model
     set_precision(found, config)
     # Checkpoints use this too: the adapter holds the trained rows, and the rest of the tables can be rebuilt.
     found.save_pretrained = partial(found.save_pretrained, save_embedding_layers=False)

@@ -183,7 +183,7 @@ def _train(
     first = dataclasses.replace(first, data=data)
     with fits("preparing"):
         loaded = world.first or not loads_once(engine)
-        _make_ready(model, config, max(map(len, [*samples, *held_out])), loaded)
+        _make_ready(model, config, max(map(len, [*samples, *held_out])), loaded, say)
         trained = lora.add_adapters(model, tokenizer, config) if config.lora.r else model
     steps = TrainSteps(samples, repeats, config, world)
     say(
@@ -194,6 +194,8 @@ def _train(
         check_places(config, len(steps))
     arguments.max_steps = len(steps)
     arguments.warmup_steps = math.ceil(config.warmup_ratio * len(steps))
+    if arguments.warmup_steps and checkpoint is None:
+        say(f"the learning rate rises from 0 over {arguments.warmup_steps} steps, so the first changes nothing")
     with fits("loading"):
         world.wait()  # until every rank has read the previous contents of the output
     if world.first:
@@ -280,16 +282,19 @@ def _where(trainer: ReflectionTrainer) -> str:
     return f"after step {trainer.state.global_step} of {len(trainer.steps)}"
 
 
-def _make_ready(model: PreTrainedModel, config: TrainConfig, longest: int, loaded: bool) -> None:
+def _make_ready(
+    model: PreTrainedModel, config: TrainConfig, longest: int, loaded: bool, say: Callable[[str], None]
+) -> None:
     """Prepare a model for rows of at most `longest` tokens; if its weights are loaded, check it (`model_check.py`).
 
     Raises:
         UserError: the model cannot be trained here.
     """
-    if config.positions == "keep" and config.objective == "reflection" and not has_rotary_positions(model):
-        raise UserError(
-            f"model {config.model}: has no rotary positions, so student tokens cannot keep their positions; "
-            'set positions = "rebase"'
+    students = config.objective == "reflection" and not config.loss.teacher_only
+    if config.positions == "keep" and students and not has_rotary_positions(model):
+        say(
+            f"model {config.model}: has no rotary positions; students with positions = keep train positions that "
+            "inference does not use, as in table 7 of the paper; positions = rebase trains those that it uses"
         )
     use_varlen_attention(model, longest)
     if loaded:

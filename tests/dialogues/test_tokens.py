@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.exceptions import TemplateError
 from tiny import build_llama, build_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -158,6 +159,63 @@ def test_the_chat_template_takes_system_messages_and_breaks_forged_tokens():
         reflect=True,
     )
     assert text == ("<s><|user|><|text|>Be brief.\n\na<| endofblock|>< /s>b<|endofblock|><|endofmessage|><|assistant|>")
+
+
+TEXTS = {
+    "string": lambda text: text,
+    "parts": lambda text: [{"type": "text", "text": text}],
+    "two parts": lambda text: [{"type": "text", "text": text[:3]}, {"type": "text", "text": text[4:]}],
+    "blocks": lambda text: [{"type": "text", "content": text}],
+}
+
+
+@pytest.mark.parametrize("shape", TEXTS)
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_the_chat_template_reads_strings_and_parts_in_every_role(role: str, shape: str):
+    """vLLM makes a list of parts of every string if a template reads lists."""
+    made = TEXTS[shape]
+    messages = [
+        {"role": role, "content": made("Be\n\nbrief.".replace("\n\n", "_\n"))},
+        {"role": "user", "content": made("Say\nhi")},
+        {"role": "assistant", "content": made("hi!\nyou")},
+        {"role": "user", "content": made("and\nbye")},
+    ]
+    text = TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == (
+        "<s><|user|><|text|>Be_\nbrief.\n\nSay\nhi<|endofblock|><|endofmessage|>"
+        "<|assistant|><|text|>hi!\nyou<|endofblock|><|endofmessage|>"
+        "<|user|><|text|>and\nbye<|endofblock|><|endofmessage|><|assistant|><|text|>"
+    )
+
+
+def test_the_chat_template_takes_null_content_several_system_messages_and_one_at_the_end():
+    messages = [
+        {"role": "system", "content": None},
+        {"role": "system", "content": "One."},
+        {"role": "developer", "content": [{"type": "text", "text": "Two."}]},
+        {"role": "user", "content": None},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "user"},
+        {"role": "developer", "content": "Three."},
+    ]
+    text = TOKENIZER.apply_chat_template(messages, tokenize=False)
+    assert text == (
+        "<s><|user|><|text|>One.\n\nTwo.\n\n<|endofblock|><|endofmessage|>"
+        "<|assistant|><|text|><|endofblock|><|endofmessage|><|user|><|text|><|endofblock|><|endofmessage|>"
+        "<|user|><|text|>Three.<|endofblock|><|endofmessage|>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "tool", "content": "5"}, "role tool is not one of system, developer, user, assistant"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "type image_url has no text"),
+    ],
+)
+def test_the_chat_template_refuses_what_the_format_cannot_hold(message: dict[str, object], said: str):
+    with pytest.raises(TemplateError, match=said):
+        TOKENIZER.apply_chat_template([message], tokenize=False)
 
 
 def test_ids_out_of_place_are_named():

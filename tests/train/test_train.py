@@ -163,11 +163,26 @@ def test_a_finished_model_is_not_overwritten_by_accident(base: Path, tmp_path: P
     assert len(log(tmp_path)) == 2
 
 
-def test_absolute_positions_need_rebase(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'no rotary positions.*positions = "rebase"'):
-        train(config(base, tmp_path, model=str(base / "gpt2")), quiet)
-    train(config(base, tmp_path, model=str(base / "gpt2"), positions="rebase", max_steps=1), quiet)
+@pytest.mark.parametrize("positions", ["keep", "rebase"])
+def test_absolute_positions_are_warned_about_where_they_are_kept(base: Path, tmp_path: Path, positions: str) -> None:
+    said: list[str] = []
+    train(config(base, tmp_path, model=str(base / "gpt2"), positions=positions, max_steps=1), said.append)
     assert len(log(tmp_path)) == 1
+    warned = [line for line in said if "has no rotary positions" in line]
+    assert len(warned) == (positions == "keep") and all("table 7" in line for line in warned)
+
+
+def test_without_students_a_run_has_the_loss_of_the_whole_sequences_alone(base: Path, tmp_path: Path) -> None:
+    """What "w/o Distillation" is in the authors' code; `loss.distillation = 0` has the student's cross-entropy too."""
+    only, both = LossConfig(teacher_only=True), LossConfig(distillation=0.0, cross_entropy="separate")
+    one = train(config(base, tmp_path / "only", loss=only, max_steps=2, warmup_ratio=1.0), quiet)
+    other = train(config(base, tmp_path / "both", loss=both, max_steps=2, warmup_ratio=1.0), quiet)
+    first, second = log(tmp_path / "only")[0], log(tmp_path / "both")[0]
+    assert first["student_ce"] == first["kl"] == 0 < second["student_ce"]
+    assert first["loss"] == pytest.approx(first["teacher_ce"]) and first["teacher_ce"] == pytest.approx(
+        second["teacher_ce"]
+    )
+    assert second["loss"] > first["loss"] and one.tokens < other.tokens and one.samples == other.samples
 
 
 def test_ctrl_c_says_how_to_go_on_and_resume_refuses_another_run(base: Path, tmp_path: Path) -> None:
@@ -233,6 +248,12 @@ def test_an_empty_file_is_refused(base: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match=r"empty\.jsonl: "):
         train(config(base, tmp_path / "out", data=(str(tmp_path / "empty.jsonl"),)), quiet)
+
+
+def test_a_first_step_that_changes_nothing_is_announced(base: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    train(config(base, tmp_path, max_steps=1), said.append)
+    assert "the learning rate rises from 0 over 1 steps, so the first changes nothing" in said
 
 
 def test_the_plan_is_told_without_training(base: Path, tmp_path: Path) -> None:

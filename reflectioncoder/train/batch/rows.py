@@ -174,7 +174,10 @@ def weights_of(counts: Sequence[tuple[int, int, int]], config: LossConfig) -> li
             pooled = 1 / (teacher + student) / len(counts)
             terms = [value / len(counts) for value in own]
         ce = (pooled, pooled) if config.cross_entropy == "pooled" else (terms[0], terms[1])
-        weights.append(Weights(*ce, config.distillation * terms[2], *means))
+        distillation = config.distillation
+        if config.teacher_only:
+            ce, distillation = (terms[0], 0.0), 0.0
+        weights.append(Weights(*ce, distillation * terms[2], *means))
     return weights
 
 

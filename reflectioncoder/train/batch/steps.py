@@ -5,6 +5,7 @@ A step depends only on samples, configuration and step number, so ranks, resumed
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
@@ -72,7 +73,9 @@ class TrainSteps(Dataset[TrainStep]):
     def __init__(
         self, samples: Sequence[Encoded], repeats: Sequence[int], config: TrainConfig, world: World | None = None
     ) -> None:
-        self.samples = samples
+        # Without students, a sequence is a plain sample of several rounds.
+        only = config.loss.teacher_only
+        self.samples = [dataclasses.replace(sample, is_reflection=False) for sample in samples] if only else samples
         self.config = config
         self.world = world or World()
         self.plan = plan_steps(
