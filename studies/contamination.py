@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.construct.filters.contamination import Contamination, Detector, contaminated, load_references
+from reflectioncoder.files.fields import PRESETS
 from reflectioncoder.files.rows import iter_rows
-from reflectioncoder.problems.load import PRESETS, load_problems
+from reflectioncoder.problems.load import load_problems
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
 

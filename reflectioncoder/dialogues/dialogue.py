@@ -24,6 +24,7 @@ BLOCK_TYPES: tuple[BlockType, ...] = get_args(BlockType)
 ROLES: tuple[Role, ...] = get_args(Role)
 REFLECTION_TYPE = "reflection"
 INSTRUCTION_TYPE = "instruction"
+PLAIN_TYPES = (INSTRUCTION_TYPE, "generation")  # the second is the authors' name
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
@@ -37,10 +38,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a dialogue: a role and its blocks, in order."""
+    """One turn of a dialogue.
+
+    Args:
+        role: who speaks.
+        blocks: what is said, in order.
+        trained: whether an assistant's message counts in the loss, as `weight` says in OpenAI's format.
+    """
 
     role: Role
     blocks: tuple[Block, ...]
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,11 @@ class Dialogue:
     def to_dict(self) -> dict[str, Any]:
         """The dialogue as the JSON object of one JSONL line, in the released schema."""
         messages = [
-            {"role": message.role, "content": [vars(block).copy() for block in message.blocks]}
+            {
+                "role": message.role,
+                "content": [vars(block).copy() for block in message.blocks],
+                **({} if message.trained else {"weight": 0}),
+            }
             for message in self.messages
         ]
         return {**self.extra, "messages": messages, "type": self.type}
@@ -150,7 +162,7 @@ def _message(item: Any, where: str) -> Message:
         if not isinstance(block.get("content"), str):
             raise UserError(f"{where}, block {i + 1}: 'content' must be text")
         blocks.append(Block(block["type"], block["content"]))
-    return Message(cast(Role, role), tuple(blocks))
+    return Message(cast(Role, role), tuple(blocks), item.get("weight") != 0)
 
 
 def fenced(code: str) -> str:

@@ -150,7 +150,7 @@ def encode_dialogue(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase, samp
     is_label = [False] * len(ids)
     spans, bounds = [], []
     for m, message in enumerate(dialogue.messages):
-        speaks = message.role == "assistant"
+        speaks = message.role == "assistant" and message.trained
         first = len(ids)
         ids.append(special[ROLE_TOKENS[message.role]])
         is_label.append(False)

@@ -1,9 +1,7 @@
 """Readers for published chat and instruction data sets, which return normalised dialogues.
 
-Supported rows: the released schema (messages of typed blocks), messages with plain text, with or without a system
-message, and pairs such as `{"query": ..., "answer": ...}`. Supported sources: JSONL and JSON (both also `.gz`),
-Parquet, and directories saved by `datasets`. Normalisation covers line ends, tab indentation, and HTML entities if a
-scraper escaped a whole sample. This module does not check whether answers are correct.
+`files/shapes.py` has the shapes of rows, `files/rows.py` the sources. Normalisation covers line ends, tab indentation,
+and HTML entities if a scraper escaped a whole sample. This module does not check whether answers are correct.
 """
 
 from __future__ import annotations
@@ -16,15 +14,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue
+from reflectioncoder.dialogues.dialogue import PLAIN_TYPES, REFLECTION_TYPE, Block, Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.fields import FieldMap, column
+from reflectioncoder.files.json_text import LIMITS, ReadLimits
 from reflectioncoder.files.rows import iter_rows
+from reflectioncoder.files.shapes import LISTS, check_text, shaped
 from reflectioncoder.syntax.trees import parse
 
-PAIRS = (
-    ("query", "answer"), ("instruction", "output"), ("instruction", "response"), ("question", "answer"),
-    ("prompt", "completion"), ("prompt", "response"),
-)  # fmt: skip
+DEFAULT = FieldMap()
 INDENT = re.compile(r"^[ ]*\t[ \t]*", re.MULTILINE)
 ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|#\d+|#x[0-9a-fA-F]+);")
 FENCED = re.compile(
@@ -32,70 +30,104 @@ FENCED = re.compile(
 )
 
 
-def read_training(path: str | os.PathLike[str], skipped: list[str] | None = None) -> list[Dialogue]:
-    """Read and normalise the dialogues of a training file or a data set directory.
+def read_training(
+    path: str | os.PathLike[str],
+    skipped: list[str] | None = None,
+    fields: FieldMap | str = "",
+    split: str = "train",
+    limits: ReadLimits = LIMITS,
+) -> list[Dialogue]:
+    """Read and normalise the dialogues of a training file, a folder or a data set.
 
     Args:
-        path: a directory, or a file with one of the suffixes in `rows.SUFFIXES`; any other file is read as JSONL.
+        path: see `files_of`.
         skipped: if given, invalid rows are skipped and their error messages appended to it; otherwise the first one
             raises.
+        fields: which columns to read: a `FieldMap`, a preset or pairs like "instruction=question,answer=reply".
+        split: split of a folder or a data set.
+        limits: the most that one file may hold.
 
     Raises:
         UserError: a row is invalid (see `skipped`), the source cannot be read, or it has no dialogues.
     """
+    columns = FieldMap.parse(fields) if isinstance(fields, str) else fields
     dialogues = []
-    for where, row in iter_rows(str(path)):
+    for where, row in iter_rows(str(path), split, limits, skipped):
         try:
-            dialogues.append(normalised(to_dialogue(row, where)))
-        except UserError as error:
+            dialogues.append(normalised(to_dialogue(row, where, columns)))
+        except (UserError, RecursionError) as error:
+            reason = str(error) if isinstance(error, UserError) else f"{where}: nested too deeply"
             if skipped is None:
-                raise
-            skipped.append(str(error))
+                raise UserError(reason) from None
+            skipped.append(reason)
     if not dialogues:
-        raise UserError(f"file {path}: no dialogue in it; expected 'messages', or 'query' and 'answer', in each row")
+        reason = f"; the first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
+        raise UserError(f"{path}: no dialogue in it{reason}")
     return dialogues
 
 
-def to_dialogue(row: Any, where: str) -> Dialogue:
+def to_dialogue(row: Any, where: str, fields: FieldMap = DEFAULT) -> Dialogue:
     """Convert a row to a dialogue.
 
     Args:
         row: the decoded row.
         where: location of the row for error messages.
+        fields: which columns to read.
 
     Raises:
-        UserError: the row has neither messages nor a known pair of columns, or one of the pair has no text.
+        UserError: the row has none of the shapes in docs/data.md, or holds what a dialogue cannot express.
     """
-    if isinstance(row, Mapping) and "messages" not in row:
-        for asked, answered in PAIRS:
-            if asked in row and answered in row:
-                texts = {name: row[name] for name in (asked, answered)}
-                for name, text in texts.items():
-                    if not isinstance(text, str) or not text.strip():
-                        raise UserError(f"{where}: column '{name}' has no text")
-                request = row[asked]
-                if isinstance(row.get("input"), str) and row["input"].strip():  # as in Alpaca's sets
-                    request = f"{request}\n\n{row['input']}"
-                extra = {key: value for key, value in row.items() if key not in (*texts, "input") and value is not None}
-                return instruction_dialogue(request, row[answered], **{k: v for k, v in extra.items() if k != "type"})
-        raise UserError(f"{where}: neither 'messages' nor a pair like 'query' and 'answer'; found {', '.join(row)}")
     if not isinstance(row, Mapping):
         return Dialogue.from_dict(row, where)
-    line = {key: value for key, value in row.items() if value is not None}  # Parquet stores null for missing keys
-    return Dialogue.from_dict({**line, "messages": _without_system(line.get("messages"))}, where)
+    try:
+        found = shaped(row, fields)
+        if found is None:
+            names = ", ".join(f"{key}{' (null)' if value is None else ''}" for key, value in row.items())
+            raise UserError(
+                f"neither 'messages' nor a pair like 'query' and 'answer'; found {names}. Name columns with --fields"
+            )
+        for turn in found.turns:
+            check_text(*([turn.text] if isinstance(turn.content, str) else _contents(turn.content)))
+        if found.turns and not found.turns[-1].trained:
+            raise UserError("the last message is not to be trained on (weight 0)")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    messages = [
+        {"role": turn.role, "content": turn.content, "weight": None if turn.trained or turn.role == "user" else 0}
+        for turn in found.turns
+    ]
+    left = {key: value for key, value in row.items() if value is not None and key not in found.columns}
+    kind = column(row, fields.type) if fields.type and found.columns & {*LISTS, fields.messages} else None
+    left.pop("type", None)
+    return typed(
+        Dialogue.from_dict({**left, "messages": messages, **({} if kind is None else {"type": kind})}, where), where
+    )
 
 
-def _without_system(messages: Any) -> Any:
-    """Merge a system message into the first user message, because the format has no system role."""
-    if not isinstance(messages, list) or len(messages) < 2 or not all(isinstance(item, Mapping) for item in messages):
-        return messages
-    first, second, *rest = messages
-    if first.get("role") != "system" or second.get("role") != "user":
-        return messages
-    texts = [item.get("content") for item in (first, second)]
-    if not all(isinstance(text, str) for text in texts):
-        return messages
-    return [{"role": "user", "content": "\n\n".join(text for text in texts if text.strip())}, *rest]
+def typed(dialogue: Dialogue, where: str) -> Dialogue:
+    """Make a dialogue with a type that is not known here a reflection sequence if its blocks are those of one.
+
+    The authors' code masks every type but "generation".
+
+    Raises:
+        UserError: it has blocks of code or execution, and yet it is no reflection sequence.
+    """
+    if dialogue.type in (REFLECTION_TYPE, *PLAIN_TYPES):
+        return dialogue
+    kinds = [{block.type for block in message.blocks} for message in dialogue.messages]
+    if len(kinds) == 4 and "execution" in kinds[1]:
+        return dataclasses.replace(dialogue, type=REFLECTION_TYPE)
+    if any(found != {"text"} for found in kinds):
+        raise UserError(
+            f"{where}: type '{dialogue.type}' is not one of {REFLECTION_TYPE}, {', '.join(PLAIN_TYPES)}, and the "
+            "blocks are not those of a reflection sequence; --fields type= reads it as plain data"
+        )
+    return dialogue
+
+
+def _contents(blocks: list[Any]) -> list[str]:
+    texts = [block.get("content") for block in blocks if isinstance(block, Mapping)]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def normalised(dialogue: Dialogue) -> Dialogue:

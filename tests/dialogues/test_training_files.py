@@ -67,9 +67,9 @@ def test_what_a_build_writes_is_read_back_from_every_format(tmp_path: Path) -> N
     ("row", "message"),
     [
         ({"query": "Add."}, "line 2: neither 'messages' nor a pair like 'query' and 'answer'; found query"),
-        ({"query": "Add.", "answer": None}, "line 2: column 'answer' has no text"),
+        ({"query": "Add.", "answer": None}, "found query, answer \\(null\\)"),
         ({"query": " ", "answer": "3"}, "line 2: column 'query' has no text"),
-        ({"messages": None}, "line 2: 'messages' must be a list"),
+        ({"messages": []}, "line 2: 'messages' must be a list"),
         ({"messages": [{"role": "user", "content": "x"}]}, "line 2: the last message must be the assistant's"),
         ([1], "line 2: expected an object"),
     ],
@@ -172,7 +172,9 @@ def test_instruction_sets_give_problems(tmp_path: Path) -> None:
     ]
     released = [{"role": "user", "content": [{"type": "text", "content": "Add."}]}]
     path = str(write(tmp_path / "m.jsonl", [{"messages": talk}, {"messages": released}]))
-    assert [problem.instruction for problem in load_problems(path, "messages")] == ["Add.", "Add."]
+    assert [problem.instruction for problem in load_problems(path, "messages")] == ["s\n\nAdd.", "Add."]
+    chosen = load_problems(path, "instruction=messages.user")
+    assert [problem.instruction for problem in chosen] == ["Add.", "Add."]
 
 
 def test_an_instruction_set_of_real_rows(data: Path) -> None:

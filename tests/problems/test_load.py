@@ -11,7 +11,8 @@ import pytest
 from places import DATA
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.load import FieldMap, handwritten, load_problems
+from reflectioncoder.files.fields import FieldMap
+from reflectioncoder.problems.load import handwritten, load_problems
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.asserts import split_tests
 
@@ -171,6 +172,12 @@ def test_equal_ids_are_told_apart(tmp_path: Path) -> None:
     assert [p.id for p in load_problems(path, renamed=renamed)] == ["a", "a#2", "a#3"]
     first = f"file {path}, item 1"
     assert renamed == [f"file {path}, item {k}: id 'a' is that of {first} too; kept as 'a#{k}'" for k in (2, 3)]
+
+
+def test_a_made_up_id_is_none_that_another_row_has(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "id": id} for id in ("a", "a", "a#2", "a", "a#2")]
+    problems = load_problems(write(tmp_path / "p.json", rows))
+    assert [problem.id for problem in problems] == ["a", "a#3", "a#2", "a#4", "a#2#2"]
 
 
 def test_leetcode() -> None:
