@@ -19,6 +19,9 @@ class GenerateConfig:
         task: name of a task ("heldout", "handwritten", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "ds1000",
             "multipl_e_cpp", ...), or a JSONL file of problems with tests.
         output: JSONL file of completions; empty for runs/completions/TASK-MODEL.jsonl.
+        semantics: `release` uses the prompts of the authors' test script to the letter, cuts answers where it does, and
+            lets answers have 1,024 tokens: for HumanEval, MBPP (both with evalplus's data) and MultiPL-E in the style
+            `native`. `paper` uses the prompts that the paper prints. See docs/release.md.
         prompt_style: `native` is the format of appendices C and D, for models trained on it; `chat` is the model's own
             chat template; `plain` is the bare prompt; `auto` is `native` if the tokenizer knows the special tokens,
             else `chat` or `plain`.
@@ -63,6 +66,7 @@ class GenerateConfig:
     data: str = ""
     backend: Annotated[str, NameIn("generate.registry:BACKENDS")] = "transformers"
     most_stops: int = 4
+    semantics: Literal["paper", "release"] = "paper"
     chat: ChatConfig = field(default_factory=ChatConfig)
     trust_remote_code: bool = False
     vllm: VllmConfig = field(default_factory=VllmConfig)

@@ -96,6 +96,7 @@ def evaluate(
     facts: dict[str, Any] = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
     deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
     deciding |= {name: value for name, value in times.items() if value != getattr(EvaluateConfig(), name)}
+    deciding |= {"semantics": "release"} if config.generate.semantics == "release" else {}
     if config.libraries != EvaluateConfig().libraries:
         deciding["libraries"] = list(config.libraries)
     folder = claim(folder, deciding, named=bool(config.output))

@@ -140,6 +140,10 @@ def check_settings(config: GenerateConfig) -> None:
     check_vllm(config.vllm, "generate.")
     if config.backend in ("transformers", "vllm"):
         check_model_files(config.model)  # before torch is loaded
+    if config.semantics == "release" and (config.backend == "server" or config.prompt_style not in ("auto", "native")):
+        raise UserError(
+            'generate: semantics = "release" is for prompt_style native, and a server renders its own prompts'
+        )
     if config.samples > 1 and config.temperature == 0:
         raise UserError("generate: several samples of greedy decoding are all the same; set a temperature")
     if config.backend == "server":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.generate.completions import Completion, clean_completion
-from reflectioncoder.tasks.base import FENCE_STOP, Prompt, Task
+from reflectioncoder.tasks.base import Prompt, Task
 
 if TYPE_CHECKING:  # the server back end must not import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ def make_requests(
     requests = []
     for prompt in task.prompts():
         ids = encode_prompt(prompt, style, tokenizer)
-        stops = prompt.stops if style == "plain" else FENCE_STOP
+        stops = prompt.stops if style == "plain" else prompt.fence_stops
         opens_line = (prompt.continuation if style == "plain" else prompt.opening).endswith("\n")
         for sample in range(samples):
             requests.append(
@@ -93,10 +93,21 @@ class LocalBackend:
         self._config, self._model = config, model
         self._tokenizer = load_tokenizer(config.model, config.trust_remote_code) if tokenizer is None else tokenizer
         style = resolve_style(config.prompt_style, self._tokenizer)
+        if config.semantics == "release" and style != "native":
+            raise UserError(
+                f'model {config.model}: semantics = "release" is for models trained on the authors\' format'
+            )
+        self._task = task
         made = make_requests(task, style, self._tokenizer, config.samples, config.max_new_tokens)
         self._requests = {(request.task_id, request.sample): request for request in made}
         self.wanted = {key: prompt_hash(request) for key, request in self._requests.items()}
         self.fingerprint = weights_fingerprint(config.model)
+
+    def _read(self, request: Request, text: str) -> tuple[str, bool]:
+        """Return the code of a decoded text, and whether it is a whole program."""
+        if self._config.semantics == "release":
+            return self._task.read_release(request.task_id, text)
+        return clean_completion(text, request.stops), False
 
     def load(self) -> None:
         """See `Backend`."""
@@ -119,5 +130,5 @@ class LocalBackend:
         ):
             request = done.request
             key = request.task_id, request.sample
-            code = clean_completion(done.text, request.stops)
-            keep(Completion(*key, code, done.text, self.wanted[key], finish=done.reason), len(done.ids))
+            code, whole = self._read(request, done.text)
+            keep(Completion(*key, code, done.text, self.wanted[key], whole, finish=done.reason), len(done.ids))

@@ -15,7 +15,7 @@ from typing import Any
 from reflectioncoder.dialogues.tokens import END_OF_BLOCK, END_OF_MESSAGE
 from reflectioncoder.errors import UserError
 from reflectioncoder.generate.backend import Keep, SampleKey
-from reflectioncoder.generate.completions import Completion, clean_completion
+from reflectioncoder.generate.completions import Completion
 from reflectioncoder.generate.local import LocalBackend
 from reflectioncoder.models.vllm_engine import seed_of, start_engine
 
@@ -55,8 +55,9 @@ class VllmBackend(LocalBackend):
                     # stop_reason is the stop text; for an end token it is the token's id or None
                     by_token = made.finish_reason == "stop" and not isinstance(made.stop_reason, str)
                     finish = "end" if by_token else str(made.finish_reason)
-                    code = clean_completion(made.text, request.stops)
-                    keep(Completion(*key, code, made.text, self.wanted[key], finish=finish), len(made.token_ids))
+                    code, whole = self._read(request, made.text)
+                    done = Completion(*key, code, made.text, self.wanted[key], whole, finish=finish)
+                    keep(done, len(made.token_ids))
 
     def _parameters(self, request: Any) -> Any:
         from vllm import SamplingParams

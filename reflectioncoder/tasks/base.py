@@ -14,15 +14,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
+from reflectioncoder.errors import UserError
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
 
 FENCE_STOP = ("\n```",)
 ANSWER_OPENING = "```python\n"
+RELEASE_VERSION = "release"  # `Task.prompt_version` under `semantics = "release"`
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class Prompt:
         task_id: id of the problem, unique within its task.
         instruction: the user message in the styles `native` and `chat`.
         continuation: the text that the model continues in style `plain`.
-        stops: stop strings of style `plain`; the other styles end at the closing fence.
+        stops: stop strings of style `plain`.
         opening: beginning of the answer in the styles `native` and `chat`: a fence, followed by the prompt in
             MultiPL-E.
+        fence_stops: stop strings of the styles `native` and `chat`.
     """
 
     task_id: str
@@ -43,6 +46,7 @@ class Prompt:
     continuation: str
     stops: tuple[str, ...] = FENCE_STOP
     opening: str = ANSWER_OPENING
+    fence_stops: tuple[str, ...] = FENCE_STOP
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,20 @@ def not_run(reason: str) -> Verdict:
     return Verdict(False, "not_run", reason)
 
 
+def no_release(task: str) -> UserError:
+    """Make the error for a task that the authors' test script does not have."""
+    return UserError(
+        f"semantics = release: the authors' test script has no task {task}; it has humaneval, humaneval_plus, mbpp and"
+        " mbpp_plus with evalplus's data, and multipl_e_*"
+    )
+
+
 class Task(ABC):
     """A benchmark: a name, the maximum number of tokens of an answer, and two methods.
 
-    `prompt_version` changes whenever the text of a prompt changes. `tests` identifies the tests, for example by the
-    name and digest of a data file. Both are recorded with every score. `libraries` are those that programs may import;
-    `evaluate` sets them.
+    `prompt_version` changes whenever the text of a prompt changes; it is `RELEASE_VERSION` for the authors' strings.
+    `tests` identifies the tests, for example by the name and digest of a data file. Both are recorded with every score.
+    `libraries` are those that programs may import; `evaluate` sets them.
 
     Example: examples/own_task.py, and "A task" in docs/extending.md.
     """
@@ -108,6 +120,21 @@ class Task(ABC):
         Raises:
             UserError: the task has no problem with this id.
         """
+
+    def read_release(self, task_id: str, answer: str) -> tuple[str, bool]:
+        """Read an answer as the authors' test script does, under `semantics = "release"`.
+
+        Args:
+            task_id: id of the problem.
+            answer: the decoded text.
+
+        Returns:
+            the code, and whether it is a whole program.
+
+        Raises:
+            UserError: the authors' script does not have this task.
+        """
+        raise no_release(self.name)
 
     def measure_again(self, task_id: str, interpreter: Interpreter) -> None:  # noqa: B027 (most tasks measure nothing)
         """Measure anew what a problem's time limits depend on; called before a time-out is checked a second time.
@@ -147,6 +174,7 @@ class TaskOptions:
         data: folder of all benchmarks' data files, or of this one's; empty for the default location.
         min_time_limit: shortest time limit of a call in seconds, for tasks that time a reference solution.
         gt_time_limit_factor: time limit of a call as a multiple of the reference solution's time.
+        semantics: `release` for the prompts and cuts of the authors' test script.
     """
 
     seed: int = 0
@@ -155,6 +183,7 @@ class TaskOptions:
     data: str = ""
     min_time_limit: float = 1.0
     gt_time_limit_factor: float = 4.0
+    semantics: Literal["paper", "release"] = "paper"
 
 
 def file_and_digest(path: Path) -> str:

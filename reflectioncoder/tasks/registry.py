@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from reflectioncoder.errors import UserError
 from reflectioncoder.registry import Registry
 from reflectioncoder.tasks import ds1000, humaneval, mbpp, problem_sets
-from reflectioncoder.tasks.base import Task, TaskOptions
+from reflectioncoder.tasks.base import RELEASE_VERSION, Task, TaskOptions, no_release
 from reflectioncoder.tasks.evalplus import task as evalplus
 from reflectioncoder.tasks.multipl_e import task as multipl_e
 
@@ -39,7 +39,7 @@ TASKS: Registry[MakeTask] = Registry(
 
 def task_options(config: GenerateConfig) -> TaskOptions:
     """The task options in a configuration, for `get_task`."""
-    return TaskOptions(config.seed, config.limit, config.levels, config.data)
+    return TaskOptions(config.seed, config.limit, config.levels, config.data, semantics=config.semantics)
 
 
 def get_task(name: str, options: TaskOptions | None = None) -> Task:
@@ -50,13 +50,15 @@ def get_task(name: str, options: TaskOptions | None = None) -> Task:
         options: how to make it.
 
     Raises:
-        UserError: no task and no file of that name, or data files that are missing or damaged.
+        UserError: no task and no file of that name, data files that are missing or damaged, or a task that is not in
+            the authors' release, which the options ask for.
     """
     options = options or TaskOptions()
-    if name in TASKS:
-        return TASKS[name](options)
-    if name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-        return problem_sets.file_task(name, options)
+    if name in TASKS or name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        task = TASKS[name](options) if name in TASKS else problem_sets.file_task(name, options)
+        if options.semantics == "release" and task.prompt_version != RELEASE_VERSION:
+            raise no_release(name)
+        return task
     near = get_close_matches(name, TASKS, 1, 0.7)
     meant = f"; did you mean '{near[0]}'?" if near else ""
     raise UserError(f"task '{name}': not one of {', '.join(TASKS)}, nor a .jsonl or .parquet file of problems{meant}")

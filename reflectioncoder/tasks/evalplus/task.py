@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import calls
 from reflectioncoder.sandbox import caller
-from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
+from reflectioncoder.tasks import release
+from reflectioncoder.tasks.base import RELEASE_VERSION, Prompt, Task, TaskOptions, Verdict
 from reflectioncoder.tasks.evalplus.compare import first_wrong, mode_of
 from reflectioncoder.tasks.evalplus.data import (
     HUMANEVAL_SOURCE,
@@ -53,12 +54,27 @@ class EvalPlusTask(Task):
         self.problems = {problem.task_id: problem for problem in problems[: options.limit or None]}
         self.tests = f"{path.name} {digest[:16]}"
         self._expected = Expected(self.dataset, digest)
+        self._release = options.semantics == "release"
+        if self._release:
+            self.prompt_version, self.max_new_tokens = RELEASE_VERSION, release.RELEASE_TOKENS
         self._least, self._factor = options.min_time_limit, options.gt_time_limit_factor
         self._packed: dict[str, str] = {}
 
     def prompts(self) -> list[Prompt]:
-        """Return the prompts in order, formatted as in appendix D."""
-        return [self.prompt(problem) for problem in self.problems.values()]
+        """Return the prompts in order, formatted as in appendix D, or as in the authors' release."""
+        made = [self.prompt(problem) for problem in self.problems.values()]
+        if not self._release:
+            return made
+        asked = [self.release_instruction(problem) for problem in self.problems.values()]
+        return [dataclasses.replace(p, instruction=i, fence_stops=()) for p, i in zip(made, asked, strict=True)]
+
+    def read_release(self, task_id: str, answer: str) -> tuple[str, bool]:
+        """Read an answer as the authors' script does; see `Task.read_release`."""
+        return release.cut_release_python(answer), False
+
+    @abstractmethod
+    def release_instruction(self, problem: PlusProblem) -> str:
+        """Return the user message of the authors' script."""
 
     @abstractmethod
     def prompt(self, problem: PlusProblem) -> Prompt:
@@ -133,6 +149,10 @@ class HumanEvalBase(EvalPlusTask):
         instruction = f"Write a complete Python function for the problem.\n\n{problem.prompt}"
         return Prompt(problem.task_id, instruction, problem.prompt, CONTINUATION_STOPS)
 
+    def release_instruction(self, problem: PlusProblem) -> str:
+        """Return the user message of the authors' script."""
+        return release.release_function_prompt(problem.prompt)
+
 
 class HumanEvalPlus(HumanEvalBase):
     """HumanEval with its original tests and those of evalplus."""
@@ -151,6 +171,10 @@ class MbppBase(EvalPlusTask):
         shown = f"```python\n{found.strip()}{test.rstrip()}\n```"
         instruction = f"{text.strip()}\nYour code should satisfy the following assertion:\n{shown}"
         return Prompt(problem.task_id, instruction, problem.prompt, WHOLE_STOPS)
+
+    def release_instruction(self, problem: PlusProblem) -> str:
+        """Return the user message of the authors' script."""
+        return release.release_assertion_prompt(problem.prompt)
 
 
 class MbppPlus(MbppBase):

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import iter_jsonl
-from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
+from reflectioncoder.tasks import release
+from reflectioncoder.tasks.base import RELEASE_VERSION, Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
 from reflectioncoder.tasks.multipl_e.answers import assemble_program
 from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, Toolchain, find
 
@@ -61,12 +62,21 @@ class MultiPLE(Task):
         path = _data_file(options.data, key)
         self.problems = dict(list(_read(path, key).items())[: options.limit or None])
         self.tests = file_and_digest(path)
+        self._release = options.semantics == "release"
+        if self._release:
+            self.prompt_version, self.max_new_tokens = RELEASE_VERSION, release.RELEASE_TOKENS
         self._lock = threading.Lock()
         self._trial: tuple[float, float] | str | None = None
 
     def prompts(self) -> list[Prompt]:
         """Return the prompts in order. The instruction and the beginning of the answer contain it (appendix D)."""
         language = self.language
+        if self._release:
+            return [
+                Prompt(name, asked, row["prompt"], tuple(row["stop_tokens"]), opening, fence_stops=(release.FENCE,))
+                for name, row in self.problems.items()
+                for asked, opening in [release.release_language_prompt(self.key, row["prompt"])]
+            ]
         return [
             Prompt(
                 task_id,
@@ -77,6 +87,11 @@ class MultiPLE(Task):
             )
             for task_id, row in self.problems.items()
         ]
+
+    def read_release(self, task_id: str, answer: str) -> tuple[str, bool]:
+        """Read an answer as the authors' script does; see `Task.read_release`."""
+        row = self.problems[task_id]
+        return release.cut_release_language(self.key, answer, row["prompt"], row["stop_tokens"]), True
 
     def rows(self, row: Any) -> list[Any]:
         """Accept MultiPL-E's own results format as well: the name of a problem and a list of its completions."""
@@ -102,6 +117,8 @@ class MultiPLE(Task):
     ) -> Verdict:
         """Compile and run prompt, completion and tests; see `Task.check`.
 
+        Under `semantics = "release"` a whole program is not cut again.
+
         Returns:
             the verdict; `not_run` if the toolchain is missing or does not work on this machine.
         """
@@ -120,7 +137,9 @@ class MultiPLE(Task):
             dataclasses.replace(limits, seconds=seconds + TRIAL_FACTOR * empty)
             for seconds, empty in zip((COMPILE_SECONDS, limits.seconds), trial, strict=True)
         )
-        code = assemble_program(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
+        code = completion + "\n"
+        if not (self._release and whole):
+            code = assemble_program(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
         return _build_and_run(toolchain, code, row["tests"], interpreter, compile_limit, run_limit)[0]
 
     def measure_again(self, task_id: str, interpreter: Interpreter) -> None:
