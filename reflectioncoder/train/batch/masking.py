@@ -36,7 +36,8 @@ def visible_ranges(encoded: Encoded, config: MaskingConfig, step: int, max_steps
     """The tokens that the student reads.
 
     The first user message is always hidden, and with it the role and end tokens of the first assistant message;
-    the second round is intact. BOS stays visible, as at inference, except under `release`.
+    the second round is intact. BOS stays visible, as at inference, except under `release`. There the strategy `none`
+    hides nothing at all, as in the authors' code without a flag for masks.
 
     Args:
         encoded: a reflection sample.
@@ -51,6 +52,8 @@ def visible_ranges(encoded: Encoded, config: MaskingConfig, step: int, max_steps
     Raises:
         UserError: an unknown strategy, or one that does not give one flag for each unit.
     """
+    if config.semantics == "release" and config.strategy == "none":
+        return [(0, len(encoded.ids))]
     rate = mask_rate(step, max_steps, config.semantics)
     (first, _), (start, end), (second, _) = encoded.message_bounds[:3]
     ranges: list[Range] = []

@@ -60,15 +60,20 @@ class Strategy:
     unit: Literal["block", "token"] = "block"
 
 
-def hidden_count(n: int, rate: float) -> int:
+def hidden_count(n: int, rate: float, semantics: str = "paper") -> int:
     """How many of `n` blocks or tokens are hidden at a mask rate: ceil(rate * n).
+
+    Args:
+        n: number of blocks or tokens.
+        rate: mask rate in [0, 1].
+        semantics: `release` rounds the product of floating-point numbers up as it is, so 0.07 * 100 gives 8.
 
     Raises:
         ValueError: `rate` outside [0, 1].
     """
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f"mask rate {rate} is not in [0, 1]")
-    return min(n, math.ceil(rate * n - ROUNDING))
+    return min(n, math.ceil(rate * n - (ROUNDING if semantics == "paper" else 0.0)))
 
 
 def block_mask(types: Sequence[str], rate: float, order: Sequence[str], semantics: str = "paper") -> list[bool]:
@@ -103,15 +108,15 @@ def check_order(order: Sequence[str]) -> None:
         raise UserError(f"masking.order: {','.join(order)} is not an order of {','.join(BLOCK_TYPES)}")
 
 
-def sequential_mask(n: int, rate: float) -> list[bool]:
+def sequential_mask(n: int, rate: float, semantics: str = "paper") -> list[bool]:
     """Which of `n` blocks or tokens stay visible when the leftmost ceil(rate * n) are hidden."""
-    hidden = hidden_count(n, rate)
+    hidden = hidden_count(n, rate, semantics)
     return [i >= hidden for i in range(n)]
 
 
-def random_mask(n: int, rate: float, rng: random.Random) -> list[bool]:
+def random_mask(n: int, rate: float, rng: random.Random, semantics: str = "paper") -> list[bool]:
     """Which of `n` blocks or tokens stay visible when ceil(rate * n), chosen at random, are hidden."""
-    hidden = set(rng.sample(range(n), hidden_count(n, rate)))
+    hidden = set(rng.sample(range(n), hidden_count(n, rate, semantics)))
     return [i not in hidden for i in range(n)]
 
 
@@ -122,12 +127,12 @@ def keep_by_block_type(types: Sequence[str], rate: float, config: MaskingConfig,
 
 def keep_sequential(types: Sequence[str], rate: float, config: MaskingConfig, draw: Draw) -> list[bool]:
     """Hide from left to right."""
-    return sequential_mask(len(types), rate)
+    return sequential_mask(len(types), rate, config.semantics)
 
 
 def keep_random(types: Sequence[str], rate: float, config: MaskingConfig, draw: Draw) -> list[bool]:
     """Hide a random choice, drawn afresh for each sample and step."""
-    return random_mask(len(types), rate, draw.rng())
+    return random_mask(len(types), rate, draw.rng(), config.semantics)
 
 
 def keep_mixed(types: Sequence[str], rate: float, config: MaskingConfig, draw: Draw) -> list[bool]:
@@ -147,7 +152,7 @@ def keep_nothing(types: Sequence[str], rate: float, config: MaskingConfig, draw:
 
 
 def keep_everything(types: Sequence[str], rate: float, config: MaskingConfig, draw: Draw) -> list[bool]:
-    """Hide nothing but the first user message."""
+    """Hide nothing but the first user message, and under `release` not even that (`visible_ranges`)."""
     return [True] * len(types)
 
 

@@ -75,6 +75,13 @@ def test_hidden_count_is_the_ceiling_of_the_exact_product(max_steps: int, n: int
     assert hidden_count(n, step / max_steps) == -(-exact.numerator // exact.denominator)
 
 
+def test_the_release_rounds_the_product_of_floats_up() -> None:
+    assert 0.07 * 100 > 7  # 7.000000000000001
+    assert [hidden_count(100, 0.07, semantics) for semantics in ("paper", "release")] == [7, 8]
+    assert sequential_mask(100, 0.07, "release").count(False) == 8
+    assert random_mask(100, 0.07, random.Random(0), "release").count(False) == 8
+
+
 @given(st.integers(0, 40), st.floats(0, 1), st.integers(0, 9))
 def test_random_mask_hides_as_many_as_sequential_and_depends_on_the_generator_only(
     n: int, rate: float, seed: int
@@ -124,6 +131,7 @@ def test_the_student_sees_bos_the_kept_blocks_and_the_second_round() -> None:
     assert seen(MaskingConfig("sequential_token"), 1) == [0, 11, 12, 13, *text, *second]  # ceil(10 / 3) = 4 hidden
     assert seen(MaskingConfig("all", semantics="release"), 0) == second
     assert seen(MaskingConfig(semantics="release"), 0) == [*code, *second]  # rate 1/3 is above 0.33
+    assert seen(MaskingConfig("none", semantics="release"), 0) == list(range(29))
 
 
 def test_a_fully_masked_student_reads_what_inference_reads() -> None:
