@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 NONCE_BYTES = 16
 _FAILURE = struct.Struct("<?III")
 _LONGEST_RESULT = 1 << 15
+_LONGEST_WAIT = 1e9  # milliseconds; `poll` takes at most 2^31
 _OWN = (b"c", b"o")  # a cell of the program, code of ours
 
 
@@ -78,7 +79,7 @@ class Exchange(ABC):
         for fd in (*outputs, result):
             poller.register(fd, select.POLLIN)
         while (wait := left()) > 0:
-            events = dict(poller.poll(wait * 1000 + 1))
+            events = dict(poller.poll(min(wait * 1000 + 1, _LONGEST_WAIT)))
             if command in events:
                 try:
                     self._to_send = self._to_send[os.write(command, self._to_send) :]

@@ -24,6 +24,7 @@ Outcome = Literal["ok", "error", "timeout", "memory", "output_limit", "killed", 
 Isolation = Literal["auto", "full", "reduced", "none"]
 T = TypeVar("T")
 
+MOST = {"seconds": 10**9, "memory_mb": 2**40}  # largest limits
 _STRATEGIES = {"auto": ("root", "user"), "full": ("root",), "reduced": ("root", "user"), "none": ("none",)}
 
 
@@ -38,7 +39,7 @@ class Limits:
         output_chars: characters of output. Longer output is cut off and ends the session.
 
     Raises:
-        UserError: a limit is not above 0.
+        UserError: a limit is not above 0, or the time or memory limit is larger than a machine can count.
     """
 
     seconds: float = 5.0
@@ -47,8 +48,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("seconds", "memory_mb", "output_chars"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"interpreter limit {name} = {getattr(self, name)!r}: give a number above 0")
+            value, most = getattr(self, name), MOST.get(name)
+            if not value > 0:
+                raise UserError(f"interpreter limit {name} = {value!r}: give a number above 0")
+            if most is not None and value > most:
+                raise UserError(f"interpreter limit {name} = {value!r}: give a number up to {most:,}")
 
 
 @dataclass(frozen=True)
@@ -363,6 +367,13 @@ def _stop_in_owner(warm: WarmProcess, owner: int) -> None:
         warm.stop()
 
 
+_UNBOUNDED = {
+    "memory control group": "memory of a session is counted every 50 ms and may exceed its limit in between;"
+    " not bounded: buffers of the kernel (sockets, pipes)",
+    "process-count control group": "not bounded: processes of several sessions together",
+    "user id of its own": "sessions side by side share one limit of 64 processes",
+    "process-id namespace": "not bounded: memory of a program's children together, number of processes, disk space",
+}
 _REMEDIES = {
     "user id of its own": "run as root (in a container: with CAP_SYS_ADMIN) for the level full",
     "memory control group": "make a control group this user may write to, such as"
@@ -381,6 +392,8 @@ def describe_isolation() -> list[str]:
             for name, there in interpreter.layers.items():
                 remedy = "" if there else f": {_REMEDIES[name]}" if name in _REMEDIES else ""
                 lines.append(f"  {'yes' if there else 'no '} {name}{remedy}")
+                if not there and name in _UNBOUNDED:
+                    lines.append(f"      {_UNBOUNDED[name]}")
             return lines
     except UserError as error:
         allow = "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"

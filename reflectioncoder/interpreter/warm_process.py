@@ -1,8 +1,10 @@
 """Starts the warm process (the fork server of `sandbox/server.py`) and drives its sessions from the parent process."""
 
+import errno
 import importlib.util
 import json
 import os
+import resource
 import select
 import shutil
 import socket
@@ -29,6 +31,7 @@ from reflectioncoder.interpreter.libraries import (
 from reflectioncoder.sandbox.usage import Usage
 
 START_SECONDS = 60.0  # timeout for the start of the warm process or of a session; long, because machines are shared
+CONTROL_GROUPS = True  # tests switch them off
 _PACKAGES = str(Path(__file__).parents[2])
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from reflectioncoder.sandbox.server import main; main()"
 
@@ -128,6 +131,7 @@ class WarmProcess:
         }
         settings = {
             "strategy": strategy,
+            "groups": CONTROL_GROUPS,
             "owner": os.getpid(),
             "path": list(packages),
             "view": view,
@@ -190,6 +194,13 @@ class WarmProcess:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _remedy(error: OSError) -> str:
+    if error.errno != errno.EMFILE:
+        return ""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"; this process may have {limit:,} (ulimit -n): raise that, or close sessions"
+
+
 class Remote:
     """A session's process as seen from the parent process: its pipes, and the only way to end it.
 
@@ -200,7 +211,8 @@ class Remote:
         request: further settings for the warm process: memory limit in MiB, time limit in seconds, module mode.
 
     Raises:
-        InfrastructureError: the session cannot be started.
+        InfrastructureError: the warm process cannot start the session.
+        UserError: this process has too many open files.
     """
 
     def __init__(self, warm: WarmProcess, kind: str, outputs: int, request: dict[str, Any]) -> None:
@@ -218,6 +230,9 @@ class Remote:
                 self.outputs[place], output_w = os.pipe()
                 theirs.append(output_w)
             self._id = warm.ask({"do": "new", "kind": kind, "folder": warm.folder, **request}, theirs)["id"]
+        except OSError as error:  # such as too many open files, which a new warm process would not help
+            self.close()
+            raise UserError(f"cannot start a session of the interpreter: {error.strerror}{_remedy(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -292,8 +307,9 @@ class Remote:
         return ("timeout" if verdict != "output_limit" and clock.exceeded() else verdict), took
 
     def _wait_until_ready(self) -> None:
-        ready, _, _ = select.select([self.result], [], [], START_SECONDS)
-        word = os.read(self.result, 1000) if ready else b""
+        poller = select.poll()  # not `select`, which takes no descriptor above 1,023
+        poller.register(self.result, select.POLLIN)
+        word = os.read(self.result, 1000) if poller.poll(START_SECONDS * 1000) else b""
         if word != b"R":
             detail = word[1:].decode("utf-8", "replace") or "no answer"
             raise InfrastructureError(f"a session of the interpreter did not start: {detail}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.sandbox import landlock, seccomp
-from reflectioncoder.sandbox.cgroups import ControlGroup
+from reflectioncoder.sandbox.cgroups import ControlGroup, SessionGroup
 from reflectioncoder.sandbox.kernel import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -21,6 +21,7 @@ from reflectioncoder.sandbox.kernel import (
     CLONE_NEWPID,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
+    MNT_DETACH,
     MS_BIND,
     MS_NODEV,
     MS_NOEXEC,
@@ -52,26 +53,30 @@ class IsolationLayers:
         strategy: `root` (uses root privileges), `user` (uses a user namespace) or `none` (resource limits and separate
             processes only).
         view: what stays readable inside the private root.
+        groups: whether to use control groups if there are any.
 
     Raises:
         OSError: the kernel refuses a layer that the strategy requires.
     """
 
-    def __init__(self, strategy: str, view: View) -> None:
+    def __init__(self, strategy: str, view: View, groups: bool = True) -> None:
         self.strategy = strategy
         self.memory: ControlGroup | None = None
         self.pids: ControlGroup | None = None
         self.base_bytes = 0
-        self.outer_pid = os.getpid()
+        self.outer_pid, self._outer_uid = os.getpid(), os.getuid()
         self._below_tmp: list[tuple[str, str]] = []
         boxed = strategy != "none"
         with_landlock = boxed and landlock.version() > 0
         self.rules: landlock.PathRules | None = None
         self.filter: seccomp.SystemCallFilter | None = None
-        if boxed and seccomp.available():
-            self.filter = seccomp.SystemCallFilter(unix_sockets=landlock.confines_abstract_sockets())
+        filtered = boxed and seccomp.available()
         if strategy != "none":
-            self._join_groups()
+            if groups:
+                self._join_groups()
+            if filtered:
+                sockets, counted = landlock.confines_abstract_sockets(), self.memory is not None
+                self.filter = seccomp.SystemCallFilter(unix_sockets=sockets, memory_files=counted)
             uid, gid = os.getuid(), os.getgid()
             if strategy == "user":
                 unshare(CLONE_NEWUSER)
@@ -121,7 +126,7 @@ class IsolationLayers:
     def _join_groups(self) -> None:
         try:
             self.memory = ControlGroup("memory")
-            self.pids = ControlGroup("pids")
+            self.pids = ControlGroup("pids", self.memory)
         except OSError:
             pass  # `layers` reports it as missing, and the level becomes "reduced"
 
@@ -170,27 +175,58 @@ class IsolationLayers:
             "Landlock": self.rules is not None,
         }
 
-    def cap(self, live_mb: list[int]) -> None:
-        """Set the cgroup limits for the live sessions; `live_mb` holds the memory limit of each in MiB."""
-        if self.memory:
-            total = sum(mb + TMPFS_MB + SPARE_MB for mb in live_mb) + SPARE_MB
-            self.memory.set_limit(2 * self.base_bytes + total * 2**20)
+    def cap_processes(self, sessions: int) -> None:
+        """Set the limit on all processes, for a number of live sessions."""
         if self.pids:
-            self.pids.set_limit(8 + (PROCESSES_PER_SESSION + 4) * len(live_mb))
+            self.pids.set_limit(8 + (PROCESSES_PER_SESSION + 4) * sessions)
 
-    def enter_session(self, slot: int) -> None:
-        """Mount a private /tmp and /proc; called in the trusted first process of session number `slot`."""
+    def session_bytes(self, memory_mb: int) -> int:
+        """Limit on the memory of all processes of a session together, in bytes.
+
+        Args:
+            memory_mb: what one process may allocate, in MiB.
+        """
+        return self.base_bytes + (memory_mb + TMPFS_MB + 2 * SPARE_MB) * 2**20
+
+    def memory_group(self, memory_mb: int) -> SessionGroup | None:
+        """Return a memory control group for a session; None without control groups. Raises OSError."""
+        if self.memory is None:
+            return None
+        return self.memory.session(self.session_bytes(memory_mb), PROCESSES_PER_SESSION + 4)
+
+    def owner(self, slot: int) -> int:
+        """User id of the programs of session number `slot`."""
+        return FIRST_SESSION_UID + slot if self.strategy == "root" else 1000
+
+    def owner_in_proc(self, slot: int) -> int:
+        """User id that owns the files in /proc of a program that does not hide its memory; -1 if that of any does.
+
+        A program that hides it belongs to root, which is the same user if root has made the user namespace.
+        """
+        return -1 if self.strategy == "user" and self._outer_uid == 0 else self.owner(slot)
+
+    def enter_session(self, slot: int) -> int | None:
+        """Mount a private /tmp and /proc; called in the trusted first process of session number `slot`.
+
+        Returns:
+            descriptor of a /proc that shows all processes of the session, if its memory has to be counted.
+        """
         unshare(CLONE_NEWNS | CLONE_NEWIPC)
-        owner = FIRST_SESSION_UID + slot if self.strategy == "root" else 1000
+        owner, processes = self.owner(slot), None
         options = f"size={TMPFS_MB}m,nr_inodes=4096,mode=700,uid={owner},gid={owner}"
         mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
         self._show_below_tmp()
+        if self.memory is None:  # programs hide from each other, and from the first process unless it is root
+            mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+            processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+            check_call(libc.umount2(b"/proc", MNT_DETACH), "umount /proc")
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2")
         if self.strategy == "user":  # if root made the namespace, the program's real user id owns these settings
             mount("/proc/sys", "/proc/sys", None, MS_BIND)
             lock("/proc/sys", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, recursive=False)
             if os.path.exists("/proc/sysrq-trigger"):
                 mount("/dev/null", "/proc/sysrq-trigger", None, MS_BIND)
+        return processes
 
     def _show_below_tmp(self) -> None:
         for source, target in self._below_tmp:
@@ -221,7 +257,7 @@ class IsolationLayers:
         if memory_mb is not None:
             limit_to(resource.RLIMIT_AS, self._address_space + memory_mb * 2**20)
         if self.strategy == "root":
-            uid = FIRST_SESSION_UID + slot
+            uid = self.owner(slot)
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)

@@ -30,6 +30,7 @@ _REFUSED: dict[str, tuple[int, int | None]] = {
     "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282), "vhangup": (153, 58),
 }  # fmt: skip
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+_MEMORY_FILES = {"memfd_create": (319, 279), "memfd_secret": (447, 447)}
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _PRCTL = (56, 220), 435, (41, 198), (53, 199), (157, 167)
 _NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW… flag except NEWTIME, which clone does not accept
 _X32 = 0x40000000
@@ -40,7 +41,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; _ARGUMENT is the low half of argument 0
 
 
-def _rows(machine: str, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
+def _rows(machine: str, unix_sockets: bool, memory_files: bool) -> list[tuple[int, int, int, int]]:
     """Return the BPF instructions as (operation, jump if true, jump if false, operand)."""
     architecture, column = _ARCHITECTURES[machine]
     families = (_AF_UNIX, _AF_INET, _AF_INET6) if unix_sockets else (_AF_INET, _AF_INET6)
@@ -60,6 +61,8 @@ def _rows(machine: str, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
         number = numbers[column]
         if number is not None:
             rows += [(_JUMP_EQUAL, 0, 1, number), refuse_here(errno.EPERM)]
+    for numbers in () if memory_files else _MEMORY_FILES.values():  # libraries fall back to files in /tmp
+        rows += [(_JUMP_EQUAL, 0, 1, numbers[column]), refuse_here(errno.ENOSYS)]
     # clone3 passes its flags in memory, which a filter cannot read; libraries fall back to clone
     rows += [(_JUMP_EQUAL, 0, 1, _CLONE3), refuse_here(errno.ENOSYS)]
     rows += [
@@ -104,10 +107,11 @@ class SystemCallFilter:
 
     Args:
         unix_sockets: whether `socket` may create Unix sockets; `socketpair` always may.
+        memory_files: whether programs may create files that belong to no file system.
     """
 
-    def __init__(self, unix_sockets: bool) -> None:
-        rows = _rows(platform.machine(), unix_sockets)
+    def __init__(self, unix_sockets: bool, memory_files: bool) -> None:
+        rows = _rows(platform.machine(), unix_sockets, memory_files)
         self._bytes = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *row) for row in rows))
         self._program = _Program(len(rows), ctypes.addressof(self._bytes))
 

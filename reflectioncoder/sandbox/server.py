@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -26,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.sandbox import __path__
+from reflectioncoder.sandbox.cgroups import SessionGroup
 from reflectioncoder.sandbox.finding import find_only
 from reflectioncoder.sandbox.kernel import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, die_with_parent, setns
 from reflectioncoder.sandbox.layers import IsolationLayers
 from reflectioncoder.sandbox.root import OWN_FOLDER, View, leave_own_folder
-from reflectioncoder.sandbox.spawner import Spawner
+from reflectioncoder.sandbox.spawner import NAMESPACES, Spawner
 from reflectioncoder.sandbox.usage import usage_of
 
 
@@ -40,16 +42,18 @@ class Live:
 
     Args:
         user: session number, which determines the user id.
-        memory_mb: memory limit in MiB.
-        kills: how many processes the kernel had killed for lack of memory before the session started.
+        group: its memory control group, if there is one.
+        kills: how many processes the kernel had killed in the group before the session started.
+        watch: socket of `counting.keep_below`, where there is no group; -1 without one.
         first: process id of the first process; None without a process-id namespace.
         first_fd: pidfd of the first process; -1 without one.
         program_fd: pidfd of the program's process.
     """
 
     user: int
-    memory_mb: int
+    group: SessionGroup | None
     kills: int
+    watch: int
     first: int | None
     first_fd: int
     program_fd: int
@@ -115,7 +119,8 @@ class ForkServer:
         if request["do"] == "new":
             return self._new(fds, request)
         if request["do"] == "memory":
-            return {"kills": self._kernel_kills() - self.live[request["id"]].kills}
+            live = self.live[request["id"]]
+            return {"kills": live.group.kills() - live.kills if live.group else 0}
         if request["do"] == "usage" and request["id"] in self.live:
             return {"usage": usage_of(self._members(request["id"]))}
         peak = self._peak_kb(request["id"]) if request["peak"] else 0
@@ -129,23 +134,22 @@ class ForkServer:
             if group:
                 group.leave()
 
-    def _kernel_kills(self) -> int:
-        return self.isolation.memory.kills() if self.isolation.memory else 0
-
-    def _cap(self, *extra: int) -> None:
-        self.isolation.cap([*(live.memory_mb for live in self.live.values()), *extra])
-
     def _new(self, fds: list[int], request: dict[str, Any]) -> dict[str, Any]:
-        self._cap(request["memory_mb"])
-        kills = self._kernel_kills()
+        self.isolation.cap_processes(len(self.live) + 1)
+        group = self.isolation.memory_group(request["memory_mb"])
+        kills = group.kills() if group else 0
         first, user, namespaces = self.spawner.first_process() if self.spawner else (None, 0, [])
+        watch = namespaces.pop() if len(namespaces) > len(NAMESPACES) else -1
         try:
             first_fd = os.pidfd_open(first) if first is not None else -1
+            if watch >= 0:
+                base = self.isolation.base_bytes
+                os.write(watch, b"%d %d" % (self.isolation.session_bytes(request["memory_mb"]) - base, base))
             if namespaces:
                 setns(namespaces[0], CLONE_NEWPID)
             pid = os.fork()
             if pid == 0:
-                self._become(user, fds, namespaces, request)
+                self._become(user, fds, namespaces, request, group)
         finally:
             if namespaces:
                 setns(self.own_pids, CLONE_NEWPID)
@@ -153,12 +157,16 @@ class ForkServer:
                 os.close(fd)
         program_fd = os.pidfd_open(pid)
         self.poller.register(program_fd, select.POLLIN)
-        self.live[pid] = Live(user, request["memory_mb"], kills, first, first_fd, program_fd)
+        self.live[pid] = Live(user, group, kills, watch, first, first_fd, program_fd)
         return {"id": pid}
 
-    def _become(self, user: int, fds: list[int], namespaces: list[int], request: dict[str, Any]) -> None:
+    def _become(
+        self, user: int, fds: list[int], namespaces: list[int], request: dict[str, Any], group: SessionGroup | None
+    ) -> None:
         try:
             die_with_parent()
+            if group:
+                group.join()
             for fd, kind in zip(namespaces[1:], (CLONE_NEWNS, CLONE_NEWIPC), strict=False):
                 setns(fd, kind)
             self.become_program(user, fds, request)
@@ -201,10 +209,16 @@ class ForkServer:
         if live.first is None:
             self._end_strays(doomed)
         else:
-            select.select([live.first_fd], [], [])  # once it has ended, its namespace is empty
+            _wait_for(live.first_fd)  # once it has ended, its namespace is empty
             os.close(live.first_fd)
-        memory = self._kernel_kills() > live.kills
-        self._cap()
+        memory = False
+        if live.watch >= 0:
+            with suppress(OSError), socket.socket(fileno=live.watch) as watch:
+                memory = watch.recv(1, socket.MSG_DONTWAIT) == b"M"
+        if live.group is not None and self.isolation.memory is not None:
+            memory = live.group.kills() > live.kills
+            self.isolation.memory.end(live.group)
+        self.isolation.cap_processes(len(self.live))
         return {"status": os.waitstatus_to_exitcode(status), "memory": memory}
 
     def _end_strays(self, doomed: list[int]) -> None:
@@ -229,6 +243,12 @@ class ForkServer:
         """Return the highest peak memory among a session's live processes, beyond that of a fresh fork, in KiB."""
         peaks = [_status_kb(member, "VmHWM:") for member in [pid, *_descendants(pid)]]
         return max(max(peaks) - self.idle_kb, 0)
+
+
+def _wait_for(process: int) -> None:
+    poller = select.poll()  # not `select`, which takes no descriptor above 1,023
+    poller.register(process, select.POLLIN)
+    poller.poll()
 
 
 def _end(process: int) -> None:
@@ -265,7 +285,9 @@ def _descendants(root: int) -> list[int]:
 
 def main() -> None:
     """Run the warm process; the command line holds the control socket's descriptor and the settings as JSON."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    control = socket.socket(fileno=os.dup(int(sys.argv[1])))  # a low number, away from those of `session.py`
+    os.close(int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     try:
         owner = os.pidfd_open(settings["owner"])
@@ -274,7 +296,7 @@ def main() -> None:
         view = View(**settings["view"])
         find_only(settings["path"], view.packages if settings["strategy"] == "none" else None)
         sys.argv = [""]
-        isolation = IsolationLayers(settings["strategy"], view)
+        isolation = IsolationLayers(settings["strategy"], view, settings["groups"])
         private = [control.fileno(), owner, *isolation.private()]
         spawner = Spawner(isolation, private) if isolation.strategy != "none" else None
         if spawner:

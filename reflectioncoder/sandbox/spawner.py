@@ -9,6 +9,7 @@ import signal
 import socket
 from contextlib import suppress
 
+from reflectioncoder.sandbox.counting import keep_below
 from reflectioncoder.sandbox.kernel import CLONE_NEWPID, die_with_parent, setns, unshare
 from reflectioncoder.sandbox.layers import IsolationLayers
 
@@ -50,12 +51,13 @@ class Spawner:
 
         Returns:
             its process id, the session's user number, and descriptors of its `NAMESPACES`, which the caller closes.
+            Without a memory control group one more follows: the socket of `counting.keep_below`.
 
         Raises:
             OSError: the first process could not be created.
         """
         self._socket.send(b"!")
-        message, fds, _, _ = socket.recv_fds(self._socket, 1000, len(NAMESPACES))
+        message, fds, _, _ = socket.recv_fds(self._socket, 1000, len(NAMESPACES) + 1)
         if not message.startswith(b"="):
             raise OSError(message[1:].decode("utf-8", "replace") or "the process that starts sessions is gone")
         pid, user = message[1:].split()
@@ -94,7 +96,7 @@ def _make(isolation: IsolationLayers, user: int, own: int, control: socket.socke
                 setns(own, CLONE_NEWPID)  # otherwise the next unshare is refused
             except OSError as error:
                 return f"X{error}".encode(), []
-        message, fds, _, _ = socket.recv_fds(ours, 1000, len(NAMESPACES))
+        message, fds, _, _ = socket.recv_fds(ours, 1000, len(NAMESPACES) + 1)
     if message != b"R":
         return message or b"Xa session's first process ended at once", []
     return f"={pid} {user}".encode(), fds
@@ -103,8 +105,11 @@ def _make(isolation: IsolationLayers, user: int, own: int, control: socket.socke
 def _first_process(isolation: IsolationLayers, user: int, told: socket.socket) -> None:
     try:
         die_with_parent()
-        isolation.enter_session(user)
+        watcher, processes = None, isolation.enter_session(user)
         fds = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in NAMESPACES]
+        if processes is not None:
+            watched, watcher = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            fds.append(watched.detach())
         socket.send_fds(told, [b"R"], fds)
         for fd in fds:
             os.close(fd)
@@ -115,8 +120,14 @@ def _first_process(isolation: IsolationLayers, user: int, told: socket.socket) -
     # It reaps what the program leaves to it, so that the kernel adds the processor time of all of that to its own.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if watcher is not None and processes is not None:
+        keep_below(watcher, processes, isolation.owner_in_proc(user), _reap)
     while True:
         signal.sigwait({signal.SIGCHLD})
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        _reap()
+
+
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

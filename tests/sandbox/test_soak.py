@@ -63,7 +63,7 @@ def used(interpreter: Interpreter) -> dict[str, float]:
         "threads": threading.active_count(),
         "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in processes),
         "mounts": sum(len(_lines(f"/proc/{pid}/mounts")) for pid in processes),
-        "control groups": sum(int(name.rsplit("-", 1)[1]) in processes for name in groups),
+        "control groups": sum(int(name.split("-")[1]) in processes for name in groups),
         "temporary folders": sum(name.startswith("reflectioncoder-") for name in os.listdir(tempfile.gettempdir())),
         "memory": sum(_private_mb(pid) for pid in processes),
     }

@@ -9,6 +9,7 @@ import pytest
 
 from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter import interpreter as module
+from reflectioncoder.interpreter import warm_process
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.interpreter.warm_process import WarmProcess
 from reflectioncoder.sandbox.layers import FIRST_SESSION_UID
@@ -40,9 +41,10 @@ BOXED = [
 ]
 
 
-def started(strategy: str) -> Iterator[Interpreter]:
-    """Yield an interpreter with a given isolation strategy."""
+def started(strategy: str, groups: bool = True) -> Iterator[Interpreter]:
+    """Yield an interpreter with a given isolation strategy, with or without control groups."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm_process, "CONTROL_GROUPS", groups)
         patch.setitem(module._STRATEGIES, "none" if strategy == "none" else "auto", (strategy,))
         with Interpreter(Limits(seconds=20), isolation="none" if strategy == "none" else "auto") as interpreter:
             yield interpreter
