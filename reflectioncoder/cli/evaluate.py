@@ -77,7 +77,7 @@ def run_evaluate(config: EvaluateConfig, switches: Switches) -> int:
     if not config.completions:
         print(f"decoding and scoring {config.generate.task} (--completions FILE scores what is there)", file=sys.stderr)
     with decoding() as report, Meter("checking") as meter:
-        score = evaluate(config, report, meter.update)
+        score = evaluate(config, report, meter.update, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
     say_truncated(score.truncated)
     if score.missing:
         print(f"{score.missing} problems have no completion and count as failed", file=sys.stderr)

@@ -48,6 +48,9 @@ class ChatConfig:
         api_key_variable: environment variable with the key; it may be unset for local servers.
         prompts: TOML file that overrides the prompts' wording (docs/building.md).
         replay: JSONL file of recorded answers, for the sampler `replay`.
+        thought_marks: further marks of a model's thoughts, which are no part of its answer: each is an opening and a
+            closing mark with a blank between them, such as "<plan> </plan>". The usual ones (`<think>`, `[THINK]`,
+            channels and others) are known.
         budget_requests: HTTP requests, or answers of a model on this machine, after which the build stops cleanly; 0
             sets no limit.
         budget_tokens: input and output tokens after which the build stops cleanly; 0 sets no limit.
@@ -81,6 +84,7 @@ class ChatConfig:
     api_key_variable: str = "OPENAI_API_KEY"
     prompts: str = ""
     replay: str = ""
+    thought_marks: tuple[str, ...] = ()
     budget_requests: int = 0
     budget_tokens: int = 0
     budget_money: float = 0.0

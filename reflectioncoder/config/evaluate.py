@@ -82,7 +82,10 @@ class EvaluateConfig:
         output: directory of the verdicts and the score; empty for a new one below runs/evaluate. A directory with
             another evaluation is never overwritten.
         k: values of k for pass@k, at most `generate.samples`.
-        partial: count problems without a completion in the file as failed instead of stopping with an error.
+        partial: count problems without a completion in the file as failed, and leave out completions of problems that
+            the task does not have, instead of stopping with an error.
+        clean: the completions are chat answers that no program has cleaned: score the code in them, without prose,
+            fences and thoughts.
         formats: also write the verdicts in the format of evalplus (eval_results.json) or of the BigCode harness
             (generations.json and metrics.json).
         seconds: time limit of one completion with all its tests, in seconds of processor time, or of sleeping. It does
@@ -103,6 +106,7 @@ class EvaluateConfig:
     output: str = ""
     k: tuple[int, ...] = (1,)
     partial: bool = False
+    clean: bool = False
     formats: tuple[Literal["evalplus", "bigcode"], ...] = ()
     seconds: float = 10.0
     min_time_limit: float = 1.0

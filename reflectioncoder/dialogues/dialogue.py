@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import iter_jsonl, write_lines
+from reflectioncoder.syntax.answers.fences import fenced_blocks
 
 BlockType = Literal["text", "code", "execution"]
 Role = Literal["user", "assistant"]
@@ -25,7 +25,6 @@ ROLES: tuple[Role, ...] = get_args(Role)
 REFLECTION_TYPE = "reflection"
 INSTRUCTION_TYPE = "instruction"
 PLAIN_TYPES = (INSTRUCTION_TYPE, "generation")  # the second is the authors' name
-FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -172,8 +171,8 @@ def fenced(code: str) -> str:
 
 def unfenced(text: str) -> str:
     """Extract the code of an answer: its first fenced block, or the whole text if there is no fence."""
-    found = FENCE.search(text)
-    return (found.group(1) if found else text).strip("\n")
+    blocks = fenced_blocks(text)
+    return blocks[0].code if blocks else text.strip("\n")
 
 
 def reflection_dialogue(

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +27,10 @@ from reflectioncoder.evaluate.formats import write_format
 from reflectioncoder.evaluate.verdict_log import VERDICT_LOG as UNFINISHED
 from reflectioncoder.evaluate.verdict_log import VerdictLog, under_way
 from reflectioncoder.files.jsonl import encodable, write_lines
-from reflectioncoder.generate.completions import Completion, iter_completion_rows, read_completion
+from reflectioncoder.generate.completions import Completion, code_of, iter_completion_rows, read_completion
 from reflectioncoder.interpreter.interpreter import Limits
+from reflectioncoder.syntax.answers.thoughts import check_marks
+from reflectioncoder.syntax.trees import parses
 from reflectioncoder.tasks.base import Task
 from reflectioncoder.tasks.registry import get_task, task_options
 
@@ -40,6 +42,7 @@ from reflectioncoder.evaluate.check import CheckProgress, check_all
 from reflectioncoder.evaluate.results import Result, Score, _by_part, summarize
 
 LEAST_MB = 64  # with less memory the interpreter itself fails, not the program
+LOOKED_AT, NEARLY_ALL = 200, 0.9  # completions that are looked at for the hint about --clean, and its threshold
 OUTPUT_CHARS = 1_000_000  # printed output is not compared, so this limit is generous
 
 
@@ -49,6 +52,7 @@ def evaluate(
     progress: CheckProgress | None = None,
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Score:
     """Generate completions, or read them from `config.completions`, and score them.
 
@@ -58,6 +62,7 @@ def evaluate(
         progress: called with the number of finished checks and the total; each time-out adds a second check to it.
         model: see `generate`.
         tokenizer: see `generate`.
+        warn: called with what is odd about the completions and does not stop the evaluation.
 
     Raises:
         UserError: a setting is invalid, a file cannot be read, a problem has no completion, the output folder holds
@@ -85,8 +90,17 @@ def evaluate(
     task = get_task(config.generate.task, dataclasses.replace(task_options(config.generate), **times))
     task.libraries = config.libraries
     missing: list[str] = []
+    unknown: list[str] = []
     if config.completions:
-        completions = read_completions(config.completions, task, missing if config.partial else None)
+        marks = config.generate.chat.thought_marks
+        check_marks(marks)
+        left = (missing, unknown) if config.partial else (None, None)
+        completions = read_completions(config.completions, task, left[0], left[1], config.clean, marks)
+        if unknown:
+            what = f"{len(unknown)} completions are of problems that task {task.name} does not have"
+            warn(f"{what}, the first of '{unknown[0]}'; they are left out")
+        if not config.clean and (hint := not_python(completions, task)):
+            warn(hint)
     else:
         from reflectioncoder.generate.generate import generate
 
@@ -193,13 +207,24 @@ def _digest(completions: Sequence[Completion]) -> str:
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def read_completions(path: str, task: Task, missing: list[str] | None = None) -> list[Completion]:
+def read_completions(
+    path: str,
+    task: Task,
+    missing: list[str] | None = None,
+    unknown: list[str] | None = None,
+    clean: bool = False,
+    marks: Sequence[str] = (),
+) -> list[Completion]:
     """Read completions from a file. Lines without "sample" are numbered within their problem.
 
     Args:
         path: a JSONL file, or a folder (see `iter_completion_rows`).
         task: the task of the completions.
         missing: if given, ids of problems without a completion are appended to it; otherwise they are an error.
+        unknown: if given, completions of problems that the task does not have are left out and their ids appended to
+            it; otherwise they are an error.
+        clean: read the code in each completion, which is a chat answer.
+        marks: further marks of thoughts; see `without_thoughts`.
 
     Returns:
         the completions in the task's order.
@@ -208,18 +233,28 @@ def read_completions(path: str, task: Task, missing: list[str] | None = None) ->
         UserError: a line is invalid, the task has no such problem, a problem has no completion, or a sample occurs
             twice.
     """
-    by_problem: dict[str, list[Completion]] = {prompt.task_id: [] for prompt in task.prompts()}
+    prompts = {prompt.task_id: prompt for prompt in task.prompts()}
+    by_problem: dict[str, list[Completion]] = {task_id: [] for task_id in prompts}
     for where, row in ((where, sample) for where, line in iter_completion_rows(path) for sample in task.rows(line)):
         completion = read_completion(row, where)
         if completion.task_id not in by_problem:
-            raise UserError(f"{where}: task {task.name} has no problem '{completion.task_id}'")
+            if unknown is None:
+                what = f"{where}: task {task.name} has no problem '{completion.task_id}'"
+                raise UserError(f"{what}; --partial leaves such completions out")
+            unknown.append(completion.task_id)
+            continue
         found = by_problem[completion.task_id]
         if "sample" not in row:
             completion = dataclasses.replace(completion, sample=len(found))
         if any(other.sample == completion.sample for other in found):
             raise UserError(f"{where}: sample {completion.sample} of problem '{completion.task_id}' occurs twice")
+        if clean:
+            code = code_of(completion.completion, prompts[completion.task_id], "chat", marks)
+            completion = dataclasses.replace(completion, completion=code)
         found.append(completion)
     without = [task_id for task_id, found in by_problem.items() if not found]
+    if unknown and len(without) == len(by_problem):
+        raise UserError(f"file {path}: none of its problems are in task {task.name}, the first is '{unknown[0]}'")
     if missing is not None:
         missing += without
     elif without:
@@ -227,3 +262,27 @@ def read_completions(path: str, task: Task, missing: list[str] | None = None) ->
         what = f"no completion for {len(without)} problems, the first is '{without[0]}'{more}"
         raise UserError(f"file {path}: {what}; --partial counts them as failed")
     return [completion for found in by_problem.values() for completion in sorted(found, key=lambda c: c.sample)]
+
+
+def not_python(completions: Sequence[Completion], task: Task) -> str:
+    """Return a hint if nearly all completions of a Python task are not Python, as chat answers are not; else nothing.
+
+    Args:
+        completions: the completions; of many, some are looked at.
+        task: their task.
+    """
+    prompts = {prompt.task_id: prompt for prompt in task.prompts()}
+    some = completions[:: max(1, len(completions) // LOOKED_AT)]
+    if task.reads_answers or not all(prompt.opening.startswith("```python") for prompt in prompts.values()):
+        return ""
+    bad = [
+        one
+        for one in some
+        if one.completion.strip()
+        and not parses(one.completion)
+        and (one.whole or not parses(prompts[one.task_id].continuation + one.completion))
+    ]
+    if len(bad) < NEARLY_ALL * len(some) or not some:
+        return ""
+    what = f"{len(bad)} of {len(some)} completions are not Python, the first is that of '{bad[0].task_id}'"
+    return f"{what}; if they are answers with fences or prose, --clean scores the code in them"

@@ -10,13 +10,19 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_text import unzipped
 from reflectioncoder.files.jsonl import iter_jsonl
-from reflectioncoder.syntax.answers import PYTHON, without_thoughts
-from reflectioncoder.tasks.base import FENCE_STOP
+from reflectioncoder.syntax.answers.program import Asked, read_program
+from reflectioncoder.syntax.answers.python_text import is_program, whole_statements, without_dangling
+from reflectioncoder.syntax.answers.thoughts import thought_was_cut
+from reflectioncoder.tasks.base import Prompt
+
+# what an output is: the continuation of a prompt, the rest of a block that the prompt opens, or a chat answer
+AnswerForm = Literal["continuation", "block", "chat"]
+MOST_STOPS = 50  # stop texts in one continuation that are tried
 
 
 @dataclass(frozen=True)
@@ -46,65 +52,58 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
-        """Whether the token limit cut off the code. If it only cut off text after the code, this is False."""
-        return self.finish == "length" and self.raw.replace("\r\n", "\n").rstrip().endswith(self.completion.rstrip())
+        """Whether the answer ends inside a thought, or the token limit cut off its code, not only text after it."""
+        if self.finish == "length":
+            return self.raw.replace("\r\n", "\n").rstrip().endswith(self.completion.rstrip())
+        return not self.completion and thought_was_cut(self.raw)
 
 
-def clean_completion(raw: str, stops: Sequence[str] = FENCE_STOP) -> str:
-    """Extract the code of an answer whose opening fence was in the prompt.
-
-    An opening fence on the first line (repeated by the model) is dropped. The code ends at the first stop text, usually
-    the closing fence at the start of a line. The first line keeps its indentation, because the answer may be the body
-    of a function.
+def code_of(raw: str, prompt: Prompt, form: AnswerForm, marks: Sequence[str] = ()) -> str:
+    """Read the code in a model's output.
 
     Args:
-        raw: the answer.
+        raw: the output.
+        prompt: the prompt that it answers.
+        form: what the output is, see `AnswerForm`.
+        marks: further marks of thoughts; see `without_thoughts`.
+
+    Returns:
+        the code, which ends in a newline; empty if there is none.
+    """
+    opening = prompt.opening.partition("\n")[0].strip("`")
+    if form == "continuation" and not prompt.continuation.endswith(f"```{opening}\n"):
+        return continued(raw, prompt.continuation, prompt.stops, opening == "python")
+    asked = Asked(opening, prompt.function, prompt.continuation, form != "chat", tuple(marks))
+    return read_program(raw, asked).code
+
+
+def continued(raw: str, head: str, stops: Sequence[str], python: bool = True) -> str:
+    """Cut the continuation of a prompt at the first stop text that does not stand inside a statement.
+
+    Heads of statements before it that have nothing below them (decorators, a bare `if`) go with it. Without such a
+    stop, the longest part is taken that is valid behind the prompt. If there is none, the first stop
+    ends the code, valid or not. The first line keeps its indentation, because it may be the body of a function.
+
+    Args:
+        raw: the continuation.
+        head: the prompt.
         stops: texts that end the code.
+        python: whether the code is Python; in other languages the first stop ends it.
     """
     text = raw.replace("\r\n", "\n")
     first, newline, rest = text.lstrip("\n").partition("\n")
     if newline and re.fullmatch(r"```[\w+#-]+\s*", first):
         text = rest
     text = "\n" + text  # a stop that begins with a newline may come first
-    end = min((place for place in (text.find(stop) for stop in stops) if place >= 0), default=len(text))
-    code = text[:end].strip("\n").rstrip()
+    ends = sorted({found.start() for stop in stops for found in re.finditer(re.escape(stop), text)})[:MOST_STOPS]
+    code = text[: ends[0]] if ends else text
+    if python and not is_program(head + code[1:]):
+        parts = (without_dangling(code), *(text[:end] for end in ends[1:]))
+        whole = next((part for part in parts if is_program(head + part[1:])), None)
+        kept = whole_statements(text[1:], head) if whole is None else None
+        code = whole or (code if kept is None else f"\n{kept}")
+    code = code.strip("\n").rstrip()
     return code + "\n" if code else ""
-
-
-_ITEM = r"[^\S\n]*(?:\d+[.)]|[-*+])[^\S\n]+"  # the beginning of a list item
-_FENCE = re.compile(rf"^(?P<indent>{_ITEM}|[^\S\n]*)```(?P<name>[\w+#.-]*)[^\S\n]*$\n?", re.MULTILINE)
-
-
-def clean_answer(raw: str, language: str = "python") -> str:
-    """Extract the code of a chat answer that contains its opening fence, perhaps after some prose.
-
-    The code is the first block of the language. Without one, it is the block at the start of the answer, else the first
-    block with any language, else the first block. An answer without an opening fence is all code. Indented fences count
-    only in list items (elsewhere they are part of the code), and their code is dedented by the same width. The thinking
-    part of a reasoning model's answer is removed.
-
-    Args:
-        raw: the answer.
-        language: the language's name in the task's fences, in lower case.
-    """
-    text = without_thoughts(raw.replace("\r\n", "\n"))
-    names = PYTHON if language in PYTHON else (language,)
-    item = re.search(rf"^{_ITEM}\S", text, re.MULTILINE)
-    fences = [f for f in _FENCE.finditer(text) if not f["indent"] or (item and item.start() <= f.start())]
-    wanted = [fence for fence in fences if fence["name"].lower() in names]
-    if not wanted and fences:
-        closes = len(fences) == 1 and not fences[0]["name"] and not text[fences[0].end() :].strip()
-        named = [fence for fence in fences if fence["name"]]
-        if not text[: fences[0].start()].strip():
-            wanted = fences
-        elif not closes:
-            wanted = named or fences
-    if not wanted:
-        return clean_completion(text)
-    code = text[wanted[0].end() :]
-    if width := len(wanted[0]["indent"]):
-        code = re.sub(rf"^[^\S\n]{{1,{width}}}", "", code, flags=re.MULTILINE)
-    return clean_completion(code)
 
 
 def iter_completion_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate.completions import Completion, clean_completion
+from reflectioncoder.generate.completions import AnswerForm, Completion, code_of
 from reflectioncoder.tasks.base import Prompt, Task
 
 if TYPE_CHECKING:  # the server back end must not import torch
@@ -98,6 +98,8 @@ class LocalBackend:
                 f'model {config.model}: semantics = "release" is for models trained on the authors\' format'
             )
         self._task = task
+        self._form: AnswerForm = "continuation" if style == "plain" else "block"
+        self._prompts = {prompt.task_id: prompt for prompt in task.prompts()}
         made = make_requests(task, style, self._tokenizer, config.samples, config.max_new_tokens)
         self._requests = {(request.task_id, request.sample): request for request in made}
         self.wanted = {key: prompt_hash(request) for key, request in self._requests.items()}
@@ -107,7 +109,8 @@ class LocalBackend:
         """Return the code of a decoded text, and whether it is a whole program."""
         if self._config.semantics == "release":
             return self._task.read_release(request.task_id, text)
-        return clean_completion(text, request.stops), False
+        prompt = self._prompts[request.task_id]
+        return code_of(text, prompt, self._form, self._config.chat.thought_marks), False
 
     def load(self) -> None:
         """See `Backend`."""

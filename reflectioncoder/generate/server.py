@@ -1,7 +1,7 @@
 """The back end of `generate.py` for a model behind an OpenAI-compatible server; needs no torch.
 
 Style `chat` uses `/v1/chat/completions`: the instruction is one user message and the server applies the model's chat
-template. The answer contains its own opening fence, so `clean_answer` extracts the code. Style `plain` uses
+template. The answer contains its own opening fence, so the code is searched for (`syntax/answers/`). Style `plain` uses
 `/v1/completions` to continue the task's prompt. Every sample is a separate request, so a later run can request only the
 missing ones.
 
@@ -34,7 +34,8 @@ from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import IncompleteError, UserError
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.generate.backend import Keep, SampleKey
-from reflectioncoder.generate.completions import Completion, clean_answer, clean_completion
+from reflectioncoder.generate.completions import AnswerForm, Completion, code_of
+from reflectioncoder.syntax.answers.thoughts import check_marks
 from reflectioncoder.tasks.base import Prompt, Task
 
 SERVER_ATTEMPTS = 2  # attempts at a completion after server failures, each with all retries
@@ -86,6 +87,8 @@ class ServerBackend:
             max_tokens=self._most_tokens,
         )
         check_endpoint(self._chat, self._chat.model)
+        check_marks(config.chat.thought_marks)
+        self.thought_marks = config.chat.thought_marks
         self._price = price_of(self._chat.model, self._chat.prices)
         self._prompts = {prompt.task_id: prompt for prompt in task.prompts()}
         self.wanted = {
@@ -227,9 +230,8 @@ class _Run:
             elif error.reason != "stopped":
                 self.left[key] = why
         else:
-            language = prompt.opening.partition("\n")[0].strip("`").lower()
-            plain = self._server.style == "plain"
-            code = clean_completion(answer.text, prompt.stops) if plain else clean_answer(answer.text, language)
+            form: AnswerForm = "continuation" if self._server.style == "plain" else "chat"
+            code = code_of(answer.text, prompt, form, self._server.thought_marks)
             ended = Completion(*key, code, answer.text, hash, finish=answer.finish)
             self._keep([ended], answer.usage.tokens_out)
             self._keep(self._refusals.answered(0, sent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import io
 import re
 import tokenize
@@ -74,6 +75,42 @@ def comments_in(code: str) -> list[str]:
             if token.type == tokenize.COMMENT:
                 found.append(token.string)
     return found
+
+
+def parses(code: str) -> bool:
+    """Whether a text is Python."""
+    try:
+        parse_cached(code)
+    except SyntaxError:
+        return False
+    return True
+
+
+def bound_names(tree: ast.AST) -> set[str]:
+    """Return all names that a piece of Python code binds anywhere."""
+    names: set[str] = set()
+    for node in walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            names.add(node.name)
+    return names
+
+
+def free_names(code: str) -> set[str]:
+    """Return the names that Python code reads and does not bind itself, without the built-in ones; empty if invalid."""
+    try:
+        tree = parse_cached(code)
+    except SyntaxError:
+        return set()
+    loaded = {node.id for node in walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return loaded - bound_names(tree) - set(dir(builtins))
 
 
 def lines_of(text: str) -> list[str]:

@@ -39,6 +39,7 @@ class Prompt:
         opening: beginning of the answer in the styles `native` and `chat`: a fence, followed by the prompt in
             MultiPL-E.
         fence_stops: stop strings of the styles `native` and `chat`.
+        function: name of the function or class that an answer must define; empty if unknown.
     """
 
     task_id: str
@@ -47,6 +48,7 @@ class Prompt:
     stops: tuple[str, ...] = FENCE_STOP
     opening: str = ANSWER_OPENING
     fence_stops: tuple[str, ...] = FENCE_STOP
+    function: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Task(ABC):
 
     `prompt_version` changes whenever the text of a prompt changes; it is `RELEASE_VERSION` for the authors' strings.
     `tests` identifies the tests, for example by the name and digest of a data file. Both are recorded with every score.
-    `libraries` are those that programs may import; `evaluate` sets them.
+    `libraries` are those that programs may import; `evaluate` sets them. `reads_answers` says that `check` itself finds
+    the code in an answer with fences and prose.
 
     Example: examples/own_task.py, and "A task" in docs/extending.md.
     """
@@ -98,6 +101,7 @@ class Task(ABC):
     prompt_version: str = "1"
     tests: str = ""
     libraries: Sequence[str] = DEFAULT_LIBRARIES
+    reads_answers: bool = False
 
     @abstractmethod
     def prompts(self) -> list[Prompt]:

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.syntax.answers.fences import unix_text
+from reflectioncoder.syntax.answers.program import Asked, read_program
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
 from reflectioncoder.tasks.evalplus.data import read_values
-from reflectioncoder.tasks.run_tests import after_opening_fence
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Isolation, Limits
@@ -67,6 +68,7 @@ class DS1000(Task):
     """
 
     max_new_tokens = 512  # appendix B
+    reads_answers = True
 
     def __init__(self, options: TaskOptions | None = None, insertion: bool = False) -> None:
         """Read the problems.
@@ -175,8 +177,9 @@ def _code(row: dict[str, Any]) -> str:
 
 def cut_answer(completion: str) -> str:
     """Extract the code of an answer: without the tags and fences around it, and up to the first of `STOPS`."""
-    text = completion.replace("\r\n", "\n")
-    text = after_opening_fence(text)
+    text = unix_text(completion)
+    if "```" in text or "~~~" in text or "</" in text:
+        text = read_program(text, Asked(opened=True)).code.rstrip("\n") or text
     text = re.sub(r"\A\s*(?:BEGIN SOLUTION\s*)?<code>\n?", "", text)
     ends = [place for stop in STOPS if (place := f"\n{text}".find(stop)) >= 0]
     return f"\n{text}"[: min(ends, default=len(text) + 1)][1:]

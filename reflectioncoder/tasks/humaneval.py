@@ -10,10 +10,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.syntax.answers.dialects import defines
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
 from reflectioncoder.tasks.evalplus.data import HUMANEVAL_SOURCE, find_file, find_plus, read_rows
 from reflectioncoder.tasks.evalplus.task import CONTINUATION_STOPS, HumanEvalBase
-from reflectioncoder.tasks.run_tests import defines, run_tests
+from reflectioncoder.tasks.run_tests import run_tests
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Limits
@@ -70,7 +71,13 @@ class HumanEval(Task):
     def prompts(self) -> list[Prompt]:
         """Return the prompts in order, formatted as in appendix D."""
         return [
-            Prompt(task_id, HUMANEVAL_INSTRUCTION.format(prompt=row["prompt"]), row["prompt"], CONTINUATION_STOPS)
+            Prompt(
+                task_id,
+                HUMANEVAL_INSTRUCTION.format(prompt=row["prompt"]),
+                row["prompt"],
+                CONTINUATION_STOPS,
+                function=row["entry_point"],
+            )
             for task_id, row in self.problems.items()
         ]
 

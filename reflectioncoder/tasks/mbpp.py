@@ -7,10 +7,13 @@ with them.
 
 from __future__ import annotations
 
+import ast
+import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.syntax.trees import parse, walk
 from reflectioncoder.tasks.base import Prompt, Task, TaskOptions, Verdict
 from reflectioncoder.tasks.evalplus.data import MBPP_SOURCE, find_file, find_plus, read_rows
 from reflectioncoder.tasks.evalplus.task import WHOLE_STOPS, MbppBase
@@ -68,7 +71,9 @@ class Mbpp(Task):
         for task_id, (text, tests, _) in self.problems.items():
             shown = f"Your code should satisfy the following assertion:\n```python\n{tests[0].strip()}\n```"
             continuation = f'"""\n{text.strip()}\n{tests[0].strip()}\n"""\n'
-            made.append(Prompt(task_id, f"{text.strip()}\n{shown}", continuation, WHOLE_STOPS))
+            made.append(
+                Prompt(task_id, f"{text.strip()}\n{shown}", continuation, WHOLE_STOPS, function=_tested(tests[0]))
+            )
         return made
 
     def check(
@@ -79,6 +84,16 @@ class Mbpp(Task):
             raise UserError(f"task mbpp: no problem '{task_id}' in it; ids go from Mbpp/11 to Mbpp/510")
         _, tests, before = self.problems[task_id]
         return run_tests([completion], "\n".join([before, *tests]), interpreter, limits)
+
+
+def _tested(test: str) -> str:
+    """Name of the function that an assert calls; empty if it calls none."""
+    try:
+        calls = [node.func for node in walk(parse(test)) if isinstance(node, ast.Call)]
+    except SyntaxError:
+        return ""
+    names = [called.id for called in calls if isinstance(called, ast.Name) and not hasattr(builtins, called.id)]
+    return names[0] if names else ""
 
 
 def _is_text(value: Any) -> bool:

@@ -49,7 +49,12 @@ class ProblemTask(Task):
     def prompts(self) -> list[Prompt]:
         """Return the prompts in order."""
         return [
-            Prompt(problem.id, problem.instruction, f"{problem.instruction}\n\n{ANSWER_OPENING}")
+            Prompt(
+                problem.id,
+                problem.instruction,
+                f"{problem.instruction}\n\n{ANSWER_OPENING}",
+                function=problem.entry_point or "",
+            )
             for problem in self.problems.values()
         ]
 

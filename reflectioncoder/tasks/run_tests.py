@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -52,29 +51,3 @@ def run_tests(candidate: Sequence[str], tests: str, interpreter: Interpreter, li
     with interpreter.session(limits, module=True) as session:
         result = session.run_together([*cells, guard, guarded])
     return Verdict(result.ok, result.outcome, result.error, result.seconds)
-
-
-def after_opening_fence(answer: str) -> str:
-    """Return the text after the fence that opens the code: one with a language name, or one at the start of the answer.
-
-    An answer without such a fence is returned unchanged: its code starts at the beginning, because the prompt contains
-    the opening fence. So is an answer whose first fence is a closing one, where its code ends.
-    """
-    first = re.search(r"(?:\A\s*|^)```([\w+#-]*)[^\S\n]*$\n?", answer, re.MULTILINE)
-    if first is None or not (first[1] or not answer[: first.start()].strip()):
-        return answer
-    return answer[first.end() :]
-
-
-def defines(code: str, name: str) -> bool:
-    """Whether code defines a function, class or variable `name` at top level; a regex search if it cannot be parsed."""
-    try:
-        body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return re.search(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b", code, re.MULTILINE) is not None
-    for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name == name:
-            return True
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            return True
-    return False

@@ -33,11 +33,12 @@ def test_odd_fences_end_in_a_sequence_or_a_reason(tmp_path: Path) -> None:
         ("", [f"{fenced(bad(5))}\nIt fails. Better:\n{fenced(good(5))}", fenced(good(5)), fenced(final(5))]),
         ("single_round", [f"{fenced(good(6))}\n{fenced(bad(6))}"]),
         ("no_code", [fenced(bad(7), "```json"), fenced(bad(7), "```text")]),
-        ("no_code", [bad(8), good(8)]),  # no fences at all
+        ("", [bad(8), good(8), final(8)]),  # no fences at all
         ("no_code", ["```python\n```", "```\n```"]),
-        ("several_final_codes", [fenced(bad(10)), fenced(good(10)), fenced(final(10)) * 2]),
+        ("", [fenced(bad(10)), fenced(good(10)), f"{fenced(final(10))}\nAgain:\n{fenced(final(10))}"]),
         ("no_final_code", [fenced(bad(11)), fenced(good(11)), fenced(final(11), "```c++")]),
-        ("no_final_code", [fenced(bad(12)), fenced(good(12)), final(12)]),
+        ("no_final_code", [fenced(bad(12)), fenced(good(12)), "The function is as above."]),
+        ("", [fenced(bad(13)), fenced(good(13)), f"{fenced(final(13))}\nUse it:\n{fenced('print(1)')}"]),
     ]
 
     def script(_: int, request: dict[str, Any]) -> str:

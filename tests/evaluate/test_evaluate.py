@@ -1,6 +1,7 @@
 """Scoring with real programs in the real interpreter."""
 
 import dataclasses
+import gzip
 import json
 import subprocess
 import sys
@@ -189,6 +190,42 @@ def test_problems_without_a_completion_count_as_failed_only_when_asked(problems,
     score = evaluate(config(problems, path, tmp_path / "out", partial=True))
     assert (score.n, score.pass_at_1) == (3, pytest.approx(1 / 3))
     assert [r.outcome for r in read_results(tmp_path / "out")] == ["ok", "missing", "missing"]
+
+
+def test_completions_of_unknown_problems_are_left_out_only_when_asked(problems, tmp_path):
+    lines = [{"task_id": "gone", "completion": "x"}, {"task_id": "one", "completion": "def one(x): return 1"}]
+    path, said = write(tmp_path / "c.jsonl", lines), []
+    with pytest.raises(UserError, match=r"line 1: task .* has no problem 'gone'; --partial leaves such"):
+        evaluate(config(problems, path, tmp_path / "out"))
+    score = evaluate(config(problems, path, tmp_path / "out", partial=True), warn=said.append)
+    assert (score.n, score.missing, score.pass_at_1) == (3, 2, pytest.approx(1 / 3))
+    assert len(said) == 1 and said[0].startswith("1 completions are of problems that task") and "'gone'" in said[0]
+    only = write(tmp_path / "d.jsonl", lines[:1])
+    with pytest.raises(UserError, match=r"none of its problems are in task .*, the first is 'gone'"):
+        evaluate(config(problems, only, tmp_path / "out2", partial=True))
+
+
+def test_chat_answers_are_cleaned_when_asked_and_a_hint_says_so(problems, tmp_path, capsys):
+    names = ("zero", "one", "two")
+    answers = [
+        {"task_id": name, "completion": f"Sure:\n```python\ndef {name}(x):\n    return {i}\n```\nIt is `{i}`."}
+        for i, name in enumerate(names)
+    ]
+    path = tmp_path / "c.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + "\n".join(map(json.dumps, answers)).encode()))
+    arguments = ["evaluate", problems, "--completions", str(path), "--seconds", "5", "--output"]
+    assert main([*arguments, str(tmp_path / "raw")]) == 0
+    out, err = capsys.readouterr()
+    assert "pass@1 0.0%" in out
+    assert "warning: 3 of 3 completions are not Python, the first is that of 'zero'; if they are answers" in err
+    assert main([*arguments, str(tmp_path / "clean"), "--clean"]) == 0
+    out, err = capsys.readouterr()
+    assert "pass@1 100.0%" in out and "warning" not in err
+    wrong = [{"task_id": name, "completion": "def f(x): return"} for name in names[:2]]
+    wrong.append({"task_id": "two", "completion": "no Python"})
+    said: list[str] = []
+    evaluate(config(problems, write(tmp_path / "d.jsonl", wrong), tmp_path / "some"), warn=said.append)
+    assert said == []
 
 
 def test_too_few_samples_for_k_are_said_before_anything_is_checked(problems, tmp_path):

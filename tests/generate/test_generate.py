@@ -14,13 +14,13 @@ from reflectioncoder.cli.main import main
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
-from reflectioncoder.generate.completions import clean_completion
+from reflectioncoder.generate.completions import code_of
 from reflectioncoder.generate.generate import generate, output_of
 from reflectioncoder.generate.local import make_requests, resolve_style
 from reflectioncoder.models.decode import Request, anchor, decode_batched, nucleus, text_behind
 from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.tasks.base import TaskOptions
+from reflectioncoder.tasks.base import Prompt, TaskOptions
 from reflectioncoder.tasks.humaneval import HumanEval
 from reflectioncoder.tasks.problem_sets import ProblemTask
 
@@ -194,12 +194,13 @@ def test_nucleus_looks_at_the_whole_vocabulary_where_it_must():
     ],
 )
 def test_cleaning_leaves_the_code(raw, code):
-    assert clean_completion(raw) == code
+    prompt = Prompt("t", "", "", opening="```c++\n" if "c++" in raw else "```python\n")
+    assert code_of(raw, prompt, "block") == code
 
 
 def test_cleaning_a_continuation_ends_at_the_next_definition():
     raw = "    return 1\n\ndef g():\n    pass\n"
-    assert clean_completion(raw, HumanEval(TaskOptions(limit=1)).prompts()[0].stops) == "    return 1\n"
+    assert code_of(raw, HumanEval(TaskOptions(limit=1)).prompts()[0], "continuation") == "    return 1\n"
 
 
 def test_prompt_styles(tokenizer):

@@ -24,8 +24,9 @@ from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.evaluate import evaluate
-from reflectioncoder.generate.completions import clean_answer
+from reflectioncoder.generate.completions import code_of
 from reflectioncoder.generate.generate import generate
+from reflectioncoder.tasks.base import Prompt
 
 KEY = "sk-a-secret-of-the-tests-0123456789"
 COUNT = 6
@@ -307,6 +308,11 @@ def test_a_model_that_refuses_a_temperature_is_asked_without(tmp_path: Path) -> 
     assert set(server.requests[0]) == {"model", "messages", "max_completion_tokens"}
 
 
+def answer_code(raw: str, language: str = "python") -> str:
+    """The code of a chat answer to a problem without a known function."""
+    return code_of(raw, Prompt("t", "", "", opening=f"```{language}\n"), "chat")
+
+
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
@@ -330,21 +336,21 @@ def test_a_model_that_refuses_a_temperature_is_asked_without(tmp_path: Path) -> 
     ],
 )
 def test_the_code_of_a_chat_answer(raw: str, code: str) -> None:
-    assert clean_answer(raw) == code
+    assert answer_code(raw) == code
 
 
 def test_the_task_s_language_goes_first() -> None:
     raw = "In Python:\n```python\nx = 1\n```\nand\n```java\nint x;\n```"
-    assert (clean_answer(raw, "java"), clean_answer(raw)) == ("int x;\n", "x = 1\n")
-    assert clean_answer("```csharp\nint x;\n```", "cs") == "int x;\n"
+    assert (answer_code(raw, "java"), answer_code(raw)) == ("int x;\n", "x = 1\n")
+    assert answer_code("```csharp\nint x;\n```", "cs") == "int x;\n"
 
 
 @given(st.text(), st.sampled_from(["```python\n", "```\n", "\n```\n", "\n```"]), st.text())
-def test_any_answer_can_be_cleaned_and_cleaning_again_changes_nothing_without_fences(a: str, b: str, c: str) -> None:
-    code = clean_answer(a + b + c)
+def test_any_answer_can_be_cleaned_and_its_code_in_a_fence_again_is_the_same(a: str, b: str, c: str) -> None:
+    code = answer_code(a + b + c)
     assert code == "" or code.endswith("\n")
     if "```" not in code and "<think>" not in code and "</think>" not in code:
-        assert clean_answer(code) == code
+        assert answer_code(f"```python\n{code}```") == code
 
 
 @pytest.mark.server

@@ -556,3 +556,17 @@ def test_the_command_prints_one_object_and_writes_each_verdict(data, tmp_path):
     assert not any(verdict["passed"] for verdict in verdicts[:6]) and sum(v["passed"] for v in verdicts) == 123 - 6
     theirs = json.loads((tmp_path / "out/eval_results.json").read_text())["eval"]
     assert [theirs[v["task_id"]][0]["base_status"] == "pass" for v in verdicts] == [v["passed"] for v in verdicts]
+
+
+def test_a_program_that_imports_from_the_future_is_whole(data, pool):
+    """As in evalplus, other completions stand behind the prompt, whatever they define."""
+    task = task_of("humaneval", data)
+    problem = next(iter(task.problems.values()))
+    future = (
+        '"""Mine."""\nfrom __future__ import (\n    annotations,\n)\nfrom __future__ import division; import math\n\n'
+    )
+    whole = f"{future}def {problem.entry_point}(numbers: Missing, threshold: Missing):\n    ones = sorted(numbers)\n"
+    whole += "    return any(b - a < threshold for a, b in zip(ones, ones[1:]))\n"
+    other = whole.replace(problem.entry_point, "other")
+    completions = [Completion(problem.task_id, n, code, code) for n, code in enumerate((whole, other))]
+    assert [result.passed for result in check_all(task, completions, pool, LIMITS)] == [True, False]

@@ -5,11 +5,12 @@ import pytest
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.problems.problem import Problem
+from reflectioncoder.syntax.answers.dialects import defines
 from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.humaneval import HumanEval
 from reflectioncoder.tasks.problem_sets import ProblemTask
 from reflectioncoder.tasks.registry import get_task
-from reflectioncoder.tasks.run_tests import defines, run_tests
+from reflectioncoder.tasks.run_tests import run_tests
 
 LIMITS = Limits(5.0, 512, 1_000_000)
 DOUBLE = Problem("double", "Write double(x).", tests=("assert double(2) == 4", "assert double([1]) == [1, 1]"))

@@ -27,16 +27,9 @@ from reflectioncoder.construct.prompts import Prompts
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message, reflection_dialogue
 from reflectioncoder.interpreter.interpreter import CellResult
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.syntax.answers import (
-    PYTHON,
-    asserts_something,
-    checks_for,
-    extract,
-    fenced_blocks,
-    shown,
-    uses_earlier,
-    without_thoughts,
-)
+from reflectioncoder.syntax.answers.conversation import extract, final_program, shown
+from reflectioncoder.syntax.answers.thoughts import without_thoughts
+from reflectioncoder.syntax.cells import asserts_something, checks_for, uses_earlier
 
 Protocol = Literal["fenced", "tools", "native"]
 TRIES_WITHOUT_CODE = 2
@@ -136,6 +129,7 @@ class ConversationRules:
         seed: random seed; with the problem's id it selects the wording of the first message.
         filters: settings of the filters that are applied during the conversation.
         provenance: recorded in every sequence, in addition to the conversation's own provenance.
+        thought_marks: further marks of thoughts; see `without_thoughts`.
     """
 
     prompts: Prompts = field(default_factory=Prompts)
@@ -144,6 +138,7 @@ class ConversationRules:
     seed: int = 0
     filters: FilterSettings = field(default_factory=FilterSettings)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    thought_marks: tuple[str, ...] = ()
 
 
 def follow(
@@ -200,8 +195,11 @@ class Conversation:
             self.answers += 1
             self.usage += event.usage
             self.served = event.model
+            said = without_thoughts(event.text, self.rules.thought_marks)
             if event.finish == "length":
                 self.step = self._drop("answer_too_long", f"answer {self.answers} was cut off by the token limit")
+            elif said.cut and not said.text.strip() and event.tool_code is None:
+                self.step = self._drop("answer_too_long", f"answer {self.answers} ends inside a thought")
             else:
                 self.step = self._final(event) if self.last_stage else self._code(event)
         elif isinstance(event, CellResult):
@@ -218,7 +216,7 @@ class Conversation:
         return Ask(tuple(self.messages), self.answers, tools)
 
     def _code(self, answer: Answer) -> ConversationStep:
-        text = without_thoughts(answer.text)
+        text = without_thoughts(answer.text, self.rules.thought_marks).text
         if answer.tool_code is not None:
             analysis, code = text.strip(), answer.tool_code.strip("\n")
             self.messages.append(Turn("assistant", analysis, answer.tool_id, answer.tool_code, answer.message))
@@ -279,13 +277,10 @@ class Conversation:
             self.messages.append(Turn("user", f"{text}\n\n{then}" if then else text))
 
     def _final(self, answer: Answer) -> ConversationStep:
-        blocks = fenced_blocks(without_thoughts(answer.text))
-        if len(blocks) != 1:
-            reason = "several_final_codes" if blocks else "no_final_code"
-            return self._drop(reason, f"the final answer has {len(blocks) or 'no'} code blocks")
-        code = blocks[0].code
-        if blocks[0].language not in ("", *PYTHON) or not code.strip():
-            return self._drop("no_final_code", f"the final code block holds {blocks[0].language or 'nothing'}")
+        text = without_thoughts(answer.text, self.rules.thought_marks).text
+        code, reason, detail = final_program(text, self.problem.entry_point)
+        if reason:
+            return self._drop(reason, detail)
         self.final = code
         last = next(block.content for block in reversed(self.blocks) if block.type == "code")
         try:

@@ -13,7 +13,7 @@ from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.syntax.answers import uses_earlier
+from reflectioncoder.syntax.cells import uses_earlier
 
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+\b")
 STOPPED = "The interpreter was stopped ("  # an execution block with this text means that the session's state was lost

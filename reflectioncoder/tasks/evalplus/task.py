@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter import calls
 from reflectioncoder.sandbox import caller
+from reflectioncoder.syntax.answers.python_text import behind_prompt
 from reflectioncoder.tasks import release
 from reflectioncoder.tasks.base import RELEASE_VERSION, Prompt, Task, TaskOptions, Verdict
 from reflectioncoder.tasks.evalplus.compare import first_wrong, mode_of
@@ -102,13 +103,14 @@ class EvalPlusTask(Task):
     ) -> Verdict:
         """Run the tests on a completion, group by group until one fails; see `Task.check`.
 
-        As in evalplus, a completion is appended to the prompt, even if it defines the function itself.
+        As in evalplus, a completion is appended to the prompt, even if it defines the function itself. Only what must
+        come first in a program, imports from `__future__`, is put in front of the prompt.
         """
         problem = self.problems.get(task_id)
         if problem is None:
             some = ", ".join(list(self.problems)[:2])
             raise UserError(f"task {self.name}: no problem '{task_id}' in it; ids look like {some}")
-        program = completion if whole else problem.prompt + completion
+        program = completion if whole else behind_prompt(problem.prompt, completion, problem.entry_point)
         groups: list[tuple[str, str]] = []
         verdict, seconds = Verdict(True, "ok"), 0.0
         for group in self.groups:
@@ -147,7 +149,7 @@ class HumanEvalBase(EvalPlusTask):
     def prompt(self, problem: PlusProblem) -> Prompt:
         """Return the prompt of appendix D: the instruction, then the original prompt."""
         instruction = f"Write a complete Python function for the problem.\n\n{problem.prompt}"
-        return Prompt(problem.task_id, instruction, problem.prompt, CONTINUATION_STOPS)
+        return Prompt(problem.task_id, instruction, problem.prompt, CONTINUATION_STOPS, function=problem.entry_point)
 
     def release_instruction(self, problem: PlusProblem) -> str:
         """Return the user message of the authors' script."""
@@ -170,7 +172,7 @@ class MbppBase(EvalPlusTask):
         text, found, test = problem.prompt.strip().strip('"').strip().partition("\nassert")
         shown = f"```python\n{found.strip()}{test.rstrip()}\n```"
         instruction = f"{text.strip()}\nYour code should satisfy the following assertion:\n{shown}"
-        return Prompt(problem.task_id, instruction, problem.prompt, WHOLE_STOPS)
+        return Prompt(problem.task_id, instruction, problem.prompt, WHOLE_STOPS, function=problem.entry_point)
 
     def release_instruction(self, problem: PlusProblem) -> str:
         """Return the user message of the authors' script."""

@@ -1,103 +1,247 @@
-"""Answers to MultiPL-E problems: finds the end of an answer, and assembles the program of a prompt and an answer.
+"""Answers to MultiPL-E problems: assembles the program of a prompt and an answer.
 
-A model that continues the prompt writes the body of the function. A chat model repeats the whole function, and adds
-what it needs above it: imports, helper functions, a class around everything. These are kept, except lines of the
-prompt, so that nothing is defined twice. Programs are analysed as text: by the braces outside strings and comments.
+A base model continues the prompt with the function's body, and then with whatever comes to its mind: its answer ends at
+the brace that closes the function, or at a stop text. A chat model writes the function again, with what it needs above
+and below it: imports, helper functions, a class around everything. The function is found by its name, and all of that
+is kept, except lines of the prompt, a main function and statements that try the function out. Programs are analysed as
+text: by the braces outside strings and comments.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from reflectioncoder.syntax.answers.dialects import dialect_of, head_of, names_of_calls, structure
+from reflectioncoder.syntax.answers.program import Asked, read_program
 from reflectioncoder.syntax.trees import lines_of
-from reflectioncoder.tasks.run_tests import after_opening_fence
 
-# comments and quoted strings, whose contents are not part of the program's structure
-_OPAQUE = re.compile(
-    r"/\*.*?\*/|(?:(?<=\s)|^)//[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL | re.MULTILINE
-)
 _CLASS = re.compile(r"(?:\A|\n)[^\n]*\b(?:class|namespace|struct|record|interface|enum)\b[^{};]*\Z")
 _IMPORT = re.compile(r"^[^\S\n]*(?:import|using)\s[^;(={]*;[^\S\n]*\n?", re.MULTILINE)
 _ACCESS = re.compile(r"^[^\S\n]*(?:public|private|protected)[^\S\n]*:[^\S\n]*$", re.MULTILINE)
-_PROSE = re.compile(r"\A\s*(?:[A-Z][^\n;{}=]*[.:!][^\S\n]*\n\s*)+")
+_SCRIPTS = ("javascript", "typescript", "php", "swift", "bash")  # languages with statements outside functions
+_DEFINES = re.compile(
+    r"(?:@\w+\s+|#\[[^\]]*\]\s*)*(?:(?:export|default|async|public|private|internal|fileprivate|open|final|abstract|static"
+    r"|declare|readonly|indirect)\s+)*(?:function|func|class|struct|enum|interface|type|trait|namespace|extension|protocol"
+    r"|const|let|var|use|import|require|require_once|define|typealias|actor|infix|prefix|postfix|precedencegroup)\b"
+    r"|\$?[\w.\[\]]+\s*=|(?:declare|local|readonly|export|typeset)\s+-?\w|(?:function\s+)?\w+\s*\(\)\s*\{"
+)
+_PRINTS = re.compile(
+    r"(?:console\.|print|echo|var_dump|var_export|process\.|assert|test|main\b|module\.|exports\.|exit|if\s*\(?\s*require)",
+    re.I,
+)
+# the opening of a function that the tests close, for a program whose own function is not the last
+_OPEN_END = {
+    "java": "    static void endOfAnswer() {\n",
+    "csharp": "    static void EndOfAnswer() {\n",
+    "cpp": "void end_of_answer() {\n",
+    "rust": "#[allow(dead_code)]\nfn end_of_answer() {\n",
+    "swift": "func endOfAnswer() {\n",
+    "bash": "end_of_answer() {\n    :\n",
+}
 
 
-def cut_program(completion: str, prompt: str, stops: Sequence[str], whole: bool = False) -> str:
-    """Cut an answer to the part before the tests: the function's body, up to the first stop string.
-
-    If the answer repeats the head of the function, the body starts after it; if the stop strings contain a closing
-    brace, the body then ends at the brace that closes the function. Code fences are removed. Cutting is idempotent.
+@dataclass(frozen=True)
+class _Function:
+    """An answer around the function that was asked for.
 
     Args:
-        completion: the answer, or a whole program.
-        prompt: prompt of the problem; its last line is the head of the function.
-        stops: stop strings of the problem, which themselves belong to the tests.
-        whole: whether to keep everything before the body.
+        before: code above it.
+        head: its head, up to the brace that opens the body; empty if the answer begins with the body.
+        body: its body, without the brace that closes it.
+        closed: whether that brace is there.
+        rest: code below it.
+        expression: whether the body is an expression, so that no brace closes it; it then holds the head too.
     """
-    before, head, body = _parts(completion, prompt, stops)
-    return before + head + body if whole else body
+
+    before: str
+    head: str
+    body: str
+    closed: bool
+    rest: str
+    expression: bool = False
 
 
-def assemble_program(completion: str, prompt: str, stops: Sequence[str], whole: bool = False) -> str:
+def function_in(prompt: str) -> str:
+    """Name of the function whose head is the last line of a prompt; empty if there is none."""
+    lines = prompt.rstrip().split("\n")
+    found = re.search(r"(\w+)\s*(?:<[^()]*>)?\s*\(", lines[-1])
+    return found[1] if found else ""
+
+
+def assemble_program(completion: str, prompt: str, stops: Sequence[str], language: str, whole: bool = False) -> str:
     """Assemble the program of a prompt and an answer, without the tests.
 
-    If the answer repeats the head of the function, the code above it is inserted before the head in the prompt. If the
-    prompt has a class, imports and code outside the answer's class are inserted before it.
-
     Args:
         completion: the answer, or a whole program.
         prompt: prompt of the problem; its last line is the head of the function.
-        stops: stop strings of the problem.
+        stops: stop texts of the problem, which end the body that a base model writes. If all contain a closing brace,
+            the tests begin with the brace that closes the function.
+        language: the language, by any of its names.
         whole: whether the completion is a whole program, so that the prompt is not used.
     """
-    before, head, body = _parts(completion, prompt, stops)
+    kind, name = dialect_of(language).kind, function_in(prompt)
+    code = read_program(completion, Asked(language, name, opened=True)).code
+    found = _function(code, name, kind)
+    if found is None:
+        if whole:
+            return code
+        return prompt + _body_alone(code, prompt, stops, name, kind)
+    before, head = found.before, found.head
+    inside, outside = _kept(found.rest, name, kind)
     if whole:
-        return before + head + body
+        classes = _unclosed(structure(before, kind))
+        start = before.rfind("\n", 0, classes[0]) + 1 if classes else 0
+        program = before[:start] + outside + before[start:] + head
+        inside = inside if classes else outside + inside
+    else:
+        program = _above(before, outside, prompt, kind) + _head(head, prompt, kind)
+        inside = inside if _classes(prompt, kind) else inside + outside
+    if not found.closed:
+        return program + _until_stop(found.body, stops)
+    return program + _ended(found.body, inside, stops, kind, found.expression)
+
+
+def _function(code: str, name: str, kind: str) -> _Function | None:
+    """Split code around its definition of a function; None if it is the body of the prompt's function."""
+    for main in ("main", "Main"):
+        if main != name and (place := head_of(code, main, kind)) and kind not in _SCRIPTS:
+            end = _closing(structure(code[place[1] :], kind))
+            code = code[: place[0]] + (code[place[1] + end + 1 :] if end is not None else "")
+    place = head_of(code, name, kind) if name else None
+    # If more braces are closed than opened before the head, the answer was a body that ended there.
+    if place is None or _unclosed(structure(code[: place[0]], kind)) is None:
+        return None
+    end_of_head = place[1] + len(re.match(r"(?:[^\S\n]*\n)?", code[place[1] :])[0])  # type: ignore[index]
+    before, head, after = code[: place[0]], code[place[0] : end_of_head], code[end_of_head:]
+    if not head.rstrip().endswith("{"):  # an arrow function whose body is an expression
+        found = re.search(r";[^\S\n]*(?:\n|\Z)|\Z", after)
+        assert found is not None
+        return _Function(before, "", head + after[: found.end()], True, after[found.end() :], True)
+    closing = _closing(structure(after, kind))
+    if closing is None:
+        return _Function(before, head, after, False, "")
+    return _Function(before, head, after[:closing], True, after[closing + 1 :])
+
+
+def _ended(body: str, rest: str, stops: Sequence[str], kind: str, expression: bool = False) -> str:
+    """Return the body and what follows, open at the end if the tests begin with a closing brace."""
+    closes = bool(stops) and all("}" in stop for stop in stops)
+    closed = body.rstrip() if expression else f"{body.rstrip()}\n}}"
+    if not closes:
+        return f"{closed}\n{rest}"
+    if not rest.strip() and not expression:
+        return body.rstrip()
+    return f"{closed}\n{rest.rstrip()}\n{_OPEN_END[kind]}"
+
+
+def _body_alone(code: str, prompt: str, stops: Sequence[str], name: str, kind: str) -> str:
+    """Return the body that an answer begins with, and below it the functions of the answer that it uses."""
+    closing = _closing(structure(code, kind))
+    cut = _until_stop(code, stops)
+    if closing is None:
+        return cut
+    body = code[:closing]
+    inside, outside = _kept(code[closing + 1 :], name, kind)
+    rest = _used(body, inside + outside, prompt, name, kind)
+    if not rest and _unclosed(structure(cut, kind)) in ([], None):
+        return cut
+    return _ended(body, rest, stops, kind)
+
+
+def _until_stop(body: str, stops: Sequence[str]) -> str:
+    text = f"{body}\n"
+    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
+    ends += [len(body) - len(stop.rstrip()) for stop in stops if body.endswith(stop.rstrip())]  # its blank is cut off
+    return body[: min(ends, default=len(body))]
+
+
+def _above(before: str, below: str, prompt: str, kind: str) -> str:
+    """Return the prompt up to the function's head, with the code that an answer has above the function put into it."""
     place = prompt.rstrip().rfind("\n") + 1  # start of the head in the prompt
-    outside, inside = _levels(_PROSE.sub("", before))
-    classes = _unclosed(_structure(prompt[:place]))
+    outside, inside = _levels(before, kind)
+    classes = _classes(prompt, kind)
     if classes:
-        outside += "".join(_IMPORT.findall(inside))
+        outside += "".join(_IMPORT.findall(inside)) + below
         inside = _IMPORT.sub("", inside)
         start = prompt.rfind("\n", 0, classes[0]) + 1
     else:
         outside, inside, start = "", outside + inside, place
-    middle = prompt[start:place] + _new(inside, prompt)
-    return prompt[:start] + _new(outside, prompt) + middle + prompt[place:] + body
+    return prompt[:start] + _new(outside, prompt) + prompt[start:place] + _new(inside, prompt)
 
 
-def _parts(completion: str, prompt: str, stops: Sequence[str]) -> tuple[str, str, str]:
-    """Split an answer into the code above the function, its head, and its body; a mere body has only the last part."""
-    text = completion.replace("\r\n", "\n")
-    text = f"\n{after_opening_fence(text)}".partition("\n```")[0][1:]
-    structure = _structure(text)
-    line = prompt.rstrip().splitlines()[-1].strip()
-    spaces = r"\s*".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", line))
-    said = (m for m in re.finditer(rf"{spaces}[^\S\n]*\n?", text) if structure[m.start()] == text[m.start()])
-    found = next(said, None)
-    # If more braces are closed than opened before the head, the answer was a body that ended there.
-    if found is None or _unclosed(structure[: found.start()]) is None:
-        before, head, body, closing = "", "", text, None
-    else:
-        before, head, body = text[: found.start()], found[0], text[found.end() :]
-        closing = _closing(structure[found.end() :]) if all("}" in stop for stop in stops) else None
-    if closing is not None:
-        return before, head, body[:closing].rstrip()
-    ends = [place for stop in stops if (place := f"{body}\n".find(stop)) >= 0]
-    return before, head, body[: min(ends, default=len(body))]
+def _classes(prompt: str, kind: str) -> list[int]:
+    """Places of the braces that are open before the function's head in a prompt."""
+    return _unclosed(structure(prompt[: prompt.rstrip().rfind("\n") + 1], kind)) or []
 
 
-def _structure(text: str) -> str:
-    """Replace each character of comments and strings by a blank, so that positions stay the same."""
-    return _OPAQUE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+def _head(head: str, prompt: str, kind: str) -> str:
+    """Return the prompt's head, or the answer's own where it has other parameters or types."""
+    ours = prompt[prompt.rstrip().rfind("\n") + 1 :]
+    if "".join(head.split()) == "".join(ours.split()) or not head:
+        return ours if head else ""
+    if kind in ("java", "csharp") and not re.search(r"\bstatic\b", head):
+        head = re.sub(r"^(\s*)((?:public|private|protected|internal)\s+)?", r"\1\2static ", head, count=1)
+    return head
 
 
-def _unclosed(structure: str) -> list[int] | None:
+def _kept(rest: str, name: str, kind: str) -> tuple[str, str]:
+    """Return the code below the function that belongs to the program: inside its class, and outside."""
+    levels: list[list[str]] = [[], []]
+    text, depth, start, level = structure(rest, kind), 0, 0, 0
+    ends = r"[{}]|\n" if kind == "bash" else r"[{};]|\n\s*\n" if kind in _SCRIPTS else r"[{};]"
+    for found in re.finditer(ends, text):
+        mark = found[0].strip()
+        if mark == "}" and depth == 0:  # closes the class
+            start, level = found.end(), 1
+            continue
+        depth += (mark == "{") - (mark == "}")
+        if depth or mark == "{":
+            continue
+        if mark == "}" and re.match(r"[^\S\n]*[^\s}]", text[found.end() :]) and kind != "bash":
+            continue  # `};`, `} else {`, `})`
+        item, start = rest[start : found.end()], found.end()
+        if _belongs(item, name, kind):
+            levels[level].append(item)
+    last = rest[start:]  # a statement that nothing ends
+    if not depth and re.match(r"\s*(?:const|let|var|import|use|declare|\$\w+\s*=|\w+=|#define)", last):
+        levels[level] += [last] if _belongs(last, name, kind) else []
+    return tuple("".join(f"{item.strip(chr(10))}\n" for item in items) for items in levels)  # type: ignore[return-value]
+
+
+def _belongs(item: str, name: str, kind: str) -> bool:
+    """Whether a part of the code below the function is a definition, not a second one of the function or a trial."""
+    text = structure(item, kind).strip()
+    if not re.search(r"\w", text) or head_of(item, name, kind):
+        return False
+    if kind not in _SCRIPTS:
+        return True
+    return (
+        _DEFINES.match(text) is not None
+        and not (_PRINTS.match(text) and not re.match(r"\w+\s*\(\)\s*\{", text))
+        and not (
+            re.match(r"(?:const|let|var|\$\w+|\w+=)", text)
+            and re.search(rf"\b{re.escape(name)}\b\s*(?:\(|\"|\$)", text)
+        )
+    )
+
+
+def _used(body: str, rest: str, prompt: str, name: str, kind: str) -> str:
+    """Return the definitions in `rest` if the body names one of them; else nothing."""
+    dialect = dialect_of(kind)
+    given = dialect.provides(rest) - {name} - names_of_calls(prompt, kind)
+    words = set(re.findall(r"\w+", body if kind == "bash" else structure(body, kind)))
+    if given & words and dialect.whole(rest):
+        return rest
+    return ""
+
+
+def _unclosed(text: str) -> list[int] | None:
     """Positions of the braces left open at the end, outermost first; None if a brace closes that was never opened."""
     places: list[int] = []
-    for found in re.finditer(r"[{}]", structure):
+    for found in re.finditer(r"[{}]", text):
         if found[0] == "{":
             places.append(found.start())
         elif not places:
@@ -107,24 +251,24 @@ def _unclosed(structure: str) -> list[int] | None:
     return places
 
 
-def _closing(structure: str) -> int | None:
+def _closing(text: str) -> int | None:
     """Position of the brace that closes the block open at the beginning; None if there is none."""
     depth = 1
-    for found in re.finditer(r"[{}]", structure):
+    for found in re.finditer(r"[{}]", text):
         depth += 1 if found[0] == "{" else -1
         if depth == 0:
             return found.start()
     return None
 
 
-def _levels(before: str) -> tuple[str, str]:
+def _levels(before: str, kind: str) -> tuple[str, str]:
     """Split code into the parts outside and inside the class or namespace open at its end, without the class itself."""
     outside, start = "", 0
-    for place in _unclosed(_structure(before)) or ():
+    for place in _unclosed(structure(before, kind)) or ():
         level = before[start:place]
         outside += _CLASS.sub("\n", level) if _CLASS.search(level) else level[: level.rfind("\n") + 1]
         start = place + 1
-    return outside, _ACCESS.sub("", before[start:])
+    return outside, _ACCESS.sub("", before[start:]) if start else before
 
 
 def _new(text: str, prompt: str) -> str:

@@ -25,7 +25,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.tasks import release
 from reflectioncoder.tasks.base import RELEASE_VERSION, Prompt, Task, TaskOptions, Verdict, file_and_digest, not_run
-from reflectioncoder.tasks.multipl_e.answers import assemble_program
+from reflectioncoder.tasks.multipl_e.answers import assemble_program, function_in
 from reflectioncoder.tasks.multipl_e.languages import LANGUAGES, Toolchain, find
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class MultiPLE(Task):
     """The problems of one language."""
 
     max_new_tokens = 512  # appendix B
+    reads_answers = True
 
     def __init__(self, key: str, options: TaskOptions | None = None) -> None:
         """Read the problems of a language.
@@ -84,6 +85,7 @@ class MultiPLE(Task):
                 row["prompt"],
                 tuple(row["stop_tokens"]),
                 f"```{language.fence}\n{row['prompt']}",
+                function=function_in(row["prompt"]),
             )
             for task_id, row in self.problems.items()
         ]
@@ -139,7 +141,7 @@ class MultiPLE(Task):
         )
         code = completion + "\n"
         if not (self._release and whole):
-            code = assemble_program(completion, row["prompt"], row["stop_tokens"], whole) + "\n"
+            code = assemble_program(completion, row["prompt"], row["stop_tokens"], self.key, whole) + "\n"
         return _build_and_run(toolchain, code, row["tests"], interpreter, compile_limit, run_limit)[0]
 
     def measure_again(self, task_id: str, interpreter: Interpreter) -> None:

@@ -34,7 +34,9 @@ from reflectioncoder.dialogues.dialogue import Block, Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import CellResult
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.syntax.answers import asserts_something, checks_for, extract, fenced_blocks, shown, uses_earlier
+from reflectioncoder.syntax.answers.conversation import extract, shown
+from reflectioncoder.syntax.answers.fences import fenced_blocks
+from reflectioncoder.syntax.cells import asserts_something, checks_for, uses_earlier
 
 PROBLEM = Problem("p/1", "Write `double`.", tests=("assert double(0) == 0",), entry_point="double", source="own")
 RULES = ConversationRules(provenance={"method": "chat", "model": "m"})

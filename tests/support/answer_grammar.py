@@ -1,0 +1,222 @@
+"""A grammar of chat answers: programs, fences, thoughts, prose and further blocks, put together in many shapes.
+
+Every answer holds the same right function `add(a, b)`, in a program that must be found. A shape has a kind, which says
+what is unusual about it. Shapes are enumerated, not drawn, so that a failure has a name.
+"""
+
+# ruff: noqa: E501 (answers on one line each read better)
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+ADD = "def add(a, b):\n    return a + b"
+WRONG = "def add(a, b):\n    return a - b"
+PROGRAMS = {
+    "short": ADD,
+    "imports": "import math\nfrom typing import Union\n\n\ndef add(a: Union[int, float], b):\n    return int(math.fsum([a, b]))",
+    "helper above": "def _one(x):\n    return x\n\n\ndef add(a, b):\n    return _one(a) + _one(b)",
+    "helper below": "def add(a, b):\n    return _one(a) + _one(b)\n\n\ndef _one(x):\n    return x",
+    "constant": "OFFSET = 0\n\n\ndef add(a, b):\n    return a + b + OFFSET",
+    "class": "class Adder:\n    def run(self, a, b):\n        return a + b\n\n\ndef add(a, b):\n    return Adder().run(a, b)",
+    "decorator": "from functools import lru_cache\n\n\n@lru_cache(maxsize=None)\ndef add(a, b):\n    return a + b",
+    "future": "from __future__ import annotations\n\n\ndef add(a: int, b: int) -> int:\n    return a + b",
+    "comment first": "# Adds two numbers.\n# -----\n\n" + ADD,
+    "lambda": "add = lambda a, b: a + b",
+    "blank lines": "def add(a, b):\n\n    total = a\n\n    total += b\n\n    return total",
+    "docstring": 'def add(a, b):\n    """Add two numbers.\n\n    >>> add(1, 2)\n    3\n    """\n    return a + b',
+    "odd literal": "def add(a, b):\n    '''\x0cpage, \u2028 line, \x85 next'''\n    return a + b",
+}
+TRIALS = {
+    "asserts": "\n\nassert add(1, 2) == 3\nassert add(0, 0) == 1",  # the second is wrong
+    "prints": "\n\nprint(add(1, 2))",
+    "main": '\n\nif __name__ == "__main__":\n    raise SystemExit(add(1, 2))',
+    "reads": "\n\na = int(input())\nb = int(input())\nprint(add(a, b))",
+    "main function": "\n\n\ndef main():\n    print(add(int(input()), 1))\n\n\nmain()",
+}
+OPENINGS = {
+    "python": "```python", "py": "```py", "py3": "```py3", "python3": "```python3", "Python": "```Python",
+    "upper": "```PYTHON", "blank": "``` python", "two blanks": "```  python", "unmarked": "```",
+    "braces": "```{python}", "dotted braces": "```{.python .numberLines}", "title": '```python title="add.py"',
+    "line numbers": "```python showLineNumbers", "braces after": "```python {1,3-4}", "file after colon": "```python:add.py",
+    "file name": "```add.py", "path": "```python src/add.py", "tool_code": "```tool_code", "ipython": "```ipython3",
+    "tildes": "~~~python", "plain tildes": "~~~", "four": "````python", "five": "`````python", "trailing blank": "```python ",
+    "behind words": "Here it is: ```python", "behind a sentence": "The code follows. ```python",
+    "one blank": " ```python", "two blanks before": "  ```python", "three blanks": "   ```python",
+    "python-repl": "```python-repl", "jupyter": "```jupyter", "quotes": "'''python",
+}  # fmt: skip
+BEFORE = {
+    "nothing": "", "a sentence": "Here is the function:\n\n", "several": "## Solution\n\nWe add both numbers.\n\n- It is fast\n\n",
+    "import in prose": "You import nothing. To add, return a + b.\n", "inline code": "The function `add` takes `a` and `b`:\n",
+}  # fmt: skip
+AFTER = {
+    "nothing": "", "explanation": "\n\nThis function adds two numbers.", "complexity": "\n\n**Time**: O(1)\n**Space**: O(1)",
+    "usage": "\n\nUsage:\n```python\nprint(add(1, 2))\n```\n", "output": "\n\nOutput:\n```\n3\n```\n",
+    "text output": "\n\nIt prints\n```text\n3\n```", "shell": "\n\nRun it:\n```bash\npython add.py\n```",
+    "end token": "<|im_end|>", "end token on a line": "\n<|endoftext|>",
+}  # fmt: skip
+THOUGHTS = {
+    "think": ("<think>", "</think>"), "Think": ("<Think>", "</Think>"), "thinking": ("<thinking>", "</thinking>"),
+    "thought": ("<thought>", "</thought>"), "reasoning": ("<reasoning>", "</reasoning>"),
+    "scratchpad": ("<scratchpad>", "</scratchpad>"), "reflection": ("<reflection>", "</reflection>"),
+    "magistral": ("[THINK]", "[/THINK]"), "kimi": ("◁think▷", "◁/think▷"), "seed": ("<seed:think>", "</seed:think>"),
+    "openthoughts": ("<|begin_of_thought|>", "<|end_of_thought|>"), "cohere": ("<|START_THINKING|>", "<|END_THINKING|>"),
+    "gemma": ("<|channel>thought\n", "<channel|>"), "medgemma": ("<unused94>thought\n", "<unused95>"),
+    "harmony": (
+        "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
+    "longcat": ("<longcat_think>", "</longcat_think>"),
+}  # fmt: skip
+DRAFTS = {
+    "prose": "I add them.", "a draft": f"Maybe\n```python\n{WRONG}\n```\nNo.", "an open draft": f"Maybe\n```python\n{WRONG}",
+    "bare draft": f"Maybe\n{WRONG}\n\nno.", "the mark itself": "I must close with the mark.\n\nThen answer.",
+}  # fmt: skip
+CORRECTIONS = [
+    "Wait, that is wrong. Corrected:", "Actually, it must add:", "Oops. Fixed version:", "Let me fix the sign.",
+    "That subtracts. The right one is:", "Final answer:", "On reflection:", "Hmm, `a - b` is a mistake. So:",
+    "Here is the improved version:", "**Corrected code**",
+]  # fmt: skip
+LATER_WRONG = [
+    "The original code was:", "An alternative that does not work:", "Your version, for comparison:", "Avoid the buggy one:",
+    "Instead of the incorrect", "A naive attempt, which is wrong:",
+]  # fmt: skip
+DOCSTRING_FENCES = {
+    "column 0": 'def add(a, b):\n    """Add.\n\n```\nadd(1, 2)\n```\n    """\n    return a + b',
+    "column 0, named": 'def add(a, b):\n    """Add.\n\n```python\nadd(1, 2)\n```\n    """\n    return a + b',
+    "indented": 'def add(a, b):\n    """Add.\n\n    ```\n    add(1, 2)\n    ```\n    """\n    return a + b',
+    "indented, named": 'def add(a, b):\n    """Add.\n\n    ```python\n    add(1, 2)\n    ```\n    """\n    return a + b',
+    "two examples": 'def add(a, b):\n    """Add.\n\n```\nadd(1, 2)\n```\nor\n```\nadd(2, 3)\n```\n    """\n    return a + b',
+    "in a constant": 'TEXT = """\n```python\nx = 1\n```\n"""\n\n\ndef add(a, b):\n    return a + b',
+    "in a comment": "def add(a, b):\n    # ```\n    # add(1, 2)\n    # ```\n    return a + b",
+}  # fmt: skip
+
+
+def _closing(opening: str) -> str:
+    fence = opening.strip().split()[-1] if opening[:1] not in "`~'" else opening
+    char = next(sign for sign in "`~'" if sign in fence)
+    return char * fence.count(char)
+
+
+def _indented(text: str, width: int) -> str:
+    return "\n".join(" " * width + line if line.strip() else line for line in text.split("\n"))
+
+
+def fenced(code: str, opening: str = "```python") -> str:
+    """Put code in a block; an indented opening moves the whole block."""
+    width = len(opening) - len(opening.lstrip())
+    return f"{opening}\n{_indented(code, width)}\n{' ' * width}{_closing(opening)}"
+
+
+def shapes() -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, name, answer) of every shape."""
+    for name, opening in OPENINGS.items():
+        for words, before in BEFORE.items():
+            for rest, after in AFTER.items():
+                if rest in ("nothing", "explanation") or words == "a sentence":
+                    yield "fences", f"{name}, {words}, {rest}", f"{before}{fenced(ADD, opening)}{after}"
+    for name, code in PROGRAMS.items():
+        for rest, after in AFTER.items():
+            yield "programs", f"{name}, {rest}", f"Sure:\n\n{fenced(code)}{after}"
+        yield "programs", f"{name}, windows", f"Sure:\n\n{fenced(code)}\nDone.".replace("\n", "\r\n")
+        for trial, end in TRIALS.items():
+            yield "trials", f"{name}, {trial}", f"Sure:\n\n{fenced(code + end)}\n\nIt adds."
+        yield "unclosed", name, f"Sure:\n```python\n{code}\n"
+        yield "unclosed", f"{name}, end token", f"Sure:\n```python\n{code}<|im_end|>"
+        yield "closing on the code's line", name, f"Sure:\n```python\n{code}```\nDone."
+        yield "closing on the code's line", f"{name}, blank", f"Sure:\n```python\n{code} ```"
+        yield "bare", name, code
+        yield "bare", f"{name}, closing fence", f"{code}\n```"
+        yield "bare", f"{name}, closing fence, explanation", f"{code}\n```\n\nThis function adds two numbers."
+        yield "bare", f"{name}, closing fence, usage", f"{code}\n```\nUsage:\n```python\nadd(1, 2)\n```\n"
+        yield "bare", f"{name}, explanation", f"{code}\n\nThis function adds two numbers."
+        yield "bare", f"{name}, words that are Python", f"{code}\n\nDone\n\nOutput: 3"
+        yield "bare", f"{name}, end token", f"{code}<|im_end|>"
+        yield "bare", f"{name}, prose before", f"Here is the code:\n\n{code}\n"
+        yield "bare", f"{name}, prose around", f"Here is the solution:\n\n{code}\n\nIt adds."
+        yield "bare", f"{name}, stray fence", f"Here is the code:\n\n{code}\n```\n"
+        yield "indented code", name, f"Here:\n\n{_indented(code, 4)}\n\nDone."
+        for tag in ("<answer>", "<code>", "<solution>", "[PYTHON]", "[CODE]", "[ANSWER]"):
+            end = tag.replace("<", "</").replace("[", "[/")
+            yield "tags", f"{name} in {tag}", f"{tag}\n{code}\n{end}"
+            yield "tags", f"{name} in {tag}, tests", f"{tag}\n{code}\n{end}\n[TESTS]\nassert add(1,2)==3\n[/TESTS]"
+        yield "list item", name, f"1. Write it:\n\n{_indented(fenced(code), 3)}\n2. Run it."
+        yield "list item", f"{name}, on the line", f"- ```python\n{_indented(code, 2)}\n  ```\n"
+        yield "quotation", name, "\n".join(f"> {line}" for line in f"Sure:\n{fenced(code)}".split("\n"))
+    for name, (begin, end) in THOUGHTS.items():
+        for draft, thought in DRAFTS.items():
+            for form, code in (("fenced", fenced(ADD)), ("bare", ADD), ("with prose", f"So:\n\n{fenced(ADD)}\nDone.")):
+                yield "thoughts", f"{name}, {draft}, {form}", f"{begin}{thought}{end}\n{code}"
+        yield "thoughts", f"{name}, no line break", f"{begin}x{end}{fenced(ADD)}"
+        if name != "harmony":
+            inside = f"def add(a, b):\n    '''returns a + b, not {end}'''\n    return a + b"
+            yield "thoughts", f"{name}, mark in code", f"{begin}x{end}\n{fenced(inside)}"
+            yield "thoughts", f"{name}, mark in code only", fenced(inside)
+            yield "thoughts", f"{name}, no opening mark", f"Maybe\n```python\n{WRONG}\n```\n{end}\n{fenced(ADD)}"
+            yield "thoughts", f"{name}, after a greeting", f"Sure.\n{begin}\n{WRONG}\n{end}\n{fenced(ADD)}"
+            yield (
+                "thoughts",
+                f"{name}, named in the thought",
+                f"{begin}I close with {end} when done.\nSo\n{end}\n{fenced(ADD)}",
+            )
+    for words in CORRECTIONS:
+        yield "draft and correction", words, f"{fenced(WRONG)}\n{words}\n\n{fenced(ADD)}"
+        yield (
+            "draft and correction",
+            f"{words} (prose around)",
+            f"First:\n{fenced(WRONG)}\n{words}\n{fenced(ADD)}\nDone.",
+        )
+        yield "draft and correction", f"{words} (unmarked)", f"{fenced(WRONG, '```')}\n{words}\n{fenced(ADD, '```')}"
+    for words in LATER_WRONG:
+        yield "wrong code later", words, f"{fenced(ADD)}\n{words}\n{fenced(WRONG)}"
+    helper, main = "def _one(x):\n    return x", "def add(a, b):\n    return _one(a) + _one(b)"
+    for opening in ("```python", "```", "```py", "~~~python", " ```python"):
+        blocks = fenced(helper, opening), fenced(main, opening)
+        yield "several blocks", f"helper, main, {opening}", f"First a helper:\n{blocks[0]}\nThen:\n{blocks[1]}"
+        yield "several blocks", f"main, helper, {opening}", f"The function:\n{blocks[1]}\nwith\n{blocks[0]}"
+        imports = fenced("import math", opening), fenced("def add(a, b):\n    return int(math.fsum([a, b]))", opening)
+        yield "several blocks", f"imports, main, {opening}", f"Imports:\n{imports[0]}\nThen:\n{imports[1]}"
+        star = fenced("from math import *", opening), fenced("def add(a, b):\n    return int(fsum([a, b]))", opening)
+        yield "several blocks", f"star import, main, {opening}", f"Imports:\n{star[0]}\nThen:\n{star[1]}"
+        three = "\n\n".join(f"Step:\n{fenced(c, opening)}" for c in ("N = 0", "def _one(x):\n    return x + N", main))
+        yield "several blocks", f"constant, helper, main, {opening}", three
+        usage = fenced("add(1, 2)", opening), fenced(ADD, opening)
+        yield "usage first", opening, f"You call it as:\n{usage[0]}\nCode:\n{usage[1]}"
+        printed = fenced("result = add(1, 2)\nprint(result)", opening)
+        yield "usage first", f"print, {opening}", f"Example:\n{printed}\nCode:\n{usage[1]}"
+        yield "output first", opening, f"Example output:\n{fenced('3', '```')}\nCode:\n{usage[1]}"
+        yield (
+            "output first",
+            f"text, {opening}",
+            f"Example output:\n{fenced('add 1 2 = 3', '```text')}\nCode:\n{usage[1]}",
+        )
+        yield "output first", f"json, {opening}", f"Input:\n{fenced('[1, 2]', '```json')}\nCode:\n{usage[1]}"
+        yield "output first", f"shell, {opening}", f"{fenced('pip install numpy', '```bash')}\n{usage[1]}"
+        yield (
+            "output first",
+            f"tests, {opening}",
+            f"The test:\n{fenced('assert add(1, 2) == 3', opening)}\nCode:\n{usage[1]}",
+        )
+        yield "console", opening, f"Try:\n{fenced('>>> add(1, 2)' + chr(10) + '3', '```pycon')}\n{usage[1]}"
+    console = ">>> def add(a, b):\n...     return a + b\n...\n>>> add(1, 2)\n3"
+    for opening in ("```python", "```pycon", "```", "```python-repl"):
+        yield "console", f"defined in it, {opening}", f"Try:\n{fenced(console, opening)}"
+    for name, code in DOCSTRING_FENCES.items():
+        for opening in ("```python", "```", "```py"):
+            for rest in ("", "\nDone.", "\n\nUsage:\n```python\nadd(1, 2)\n```"):
+                yield "fence inside the code", f"{name}, {opening}, {rest!r}", f"Sure:\n{fenced(code, opening)}{rest}"
+    yield "quoted as Markdown", "four", f"````markdown\n{fenced(ADD)}\n````\n"
+    yield "quoted as Markdown", "three", f"```markdown\n# Answer\n{fenced(ADD)}\n```\n"
+    yield "odd characters", "byte order mark", "\ufeff" + fenced(ADD)
+    yield "odd characters", "no-break blanks", fenced(ADD.replace("    ", "\u00a0" * 4))
+    yield "odd characters", "zero width", fenced(ADD.replace("return", "\u200breturn"))
+    yield "odd characters", "curly quotes", fenced("def add(a, b):\n    x = “y”\n    return a + b")
+    yield "odd characters", "entities", fenced("def add(a, b):\n    return a + b if a &lt; b else b + a")
+    yield "odd characters", "tabs", fenced(ADD.replace("    ", "\t"))
+    yield "notebook", "magic", fenced("%matplotlib inline\n!pip install x\n" + ADD)
+    yield "language on its own line", "unmarked", f"```\npython\n{ADD}\n```"
+    yield "inline code", "lambda", "Use `add = lambda a, b: a + b`, that is all."
+    yield "JSON", "object", '{"code": "def add(a, b):\\n    return a + b"}'
+    yield (
+        "JSON",
+        "fenced text in it",
+        '{"explanation": "adds", "answer": "```python\\ndef add(a, b):\\n    return a + b\\n```"}',
+    )
