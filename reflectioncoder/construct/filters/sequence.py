@@ -22,7 +22,7 @@ from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.registry import Registry
-from reflectioncoder.syntax.answers import fenced_blocks
+from reflectioncoder.syntax.answers.fences import fenced_blocks
 from reflectioncoder.syntax.asserted import exercised
 from reflectioncoder.syntax.trees import comments_in, lines_of, parse_cached, walk
 
