@@ -12,6 +12,11 @@ from urllib.parse import quote
 
 from reflectioncoder.errors import UserError
 
+# Settings that name a place, and the digest of what is there. With the same digest another place is the same setting,
+# if the last part of its name is the same: that part is recorded in the sequences.
+SAME_BY: Mapping[str, str] = {"problems": "problem_texts", "native.model": "native.weights"}
+# files that only a build that has opened its ledger writes
+OUTPUTS = ("sequences.jsonl", "funnel.json", "config.versions.json", "problems.cache.jsonl", "ledger.sqlite-wal")
 # layout of the tables in `ledger.py`, stored in the file's header; increased by changes that older versions cannot read
 LAYOUT = 1
 
@@ -32,8 +37,39 @@ class OtherSettingsError(UserError):
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The keys in which two fingerprints differ."""
-    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    """The keys in which two fingerprints differ; see `SAME_BY`."""
+    return [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not _same_place(key, old, new)
+    ]
+
+
+def _same_place(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    digest, places = SAME_BY.get(key), (old.get(key), new.get(key))
+    if digest is None or digest not in old or old[digest] != new.get(digest):
+        return False
+    return all(isinstance(place, str) for place in places) and Path(places[0]).name == Path(places[1]).name  # type: ignore[arg-type]
+
+
+def check_not_lost(path: Path) -> None:
+    """Check that a missing or empty ledger is a new one.
+
+    Args:
+        path: path of the ledger's file.
+
+    Raises:
+        UserError: files of a build are beside it, so its answers would be paid for again.
+    """
+    if path.exists() and path.stat().st_size:
+        return
+    found = [name for name in OUTPUTS if (path.parent / name).exists()]
+    if found:
+        state = "empty" if path.exists() else "missing"
+        raise UserError(
+            f"{path}: is {state}, but {path.parent} holds {found[0]} of a run: restore a copy of the ledger, or choose"
+            " another output directory"
+        )
 
 
 def connect_to_read(path: Path, held: bool = False) -> sqlite3.Connection:

@@ -26,6 +26,7 @@ from reflectioncoder.construct.ledger.database import (
     OtherSettingsError,
     changes,
     check_layout,
+    check_not_lost,
     connect_to_read,
     failure,
 )
@@ -61,6 +62,7 @@ CREATE TABLE IF NOT EXISTS digests (id TEXT PRIMARY KEY, digest TEXT NOT NULL) W
 SPENT = "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM events"
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 RECENT = 600.0  # seconds over which the speed of a build is measured
+SHORTEST = 10.0  # seconds; a speed measured over less time says nothing about the rest
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class BuildProgress:
         open: number of conversations begun and not finished.
         requests, tokens_in, tokens_out: usage so far.
         prices: input and output price per million tokens, if known.
-        per_minute: problems finished per minute over the last ten minutes; 0 if unknown.
+        per_minute: problems finished per minute over the last ten minutes; 0 if unknown, or if no build is running.
         running: whether a process holds the ledger.
         funnel: funnel of a finished build.
         forked: what was taken over from another build (see `fork.py`).
@@ -158,6 +160,7 @@ class Ledger:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
         try:
             self._take_lock()
+            check_not_lost(self.path)
             self._open(dict(fingerprint))
         except BaseException:
             self.close()
@@ -358,8 +361,12 @@ class Ledger:
         self.close()
 
 
-def progress(directory: str | os.PathLike[str]) -> BuildProgress:
+def progress(directory: str | os.PathLike[str], now: float | None = None) -> BuildProgress:
     """Read a ledger's progress without holding it; a build may be running.
+
+    Args:
+        directory: output directory of the build.
+        now: time in seconds since the epoch; by default that of the clock.
 
     Raises:
         UserError: the ledger is missing or cannot be read.
@@ -369,29 +376,27 @@ def progress(directory: str | os.PathLike[str]) -> BuildProgress:
         raise UserError(f"{path}: no such file; give the output directory of a build")
     try:
         with closing(connect_to_read(path)) as database:
-            return _progress(database, path)
+            return _progress(database, path, time.time() if now is None else now)
     except (sqlite3.Error, json.JSONDecodeError) as error:
         raise failure(path, error) from None
 
 
-def _progress(database: sqlite3.Connection, path: Path) -> BuildProgress:
+def _progress(database: sqlite3.Connection, path: Path, now: float) -> BuildProgress:
     check_layout(database, path)
     database.execute("BEGIN")  # one consistent snapshot
     notes = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
     counts = database.execute("SELECT status, reason, COUNT(*) FROM problems GROUP BY status, reason").fetchall()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    spent, begun, number, first, last = (0, 0, 0), 0, 0, 0.0, 0.0
+    spent, begun, number, first = (0, 0, 0), 0, 0, now
     if "events" in tables:
         spent = database.execute(SPENT).fetchone()
         (begun,) = database.execute(
             "SELECT COUNT(DISTINCT problem) FROM events WHERE problem NOT IN (SELECT id FROM problems)"
         ).fetchone()
-        number, first, last = database.execute(
-            "SELECT COUNT(*), COALESCE(MIN(at), 0), COALESCE(MAX(at), 0) FROM finished_at"
-            " WHERE at >= (SELECT MAX(at) FROM finished_at) - ?",
-            (RECENT,),
-        ).fetchone()
-    prices = notes.get("prices")
+        sql = "SELECT COUNT(*), COALESCE(MIN(at), ?) FROM finished_at WHERE at >= ?"
+        number, first = database.execute(sql, (now, now - RECENT)).fetchone()
+    prices, running = notes.get("prices"), _is_held(path.with_name("ledger.lock"))
+    measured = running and number > 1 and now - first >= SHORTEST
     return BuildProgress(
         total=notes.get("total", 0) - notes.get("contaminated", 0),
         done=sum(count for status, _, count in counts if status == "done"),
@@ -401,9 +406,8 @@ def _progress(database: sqlite3.Connection, path: Path) -> BuildProgress:
         tokens_in=spent[1],
         tokens_out=spent[2],
         prices=(prices[0], prices[1]) if prices else None,
-        # n finishes span n - 1 intervals
-        per_minute=60 * (number - 1) / (last - first) if number > 1 and last > first else 0.0,
-        running=_is_held(path.with_name("ledger.lock")),
+        per_minute=60 * (number - 1) / (now - first) if measured else 0.0,  # the first one begins the interval
+        running=running,
         funnel=notes.get("funnel"),
         forked=notes.get("forked"),
     )

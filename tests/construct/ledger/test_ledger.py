@@ -123,6 +123,38 @@ def test_a_damaged_ledger_gives_one_line_that_says_what_to_do(tmp_path: Path) ->
             assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("beside", ["sequences.jsonl", "funnel.json", "config.versions.json", "problems.cache.jsonl"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_ledger_that_is_gone_or_empty_beside_files_of_a_build_is_not_taken_for_new(
+    tmp_path: Path, beside: str, empty: bool
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    if empty:
+        path.touch()
+    Ledger(tmp_path / "new", PRINT).close()
+    (tmp_path / beside).write_text("{}")
+    state = "empty" if empty else "missing"
+    with pytest.raises(UserError, match=rf"is {state}, but .* holds {beside} of a run: restore a copy") as caught:
+        Ledger(tmp_path, PRINT)
+    assert "\n" not in str(caught.value)
+    assert path.exists() == empty
+    assert not empty or path.stat().st_size == 0
+    (tmp_path / beside).unlink()
+    Ledger(tmp_path, PRINT).close()  # an empty file alone is a build that was killed as it began
+
+
+def test_the_same_problems_by_another_path_are_the_same_settings(tmp_path: Path) -> None:
+    old = {"problems": "/data/a/own.jsonl", "problem_texts": "x", "native.model": "runs/m", "native.weights": "w"}
+    Ledger(tmp_path, old).close()
+    Ledger(tmp_path, {**old, "problems": "own.jsonl", "native.model": "/root/runs/m"}).close()
+    for change in (
+        {"problems": "own.jsonl", "problem_texts": "y"}, {"problems": "b/other.jsonl"}, {"native.weights": "v"},
+        {"native.model": "runs/n"},
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="created with other settings"):
+            Ledger(tmp_path, {**old, **change})
+
+
 def test_a_ledger_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     Ledger(tmp_path, PRINT).close()
     database = sqlite3.connect(tmp_path / "ledger.sqlite")
@@ -193,12 +225,16 @@ def test_progress_is_read_while_a_build_holds_the_ledger(tmp_path: Path) -> None
         database.executemany("UPDATE finished_at SET at = ? WHERE id = ?", [(1000, "a"), (1010, "c"), (1030, "d")])
         database.commit()
         database.close()
-        found = progress(tmp_path)
+        found = progress(tmp_path, now=1030)
         assert found.running
+        assert progress(tmp_path, now=1060).per_minute == 2.0  # none since
+        assert progress(tmp_path, now=1009).per_minute == 0  # too short a time to measure
     assert (found.total, found.done, found.rejected, found.open) == (7, 1, {"x": 2}, 1)
     assert (found.requests, found.tokens_in, found.tokens_out, found.prices) == (2, 20, 10, (1, 2))
     assert found.per_minute == 4.0  # two more problems within half a minute
-    assert not progress(tmp_path).running
+    stopped = progress(tmp_path, now=1030)
+    assert (stopped.running, stopped.per_minute) == (False, 0)
+    assert not [line for line in describe(stopped) if line.startswith(("speed", "time left"))]
     assert describe(found) == [
         "state                 running",
         "problems finished     3 of 7 (42.9%)",
