@@ -87,7 +87,7 @@ def failure_of(status: int, body: Any, headers: Mapping[str, str] | None = None)
         headers: headers of the response.
     """
     said, codes = _words(body), {str(code).lower() for code in _codes(body)}
-    if status < 400:
+    if status < 300:
         numbers = [int(code) for code in codes if code.isdigit() and 400 <= int(code) < 600]
         status = (numbers or [STATUSES[code] for code in codes if code in STATUSES] or [0])[0]
     words, wait = said.lower(), _wait(headers or {}, body)

@@ -70,6 +70,51 @@ def test_what_is_saved_loads_as_the_same_value(tmp_path, cls):
     assert json.loads((tmp_path / "out" / "config.versions.json").read_text())["python"].startswith("3.")
 
 
+TABLE = {"reasoning_effort": "low", "a": {"b": [1, 2.5, True, {"c": 'é "x"'}]}, "null": "null"}
+IN_TOML = """
+[chat.extra_body]
+reasoning_effort = "low"
+null = "null"
+[chat.extra_body.a]
+b = [1, 2.5, true, {c = 'é "x"'}]
+"""
+
+
+@pytest.mark.parametrize("text", [IN_TOML, f"[chat]\nextra_body = '{json.dumps(TABLE)}'"])
+def test_a_table_of_free_keys_is_a_toml_table_or_the_text_of_a_json_object(tmp_path, text):
+    (tmp_path / "a.toml").write_text(text)
+    assert load(BuildConfig, tmp_path / "a.toml").chat.extra_body == TABLE
+    flags = {"chat.extra_body": json.dumps(TABLE), "chat.extra_headers": '{"X-Title": "t"}', "chat.extra_query": ""}
+    chat = load(BuildConfig, None, flags).chat
+    assert (chat.extra_body, chat.extra_headers, chat.extra_query) == (TABLE, {"X-Title": "t"}, {})
+
+
+@pytest.mark.parametrize("table", [TABLE, {}, {"stop": None}, {"a": [None, {"b": None}]}, {"a.b c": {}, "é": [[]]}])
+def test_a_table_of_free_keys_is_saved_as_it_is_read(tmp_path, table):
+    config = load(BuildConfig, None, {"chat.extra_body": json.dumps(table)})
+    assert config.chat.extra_body == table
+    (tmp_path / "a.toml").write_text(to_toml(config))
+    assert load(BuildConfig, tmp_path / "a.toml") == config
+    assert hash(config.chat) == hash(load(BuildConfig, tmp_path / "a.toml").chat)
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "[1]", "1", "null", '{"a": }', '{"a": NaN}', '{"a": 1e999}', "[" * 5000, '{"a": "\\ud800"}']
+)
+def test_a_table_of_free_keys_that_cannot_be_read_is_not_shown(text):
+    with pytest.raises(UserError, match=r"^flag --chat\.extra_body: (expected a table|holds a value)") as error:
+        load(BuildConfig, None, {"chat.extra_body": text})
+    assert len(str(error.value)) < 200
+    with pytest.raises(UserError, match="the value of 'v' must be text in quotes"):
+        load(BuildConfig, None, {"chat.extra_query": '{"v": 1}'})
+
+
+def test_a_date_in_a_table_of_free_keys_is_refused(tmp_path):
+    (tmp_path / "a.toml").write_text("[chat.extra_body]\nday = 2026-11-30\n")
+    with pytest.raises(UserError, match=r"a\.toml: key 'chat\.extra_body': holds a value that JSON cannot express"):
+        load(BuildConfig, tmp_path / "a.toml")
+
+
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         load(TrainConfig, tmp_path / "none.toml")

@@ -279,6 +279,8 @@ class Conversation:
     def _final(self, answer: Answer) -> ConversationStep:
         text = without_thoughts(answer.text, self.rules.thought_marks).text
         code, reason, detail = final_program(text, self.problem.entry_point)
+        if reason == "no_final_code" and answer.tool_code is not None and answer.tool_code.strip():
+            code, reason = answer.tool_code.strip("\n"), ""  # some models call the tool although it is closed
         if reason:
             return self._drop(reason, detail)
         self.final = code

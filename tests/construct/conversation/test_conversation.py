@@ -121,6 +121,31 @@ def test_the_two_stages_give_the_sequence_of_the_paper() -> None:
     assert Dialogue.from_dict(dialogue.to_dict()) == dialogue
 
 
+def test_a_last_answer_that_calls_the_closed_tool_is_the_final_code() -> None:
+    rules = ConversationRules(protocol="tools")
+    call = {"finish": "tool_calls", "tool_id": "a"}
+    events = [says("A plan.", tool_code=BAD, **call), FAILED, says("", tool_code=GOOD, **call), PASSED]
+    assert next_step(PROBLEM, rules, [*events, says("", tool_code=FINAL, **call)]) == Check(
+        FINAL, "assert double(2) == 4"
+    )
+    fenced = says(f"```python\n{FINAL}\n```", tool_code="double(3)", **call)
+    assert next_step(PROBLEM, rules, [*events, fenced]) == Check(FINAL, "assert double(2) == 4")
+    empty = next_step(PROBLEM, rules, [*events, says("", tool_code=" ", **call)])
+    assert isinstance(empty, Dropped) and empty.rejected.reason == "no_final_code"
+
+
+def test_a_message_is_recorded_and_sent_back_as_it_came() -> None:
+    came = {"content": None, "reasoning_content": "Hm.", "tool_calls": [{"id": "a", "x": {"signature": "c2ln"}}]}
+    call = says("", tool_code=BAD, tool_id="a", finish="tool_calls", message=came)
+    step = next_step(PROBLEM, ConversationRules(protocol="tools"), [call, FAILED])
+    assert isinstance(step, Ask)
+    assert step.messages[-2] == Turn("assistant", "", "a", BAD, came)
+    assert from_record(*json.loads(json.dumps(to_record(call)))) == call
+    plain = says("", tool_code=BAD, tool_id="a")
+    assert "message" not in to_record(plain)[1]  # as earlier versions wrote it
+    assert from_record(*to_record(plain)) == plain
+
+
 def test_tool_calls_give_the_same_sequence() -> None:
     rules = ConversationRules(protocol="tools", provenance=RULES.provenance)
     events = [
