@@ -25,6 +25,7 @@ from reflectioncoder.config.toml import save, to_toml
 from reflectioncoder.config.train import MaskingConfig, TrainConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.files.owned import held
 
 ARMS = ("before", "instruction_tuned", "after")
 DEMO_SAVE_STEPS = 5  # steps between checkpoints, each some minutes of a slow machine
@@ -104,6 +105,11 @@ def run_demo(demo: DemoConfig) -> dict[str, Any]:
     Raises:
         UserError: the directory holds a demo with another configuration.
     """
+    with held(Path(demo.output)):
+        return _run_demo(demo)
+
+
+def _run_demo(demo: DemoConfig) -> dict[str, Any]:
     from reflectioncoder.construct.build import build
     from reflectioncoder.evaluate.compare import compare
     from reflectioncoder.evaluate.evaluate import evaluate

@@ -42,6 +42,7 @@ from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import IncompleteError, UserError
 from reflectioncoder.files.funnel import funnel_steps
 from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.files.owned import refuse_foreign, refuse_inputs
 from reflectioncoder.problems.cache import Loaded, load_once
 from reflectioncoder.problems.load import load_problems
 from reflectioncoder.problems.problem import Problem
@@ -118,6 +119,15 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     old = fork.check_fork(config, decided)
     config = dataclasses.replace(config, output=config.fork or config.output, fork="")
     output = Path(config.output)
+    names = [*_files(config), NOTES, "config.toml", "config.versions.json"]
+    inputs = {
+        "problems": (config.problems,),
+        "decontaminate": config.decontaminate,
+        "chat.replay": (config.chat.replay,),
+    }
+    refuse_inputs([output / name for name in names], inputs)
+    if not (output / "ledger.sqlite").exists():
+        refuse_foreign(output, names, "build")
     with fork.open_ledger(output, decided) as ledger:
         funnel = ledger.note("funnel")
         if funnel is not None and all((output / name).is_file() for name in _files(config)):

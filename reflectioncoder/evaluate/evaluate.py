@@ -27,6 +27,7 @@ from reflectioncoder.evaluate.formats import write_format
 from reflectioncoder.evaluate.verdict_log import VERDICT_LOG as UNFINISHED
 from reflectioncoder.evaluate.verdict_log import VerdictLog, under_way
 from reflectioncoder.files.jsonl import encodable, write_lines
+from reflectioncoder.files.owned import held, refuse_foreign, refuse_inputs
 from reflectioncoder.generate.completions import Completion, code_of, iter_completion_rows, read_completion
 from reflectioncoder.interpreter.interpreter import Limits
 from reflectioncoder.syntax.answers.thoughts import check_marks
@@ -41,6 +42,10 @@ if TYPE_CHECKING:  # scoring a file needs no model
 from reflectioncoder.evaluate.check import CheckProgress, check_all
 from reflectioncoder.evaluate.results import Result, Score, _by_part, summarize
 
+OUTPUTS = (
+    "config.toml", "config.versions.json", "results.jsonl", "score.json", UNFINISHED,
+    "eval_results.json", "generations.json", "metrics.json",
+)  # fmt: skip
 LEAST_MB = 64  # with less memory the interpreter itself fails, not the program
 LOOKED_AT, NEARLY_ALL = 200, 0.9  # completions that are looked at for the hint about --clean, and its threshold
 OUTPUT_CHARS = 1_000_000  # printed output is not compared, so this limit is generous
@@ -114,36 +119,49 @@ def evaluate(
     if config.libraries != EvaluateConfig().libraries:
         deciding["libraries"] = list(config.libraries)
     folder = claim(folder, deciding, named=bool(config.output))
+    refuse_inputs([folder / name for name in OUTPUTS], {"completions": (config.completions,)})
+    if under_way(folder) is None and not _is_evaluation(folder):
+        refuse_foreign(folder, OUTPUTS, "evaluate")
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
-    with ExitStack() as stack:
-        count = min(config.workers or os.cpu_count() or 1, max(1, len(completions)))
-        pool = [stack.enter_context(task.interpreter(limits, config.isolation)) for _ in range(count)]
-        unfinished = VerdictLog(folder, deciding)
-        stack.callback(unfinished.close)
-        results = check_all(task, completions, pool, limits, progress, unfinished)
-    if results and all(result.outcome == "not_run" for result in results):  # nothing was scored at all
-        absent = [dataclasses.replace(result, outcome="not_run") for result in absent]
-    results += absent
-    score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
-    truncated = sum(completion.truncated for completion in completions)
-    score = dataclasses.replace(score, truncated=truncated, missing=len(missing), folder=str(folder))
-    settings.save(config, folder)
-    # text that UTF-8 cannot encode must not lose the verdicts
-    lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)
-    write_lines(folder / "results.jsonl", lines)
-    for name in config.formats:
-        write_format(name, folder, results, completions, score)
-    limit = {"limit": config.generate.limit} if config.generate.limit else {}
-    facts = {
-        **{name: value for name, value in asdict(score).items() if name != "folder"},
-        **limit,
-        "parts": _by_part(task, results),
-        "prompts": task.prompt_version,
-        **facts,
-    }
-    write_lines(folder / "score.json", [json.dumps(facts, indent=2)])
-    (folder / UNFINISHED).unlink(missing_ok=True)
+    with held(folder):
+        with ExitStack() as stack:
+            count = min(config.workers or os.cpu_count() or 1, max(1, len(completions)))
+            pool = [stack.enter_context(task.interpreter(limits, config.isolation)) for _ in range(count)]
+            unfinished = VerdictLog(folder, deciding)
+            stack.callback(unfinished.close)
+            results = check_all(task, completions, pool, limits, progress, unfinished)
+        if results and all(result.outcome == "not_run" for result in results):  # nothing was scored at all
+            absent = [dataclasses.replace(result, outcome="not_run") for result in absent]
+        results += absent
+        score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
+        truncated = sum(completion.truncated for completion in completions)
+        score = dataclasses.replace(score, truncated=truncated, missing=len(missing), folder=str(folder))
+        settings.save(config, folder)
+        # text that UTF-8 cannot encode must not lose the verdicts
+        lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)
+        write_lines(folder / "results.jsonl", lines)
+        for name in config.formats:
+            write_format(name, folder, results, completions, score)
+        limit = {"limit": config.generate.limit} if config.generate.limit else {}
+        facts = {
+            **{name: value for name, value in asdict(score).items() if name != "folder"},
+            **limit,
+            "parts": _by_part(task, results),
+            "prompts": task.prompt_version,
+            **facts,
+        }
+        write_lines(folder / "score.json", [json.dumps(facts, indent=2)])
+        (folder / UNFINISHED).unlink(missing_ok=True)
     return score
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether a folder's configuration file is that of an evaluation."""
+    try:
+        settings.load(EvaluateConfig, folder / "config.toml")
+    except UserError:
+        return False
+    return True
 
 
 def _absent(completions: Sequence[Completion], missing: Sequence[str], ks: Sequence[int]) -> list[Result]:

@@ -180,6 +180,21 @@ def _take(path: Path, place: Path) -> int:
             raise UserError(f"{place}: cannot lock it: {error.strerror or error}") from None
 
 
+def refuse_foreign(folder: Path, names: Iterable[str], command: str) -> None:
+    """Raise UserError if a folder that `command` has not used holds a file that it would write.
+
+    Args:
+        folder: the output; need not exist.
+        names: names of the files.
+        command: the command, for the message.
+    """
+    for name in names:
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder}: holds {name}, which reflectioncoder {command} did not write; choose another output"
+            )
+
+
 def remove_tree(folder: Path) -> None:
     """Delete a folder so that a kill leaves either all of it or nothing under its name."""
     doomed = folder.with_name(f"{REMOVED}{folder.name}")

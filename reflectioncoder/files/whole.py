@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.cache import cache_folder
 
 NEW = "new"  # name of the file or folder that `replace_with` moves into place
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 PART = ".part"  # ends the name of a file that is being written
 T = TypeVar("T")
 
@@ -66,6 +68,18 @@ def write_whole(path: Path, write: Callable[[IO[str]], T]) -> T:
     return made
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two files or folders in one step of the kernel; False if it or the file system cannot.
+
+    A folder cannot be renamed onto another, and a kill between two renames would leave none at its place.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
+
+
 def replace_with(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file or folder by a new one.
 
@@ -79,9 +93,11 @@ def replace_with(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with _folder_beside(path) as staging:
             write(staging)
-            if path.is_dir():
-                path.rename(staging / "old")
-            os.replace(staging / NEW, path)
+            usual_modes(staging / NEW)
+            if not (path.is_dir() and _exchange(staging / NEW, path)):
+                if path.is_dir():
+                    path.rename(staging / "old")
+                os.replace(staging / NEW, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -23,6 +23,7 @@ from reflectioncoder.config import toml as settings
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import iter_jsonl, write_lines
+from reflectioncoder.files.owned import held, refuse_inputs
 from reflectioncoder.generate.completions import Completion, completion_line, read_completion
 from reflectioncoder.models.model_files import check_model_files
 from reflectioncoder.models.vllm_engine import check_vllm
@@ -94,8 +95,20 @@ def generate(
         made = generate(GenerateConfig(model="runs/train", task="humaneval", output="runs/humaneval.jsonl"))
         print(made.new, made.tokens_per_second, made.completions[0].completion)
     """
-    check_settings(config)
+    check_settings(config, model is not None)
     config = dataclasses.replace(config, output=output_of(config))
+    path = Path(config.output)
+    refuse_inputs([path, *_beside(path)], {"task": (config.task,), "data": (config.data,)})
+    with held(path, folder=False):
+        return _generate(config, report, model, tokenizer)
+
+
+def _generate(
+    config: GenerateConfig,
+    report: Report | None,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Generated:
     task = get_task(config.task, task_options(config))
     backend = BACKENDS.choose(config.backend)(config, task, model, tokenizer)
     path = Path(config.output)
@@ -131,14 +144,14 @@ def generate(
     return Generated(path, completions, len(missing), tokens, seconds)
 
 
-def check_settings(config: GenerateConfig) -> None:
-    """Raise UserError for settings that contradict each other."""
+def check_settings(config: GenerateConfig, loaded: bool = False) -> None:
+    """Raise UserError for settings that contradict each other, or unless it is `loaded` for an unusable model."""
     if config.samples < 1 or config.batch_size < 1 or config.max_new_tokens < 0 or config.limit < 0:
         raise UserError("generate: samples and batch_size must be at least 1, max_new_tokens and limit at least 0")
     if config.temperature < 0 or not 0 < config.top_p <= 1:
         raise UserError("generate: temperature must be at least 0 and top_p in (0, 1]")
     check_vllm(config.vllm, "generate.")
-    if config.backend in ("transformers", "vllm"):
+    if config.backend in ("transformers", "vllm") and not loaded:
         check_model_files(config.model)  # before torch is loaded
     if config.semantics == "release" and (config.backend == "server" or config.prompt_style not in ("auto", "native")):
         raise UserError(
@@ -158,8 +171,7 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
     Raises:
         UserError: `path` holds completions of other settings or of another model.
     """
-    state = path.with_name(f"{path.stem}.model.json")
-    saved = path.with_name(f"{path.stem}.toml")
+    saved, state = _beside(path)
     if path.exists() and path.stat().st_size:
         if not saved.exists() or not state.exists():
             raise UserError(f"{path}: exists without {saved.name} that says how it was made; {CHOOSE_ANOTHER}")
@@ -169,11 +181,23 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
                 raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; {CHOOSE_ANOTHER}")
         if json.loads(state.read_text(encoding="utf-8")) != {"fingerprint": model}:
             raise UserError(f"{path}: was made by other weights of {config.model}; {CHOOSE_ANOTHER} or delete it")
+    elif saved.exists() and not _is_ours(saved):
+        raise UserError(f"{saved}: was not written by reflectioncoder generate; {CHOOSE_ANOTHER}")
     settings.save(config, path.parent, path.stem)
+    write_lines(state, [json.dumps({"fingerprint": model})])
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """The files beside completions that say how they were made: settings, and fingerprint of the model."""
+    return path.with_name(f"{path.stem}.toml"), path.with_name(f"{path.stem}.model.json")
+
+
+def _is_ours(saved: Path) -> bool:
     try:
-        state.write_text(json.dumps({"fingerprint": model}) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {state}: {error.strerror}") from None
+        settings.load(GenerateConfig, saved)
+    except UserError:
+        return False
+    return True
 
 
 def _deciding(config: GenerateConfig) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from reflectioncoder.files.owned import (
     clean_up,
     complete_replacement,
     read_marker,
+    refuse_foreign,
     refuse_inputs,
     remove_tree,
     replace_files,
@@ -160,9 +161,8 @@ def check_inputs(config: TrainConfig) -> None:
 
 def _check_foreign(output: Path, marker: Marker | None) -> None:
     owned = marker.files if marker else {}
-    for name in [*_loaded_files(output), *(() if marker else RECORDS)]:
-        if name not in owned and (output / name).exists():
-            raise UserError(f"{output}: holds {name}, which reflectioncoder train did not write; choose another output")
+    names = [*_loaded_files(output), *(() if marker else RECORDS)]
+    refuse_foreign(output, (name for name in names if name not in owned), "train")
     changed = what_changed(output, {name: facts for name, facts in owned.items() if (output / name).exists()})
     if changed:
         raise UserError(f"{output}: {changed}: changed after the run; move it away, or choose another output")
