@@ -7,6 +7,7 @@ what is unusual about it. Shapes are enumerated, not drawn, so that a failure ha
 # ruff: noqa: E501 (answers on one line each read better)
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 ADD = "def add(a, b):\n    return a + b"
@@ -104,6 +105,105 @@ def fenced(code: str, opening: str = "```python") -> str:
     """Put code in a block; an indented opening moves the whole block."""
     width = len(opening) - len(opening.lstrip())
     return f"{opening}\n{_indented(code, width)}\n{' ' * width}{_closing(opening)}"
+
+
+PROSE = [
+    "Let me think about it.", "We use `a + b`.", "- first\n- second", "**Note:** it is simple.", "Time complexity: O(1)",
+    "The function `add(a, b)` returns the sum.", "For example, add(1, 2) == 3.", "| a | b |\n|---|---|", "> quote",
+    "1. Read\n2. Add", "def is a keyword of Python", "If a is 1, then we return b + 1.", "import math is not needed.",
+    "Example:\n>>> add(1, 2)\n3",
+]  # fmt: skip
+BLOCKS_BEFORE = [
+    fenced("add(1, 2)"), fenced("3", "```"), fenced("pip install x", "```bash"), fenced("a b c", "```text"),
+    fenced(">>> add(1, 2)\n3", "```pycon"), fenced("import math"),
+]  # fmt: skip
+BLOCKS_AFTER = [fenced("3", "```"), fenced("print(add(1, 2))"), fenced("assert add(1, 2) == 4", "```py")]
+# shapes that no rule makes, met in real answers or likely there
+ODD = {
+'nested list deep': "1. Do\n   - sub\n     ```python\n     def add(a, b):\n         return a + b\n     ```",
+'html pre': f"<pre><code class=\"language-python\">\n{ADD}\n</code></pre>",
+'html pre inline': "<pre><code class=\"language-python\">def add(a, b):\n    return a + b</code></pre>",
+'lstlisting': "\\begin{lstlisting}[language=Python]\n"+ADD+"\n\\end{lstlisting}",
+'minted': "\\begin{minted}{python}\n"+ADD+"\n\\end{minted}",
+'boxed': "**Answer:**\n"+ADD,
+'heading before code': "### Solution\n"+ADD+"\n\n### Explanation\nIt adds.",
+'bold language': "**Python**\n"+fenced(ADD, '```'),
+'class solution': fenced("class Solution:\n    def add(self, a, b):\n        return a + b\n\ndef add(a, b):\n    return Solution().add(a, b)"),
+'line numbers': "```python\n1  def add(a, b):\n2      return a + b\n```",
+'line numbers colon': "```python\n1: def add(a, b):\n2:     return a + b\n```",
+'diff': "```diff\n-def add(a, b):\n-    return a - b\n+def add(a, b):\n+    return a + b\n```",
+'diff fence mixed': "```diff\n def add(a, b):\n-    return a - b\n+    return a + b\n```",
+'prompt repeated then code': "def add(a, b):\n    \"\"\"Add.\"\"\"\n\nSolution:\n"+fenced(ADD),
+'stub then full': fenced("def add(a, b):\n    ...")+"\nNow:\n"+fenced(ADD),
+'full then stub': fenced(ADD)+"\nThe signature is:\n"+fenced("def add(a, b):\n    pass"),
+'two languages': fenced("function add(a,b){return a+b}", '```js')+"\n"+fenced(ADD),
+'mislabeled': fenced(ADD, '```java'),
+'mislabeled text': fenced(ADD, '```text'),
+'mislabeled plaintext': "Here:\n"+fenced(ADD, '```plaintext'),
+'code lang': fenced(ADD, '```code'),
+'Code lang': fenced(ADD, '```Code'),
+'sql?': fenced(ADD, '```pyspark'),
+'output labelled python': fenced(ADD)+"\nOutput:\n"+fenced("3"),
+'then traceback': fenced(WRONG)+"\nThis gives\n"+fenced("AssertionError", '```')+"\nso:\n"+fenced(ADD),
+'unfenced draft then fenced': WRONG+"\n\nWait, it should add:\n\n"+fenced(ADD),
+'fenced draft then unfenced': fenced(WRONG)+"\n\nWait, it should add:\n\n"+ADD,
+'usage same block before': fenced("# usage: add(1, 2)\n"+ADD),
+'interleaved prose within fence': "```python\n"+ADD+"\n\nThis function adds.\n```",
+'prose at top within fence': "```python\nHere is the code:\n"+ADD+"\n```",
+'unclosed then prose': "```python\n"+ADD+"\n\nThis function adds the numbers.",
+'unclosed then heading': "```python\n"+ADD+"\n\n### Explanation\n- it adds",
+'doubled fences': "``````python\n"+ADD+"\n``````",
+'fence with lang on close': "```python\n"+ADD+"\n```python",
+'close fence with word': "```python\n"+ADD+"\n```end",
+'quote single': "'''\n"+ADD+"\n'''",
+'dq fences': '"""python\n'+ADD+'\n"""',
+'end of turn': ADD+"<end_of_turn>",
+'eot': fenced(ADD)+"<|eot_id|><|start_header_id|>user<|end_header_id|>\nthanks\n"+fenced(WRONG),
+'im_end user': fenced(ADD)+"<|im_end|>\n<|im_start|>user\nNow subtract\n<|im_end|>\n<|im_start|>assistant\n"+fenced(WRONG),
+'###Response': "### Response:\n"+ADD+"\n\n### Instruction:\nmore",
+'[DONE]': ADD+"\n[DONE]",
+'# END': ADD+"\n# END",
+'BEGIN END': "BEGIN SOLUTION\n"+ADD+"\nEND SOLUTION",
+'wide blank': "\n\n\n"+fenced(ADD)+"\n\n\n",
+'tabs fence indent': "\t```python\n\tdef add(a, b):\n\t\treturn a + b\n\t```",
+'cell markers': "# %%\n"+ADD,
+'In[1]': "In [1]: def add(a, b):\n   ...:     return a + b\n",
+'collapsible': "<details><summary>Code</summary>\n\n"+fenced(ADD)+"\n</details>",
+'table': "| a | b |\n|---|---|\n| 1 | 2 |\n\n"+fenced(ADD),
+'assert block after': fenced(ADD)+"\nTests:\n"+fenced("assert add(1, 2) == 4"),
+'tests redefine': fenced(ADD)+"\nTests:\n"+fenced("from solution import add\nassert add(1, 2) == 3"),
+'main then full script': fenced(ADD)+"\nFull script:\n"+fenced(ADD+"\n\nif __name__ == '__main__':\n    print(add(1,2))"),
+'import unavailable in test block': fenced(ADD)+"\nTests:\n"+fenced("import pytest\n\ndef test_add():\n    assert add(1, 2) == 3"),
+'helper then main unfenced': "def _s(x):\n    return x\n\nThen the function:\n\ndef add(a, b):\n    return _s(a) + _s(b)",
+'escaped': "```python\\ndef add(a, b):\\n    return a + b\\n```",
+'json fenced': "```json\n{\"code\": \"def add(a, b):\\n    return a + b\"}\n```",
+'async think in middle': "Let me see.\n\n<think>\n"+fenced(WRONG)+"\n</think>\n\nAnswer:\n"+fenced(ADD),
+'reason header': "Reasoning: we add.\nCode:\n"+ADD,
+'answer: inline': "Answer: "+fenced(ADD),
+'answer def same line': "Answer: def add(a, b):\n    return a + b",
+'semicolon one-liner': "def add(a, b): return a + b",
+'prose+one-liner': "It is\ndef add(a, b): return a + b\nDone.",
+'walrus etc': fenced("def add(a, b):\n    return (c := a) + b"),
+'py2 print in usage': "```python\n"+ADD+"\n\nprint add(1, 2)\n```",
+'input prompt usage': "```python\n"+ADD+"\n\nx, y = map(int, input().split())\nprint(add(x, y))\n```",
+'while loop usage': "```python\n"+ADD+"\n\nwhile True:\n    n = int(input())\n    print(add(n, 1))\n```",
+'gemini tool_code': "```tool_code\n"+ADD+"\n```\n```tool_output\n3\n```",
+'think w attr': "<think type=\"x\">a</think>"+fenced(ADD),
+'|thinking| deepseek': "<｜thinking｜>x<｜/thinking｜>"+fenced(ADD),
+'think only close, draft fenced unclosed': "```python\n"+WRONG+"\nhmm\n</think>\n"+fenced(ADD),
+'gpt-oss final only': "<|channel|>final<|message|>"+fenced(ADD)+"<|return|>",
+'gpt-oss commentary': "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>commentary<|message|>y<|end|><|start|>assistant<|channel|>final<|message|>"+ADD,
+'r1 answer tag': "<think>a</think>\n<answer>\n"+fenced(ADD)+"\n</answer>",
+'xml code tag': "<code language=\"python\">\n"+ADD+"\n</code>",
+'xml CDATA': "<code><![CDATA[\n"+ADD+"\n]]></code>",
+'starcoder': "<fim_prefix>"+ADD,
+'FILE header': "# File: add.py\n"+ADD,
+'==== sep': "=====\n"+ADD+"\n=====",
+'---- sep': "---\n"+ADD+"\n---",
+'comment prose below': ADD+"\n\n# This adds",
+'2 blanks indent bare': "  def add(a, b):\n      return a + b\n\nDone",
+'bullets in code region': ADD+"\n\n- adds\n- fast",
+}  # fmt: skip
 
 
 def shapes() -> Iterator[tuple[str, str, str]]:
@@ -220,3 +320,32 @@ def shapes() -> Iterator[tuple[str, str, str]]:
         "fenced text in it",
         '{"explanation": "adds", "answer": "```python\\ndef add(a, b):\\n    return a + b\\n```"}',
     )
+    for name, text in ODD.items():
+        yield "odd shapes", name, text
+
+
+def composed(count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield (name, answer) of random compositions: thoughts, prose, other blocks, a draft, the program, more of all."""
+    draw = random.Random(seed)
+    every = {**PROGRAMS, **DOCSTRING_FENCES}
+    for _ in range(count):
+        parts, names = [], []
+        if draw.random() < 0.4:
+            kind, draft = draw.choice(list(THOUGHTS)), draw.choice(list(DRAFTS))
+            parts.append(f"{THOUGHTS[kind][0]}{DRAFTS[draft]}{THOUGHTS[kind][1]}")
+            names += [kind, draft]
+        parts += draw.choices(PROSE, k=draw.randint(0, 2))
+        if draw.random() < 0.3:
+            parts.append(draw.choice(BLOCKS_BEFORE))
+        if draw.random() < 0.2:
+            parts += [fenced(WRONG, draw.choice(["```python", "```"])), draw.choice(CORRECTIONS)]
+            names.append("draft")
+        program, trial, opening = draw.choice(list(every)), draw.choice(["", *TRIALS]), draw.choice(list(OPENINGS))
+        bare = draw.random() < 0.15 and program not in DOCSTRING_FENCES
+        code = every[program] + TRIALS.get(trial, "")
+        parts.append(code if bare else fenced(code, OPENINGS[opening]))
+        names += [program, trial, "bare" if bare else opening]
+        parts += draw.choices(PROSE + BLOCKS_AFTER, k=draw.randint(0, 2))
+        parts += ["<|im_end|>"] if draw.random() < 0.2 else []
+        text = draw.choice(["\n", "\n\n"]).join(parts)
+        yield ", ".join(names), text.replace("\n", "\r\n") if draw.random() < 0.2 else text

@@ -110,9 +110,11 @@ def provided_by_python(code: str) -> frozenset[str]:
 
 
 def defines(code: str, name: str) -> bool:
-    """Whether Python code binds `name` outside functions and classes; a search in the text if it does not parse."""
+    """Whether Python code defines `name` outside functions and classes; a search in the text if it does not parse."""
     if parses(code):
-        return name in provided_by_python(code)
+        return name in provided_by_python(code) and any(
+            name in bound_by(item) for item in top_level(code) if not isinstance(item, (ast.Import, ast.ImportFrom))
+        )
     return re.search(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b", code, re.MULTILINE) is not None
 
 

@@ -8,6 +8,7 @@ Prose is never returned.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ OTHER = re.compile(
     r"\b(?:alternativ\w*|another|original\w*|your|naive|brute|slower|incorrect|buggy|wrong|avoid|previous|old(?:er)?|before"
     r"|equivalent\w*|instead of|rather than|not|unlike)\b|^\W*or\b",
     re.IGNORECASE,
+)
+_TURN_END = re.compile(
+    r"<\|(?:im_end|eot_id|endoftext|end_of_text|end_of_turn|eom_id|return)\|>|<end_of_turn>|</s>|<｜end▁of▁sentence｜>"
 )
 _DEFINITION = re.compile(r"^\s*(?:async\s+def|def|class)\b", re.MULTILINE)
 
@@ -97,16 +101,15 @@ def read_program(text: str, asked: Asked) -> Program:
     said = answered.text
     if asked.opened and re.match(r"\s*(?:`{3,}|~{3,})", said):  # the answer repeats the opening fence
         asked = replace(asked, opened=False)
+    if (end := _TURN_END.search(said)) and said[: end.start()].strip() and said[end.end() :].strip():
+        turn = read_program(said[: end.start()], asked)  # what follows is another turn that the model made up
+        if turn.code and dialect.whole(turn.code) and (turn.named or not asked.name):
+            return turn
     blocks = fenced_blocks(said, dialect, asked.language if asked.opened else None)
-    if (
-        len(blocks) == 1
-        and blocks[0].language in ("markdown", "md", "mdx", "")
-        and "```" in blocks[0].code
-        and not dialect.whole(blocks[0].code)
-    ):
-        inner = fenced_blocks(blocks[0].code, dialect)  # the whole answer is quoted as Markdown
-        if any(kind_of(block.language) == dialect.kind for block in inner):
-            return read_program(blocks[0].code, replace(asked, opened=False))
+    quoted = blocks[0].code if len(blocks) == 1 and blocks[0].language in ("markdown", "md", "mdx", "") else ""
+    inner = fenced_blocks(quoted, dialect) if "```" in quoted and not dialect.whole(quoted) else []
+    if any(kind_of(block.language) == dialect.kind for block in inner):  # the whole answer is quoted as Markdown
+        return read_program(quoted, replace(asked, opened=False))
     lines = said.split("\n")
     pieces = [_piece(block, lines, asked, dialect) for block in blocks]
     usable = [piece for piece in pieces if piece.code.strip() and _may_be(piece, dialect)]
@@ -137,6 +140,9 @@ def _chosen(
     ):
         return usable[0].code, usable[0], False
     named = [piece for piece in usable if piece.named and piece.whole]
+    if named and python and len(re.findall(rf"\bdef +{asked.name}\b|^{asked.name} *=[^=]", said, re.M)) > len(named):
+        named += [piece for piece in _bare(said, lines, blocks, asked, dialect) if piece.named and piece.whole]
+        named.sort(key=lambda piece: piece.place)
     if named:
         main, rivals = _latest(named, asked.name)
         return _joined(main, usable, asked, dialect), main, rivals
@@ -146,10 +152,14 @@ def _chosen(
     if asked.name and (named := [piece for piece in bare if piece.named and piece.whole]):
         main, rivals = _latest(named, asked.name)
         return _joined(main, sorted([*usable, *bare], key=lambda p: p.place), asked, dialect), main, rivals
-    if asked.name and python and (inline := _somewhere(said, asked, dialect)):
+    if asked.name and python and (inline := _somewhere(said, blocks, asked, dialect)):
         return inline.code, inline, False
     if asked.name and (broken := next((p for p in usable if p.named), None)):
-        return _without_end(broken, dialect), broken, False  # not whole: cut off, or with an error of its own
+        inner = python_text.bare_codes(broken.code.split("\n")) if python else []
+        made = [_made(code, broken.place + first, "", asked, dialect) for first, _, code in inner]
+        if best := next((piece for piece in reversed(made) if piece.named), None):  # prose inside the block
+            return _joined(best, made, asked, dialect), best, False
+        return _without_end(broken, dialect), broken, False  # cut off, or with an error of its own
     if python and (body := next((p for p in usable if not p.whole and python_text.is_body(p.code, asked.head)), None)):
         return body.code, body, False
     for piece in usable if asked.name and python else ():
@@ -172,6 +182,8 @@ def _chosen(
 
 def _piece(block: Fenced, lines: Sequence[str], asked: Asked, dialect: Dialect) -> _Piece:
     code = block.code
+    if dialect.kind == "python" and block.language in ("diff", "patch"):
+        code = python_text.new_side(code)
     if dialect.kind == "python":
         code = python_text.repaired(code)
     else:
@@ -298,24 +310,27 @@ def _before(lines: Sequence[str], place: int) -> str:
     return next((line for line in reversed(lines[:place]) if line.strip()), "")
 
 
-def _somewhere(said: str, asked: Asked, dialect: Dialect) -> _Piece | None:
-    """Look for the function in inline code, and in the texts of an answer that is JSON."""
+def _somewhere(said: str, blocks: Sequence[Fenced], asked: Asked, dialect: Dialect) -> _Piece | None:
+    """Look for the function where code seldom is: in blocks of another name, in JSON, in inline code."""
     texts = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", said)
-    try:
-        value = json.loads(TRAILING_TOKENS.sub("", said.strip()))
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict):
-        texts += [text for text in value.values() if isinstance(text, str)]
-    elif isinstance(value, str):
-        texts.append(value)
-    if isinstance(value, (dict, str)):
-        inner = [read_program(text, replace(asked, opened=False)) for text in texts]
-        texts += [program.code for program in inner if program.named]
-    if "\\n" in said and "\n" not in said.strip():
+    if "\\n" in said and "\n" not in said.strip():  # escaped as in a literal
         texts.append(said.strip().replace("\\n", "\n").replace('\\"', '"').replace("\\t", "\t"))
-    made = [_made(text, 0, "", asked, dialect) for text in texts]
-    return next((piece for piece in reversed(made) if piece.named and piece.whole), None)
+    for text in (said, *(block.code for block in blocks if block.language.startswith("json"))):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(TRAILING_TOKENS.sub("", text.strip()))
+            some = value.values() if isinstance(value, dict) else [value]
+            texts += [item for item in some if isinstance(item, str)]
+    for block in blocks:
+        code = python_text.new_side(block.code) if block.language in ("diff", "patch") else block.code
+        texts.append(python_text.repaired(code))
+    for text in reversed(texts):
+        if (made := _made(text, 0, "", asked, dialect)).named and made.whole:
+            return made
+        if text != said and asked.name in text and "```" in text:
+            inner = read_program(text, replace(asked, opened=False))
+            if inner.named:
+                return _made(inner.code, 0, "", asked, dialect)
+    return None
 
 
 def _without_end(piece: _Piece, dialect: Dialect) -> str:

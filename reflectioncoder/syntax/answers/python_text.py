@@ -23,12 +23,19 @@ from reflectioncoder.syntax.trees import names_in, parse_cached, parses, walk
 
 _NAMED = r"\w[\w.]*(?:[^\S\n]+as[^\S\n]+\w+)?"
 _IMPORT = rf"import[^\S\n]+{_NAMED}(?:[^\S\n]*,[^\S\n]*{_NAMED})*[^\S\n]*(?:[;#].*)?$|from[^\S\n]+\S+[^\S\n]+import\b"
-_HEAD = r"(?:async[^\S\n]+)?def[^\S\n]+\w+[^\S\n]*[\[(]|class[^\S\n]+\w+[^\S\n]*[:(\[]|@\w[\w.]*(?:\(.*)?$|>>> "
+_HEAD = (
+    r"(?:async[^\S\n]+)?def[^\S\n]+\w+[^\S\n]*[\[(]|class[^\S\n]+\w+[^\S\n]*[:(\[]|@\w[\w.]*(?:\(.*)?$"
+    r"|>>> |In \[\d+\]: "
+)
 _VALUE = r"[A-Za-z_][\w.]*(?:\[[^\]\n]*\])?[^\S\n]*(?::[^\S\n]*[\w\[\], .]+)?=[^=]"
 _START = re.compile(rf"[^\S\n]*(?:{_HEAD}|{_IMPORT}|{_VALUE})")
+_BEGINS_CODE = re.compile(rf"(?!\s*(?:>>>|In \[))[^\S\n]*(?:{_HEAD}|{_IMPORT}|{_VALUE})")
 _CODE_LINE = re.compile(
     rf"^[^\S\n]*(?:{_HEAD}|{_IMPORT}|(?:assert|for|while|if|return|with)\b.*[^\w\s.,!?]|print\()", re.MULTILINE
 )
+_IPYTHON = re.compile(r"\s*(?:In \[\d+\]|\.\.\.):")
+# what may stand before the first statement on its line
+_LEAD = re.compile(rf"(?:\s*<[^<>\n]+>)*(?:\s*<!\[CDATA\[)?(?:[A-Z][\w ]*:[^\S\n]+)?(?={_HEAD}|{_IMPORT})")
 _BLANKS, _INVISIBLE = "\u00a0\u2007\u202f\u3000", "\u200b\u200c\u200d\u2060\ufeff"
 _TRANSLATED = str.maketrans(dict.fromkeys(_BLANKS, " ") | dict.fromkeys(_INVISIBLE))
 _QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'"})
@@ -42,13 +49,30 @@ def looks_like_code(text: str) -> bool:
 
 
 def without_prompts(code: str) -> str:
-    """Turn the transcript of a Python console into its statements; other text stays as it is."""
+    """Turn the transcript of a Python or IPython console into its statements; other text stays as it is."""
     lines = code.split("\n")
-    if not next((line for line in lines if line.strip()), "").lstrip().startswith(">>>"):
+    first = next((line for line in lines if line.strip()), "")
+    if re.match(r"\s*In \[\d+\]: ", first):
+        kept = [re.sub(r"^\s*(?:In \[\d+\]|\.\.\.): ?", "", line) for line in lines if _IPYTHON.match(line)]
+        return "\n".join(kept)
+    if not first.lstrip().startswith(">>>"):
         return code
-    indent = min(len(line) - len(line.lstrip()) for line in lines if line.lstrip().startswith(">>>"))
-    kept = [line[indent + 4 :] for line in lines if re.match(r"(?:>>>|\.\.\.)(?: |$)", line[indent:])]
-    return "\n".join(kept)
+    indent = len(first) - len(first.lstrip())
+    return "\n".join(line[indent + 4 :] for line in lines if re.match(r"(?:>>>|\.\.\.)(?: |$)", line[indent:]))
+
+
+def new_side(code: str) -> str:
+    """Return the new lines of a diff: those added and those kept."""
+    lines = [line for line in code.split("\n") if not re.match(r"-|@@|\+\+\+", line)]
+    return "\n".join(line[1:] if line[:1] in ("+", " ") else line for line in lines)
+
+
+def _without_numbers(code: str) -> str:
+    """Remove line numbers that stand before all lines."""
+    lines = [line for line in code.split("\n") if line.strip()]
+    if len(lines) > 1 and all(re.match(r"\s*\d+(?:[:.|)]|\s|$)", line) for line in lines):
+        return re.sub(r"^[^\S\n]*\d+[:.|)]?[^\S\n]?", "", code, flags=re.MULTILINE)
+    return code
 
 
 def repaired(code: str) -> str:
@@ -99,6 +123,8 @@ def _has_definition(code: str) -> bool:
 
 def _forms(code: str) -> Iterator[str]:
     yield without_prompts(code)
+    if code.lstrip()[:1].isdigit():
+        yield textwrap.dedent(_without_numbers(code))
     plain = TRAILING_TOKENS.sub("", code.translate(_TRANSLATED))
     yield plain
     yield textwrap.dedent(without_prompts(plain))
@@ -189,15 +215,20 @@ def bare_codes(lines: list[str]) -> list[tuple[int, int, str]]:
     place, tries = 0, 0
     while place < len(lines) and tries < 60:
         if not _START.match(lines[place]):
-            place += 1
-            continue
+            if (lead := _LEAD.match(lines[place])) is None or not lead[0]:
+                place += 1
+                continue
+            lines = [*lines[:place], lines[place][lead.end() :], *lines[place + 1 :]]
         tries += 1
         indent = len(lines[place]) - len(lines[place].lstrip())
         end = place + 1
         while end < len(lines) and (not lines[end].strip() or len(lines[end]) - len(lines[end].lstrip()) >= indent):
             end += 1
+        if re.match(r"\s*(?:>>>|In \[)", lines[place]):  # a transcript ends at a blank line, or where code begins
+            more = range(place + 1, end)
+            end = next((k for k in more if not lines[k].strip() or _BEGINS_CODE.match(lines[k])), end)
         text = textwrap.dedent("\n".join(lines[place:end]))
-        if text.startswith(">>>"):
+        if text.startswith((">>>", "In [")):
             code = without_prompts(text)
             kept = code if parses(code) else None
             taken = end - place
@@ -219,7 +250,7 @@ def _until_tag(text: str) -> str:
     """Cut at a special token or closing tag that stands behind code, as after `return a + b<|im_end|>`."""
     lines = text.split("\n")
     for number, line in enumerate(lines):
-        cut = re.sub(r"(?:<\|[^|<>]{1,40}\|>|</\w+>|\[/\w+\]|```).*$", "", line)
+        cut = re.sub(r"(?:<\|[^|<>]{1,40}\|>|</\w+>|\[/\w+\]|\]\]>|```).*$", "", line)
         if cut != line and not parses("\n".join(lines)):
             return "\n".join([*lines[:number], cut])
     return text

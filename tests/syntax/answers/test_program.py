@@ -10,7 +10,7 @@ import time
 from collections import Counter
 
 import pytest
-from answer_grammar import ADD, WRONG, fenced, shapes
+from answer_grammar import ADD, WRONG, composed, fenced, shapes
 from hypothesis import given
 from hypothesis import strategies as st
 from places import DATA
@@ -25,7 +25,7 @@ EVALPLUS = {
     "indented code": 0, "tags": 138, "list item": 0, "quotation": 0, "thoughts": 205, "draft and correction": 0,
     "wrong code later": 6, "several blocks": 0, "usage first": 4, "output first": 20, "console": 4,
     "fence inside the code": 63, "quoted as Markdown": 2, "odd characters": 2, "notebook": 1,
-    "language on its own line": 1, "inline code": 0, "JSON": 0,
+    "language on its own line": 1, "inline code": 0, "JSON": 0, "odd shapes": 56,
 }  # fmt: skip
 
 
@@ -52,6 +52,10 @@ def program(text: str, name: str = "add", **asked: object) -> Program:
 def test_the_right_program_is_found_in_every_shape() -> None:
     failed = [f"{kind}: {name}" for kind, name, text in shapes() if not adds(program(text).code)]
     assert failed == []
+
+
+def test_the_right_program_is_found_in_random_compositions() -> None:
+    assert [(name, text) for name, text in composed(600) if not adds(program(text).code)] == []
 
 
 def test_evalplus_finds_no_more_in_any_kind() -> None:
