@@ -59,7 +59,7 @@ def test_the_dry_run_counts_what_the_run_does(base: Path, tmp_path: Path) -> Non
     each = [sum(numbers) for numbers in thirds]
     logged = [0, *(log(tmp_path / "out")[step]["tokens"] for step in (1, 3, 5))]
     assert each == [b - a for a, b in pairwise(logged)]
-    assert told[-1].startswith(f"expected time: {result.tokens / 100:.0f} seconds at 100 tokens a second")
+    assert told[-1].startswith(f"expected time: {result.tokens / 100:.0f} seconds at 100 tokens per second")
     guessed = describe_plan(config(base, tmp_path / "other")).splitlines()[-1]
     assert "TFLOP/s of a matrix product on this cpu" in guessed
 
