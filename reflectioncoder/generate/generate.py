@@ -177,7 +177,7 @@ def guard(config: GenerateConfig, path: Path, model: str) -> None:
             raise UserError(f"{path}: exists without {saved.name} that says how it was made; {CHOOSE_ANOTHER}")
         old = _deciding(settings.load(GenerateConfig, saved))
         for name, now in _deciding(config).items():
-            if name in old and old[name] != now:
+            if name in old and old[name] != now and not _same_place(name, old[name], now):
                 raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; {CHOOSE_ANOTHER}")
         if json.loads(state.read_text(encoding="utf-8")) != {"fingerprint": model}:
             raise UserError(f"{path}: was made by other weights of {config.model}; {CHOOSE_ANOTHER} or delete it")
@@ -198,6 +198,11 @@ def _is_ours(saved: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+def _same_place(name: str, old: Any, now: Any) -> bool:
+    """Whether two paths may name the same file, moved: prompts and weights are compared by their hashes."""
+    return name in ("task", "model") and Path(str(old)).name == Path(str(now)).name
 
 
 def _deciding(config: GenerateConfig) -> dict[str, Any]:

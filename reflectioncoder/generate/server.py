@@ -65,7 +65,8 @@ class ServerBackend:
         task: the task whose prompts are completed.
 
     Raises:
-        UserError: a prompt style that servers do not support, or invalid server settings.
+        UserError: a prompt style that servers do not support, invalid server settings, or an output file that is gone
+            although its answers were paid for.
     """
 
     paid = True
@@ -98,6 +99,11 @@ class ServerBackend:
         }
         self.fingerprint = self._chat.model  # a server reports nothing else about its weights
         self._kept = Path(config.output).with_name(f"{Path(config.output).stem}.usage.json")
+        if self._spent().tokens_out and not Path(config.output).exists():
+            raise UserError(
+                f"{config.output}: is missing, but {self._kept} records paid answers: restore it, or delete"
+                f" {self._kept.name} to pay for them again"
+            )
 
     def _hash(self, prompt: Prompt) -> str:
         text = (prompt.continuation, prompt.stops) if self.style == "plain" else (prompt.instruction,)

@@ -167,3 +167,87 @@ def test_a_stream_that_was_cut_is_not_a_whole_answer(name: str, monkeypatch: pyt
     assert all((isinstance(error, SamplerError) and error.fatal) or not error.of_the_problem for error in errors)
     assert isinstance(answer, Answer)
     assert answer.text == SAID
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "tools", "sent"),
+    [
+        ("with_tools", "offered", True),
+        ("with_tools", "off", False),
+        ("always", "off", True),
+        ("never", "offered", False),
+    ],
+)
+def test_thoughts_are_sent_back_as_the_settings_say(
+    thoughts: str, tools: Tools, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor = next(vendor for vendor in vendors() if vendor.name == "vLLM")
+    body = (
+        vendor.tool_call() if tools == "offered" else vendor._body({"content": "A", "reasoning_content": "Hm."}, "stop")
+    )
+    with ChatServer(lambda *_: body) as server:
+        vendor.server = server
+        asked = sampler(vendor, monkeypatch, thoughts=thoughts)
+
+        async def run() -> None:
+            first = await ask(asked, tools=tools)
+            assert isinstance(first, Answer), first
+            turn = Turn("assistant", first.text, first.tool_id, first.tool_code, first.message)
+            await ask(asked, (*HELLO, turn), tools)
+            await asked.close()
+
+        asyncio.run(run())
+    assert ("reasoning_content" in server.requests[1]["messages"][2]) == sent
+
+
+ENDINGS = {
+    "stop": "whole", "tool_calls": "whole", "eos_token": "whole", "END_TURN": "whole", "length": "length",
+    "MAX_TOKENS": "length", "model_length": "length", "content_filter": "refused", "SAFETY": "refused",
+    "content_filter: RECITATION": "refused", "error": "server_error", "abort": "server_error", "": "server_error",
+    "insufficient_system_resource": "server_error", "network_error": "server_error", "no such word": "server_error",
+}  # fmt: skip
+
+
+def test_only_known_good_endings_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = vendors()[0]
+    bodies = [vendor._body({"content": SAID}, word) for word in ENDINGS]
+    null, number, none = (json.loads(bodies[0]) for _ in range(3))
+    null["choices"][0]["finish_reason"] = None
+    number["choices"][0]["finish_reason"] = 1
+    del none["choices"][0]["finish_reason"]
+    bodies += [json.dumps(body).encode() for body in (null, number, none)]
+    with ChatServer(lambda number, _: bodies[number]) as server:
+        vendor.server = server
+        asked = sampler(vendor, monkeypatch, retries=0)
+        free = sampler(vendor, monkeypatch, endings=("null",))
+
+        async def run() -> tuple[list[Any], Any]:
+            found = []
+            for _ in bodies:
+                found.append(await ask(asked))
+                asked._endpoint._given_up = 0  # a server that only fails would be given up
+            bodies.append(bodies[-1])
+            whole = await ask(free)
+            await asked.close()
+            await free.close()
+            return found, whole
+
+        found, whole = asyncio.run(run())
+    kinds = [
+        item.reason if isinstance(item, SamplerError) else "length" if item.finish == "length" else "whole"
+        for item in found
+    ]
+    assert kinds == [*ENDINGS.values(), *["server_error"] * 3]
+    assert isinstance(whole, Answer) and whole.text == SAID
+    errors = [item for item in found if isinstance(item, SamplerError) and item.reason == "server_error"]
+    assert all(error.usage.tokens_out == 5 for error in errors)  # they were billed
+
+
+def test_an_answer_of_thoughts_only_says_so_and_a_cut_one_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = vendors()[2]
+    thoughts = {"content": None, "reasoning_content": "x" * 70}
+    error, requests = fails(vendor, vendor._body(thoughts, "stop"), monkeypatch)
+    assert (error.reason, requests) == ("empty", 2)
+    assert "returned thoughts (70 characters) and no answer; raise chat.max_tokens" in error.detail
+    answer, _ = fails(vendor, vendor._body(thoughts, "length"), monkeypatch)
+    assert isinstance(answer, Answer) and (answer.text, answer.finish) == ("", "length")

@@ -22,7 +22,7 @@ from tiny import build_llama, build_tokenizer
 from reflectioncoder.cli.main import main
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import IncompleteError, UserError
 from reflectioncoder.evaluate.evaluate import evaluate
 from reflectioncoder.generate.completions import code_of
 from reflectioncoder.generate.generate import generate
@@ -270,6 +270,43 @@ def test_a_budget_holds_for_all_runs_together(tmp_path: Path) -> None:
         generate(settings(tmp_path, server.url, chat={"budget_requests": 6}))
     assert len(server.requests) == 6
     assert json.loads((tmp_path / "c.usage.json").read_text()) == {"requests": 6, "tokens_in": 60, "tokens_out": 30}
+
+
+def test_a_moved_task_goes_on_and_a_lost_output_is_not_paid_for_again(tmp_path: Path) -> None:
+    with ChatServer(right) as server:
+        config = settings(tmp_path, server.url)
+        generate(config)
+        (tmp_path / "moved").mkdir()
+        moved = (tmp_path / "task.jsonl").rename(tmp_path / "moved" / "task.jsonl")
+        config = dataclasses.replace(config, task=str(moved))
+        assert generate(config).new == 0
+        Path(config.output).unlink()
+        with pytest.raises(
+            UserError, match=r"c\.jsonl: is missing, but .*c\.usage\.json records paid answers: restore it"
+        ):
+            generate(config)
+        assert len(server.requests) == COUNT
+        (tmp_path / "c.usage.json").unlink()
+        assert generate(config).new == COUNT
+
+
+@pytest.mark.parametrize("style", ["chat", "plain"])
+def test_an_answer_whose_ending_is_not_known_is_not_a_completion(tmp_path: Path, style: str) -> None:
+    def script(_: int, request: dict[str, Any]) -> bytes:
+        make = completion if style == "chat" else text_completion
+        return make(
+            solution(number(request)),
+            "abort" if number(request) == 2 else "COMPLETE" if number(request) == 3 else "stop",
+        )
+
+    with ChatServer(script) as server:
+        config = settings(tmp_path, server.url, prompt_style=style, chat={"retries": 0})
+        with pytest.raises(IncompleteError, match=r"'p2' and to 1 others .*finish_reason \"abort\".*; 4 of 6"):
+            generate(config)
+        with pytest.raises(UserError, match=r"chat\.endings = \(\), not \('COMPLETE',\)"):
+            generate(settings(tmp_path, server.url, prompt_style=style, chat={"endings": ("COMPLETE",)}))
+        other = settings(tmp_path, server.url, prompt_style=style, chat={"endings": ("COMPLETE", "abort")})
+        assert generate(dataclasses.replace(other, output=str(tmp_path / "d.jsonl"))).new == COUNT
 
 
 def test_what_cannot_be_asked_is_refused_in_one_line(tmp_path: Path) -> None:
