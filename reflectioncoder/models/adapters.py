@@ -30,4 +30,4 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         merged: PreTrainedModel = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise UserError(f"model {folder}: its adapter does not fit its base model ({first_line(error)})") from None
-    return merged
+    return merged.requires_grad_(True)  # PEFT has frozen the base model

@@ -151,6 +151,12 @@ def quantisation_method(settings: Any) -> str:
     return str(found.get("quant_method", "bitsandbytes")).lower() if isinstance(found, dict) else ""
 
 
+def trained_as_it_is(name: str) -> str:
+    """The name of the quantisation of a local model, whose weights cannot be trained; empty if they can be."""
+    path = Path(name) / "config.json"
+    return quantisation_method(_object(path)) if path.is_file() else ""
+
+
 def _object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.errors import UserError, first_line
-from reflectioncoder.models.model_files import need
+from reflectioncoder.models.model_files import need, trained_as_it_is
 from reflectioncoder.train.compute.loss import on_device
 from reflectioncoder.train.ranks.sharding import Engine
 
@@ -26,6 +26,12 @@ from reflectioncoder.train.ranks.sharding import Engine
 def check_lora(config: TrainConfig, device: torch.device, engine: Engine) -> None:
     """Check the LoRA settings against the device and the sharding engine. Raises UserError if they do not fit."""
     lora = config.lora
+    method = trained_as_it_is(config.model)
+    if method and (lora.r == 0 or lora.quantize != "none"):
+        raise UserError(
+            f"model {config.model}: its weights are quantised with {method} and cannot be trained; take the "
+            "unquantised model, or train adapters (lora.r, without lora.quantize)"
+        )
     if lora.r == 0:
         if lora.quantize != "none":
             raise UserError(f"lora.quantize = '{lora.quantize}': quantised weights cannot be trained; set lora.r")

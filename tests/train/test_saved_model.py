@@ -23,7 +23,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.cache import cache_folder
 from reflectioncoder.models.load import load_model_and_tokenizer
 from reflectioncoder.models.special_tokens import add_special_tokens, train_every_row
-from reflectioncoder.train.train import train
+from reflectioncoder.train.train import describe_plan, train
 
 OLD = "4.57.6"
 LLAMA3 = {
@@ -242,6 +242,27 @@ def test_what_is_saved_reads_the_same_with_transformers_4_57(
     with torch.no_grad():
         logits = model(torch.tensor([ids * 40])).logits[0, -1]
     assert torch.allclose(torch.tensor(old["logits"]), logits, atol=1e-4)
+
+
+def test_quantised_weights_are_not_trained(base: Path, tmp_path: Path) -> None:
+    llama(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(UserError, match="quantised with fp8 and cannot be trained; take the unquantised model"):
+        train(config(base, tmp_path / "run", model=str(tmp_path / "model")), quiet)
+
+
+def test_an_adapter_can_be_the_model_of_the_next_run(base: Path, tmp_path: Path) -> None:
+    adapter = config(base, tmp_path / "adapter", max_steps=1, lora=LoraConfig(2, output="adapter"))
+    train(adapter, quiet)
+    named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(base / "model")
+    following = config(base, tmp_path / "run", model=str(tmp_path / "adapter"), max_steps=1)
+    assert "1 steps" in describe_plan(following)
+    train(following, quiet)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    with pytest.raises(UserError, match="is also the output, which would replace it"):
+        train(config(base, base / "model", model=str(tmp_path / "adapter"), overwrite=True), quiet)
 
 
 def test_special_tokens_are_added_once(base: Path) -> None:
