@@ -13,15 +13,11 @@ from string import Template
 from typing import Any
 from urllib.parse import urlsplit
 
-from reflectioncoder.config.build import ChatConfig
+from reflectioncoder.config.build import ChatConfig, holds_key
 from reflectioncoder.errors import UserError
 
 SHORTEST_KEY = 6  # characters; a shorter key is not a secret, and removing it would garble messages
 SHORTEST_KEY_IN_PATH = 20
-# words of a header or parameter whose value is a credential
-SECRET = frozenset(
-    "key apikey token secret auth authorization password passwd cookie credential credentials signature sig jwt".split()
-)
 # keys of a request that have a setting of their own, or that would change what an answer is
 OURS: Mapping[str, str] = {
     "model": "set chat.model", "messages": "the build writes it", "prompt": "the task writes it",
@@ -69,7 +65,7 @@ class Access:
     @property
     def own_credential(self) -> bool:
         """Whether the further headers or parameters authorize the requests."""
-        return any(_is_secret(name) for name in (*self.headers, *self.query))
+        return any(holds_key(name) for name in (*self.headers, *self.query))
 
     def public(self, text: str) -> str:
         """Replace keys in a message by asterisks."""
@@ -111,10 +107,6 @@ def _looks_secret(part: str) -> bool:
     return "." not in part and len(letters) >= SHORTEST_KEY_IN_PATH and changes >= 4
 
 
-def _is_secret(name: str) -> bool:
-    return bool(SECRET & set(re.split(r"[^a-z0-9]+", name.lower())))
-
-
 def _filled(given: Mapping[str, str], where: str) -> tuple[dict[str, str], list[str]]:
     """Fill in the variables of the environment; return the values by name, and those that are secret."""
     values, secrets = {}, []
@@ -129,8 +121,6 @@ def _filled(given: Mapping[str, str], where: str) -> tuple[dict[str, str], list[
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{where}: '{name}': write $NAME for a variable, and $$ for a dollar sign") from None
-        if _is_secret(name) and not names and value:
-            raise UserError(f"{where}: '{name}' holds a key; put it into an environment variable and write $NAME here")
         if any(character < " " or character > "~" for character in f"{name}{value}") or not name.strip():
             raise UserError(f"{where}: '{name}': names and values may only have printable ASCII characters")
         values[name] = value

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from string import Template
 from typing import Annotated, Any, Literal
 
 from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.errors import UserError
 from reflectioncoder.registry import NameIn
 
+# words of a header or parameter whose value is a credential
+SECRET = frozenset(
+    "key apikey token secret auth authorization password passwd cookie credential credentials signature sig jwt".split()
+)
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 
 
@@ -58,8 +64,8 @@ class ChatConfig:
         prices: prices per million tokens as "MODEL=INPUT/OUTPUT".
 
     Raises:
-        UserError: the URL has a user name, password, query or fragment. They are refused before they could be written
-            to a file or printed.
+        UserError: the URL has a user name, password, query or fragment, or a header or parameter holds a key in plain
+            text. They are refused before they could be written to a file or printed.
     """
 
     base_url: str = ""
@@ -96,6 +102,18 @@ class ChatConfig:
                 "chat.base_url: leave user name, password and query out of it; the key comes from the environment"
                 f" variable {self.api_key_variable}, and chat.extra_query takes other parameters"
             )
+        for where, table in (("headers", self.extra_headers), ("query", self.extra_query)):
+            for name, text in table.items():
+                if holds_key(name) and text and not Template(text).get_identifiers():
+                    raise UserError(
+                        f"chat.extra_{where}: '{name}' holds a key; put it into an environment variable and write $NAME"
+                        " here"
+                    )
+
+
+def holds_key(name: str) -> bool:
+    """Whether a header or parameter of this name holds a credential."""
+    return bool(SECRET & set(re.split(r"[^a-z0-9]+", name.lower())))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from reflectioncoder.construct.export import FILES, export_build
 from reflectioncoder.construct.filters import contamination
 from reflectioncoder.construct.filters import sequence as filters
 from reflectioncoder.construct.filters.contamination import Contamination
+from reflectioncoder.construct.ledger.database import check_not_lost
 from reflectioncoder.construct.ledger.ledger import Ledger
 from reflectioncoder.construct.mutation.kinds import BUG_KINDS
 from reflectioncoder.construct.mutation.worker import INFRASTRUCTURE, Reflector
@@ -126,6 +127,8 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
         "chat.replay": (config.chat.replay,),
     }
     refuse_inputs([output / name for name in names], inputs)
+    if (output / "ledger.lock").exists():  # a build has been here
+        check_not_lost(output / "ledger.sqlite")
     if not (output / "ledger.sqlite").exists():
         refuse_foreign(output, names, "build")
     with fork.open_ledger(output, decided) as ledger:
