@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reflectioncoder.construct.filters.contamination import Contamination, Detector, contaminated, load_references
+from reflectioncoder.construct.filters.contamination import Contamination, Detector, contaminated
+from reflectioncoder.construct.filters.references import load_references
 from reflectioncoder.files.fields import PRESETS
 from reflectioncoder.files.rows import iter_rows
 from reflectioncoder.problems.load import load_problems

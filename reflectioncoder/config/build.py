@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_text import LIMITS
 from reflectioncoder.registry import NameIn
 
 # words of a header or parameter whose value is a credential
@@ -190,7 +191,12 @@ class BuildConfig:
         output: output directory with the ledger, the sequences, the rejects and the funnel.
         problems: "procedural", a JSONL or Parquet file, or a Hugging Face data set. Samplers with a model need only
             instructions; `mutation` needs solutions and tests.
-        fields: names of the data set's columns, such as "instruction=text,tests=test_list"; empty for our own names.
+        fields: names of the data set's columns, such as "instruction=text,tests=test_list", or a preset; empty for our
+            own names and the shapes in docs/data.md.
+        skip_bad: leave out rows that cannot be read, and list them with the reasons in problem_notes.txt; otherwise the
+            first one ends the command.
+        max_row_mb: longest row of a data file, in MB of text; a longer one counts as damaged.
+        max_file_mb: most MB that one compressed data file may unpack to.
         count: number of problems.
         seed: seed of the problems and of all random choices.
         levels: difficulty levels of the procedural problems.
@@ -206,6 +212,9 @@ class BuildConfig:
         max_rounds: most rounds of a sequence; one that needs more is rejected as unresolved (appendix A).
         decontaminate: directories or files whose problems must not be in the output: HumanEval(+), MBPP(+), MultiPL-E
             and DS-1000 as published, or other data files.
+        decontaminate_fields: names of the columns in these files, such as "instruction=question,solution=code"; empty
+            for the published formats and the shapes in docs/data.md.
+        decontaminate_split: split of these directories or data sets; `all` takes every file.
         contamination_share: share of a benchmark prompt's 5-word sequences from which a problem counts as a copy;
             above 1 finds none (docs/contamination.md).
         split: split of the data set.
@@ -222,6 +231,9 @@ class BuildConfig:
     output: str = "runs/build"
     problems: str = "procedural"
     fields: str = ""
+    skip_bad: bool = True
+    max_row_mb: int = LIMITS.row_mb
+    max_file_mb: int = LIMITS.file_mb
     count: int = 300
     seed: int = 0
     levels: tuple[int, ...] = (1, 2, 3, 4)
@@ -235,6 +247,8 @@ class BuildConfig:
     libraries: tuple[str, ...] = DEFAULT_LIBRARIES
     max_rounds: int = 8
     decontaminate: tuple[str, ...] = ()
+    decontaminate_fields: str = ""
+    decontaminate_split: str = "all"
     contamination_share: float = 0.4
     split: str = "train"
     io_names: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
+from reflectioncoder.files.json_text import LIMITS
 from reflectioncoder.registry import NameIn
 
 
@@ -73,8 +74,16 @@ class TrainConfig:
     Args:
         model: directory or hub name of a causal language model, or the embedded "smollm2-135m-instruct".
         output: directory of the trained model, its log and its checkpoints.
-        data: files of dialogues: the released schema, messages with plain text, or pairs such as "query" and "answer",
-            as JSONL, JSON, Parquet or a saved data set. Reflection and instruction data may be mixed.
+        data: files, folders, builds or data sets of dialogues: the released schema, messages with plain text, pairs
+            such as "query" and "answer", and the other shapes in docs/data.md. Reflection and instruction data may be
+            mixed.
+        fields: names of the data's columns, such as "instruction=question,answer=reply", or a preset; empty takes the
+            shape of each row.
+        split: split of folders and data sets in `data` and `eval_data`; `all` takes every file.
+        skip_bad: leave out rows that cannot be read, and list them with the reasons in skipped_rows.txt in `output`;
+            otherwise the first one ends the command.
+        max_row_mb: longest row of a data file, in MB of text; a longer one counts as damaged.
+        max_file_mb: most MB that one compressed data file may unpack to.
         objective: `reflection` is the paper's; `instruction` is plain tuning on the last round alone.
         upsample: how many times an epoch repeats each reflection sample (section B.3).
         batch_size: samples of a global batch, for any number of devices.
@@ -129,6 +138,11 @@ class TrainConfig:
     model: str = EMBEDDED_MODEL
     output: str = "runs/train"
     data: tuple[str, ...] = ()
+    fields: str = ""
+    split: str = "train"
+    skip_bad: bool = False
+    max_row_mb: int = LIMITS.row_mb
+    max_file_mb: int = LIMITS.file_mb
     objective: Literal["reflection", "instruction"] = "reflection"
     upsample: int = 2
     batch_size: int = 512

@@ -29,9 +29,9 @@ from reflectioncoder.construct.conversation.samples import sample_id
 from reflectioncoder.construct.conversation.scheduler import Ended, reflect_by_chat
 from reflectioncoder.construct.engines import engine
 from reflectioncoder.construct.export import FILES, export_build
-from reflectioncoder.construct.filters import contamination
 from reflectioncoder.construct.filters import sequence as filters
-from reflectioncoder.construct.filters.contamination import Contamination
+from reflectioncoder.construct.filters.contamination import Contamination, Detector, Thresholds, contaminated
+from reflectioncoder.construct.filters.references import counted, load_references
 from reflectioncoder.construct.ledger.database import check_not_lost
 from reflectioncoder.construct.ledger.ledger import Ledger
 from reflectioncoder.construct.mutation.kinds import BUG_KINDS
@@ -42,6 +42,7 @@ from reflectioncoder.construct.samplers.registry import check_sampler
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import IncompleteError, UserError
 from reflectioncoder.files.funnel import funnel_steps
+from reflectioncoder.files.json_text import ReadLimits
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import refuse_foreign, refuse_inputs
 from reflectioncoder.problems.cache import Loaded, load_once
@@ -57,7 +58,8 @@ CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "
 FREE_CHAT_SETTINGS = ("extra_body", "endings", "thoughts")
 # native settings that do not affect the answers (as in `generate`, the effect of the batch on a row is ignored)
 NATIVE_FREE = ("batch_size", "device", "replicas", "trust_remote_code", "vllm")
-NOT_FINGERPRINTED = ("output", "workers", "formats", "fork", *engine.KEYS)  # settings that do not affect the sequences
+# settings that do not affect the sequences, or only through the problems
+NOT_FINGERPRINTED = ("output", "workers", "formats", "fork", "skip_bad", "max_row_mb", "max_file_mb", *engine.KEYS)
 ROWS_SHOWN = 20  # bad rows printed to the console
 NOTES = "problem_notes.txt"  # file that lists all bad rows
 
@@ -112,10 +114,18 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     console = console or Console()
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)  # paths stay whole, brackets too
     outputs.check_formats(config.formats)
-    loaded = _problems(config)
+    limits = ReadLimits(config.max_row_mb, config.max_file_mb)
+    loaded = _problems(config, limits)
     problems, skipped = loaded.problems, loaded.skipped
     for lines in ([f"skipped {line}" for line in skipped], loaded.renamed):
         _say_in_part(say, lines, NOTES)
+    references = list(
+        load_references(
+            config.decontaminate, config.decontaminate_fields, config.decontaminate_split, config.problems, limits
+        )
+    )
+    if config.decontaminate:
+        say(f"decontaminate: {counted(references)}")
     decided, ended = build_fingerprint(config, problems), Ended()
     old = fork.check_fork(config, decided)
     config = dataclasses.replace(config, output=config.fork or config.output, fork="")
@@ -141,7 +151,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             save(config, output)
             if skipped or loaded.renamed:
                 write_lines(output / NOTES, [*skipped, *loaded.renamed])
-            detector = cache(lambda: _detector(config))
+            detector = cache(lambda: Detector(references, Thresholds(share=config.contamination_share)))
             found = _contaminated(config, problems, detector, ledger)
             banned = {item.id for item in found}
             fork.begin_fork(ledger, decided, config, problems, banned, old, console)
@@ -188,7 +198,7 @@ def _say_in_part(say: Callable[[str], None], lines: Sequence[str], file: str = "
         say(f"... and {len(lines) - ROWS_SHOWN} more{f', all in {file}' if file else ''}")
 
 
-def _problems(config: BuildConfig) -> Loaded:
+def _problems(config: BuildConfig, limits: ReadLimits) -> Loaded:
     if config.count < 1:
         raise UserError(f"count = {config.count}: give a number above 0")
     if config.problems == "handwritten":
@@ -201,9 +211,10 @@ def _problems(config: BuildConfig) -> Loaded:
         skipped: list[str] = []
         renamed: list[str] = []
         fields, split, count = config.fields, config.split, config.count
-        return Loaded(load_problems(config.problems, fields, split, count, skipped, renamed), skipped, renamed)
+        left_out = skipped if config.skip_bad else None
+        return Loaded(load_problems(config.problems, fields, split, count, left_out, renamed, limits), skipped, renamed)
 
-    reading = (config.count, config.seed, config.levels, config.fields, config.split)
+    reading = (config.count, config.seed, config.levels, config.fields, config.split, config.skip_bad)
     loaded = load_once(config.problems, reading, Path(config.output), read)
     if config.sampler != "native" or config.native.samples == 1:
         return loaded
@@ -215,7 +226,7 @@ def _problems(config: BuildConfig) -> Loaded:
 
 
 def _contaminated(
-    config: BuildConfig, problems: Sequence[Problem], detector: Callable[[], contamination.Detector], ledger: Ledger
+    config: BuildConfig, problems: Sequence[Problem], detector: Callable[[], Detector], ledger: Ledger
 ) -> list[Contamination]:
     """Find the contaminated problems; the result is stored in the ledger and reused if the references are unchanged.
 
@@ -226,7 +237,7 @@ def _contaminated(
     kept = ledger.note("contaminations")
     if kept is not None and kept["references"] == digests and len(digests) == len(paths):
         return [Contamination(**item) for item in kept["found"]]
-    found = contamination.contaminated(problems, detector())
+    found = contaminated(problems, detector())
     ledger.note("contaminations", {"references": digests, "found": [vars(item) for item in found]})
     return found
 
@@ -241,6 +252,9 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     del settings["chat"]
     if config.libraries == DEFAULT_LIBRARIES:
         del settings["libraries"]  # as in builds from before this setting
+    for key in ("decontaminate_fields", "decontaminate_split"):
+        if settings[key] == getattr(BuildConfig, key):
+            del settings[key]
     if config.sampler == "mutation":
         del settings["sampler"]
     elif config.sampler == "native":
@@ -298,11 +312,6 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
         " is short); the others are kept"
     )
     return Ended(failed=why, left=tuple((problem.id, "no result from the interpreter") for problem in again))
-
-
-def _detector(config: BuildConfig) -> contamination.Detector:
-    limits = contamination.Thresholds(share=config.contamination_share)
-    return contamination.Detector(contamination.load_references(config.decontaminate), limits)
 
 
 def _files(config: BuildConfig) -> list[str]:

@@ -43,6 +43,7 @@ Touched = Literal["last filters", "problems", "verdicts", "executions", "answers
 TOUCHES: Mapping[str, Touched] = {
     # applied to all sequences together at the end of every build, so no record depends on them
     "near_duplicates": "last filters", "decontaminate": "last filters", "contamination_share": "last filters",
+    "decontaminate_fields": "last filters", "decontaminate_split": "last filters",
     # affect which problems there are
     "problems": "problems", "fields": "problems", "split": "problems", "count": "problems", "levels": "problems",
     "problem_texts": "problems", "native.samples": "problems",

@@ -20,12 +20,12 @@ from transformers.tokenization_utils_base import AddedToken
 
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
-from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.models.load import choose_device, load_tokenizer, resolve
 from reflectioncoder.models.model_files import base_of
 from reflectioncoder.train.batch.steps import TrainSteps, prepare, summary
 from reflectioncoder.train.compute.loss import chunk_bytes
+from reflectioncoder.train.data import read_dialogues
 from reflectioncoder.train.held_out import split
 from reflectioncoder.train.ranks.sharding import variables
 from reflectioncoder.train.ranks.world import World
@@ -174,7 +174,8 @@ def describe_plan(config: TrainConfig) -> str:
     Raises:
         UserError: a setting, the data or the tokenizer is invalid, as in `train`.
     """
-    dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
+    notes: list[str] = []
+    dialogues, _ = read_dialogues(config, config.data, notes.append)
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
@@ -190,6 +191,7 @@ def describe_plan(config: TrainConfig) -> str:
     )
     return "\n".join(
         [
+            *notes,
             first,
             f"samples a step: {config.batch_size}, spread over {world.size} rank{'s' if world.size > 1 else ''}",
             *lines,

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.dialogues.tokens import Encoded
-from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import held
 from reflectioncoder.models.load import load_model_and_tokenizer
@@ -51,6 +51,7 @@ from reflectioncoder.train.checkpoints import (
 from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
 from reflectioncoder.train.compute.model_check import check_model
 from reflectioncoder.train.compute.packed_attention import has_rotary_positions, use_varlen_attention
+from reflectioncoder.train.data import check_reflections, note_skipped, read_dialogues
 from reflectioncoder.train.output import (
     RESULT,
     check_inputs,
@@ -141,7 +142,8 @@ def _train(
         say(f"continuing from {checkpoint}")
     else:
         first = TrainProgress()
-    dialogues = [dialogue for path in config.data for dialogue in read_training(path)]
+    dialogues, skipped = read_dialogues(config, config.data, say)
+    others, more = read_dialogues(config, config.eval_data, say)
     arguments = trainer_arguments(config, engine)
     # FSDP2 keeps float32 shards and puts them on their devices itself.
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
@@ -173,7 +175,7 @@ def _train(
         try_to_save(model, tokenizer)
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(summary(samples, dropped, config))
-    samples, repeats, held_out = hold_out(samples, repeats, tokenizer, config)
+    samples, repeats, held_out = hold_out(samples, repeats, others, tokenizer, config)
     data = data_digest(samples, repeats, held_out)
     if first.data not in ("", data):
         raise UserError(
@@ -200,6 +202,7 @@ def _train(
         world.wait()  # until every rank has read the previous contents of the output
     if world.first:
         start_output(output, config, checkpoint, first)
+        note_skipped(output, [*skipped, *more])
     trainer = ReflectionTrainer(trained, arguments, steps, config, first, tokenizer, engine)
     trainer.held_out = validation.micro_batches(held_out, config, world) if held_out else []
     for callback in (PrinterCallback, ProgressCallback):
@@ -267,13 +270,18 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, r
 
 
 def hold_out(
-    samples: list[Encoded], repeats: list[int], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+    samples: list[Encoded],
+    repeats: list[int],
+    others: Sequence[Dialogue],
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainConfig,
 ) -> tuple[list[Encoded], list[int], list[Encoded]]:
-    """Return the training samples, how often each occurs in an epoch, and the held-out samples."""
+    """Return the training samples, how often each occurs in an epoch, and the held-out samples with `others`."""
     kept, held = validation.split(samples, config)
+    sequences = [len(sample) for sample in samples if sample.is_reflection]
+    check_reflections(config, sequences, [len(samples[place]) for place in kept if samples[place].is_reflection])
     found = [samples[place] for place in held]
     if config.eval_data:
-        others = [dialogue for path in config.eval_data for dialogue in read_training(path)]
         found += prepare(others, tokenizer, dataclasses.replace(config, data=config.eval_data), False)[0]
     return [samples[place] for place in kept], [repeats[place] for place in kept], found
 

@@ -287,6 +287,7 @@ def test_every_setting_is_one_that_a_build_has_and_what_is_not_listed_decides_al
         settings = BuildConfig(sampler=sampler, chat=ChatConfig(model="m"))  # type: ignore[arg-type]
         known |= build_fingerprint(settings, []).keys()
     known |= {f"native.{name}" for name in vars(NativeConfig())} | {"added_filters"}  # there only where one is added
+    known |= {"decontaminate_fields", "decontaminate_split", "libraries"}  # there only where they are set
     assert TOUCHES.keys() | {*ANSWER_LIMITS} <= known
     everything = {"seed", "sampler", "chat.model", "chat.temperature", "native.weights", "prompt_texts", "new"}
     for key in everything:

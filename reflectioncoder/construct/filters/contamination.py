@@ -14,42 +14,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reflectioncoder.construct.filters.references import ANY_WORD, Reference
 from reflectioncoder.construct.filters.same_request import Requests
-from reflectioncoder.files.folders import ALL, files_of
-from reflectioncoder.files.rows import iter_file
 from reflectioncoder.problems.problem import Problem
 
 ReferencePart = Literal["prompt", "solution", "request"]
-ANY_WORD = re.compile(r"\w+")
 DEFINED = re.compile(r"\bdef\s+(\w+)")
 ENTRY = "§"  # placeholder for the entry point; \w does not match it, so it is never a word of a text
-MBPP_TEST = range(11, 511)  # the others are for training, validation and few-shot prompts
-LEAST_WORDS = 8  # if a prompt has fewer words before its examples, the examples count too
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A problem of an evaluation set, which must not be in the output.
-
-    Args:
-        id: id such as "HumanEval/0", or the location in its file.
-        benchmark: name such as "HumanEval".
-        prompt: the request.
-        solution: the reference solution, if the benchmark has one.
-        entry_point: name of the requested function, if known.
-        family: common id of the versions of one problem (other languages, perturbations).
-    """
-
-    id: str
-    benchmark: str
-    prompt: str
-    solution: str = ""
-    entry_point: str = ""
-    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -230,77 +205,3 @@ def contaminated(problems: Iterable[Problem], detector: Detector) -> list[Contam
         for problem in problems
     )
     return [item for item in found if item is not None]
-
-
-def load_references(sources: Sequence[str]) -> Iterator[Reference]:
-    """Read the references from benchmark files, or from all data files under folders.
-
-    HumanEval(+), MBPP (its test split), MBPP+, MultiPL-E and DS-1000 are read in their published formats. In any other
-    file every text except tests and ids is a prompt.
-
-    Raises:
-        UserError: a source is missing or has no data file, or a row cannot be read.
-    """
-    for source in sources:
-        for file in files_of(source, ALL):
-            for where, row in iter_file(file):
-                yield from read_reference(row, where, file.name.split(".")[0])
-
-
-def read_reference(row: Any, where: str, name: str) -> Iterator[Reference]:
-    """Read the references in one row of a benchmark file, in the benchmark's own format.
-
-    Args:
-        row: the decoded row.
-        where: its location, which is the id of a reference that has none.
-        name: name of the file, which is the benchmark's name if the format is unknown.
-    """
-    if not isinstance(row, Mapping):
-        yield from (Reference(where, name, text) for text in _texts(row))
-        return
-    columns = set(row)
-    if {"prompt", "canonical_solution", "entry_point", "task_id"} <= columns:  # HumanEval(+), MBPP+
-        id = str(row["task_id"])
-        prompt = re.split(r"\n\s*assert ", str(row["prompt"]))[0] if id.startswith("Mbpp") else str(row["prompt"])
-        benchmark = {"Mbpp": "MBPP+"}.get(id.split("/")[0], id.split("/")[0])
-        yield Reference(id, benchmark, _request(prompt), str(row["canonical_solution"]), str(row["entry_point"]), id)
-    elif {"task_id", "code", "test_list"} <= columns and columns & {"text", "prompt"}:  # MBPP
-        number = str(row["task_id"])
-        if not number.isdecimal() or int(number) in MBPP_TEST:
-            tests = " ".join(map(str, row["test_list"] or ()))
-            named = re.findall(r"\bdef\s+(\w+)", str(row["code"]))
-            entry = next((item for item in named if re.search(rf"\b{item}\b", tests)), "")
-            prompt = str(row.get("text") or row.get("prompt"))
-            yield Reference(f"MBPP/{number}", "MBPP", prompt, str(row["code"]), entry)
-    elif {"name", "language", "prompt", "tests"} <= columns:  # MultiPL-E
-        origin, number, entry = [*str(row["name"]).split("_", 2), "", ""][:3]
-        id, family = f"MultiPL-E/{row['language']}/{row['name']}", f"{origin}/{number}"
-        yield Reference(id, "MultiPL-E", _request(str(row["prompt"])), "", entry, family)
-    elif {"prompt", "reference_code", "metadata"} <= columns:  # DS-1000
-        meta = row["metadata"] if isinstance(row["metadata"], Mapping) else {}
-        library = meta.get("library", "")
-        prompt = re.split(r"\nA:\s*\n", str(row["prompt"]))[0]
-        yield Reference(
-            f"DS-1000/{meta.get('problem_id', where)}", "DS-1000", prompt, str(row["reference_code"]),
-            family=f"{library}/{meta.get('perturbation_origin_id', where)}",
-        )  # fmt: skip
-    else:
-        yield from (Reference(where, name, text) for text in _texts(row))
-
-
-def _request(prompt: str) -> str:
-    """Return a prompt up to its first doctest, or all of it if there are few words before the doctest."""
-    before = prompt.split(">>>")[0]
-    return before if len(ANY_WORD.findall(before)) >= LEAST_WORDS else prompt
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            if "test" not in str(key).lower() and not str(key).lower().endswith("id"):
-                yield from _texts(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _texts(item)

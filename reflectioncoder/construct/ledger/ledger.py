@@ -196,10 +196,21 @@ class Ledger:
             self._database.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (text,))
             (kept,) = self._database.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
             old, new = json.loads(kept), json.loads(text)
+            if changes(old, new) and self._is_empty():  # a run that ended before its first record binds nobody
+                self._database.execute("DELETE FROM meta")
+                self._database.execute("DELETE FROM digests")
+                self._database.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (text,))
+                old = new
         except (sqlite3.Error, json.JSONDecodeError) as error:
             raise self._failed(error) from None
         if changes(old, new):
             raise OtherSettingsError(self.path, old, new)
+
+    def _is_empty(self) -> bool:
+        """Whether nothing has been recorded: no result, no step of a conversation, and no end of the build."""
+        ended = self._connection.execute("SELECT 1 FROM meta WHERE key IN ('funnel', 'forked')").fetchone()
+        recorded = (self._connection.execute(f"SELECT 1 FROM {name} LIMIT 1") for name in ("problems", "events"))
+        return ended is None and all(rows.fetchone() is None for rows in recorded)
 
     def _failed(self, error: Exception) -> UserError:
         return failure(self.path, error)

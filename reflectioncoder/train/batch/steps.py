@@ -33,6 +33,7 @@ from reflectioncoder.train.batch.rows import (
     split_by_cost,
     weights_of,
 )
+from reflectioncoder.train.data import check_reflections
 from reflectioncoder.train.ranks.world import World
 
 SAMPLES_BETWEEN_PAUSES = 16
@@ -208,6 +209,9 @@ def prepare(
             f"data {', '.join(config.data)}: all {len(samples)} samples are longer than max_length = "
             f"{config.max_length} tokens (the shortest has {shortest}); raise max_length"
         )
+    if to_train_on:
+        lengths = [len(sample) for sample in samples if sample.is_reflection]
+        check_reflections(config, lengths, [length for length in lengths if length <= config.max_length])
     return kept, repeats, len(samples) - len(kept)
 
 

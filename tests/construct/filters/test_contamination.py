@@ -10,14 +10,12 @@ import pytest
 
 from reflectioncoder.construct.filters.contamination import (
     Detector,
-    Reference,
     Thresholds,
     contaminated,
-    load_references,
-    read_reference,
     runs,
     words_of,
 )
+from reflectioncoder.construct.filters.references import Reference, load_references, read_reference
 from reflectioncoder.construct.filters.same_request import asked
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems.load import load_problems
@@ -165,6 +163,39 @@ def test_references_come_from_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no data file"):
         list(load_references([str(tmp_path / "empty")]))
+
+
+def test_rows_of_known_shapes_are_requests_and_answers(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    talk = [{"from": "human", "value": "p"}, {"from": "gpt", "value": "s"}]
+    rows = [{"question": "p", "answer": "s", "tools": [1]}, {"conversations": talk}, {"q": "p", "code": "s", "n": "f"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    found = list(load_references([str(file)]))
+    places = [f"file {file}, line {number}" for number in (1, 2)]
+    # tools cannot be expressed by a sample, so that row's texts are compared as they are
+    assert found == [
+        Reference(places[0], "a", "p"),
+        Reference(places[0], "a", "s"),
+        Reference(places[1], "a", "p", "s"),
+    ]
+    file.write_text(json.dumps(rows[2]))
+    named = list(load_references([str(file)], "instruction=q,solution=code,entry_point=n"))
+    assert named == [Reference(places[0], "a", "p", "s", "f")]
+    with pytest.raises(UserError, match=r"decontaminate: .*line 1: column 'x' has no text; there are q, code, n"):
+        list(load_references([str(file)], "instruction=x"))
+
+
+def test_a_foreign_file_is_named_and_the_own_problems_are_no_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": "p"}))
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(json.dumps({"question": "own"}))
+    assert [item.prompt for item in load_references([str(tmp_path)], own=str(mine))] == ["p"]
+    assert len(list(load_references([str(tmp_path)]))) == 2
+    with pytest.raises(UserError, match=r"decontaminate: .*mine.jsonl is the source of the problems itself"):
+        list(load_references([str(mine)], own=str(mine)))
+    (tmp_path / "notes.json").write_text("these are no rows")
+    with pytest.raises(UserError, match=r"decontaminate: file .*notes.json, line 1: not JSON .*; name its benchmark"):
+        list(load_references([str(tmp_path)]))
 
 
 def test_real_benchmarks_are_found_in_their_other_editions_and_little_else(data: Path) -> None:

@@ -50,10 +50,22 @@ def test_a_problem_is_recorded_once(tmp_path: Path) -> None:
 
 
 def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
-    Ledger(tmp_path, PRINT).close()
+    with Ledger(tmp_path, PRINT) as ledger:
+        ledger.put(Entry("a", "done"))
     with pytest.raises(UserError, match=r"other settings \(count was 3, is 4, io was null, is true\)"):
         Ledger(tmp_path, {"seed": 1, "count": 4, "io": True})
     Ledger(tmp_path, PRINT).close()  # the refused build neither changed nor locked it
+
+
+def test_an_empty_ledger_binds_nobody(tmp_path: Path) -> None:
+    with Ledger(tmp_path, PRINT) as ledger:  # a run that failed before its first result
+        ledger.note("total", 3)
+        ledger.digests({"a": "1"})
+    with Ledger(tmp_path, {**PRINT, "count": 4}) as ledger:
+        assert (ledger.note("total"), ledger.digests()) == (None, {})
+        ledger.add_event("a", 0, "answer", {})
+    with pytest.raises(UserError, match=r"other settings \(count was 4, is 3\)"):
+        Ledger(tmp_path, PRINT)
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
