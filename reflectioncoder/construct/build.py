@@ -55,7 +55,7 @@ from reflectioncoder.registry import refuse_in_worker
 # chat settings that affect the answers; the server's address and the budget may change between runs
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
 # the same, but recorded only if they are set, as earlier versions did not know them
-FREE_CHAT_SETTINGS = ("extra_body", "endings", "thoughts")
+FREE_CHAT_SETTINGS = ("extra_body", "endings", "thoughts", "thought_marks")
 # native settings that do not affect the answers (as in `generate`, the effect of the batch on a row is ignored)
 NATIVE_FREE = ("batch_size", "device", "replicas", "trust_remote_code", "vllm")
 # settings that do not affect the sequences, or only through the problems

@@ -36,7 +36,7 @@ def test_odd_fences_end_in_a_sequence_or_a_reason(tmp_path: Path) -> None:
         ("", [bad(8), good(8), final(8)]),  # no fences at all
         ("no_code", ["```python\n```", "```\n```"]),
         ("", [fenced(bad(10)), fenced(good(10)), f"{fenced(final(10))}\nAgain:\n{fenced(final(10))}"]),
-        ("no_final_code", [fenced(bad(11)), fenced(good(11)), fenced(final(11), "```c++")]),
+        ("no_final_code", [fenced(bad(11)), fenced(good(11)), fenced("int add();", "```c++")]),
         ("no_final_code", [fenced(bad(12)), fenced(good(12)), "The function is as above."]),
         ("", [fenced(bad(13)), fenced(good(13)), f"{fenced(final(13))}\nUse it:\n{fenced('print(1)')}"]),
     ]

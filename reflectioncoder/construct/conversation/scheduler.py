@@ -81,7 +81,9 @@ def rules_of(
     protocol: Protocol = "native" if config.sampler == "native" else config.chat.protocol
     settings = filters.settings_of(config.io_names, config.max_rounds, config.io_match)
     prompts = load_prompts(config.chat.prompts)
-    rules = ConversationRules(prompts, protocol, config.max_rounds, config.seed, settings, provenance or {})
+    rules = ConversationRules(
+        prompts, protocol, config.max_rounds, config.seed, settings, provenance or {}, config.chat.thought_marks
+    )
     if config.sampler == "native":
         from reflectioncoder.construct.conversation.native import NativeConversation  # seconds of imports
 

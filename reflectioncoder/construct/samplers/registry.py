@@ -20,6 +20,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.models.model_files import check_model_files
 from reflectioncoder.models.vllm_engine import check_vllm
 from reflectioncoder.registry import Registry
+from reflectioncoder.syntax.answers.thoughts import check_marks
 
 # Creates a sampler inside the event loop that uses it. What a sampler spends it asks of the budget first.
 MakeSampler = Callable[[BuildConfig, Budget, Prompts, Console], Sampler]
@@ -51,6 +52,7 @@ def replay_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, consol
 
 def check_sampler(config: BuildConfig) -> None:
     """Raise UserError for settings of the sampler that cannot work, without creating it."""
+    check_marks(config.chat.thought_marks)
     if config.sampler == "native":
         check_native(config.native, config.chat)
     if config.sampler == "chat" or (config.sampler == "native" and config.native.backend == "completions"):

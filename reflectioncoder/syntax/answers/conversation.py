@@ -3,7 +3,7 @@
 The rules keep output that a model made up from being taken for output that was printed:
 
 - Code blocks are the fenced blocks marked as Python. If there are none, they are the unmarked blocks that look like
-  Python; if there are no blocks at all, they are the code between the prose.
+  Python; if there are none either, they are the code between the prose.
 - The code blocks are joined, up to and including the first one that tests something with an assert. Any other fenced
   block after the first code block ends the code earlier.
 - A block that defines everything that an earlier block defines is a new draft and replaces it.
@@ -22,6 +22,7 @@ from reflectioncoder.syntax.answers.python_text import bare_codes, repaired
 from reflectioncoder.syntax.cells import asserts_something
 
 _DEFINITION = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.MULTILINE)
+_FENCE_LINE = re.compile(r"\s*(?:`{3,}|~{3,})")
 _CODE_LIKE = re.compile(r"^[ \t]*(?:def|class|import|from|assert|for|while|if|return)\b", re.MULTILINE)
 
 
@@ -47,9 +48,11 @@ def extract(text: str) -> Extracted:
     blocks = fenced_blocks(text)
     marked = [block for block in blocks if block.kind in ("python", "repl") and _cell(block).strip()]
     usable = marked or [block for block in blocks if not block.language and _CODE_LIKE.search(_cell(block))]
-    bare = not blocks and _bare(lines)
+    other = {number for block in blocks for number in range(block.first, block.end) if block.language}
+    bare = [] if usable else _bare(["" if number in other else line for number, line in enumerate(lines)])
     if bare:
         blocks = usable = bare
+        other |= {number for number, line in enumerate(lines) if _FENCE_LINE.match(line)}
     chosen: list[tuple[str, set[str]]] = []
     last: Fenced | None = None
     for block in blocks:
@@ -65,7 +68,7 @@ def extract(text: str) -> Extracted:
             break
     code = "\n\n".join(cell for cell, _ in chosen if cell.strip())
     end = last.end if last is not None and code.strip() else len(lines)
-    inside = {number for block in blocks for number in range(block.first, block.end)}
+    inside = {number for block in blocks for number in range(block.first, block.end)} | (other if bare else set())
     prose = [block.words for block in blocks if block.words and block.end <= end]
     said = [line for number, line in enumerate(lines[:end]) if number not in inside]
     analysis = re.sub(r"\n{3,}", "\n\n", "\n".join([*said, *prose]).strip())
