@@ -13,6 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -235,8 +236,9 @@ def _contaminated(
     paths = [Path(source) for source in config.decontaminate]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
     kept = ledger.note("contaminations")
-    if kept is not None and kept["references"] == digests and len(digests) == len(paths):
-        return [Contamination(**item) for item in kept["found"]]
+    if isinstance(kept, dict) and kept.get("references") == digests and len(digests) == len(paths):
+        with suppress(KeyError, TypeError):  # of a damaged ledger
+            return [Contamination(**item) for item in kept["found"]]
     found = contaminated(problems, detector())
     ledger.note("contaminations", {"references": digests, "found": [vars(item) for item in found]})
     return found

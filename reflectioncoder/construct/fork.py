@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
-import json
 import os
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -37,6 +36,7 @@ from reflectioncoder.construct.conversation.scheduler import FAILED, rules_of
 from reflectioncoder.construct.ledger.database import OtherSettingsError, changes, check_layout, connect_to_read
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger, labels, progress
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.problems.problem import Problem
 
 Touched = Literal["last filters", "problems", "verdicts", "executions", "answers"]
@@ -162,7 +162,9 @@ class _Old(Ledger):
             self._database = connect_to_read(self.path, held=True)
             check_layout(self._database, self.path)
             rows = self._select("SELECT value FROM meta WHERE key = 'fingerprint'")
-            self.fingerprint: dict[str, Any] = json.loads(rows[0][0] if rows else "")
+            self.fingerprint: dict[str, Any] = parse_json(rows[0][0] if rows else "")
+            if not isinstance(self.fingerprint, dict):
+                raise ValueError("its settings are no object")
         except BlockingIOError:
             self._lock.close()
             raise UserError(f"{self.path}: a build is using it; wait for it or stop it") from None

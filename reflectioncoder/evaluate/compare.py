@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.results import by_task, read_results
 from reflectioncoder.evaluate.stats import Comparison, paired
+from reflectioncoder.files.json_value import parse_json
 
 
 def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], seed: int = 0) -> Comparison:
@@ -50,7 +50,7 @@ def _judged_by(path: str | os.PathLike[str]) -> tuple[str | None, str | None]:
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
-        facts = json.loads((folder / "score.json").read_text(encoding="utf-8"))
+        facts = parse_json((folder / "score.json").read_text(encoding="utf-8"))
         return Path(facts["task"]).name, facts.get("tests")
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None, None

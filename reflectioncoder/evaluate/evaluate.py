@@ -26,6 +26,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.formats import write_format
 from reflectioncoder.evaluate.verdict_log import VERDICT_LOG as UNFINISHED
 from reflectioncoder.evaluate.verdict_log import VerdictLog, under_way
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import encodable, write_lines
 from reflectioncoder.files.owned import held, refuse_foreign, refuse_inputs
 from reflectioncoder.generate.completions import Completion, code_of, iter_completion_rows, read_completion
@@ -214,7 +215,7 @@ def claim(folder: Path, deciding: Mapping[str, Any], named: bool) -> Path:
 def _is_about(path: Path, deciding: Mapping[str, Any]) -> bool:
     """Whether a score belongs to the same task and completions; False if it cannot be read."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = parse_json(path.read_text(encoding="utf-8"))
         return all(facts.get(name) == deciding[name] for name in ("task", "completions"))
     except (ValueError, AttributeError):
         return False

@@ -130,7 +130,11 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
     results = []
     for where, row in iter_jsonl(path / "results.jsonl" if path.is_dir() else path):
         try:
-            results.append(Result(**{**row, "groups": tuple(map(tuple, row.get("groups", ())))}))
-        except (TypeError, AttributeError):
+            result = Result(**{**row, "groups": tuple((str(name), str(how)) for name, how in row.get("groups", ()))})
+            kinds = (("task_id", str), ("sample", int), ("passed", bool), ("outcome", str), ("seconds", (int, float)))
+            if not all(isinstance(getattr(result, name), kind) for name, kind in kinds):
+                raise TypeError
+            results.append(result)
+        except (TypeError, AttributeError, ValueError):
             raise UserError(f"{where}: not a verdict with {', '.join(Result.__dataclass_fields__)}") from None
     return results

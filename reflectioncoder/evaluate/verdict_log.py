@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.tasks.base import Verdict
 
@@ -27,7 +28,7 @@ def under_way(folder: Path) -> Mapping[str, Any] | None:
     """Read the description of the unfinished evaluation in a folder; None if there is none, {} if it is unreadable."""
     try:
         with (folder / VERDICT_LOG).open(encoding="utf-8") as lines:
-            facts = json.loads(lines.readline())
+            facts = parse_json(lines.readline())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
@@ -51,10 +52,12 @@ class VerdictLog:
         self._found: dict[str, tuple[Verdict, bool]] = {}
         lines = [json.dumps(facts, sort_keys=True)]
         if under_way(folder) is not None:
-            for line in self._path.read_text(encoding="utf-8").splitlines()[1:]:
+            for line in self._path.read_text(encoding="utf-8").split("\n")[1:]:
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                     key, alone = row.pop("of"), row.pop("alone", False)
+                    if not isinstance(key, str) or not isinstance(row["passed"], bool):
+                        continue
                     verdict = Verdict(**{**row, "groups": tuple(map(tuple, row["groups"]))})
                 except (ValueError, TypeError, KeyError, AttributeError):
                     continue  # the incomplete last line of a killed run

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_text import unzipped
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.syntax.answers.program import Asked, read_program
 from reflectioncoder.syntax.answers.python_text import is_program, whole_statements, without_dangling
@@ -126,7 +127,7 @@ def iter_completion_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, An
         raise UserError(f"folder {folder}: holds no .json or .json.gz files of completions")
     for file in files:
         try:
-            yield f"file {file}", json.loads(unzipped(file.read_bytes()).decode("utf-8"))
+            yield f"file {file}", parse_json(unzipped(file.read_bytes()).decode("utf-8"))
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise UserError(f"file {file}: not JSON of a problem's completions ({error})") from None
 

@@ -217,8 +217,9 @@ def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) 
 
 def _mentions(text: str, name: str) -> bool:
     """Whether a text mentions a function as code, or by a name that cannot be an ordinary word."""
-    marked = rf"`{name}\b|\b{name}\s?\(|\b(def|class|named|called)\s+{name}\b"
     spelled = "_" in name or not name.islower()
+    name = re.escape(name)
+    marked = rf"`{name}\b|\b{name}\s?\(|\b(def|class|named|called)\s+{name}\b"
     return bool(re.search(rf"\b{name}\b" if spelled else marked, text))
 
 

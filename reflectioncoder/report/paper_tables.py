@@ -14,6 +14,7 @@ from typing import Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.results import read_results, summarize
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.tasks.multipl_e.languages import LANGUAGES
 
 
@@ -81,8 +82,10 @@ def paper_tables(folders: Sequence[str]) -> str:
             raise UserError(f"{folder}: no score.json in it or in its subfolders; run reflectioncoder evaluate first")
         for path in found:
             try:
-                score = json.loads(path.read_text(encoding="utf-8"))
+                score = parse_json(path.read_text(encoding="utf-8"))
                 task, parts = score["task"], score.get("parts", {})
+                if not isinstance(task, str):
+                    raise TypeError(f"task {task!r}")
                 cells = {task: _cell(score), **{f"{task}/{part}": _cell(parts[part]) for part in parts}}
                 ks = {int(k): f"{100 * rate:.1f}" for k, rate in score.get("k", {}).items() if int(k) > 1}
             except (ValueError, KeyError, TypeError, AttributeError) as error:

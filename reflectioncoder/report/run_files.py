@@ -6,7 +6,6 @@ is needed most when a run has failed.
 
 from __future__ import annotations
 
-import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.funnel import funnel_steps
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import iter_jsonl
 
 EXAMPLES = 3
@@ -114,7 +114,7 @@ def _absent(what: str, path: Path, directory: Path, verb: str) -> str:
 def _object(path: Path, missing: list[str], what: str, verb: str) -> dict[str, Any]:
     """Read a JSON object from a file. If there is none, return {} and add a line to `missing`."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
             return value
         missing.append(f"{what.capitalize()}: {path.name} is not a JSON object.")
@@ -198,12 +198,12 @@ def steps_of(path: Path) -> list[dict[str, float]]:
     """Read the numbers of each step. An incomplete line is skipped; of a step logged twice the later entry counts."""
     rows: dict[float, dict[str, float]] = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return []
     for line in lines:
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError:
             continue
         if not isinstance(value, dict) or number(value.get("step")) is None or "loss" not in value:
@@ -273,7 +273,7 @@ def recorded_versions(directory: Path) -> list[tuple[list[str], dict[str, str]]]
     found = []
     for text, names in groups.items():
         try:
-            table = json.loads(text)
+            table = parse_json(text)
         except ValueError:
             continue
         if isinstance(table, dict):

@@ -10,8 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import methodcaller
-from typing import TypeVar, cast, overload
+from typing import TypeVar, overload
 
 from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.construct.filters import determinism as repeat
@@ -21,6 +20,7 @@ from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Isolation, Limits
 from reflectioncoder.interpreter.pool import Pool, close_all, open_all
+from reflectioncoder.interpreter.portable import run_portably
 from reflectioncoder.problems.problem import Problem
 
 T = TypeVar("T")
@@ -52,9 +52,10 @@ class Programs(ABC):
     async def run(
         self, code: str | Sequence[str], limits: Limits | None = None, given: str = ""
     ) -> CellResult | list[CellResult]:
-        """See `Interpreter.run`."""
-        work = cast(Callable[[Interpreter], CellResult | list[CellResult]], methodcaller("run", code, limits, given))
-        return await self.use(work)
+        """See `Interpreter.run`; the texts name no folder of the machine (`run_portably`)."""
+        cells = [code] if isinstance(code, str) else code
+        results = await self.use(partial(run_portably, cells=cells, limits=limits, given=given))
+        return results[0] if isinstance(code, str) else results
 
     async def check(self, code: str, problem: Problem, asserts: str = "") -> str | None:
         """See `filters.code_fails`."""

@@ -12,6 +12,7 @@ from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
+from reflectioncoder.interpreter.portable import run_portably
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.cells import uses_earlier
 
@@ -55,7 +56,7 @@ def unstable(dialogue: Dialogue, problem: Problem, interpreter: Interpreter, rep
     """
     cells, printed = last_program(dialogue)
     for number in range(1, repeats + 1):
-        result = interpreter.run(cells, given=problem.given)[-1]
+        result = run_portably(interpreter, cells, given=problem.given)[-1]
         if result.outcome == "infrastructure":
             raise InfrastructureError(result.message)
         if not result.ok:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
+from reflectioncoder.construct.filters.input_output import IO_MODULES, IO_NAMES, IoMatch, input_or_output
 from reflectioncoder.dialogues.dialogue import Dialogue, unfenced
 from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
@@ -26,14 +26,6 @@ from reflectioncoder.syntax.answers.fences import fenced_blocks
 from reflectioncoder.syntax.asserted import exercised
 from reflectioncoder.syntax.trees import comments_in, lines_of, parse_cached, walk
 
-IO_NAMES = (
-    "open", "input", "dump", "pip", "exec_module", "system", "popen", "urlopen", "urlretrieve", "getpass", "remove",
-    "rmtree", "makedirs", "mkdir", "unlink", "read_csv", "to_csv", "savefig", "savetxt", "loadtxt",
-)  # fmt: skip
-IO_MODULES = (
-    "subprocess", "socket", "shutil", "pathlib", "requests", "urllib", "http", "ftplib", "smtplib", "pickle", "shelve",
-    "sqlite3", "tempfile", "glob", "ctypes", "multiprocessing", "tkinter", "pip",
-)  # fmt: skip
 # what a final answer says of the rounds before it; in comments of code only where the words can mean nothing else
 MENTIONS_IN_COMMENTS = re.compile(
     r"\b(as (?:shown|seen|explained|mentioned|discussed) (?:above|before|earlier)"
@@ -49,8 +41,6 @@ MENTIONS = re.compile(
     r"|AssertionError:|execution result|bug ?fix)",
     re.IGNORECASE,
 )
-CODE_WORD = re.compile(r"\w+")
-IoMatch = Literal["tree", "words"]
 
 
 @dataclass(frozen=True)
@@ -90,63 +80,10 @@ def settings_of(io_names: tuple[str, ...], max_rounds: int, io_match: IoMatch = 
 Predicate = Callable[[Dialogue, Problem, FilterSettings], str | None]
 
 
-@lru_cache(maxsize=256)  # called during the conversation and again for the whole sequence
 def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
-    """The name of the first input or output operation in a piece of code; None if there is none.
-
-    Names are matched on the syntax tree, so "open" in a text or a method `open` of the code's own class does not
-    count. Code that is no Python (`pip install x` in a notebook) falls back to its words at the start of a line.
-    """
+    """The first input or output operation in a piece of code, by the settings; see `input_or_output`."""
     settings = settings or FilterSettings()
-    if settings.io_match == "words":
-        keywords = {*settings.io_names, *settings.io_modules}
-        return next(
-            (f"the word `{word.group()}`" for word in CODE_WORD.finditer(code) if word.group() in keywords), None
-        )
-    try:
-        tree = parse_cached(code)
-    except SyntaxError:
-        for number, line in enumerate(code.splitlines(), 1):
-            words = CODE_WORD.findall(line)
-            if words and words[0] in settings.io_names and line.lstrip(" !%").startswith(words[0]):
-                return f"`{words[0]}` in line {number}"
-        return None
-    found = walk(tree)
-    own = {node.name for node in found if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
-    own |= {node.id for node in found if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    own |= {node.arg for node in found if isinstance(node, ast.arg)}
-    imported: dict[str, str] = {}
-    kinds = (ast.Import, ast.ImportFrom, ast.Name, ast.Attribute)
-    nodes = sorted((node for node in found if isinstance(node, kinds)), key=_place)
-    for node in nodes:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-            for alias in node.names:
-                name = module or alias.name
-                if name.split(".")[0] in settings.io_modules:
-                    return f"`{name}` imported in line {node.lineno}"
-                imported[alias.asname or alias.name.split(".")[0]] = f"{module}.{alias.name}".strip(".")
-    for node in nodes:
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in own:
-            # `from json import dump as d` is found by what was imported, `open` by its own name
-            called = imported.get(node.id, node.id).split(".")[-1]
-            if called in settings.io_names:
-                return f"`{called}` in line {node.lineno}"
-        if isinstance(node, ast.Attribute) and node.attr in settings.io_names:
-            root = _root(node)
-            if root in imported and root not in own:
-                return f"`{root}.{node.attr}` in line {node.lineno}"
-    return None
-
-
-def _place(node: ast.stmt | ast.expr) -> tuple[int, int]:
-    return node.lineno, node.col_offset
-
-
-def _root(node: ast.expr) -> str:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
+    return input_or_output(code, settings.io_names, settings.io_modules, settings.io_match)
 
 
 def input_output(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:

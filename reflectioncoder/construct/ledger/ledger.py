@@ -32,6 +32,7 @@ from reflectioncoder.construct.ledger.database import (
 )
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.problems.problem import Problem
 
 Status = Literal["done", "rejected"]
@@ -195,7 +196,9 @@ class Ledger:
             text = json.dumps(fingerprint, sort_keys=True)
             self._database.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (text,))
             (kept,) = self._database.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
-            old, new = json.loads(kept), json.loads(text)
+            old, new = parse_json(kept), parse_json(text)
+            if not isinstance(old, dict):
+                raise json.JSONDecodeError("the settings are no object", kept, 0)
             if changes(old, new) and self._is_empty():  # a run that ended before its first record binds nobody
                 self._database.execute("DELETE FROM meta")
                 self._database.execute("DELETE FROM digests")
@@ -252,6 +255,12 @@ class Ledger:
         except sqlite3.Error as error:
             raise self._failed(error) from None
 
+    def _parsed(self, text: str) -> Any:
+        try:
+            return parse_json(text)
+        except json.JSONDecodeError as error:
+            raise self._failed(error) from None
+
     def put(self, entry: Entry, timed: bool = True) -> bool:
         """Record a finished problem durably before this returns. An existing entry is kept, and False is returned.
 
@@ -306,7 +315,7 @@ class Ledger:
     def events(self, problem: str) -> list[tuple[str, Any]]:
         """Kind and payload of all steps of a problem's conversation, in order."""
         rows = self._select("SELECT kind, payload FROM events WHERE problem = ? ORDER BY number", problem)
-        return [(kind, json.loads(payload)) for kind, payload in rows]
+        return [(kind, self._parsed(payload)) for kind, payload in rows]
 
     def last_kinds(self) -> dict[str, str]:
         """Kind of the last step of each problem that was begun and is not finished."""
@@ -335,7 +344,7 @@ class Ledger:
     def get(self, id: str) -> Entry | None:
         """The entry of a problem; None if it is not finished."""
         for row in self._select("SELECT status, reason, detail, payload FROM problems WHERE id = ?", id):
-            return Entry(id, cast(Status, row[0]), row[1], row[2], json.loads(row[3]))
+            return Entry(id, cast(Status, row[0]), row[1], row[2], self._parsed(row[3]))
         return None
 
     def note(self, key: str, value: Any = None) -> Any:
@@ -348,7 +357,7 @@ class Ledger:
             row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             raise self._failed(error) from None
-        return json.loads(row[0]) if row else None
+        return self._parsed(row[0]) if row else None
 
     def close(self) -> None:
         """Release the ledger; safe to call twice."""
@@ -390,12 +399,14 @@ def progress(directory: str | os.PathLike[str], now: float | None = None) -> Bui
             return _progress(database, path, time.time() if now is None else now)
     except (sqlite3.Error, json.JSONDecodeError) as error:
         raise failure(path, error) from None
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise failure(path, json.JSONDecodeError(f"an unexpected value ({error})", "", 0)) from None
 
 
 def _progress(database: sqlite3.Connection, path: Path, now: float) -> BuildProgress:
     check_layout(database, path)
     database.execute("BEGIN")  # one consistent snapshot
-    notes = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
+    notes = {key: parse_json(value) for key, value in database.execute("SELECT key, value FROM meta")}
     counts = database.execute("SELECT status, reason, COUNT(*) FROM problems GROUP BY status, reason").fetchall()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     spent, begun, number, first = (0, 0, 0), 0, 0, now

@@ -23,6 +23,7 @@ from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialo
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.exchange import OwnCode
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
+from reflectioncoder.interpreter.portable import run_portably
 from reflectioncoder.problems.given import defined_names
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.syntax.trees import names_in
@@ -283,7 +284,7 @@ def _run_failing(shop: _Workshop, plan: _Round, block: str) -> tuple[CellResult,
         _UnusableError: another assert fails first, or the output is unsuitable for training.
     """
     given = shop.problem.given
-    result = shop.interpreter.run([block], given=given)[0]
+    result = run_portably(shop.interpreter, [block], given=given)[0]
     check = parse_assert(shop.problem.tests[plan.failing])
     place = block.split("\n").index(check.test.split("\n")[0]) + 1
     if result.outcome != "error" or result.exception is None or result.line != place:
@@ -328,7 +329,7 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
         blocks += [Block("code", text), Block("execution", result.text)]
         blocks.append(Block("text", analysis(failure, mutation, buggy, fixed, where, plan.partial, rng)))
     last = block((), rounds[-1].shown, len(rounds))
-    result = shop.interpreter.run([last], given=problem.given)[0]
+    result = run_portably(shop.interpreter, [last], given=problem.given)[0]
     if not result.ok or len(result.text) > LONGEST_OUTPUT:
         raise _UnusableError
     name = problem.entry_point or _function_at(shop.solution, shop.candidates[rounds[-1].repaired].line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from reflectioncoder.clients.budget import Usage
 from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import iter_jsonl_at
 
 
@@ -48,7 +48,7 @@ class ReplaySampler:
             raise SamplerError("not_recorded", f"no answer is recorded for turn {number}")
         await asyncio.sleep(0)
         self._file.seek(self._places[problem, number])
-        return _read(json.loads(self._file.readline()), "recorded answer", self.model)[1]
+        return _read(parse_json(self._file.readline()), "recorded answer", self.model)[1]
 
     def stop(self) -> None:
         """See `Sampler`; does nothing, as no requests are running."""

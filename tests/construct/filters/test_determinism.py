@@ -70,7 +70,7 @@ def test_a_notebook_needs_its_earlier_cells_and_a_whole_program_does_not(interpr
 
 def test_a_failure_of_ours_is_not_the_programs() -> None:
     class Broken:
-        def run(self, cells: list[str], given: str = "") -> list[CellResult]:
+        def run(self, cells: list[str], limits: object = None, given: str = "") -> list[CellResult]:
             return [CellResult("infrastructure", "", message="gone")]
 
     with pytest.raises(InfrastructureError, match="gone"):
