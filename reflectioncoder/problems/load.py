@@ -187,7 +187,9 @@ def _problem(row: Mapping[str, Any], columns: FieldMap, number: str, name: str) 
     except (UserError, SyntaxError) as error:
         raise UserError(f"tests: {error}") from None
     tests = found.asserts
-    entry_point = expression.split("(")[0].split(".")[0] or _entry_point(tests, solution)
+    entry_point = expression.split("(")[0].split(".")[0].strip() or _entry_point(tests, solution)
+    if entry_point and not entry_point.isidentifier():
+        raise UserError(f"column '{columns.entry_point}' must hold a name or an expression like Solution().f")
     request = request_of(row, columns)
     if request is None:
         raise UserError(f"no column 'instruction' for 'instruction'; there are {', '.join(map(str, row))}")

@@ -174,6 +174,12 @@ def test_equal_ids_are_told_apart(tmp_path: Path) -> None:
     assert renamed == [f"file {path}, item {k}: id 'a' is that of {first} too; kept as 'a#{k}'" for k in (2, 3)]
 
 
+def test_an_entry_point_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "p.json", [{**ROWS[0], "entry_point": "[{'a': 1}]"}])
+    with pytest.raises(UserError, match=r"item 1: column 'entry_point' must hold a name or an expression"):
+        load_problems(source)
+
+
 def test_a_made_up_id_is_none_that_another_row_has(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "id": id} for id in ("a", "a", "a#2", "a", "a#2")]
     problems = load_problems(write(tmp_path / "p.json", rows))
