@@ -120,6 +120,25 @@ def test_plain_asks_the_completions_endpoint_with_the_prompt_and_its_stops(tmp_p
     assert rows(config)[0]["raw"] == f"{solution(1)}# said\n```\nprose"
 
 
+def test_a_server_that_only_streams_gives_the_same_completions(tmp_path: Path) -> None:
+    def script(_: int, request: dict[str, Any]) -> Reply:
+        if not request.get("stream"):
+            return failure(400, "only stream=true is supported")
+        text = solution(number(request))
+        pieces = [{"choices": [{"index": 0, "text": text[place : place + 7]}]} for place in range(0, len(text), 7)]
+        pieces += [{"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}]
+        pieces += [{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}]
+        return Reply("".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces).encode())
+
+    with ChatServer(script) as server:
+        config = settings(tmp_path, server.url, prompt_style="plain", chat={"stream": True})
+        made = generate(config)
+        assert [c.completion for c in made.completions] == [solution(n) for n in range(1, COUNT + 1)]
+        assert made.tokens == 3 * COUNT
+        with pytest.raises(IncompleteError, match="only stream=true is supported"):
+            generate(settings(tmp_path, server.url, prompt_style="plain", output=str(tmp_path / "d.jsonl")))
+
+
 def test_at_most_four_stops_are_sent_and_all_of_them_cut(tmp_path: Path) -> None:
     def script(_: int, request: dict[str, Any]) -> bytes:
         return text_completion("    return 1\nassert True\n")
