@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -28,6 +28,7 @@ from reflectioncoder.files.whole import PART, write_whole
 MARKER = ".reflectioncoder.json"
 LOCK = ".reflectioncoder.lock"
 READY = ".replacement"  # complete new files that are being moved into place
+WEIGHTS = ".safetensors"  # moved out first and in last, so that no reader combines old and new files
 REMOVED = ".removed-"  # a folder that is being deleted
 HALF_WRITTEN = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(PART)}")  # the names that `write_whole` uses
 PIECE = 1 << 22  # bytes
@@ -215,14 +216,18 @@ def clean_up(folder: Path) -> None:
             path.unlink()
 
 
-def replace_files(folder: Path, staging: Path, command: str, last: str = ".safetensors") -> None:
+def nothing(_: Path) -> None:
+    """Do nothing."""
+
+
+def replace_files(folder: Path, staging: Path, command: str, then: Callable[[Path], object] = nothing) -> None:
     """Replace the files that a command wrote earlier by the files of another folder.
 
     Args:
         folder: the output; the files of its marker are replaced, others are left alone.
         staging: folder with the new files, below `folder`; it disappears.
         command: owner of the folder.
-        last: suffix of the files that are moved out first and moved in last, so that no reader combines old and new.
+        then: called with the folder when the new files are in place; part of what is completed after a kill.
 
     Raises:
         OSError: the new files cannot be flushed or moved; `complete_replacement` continues.
@@ -231,15 +236,15 @@ def replace_files(folder: Path, staging: Path, command: str, last: str = ".safet
     _flush_folder(staging)
     shutil.rmtree(folder / READY, ignore_errors=True)
     staging.rename(folder / READY)  # from here on the replacement will be completed
-    complete_replacement(folder, last)
+    complete_replacement(folder, then)
 
 
-def complete_replacement(folder: Path, last: str = ".safetensors") -> bool:
+def complete_replacement(folder: Path, then: Callable[[Path], object] = nothing) -> bool:
     """Complete a replacement that a kill interrupted.
 
     Args:
         folder: the output.
-        last: see `replace_files`.
+        then: see `replace_files`.
 
     Returns:
         whether there was one.
@@ -256,15 +261,16 @@ def complete_replacement(folder: Path, last: str = ".safetensors") -> bool:
     retired.mkdir(exist_ok=True)
     waiting = {name for name in new.files if (ready / name).exists()}
     moved = new.files.keys() - waiting
-    for name in sorted(old.files.keys() - moved, key=lambda name: not name.endswith(last)):
+    for name in sorted(old.files.keys() - moved, key=lambda name: not name.endswith(WEIGHTS)):
         if (folder / name).exists():
             (retired / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).replace(retired / name)
-    for name in sorted(waiting, key=lambda name: (name.endswith(last), name)):
+    for name in sorted(waiting, key=lambda name: (name.endswith(WEIGHTS), name)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (ready / name).replace(folder / name)
     _flush_folder(folder)
     write_marker(folder, new)
+    then(folder)
     remove_tree(ready)
     return True
 

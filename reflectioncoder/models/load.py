@@ -129,7 +129,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     Raises:
         UserError: it cannot be loaded.
     """
-    check_model_files(name)
+    check_model_files(name, weights=False)
     base = base_of(Path(name))
     if base is not None and not (Path(name) / "tokenizer_config.json").is_file():
         return load_tokenizer(base, trust_remote_code)

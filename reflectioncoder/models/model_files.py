@@ -30,11 +30,12 @@ WEIGHTS = ("*.safetensors", "*.bin")
 TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
-def check_model_files(name: str) -> None:
+def check_model_files(name: str, weights: bool = True) -> None:
     """Make sure, as far as the file system can tell, that a model can be loaded. Hub names are not looked up.
 
     Args:
         name: a directory, a hub name or the name of the embedded model.
+        weights: whether the weights are needed, and not the tokenizer alone.
 
     Raises:
         UserError: a path without a directory, files that are missing, incomplete or placeholders, an adapter whose base
@@ -56,14 +57,15 @@ def check_model_files(name: str) -> None:
             "again to complete that"
         )
     _check_contents(name, folder)
-    base = base_of(folder)
+    base = base_of(folder) if weights else None
     if base is not None:
         try:
             check_model_files(base)
         except UserError as error:
             raise UserError(f"model {name}: is a LoRA adapter; its base {error}") from None
         return
-    _check_configuration(name, folder)
+    if weights:
+        _check_configuration(name, folder)
 
 
 def looks_local(name: str) -> bool:

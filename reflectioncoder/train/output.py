@@ -249,8 +249,7 @@ def complete_output(output: Path, say: Callable[[str], None]) -> None:
         UserError: the directory cannot be written.
     """
     try:
-        if complete_replacement(output):
-            finish_output(output)
+        if complete_replacement(output, finish_output):
             say(f"{output}: the run had been killed while its model was moved into place; this is now complete")
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from None
@@ -286,7 +285,7 @@ def save_model(
         for name, text in (others or {}).items():
             (staging / name).write_text(text, encoding="utf-8")
         usual_modes(staging)
-        replace_files(output, staging, command)
+        replace_files(output, staging, command, finish_output)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise UserError(f"cannot write {output}: {first_line(error)}; {how_to_go_on(output)}") from None

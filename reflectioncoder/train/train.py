@@ -58,7 +58,6 @@ from reflectioncoder.train.output import (
     check_output,
     check_places,
     complete_output,
-    finish_output,
     save_model,
     start_output,
 )
@@ -229,7 +228,6 @@ def _train(
             whole = whole_model(trained, trainer, engine, config.precision, world.first)
             if whole is not None:
                 _save(whole, tokenizer, config, result)
-                finish_output(output)
             world.wait()  # the other ranks would treat a rank that exits earlier as dead
     return result
 

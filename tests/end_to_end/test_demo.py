@@ -5,11 +5,20 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
+import torch
+from training import At, interrupt
 
 from reflectioncoder import demo
 from reflectioncoder.config.evaluate import DemoConfig
 from reflectioncoder.demo import ARMS, DEMO_TASKS, describe_demo, evaluate_config, run_demo, train_configs
 from reflectioncoder.errors import UserError
+from reflectioncoder.evaluate import compare as comparison
+from reflectioncoder.evaluate import evaluate as evaluation
+from reflectioncoder.evaluate.results import Score
+from reflectioncoder.evaluate.stats import Comparison
+from reflectioncoder.report import page
+from reflectioncoder.train import train as training
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +82,45 @@ def test_the_arms_differ_in_data_and_objective_only():
     a, b = (vars(arms[name]) for name in ("after", "instruction_tuned"))
     assert {key for key in a if a[key] != b[key]} == {"output", "data", "objective"}
     assert "45,000 tokens" in describe_demo(DemoConfig())
+
+
+def test_a_demo_that_was_stopped_within_an_arm_goes_on_there(tmp_path, monkeypatch, capfd):
+    """Tiny models, and no scores: only the arms of training run."""
+    base = tiny.save(tmp_path / "model", tiny.llama(258, dtype=torch.float32))
+
+    def small(demo):
+        changes = {"model": base, "precision": "float32", "save_steps": 1, "max_length": 4096}
+        return {arm: dataclasses.replace(config, **changes) for arm, config in train_configs(demo).items()}
+
+    whole, interrupting = training.train, [True]
+
+    def stopped(config):
+        after = int(config.output.endswith("instruction")) + 2
+        return whole(config, callbacks=[At(after, interrupt)] if interrupting[0] else [])
+
+    monkeypatch.setattr(demo, "train_configs", small)
+    monkeypatch.setattr(training, "train", stopped)
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda config: Score(config.generate.task, 0.5, 0.0, 1.0, 2, 0, {}, 0.0)
+    )
+    monkeypatch.setattr(comparison, "compare", lambda *_: Comparison(2, 0.5, 0.5, 0.0, 0.0, 1.0, 0, 0, 1.0))
+    monkeypatch.setattr(page, "write_report", lambda root: root / "report.html")
+    settings = DemoConfig(output=str(tmp_path / "demo"), problems=4, plain=1, tokens=20_000, batch_size=2, levels=(1,))
+    with pytest.raises(UserError, match="interrupted after step 2 of"):
+        run_demo(settings)
+    first = tmp_path / "demo" / "train" / "reflection"
+    assert [path.name for path in first.glob("checkpoint-*")] == ["checkpoint-1"]
+    # as if it had been killed when its model was in place, but before that was recorded
+    interrupting[0] = False
+    whole(dataclasses.replace(small(settings)["after"], resume=True))
+    before = (first / "model.safetensors").stat().st_mtime_ns
+    interrupting[0] = True
+    with pytest.raises(UserError, match="interrupted after step 3 of"):
+        run_demo(settings)
+    assert (first / "model.safetensors").stat().st_mtime_ns == before  # not trained again
+    interrupting[0] = False
+    run_demo(settings)
+    assert "continuing from" in capfd.readouterr().err
+    log = (tmp_path / "demo/train/instruction/log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in log]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > 2

@@ -271,7 +271,7 @@ def test_a_run_killed_between_writing_and_renaming_ends_as_if_nothing_had_happen
 def test_a_run_killed_before_any_rename_ends_as_if_nothing_had_happened(
     base: Path, tmp_path: Path, whole: Path
 ) -> None:
-    assert _kill_at_moves(base, tmp_path, whole, range(1, 200)) >= 30
+    assert _kill_at_moves(base, tmp_path, whole, range(1, 200)) >= 20  # all that there are
 
 
 def _kill_at_moves(base: Path, folder: Path, whole: Path, numbers: range) -> int:

@@ -65,7 +65,7 @@ def check_native(config: NativeConfig, chat: ChatConfig) -> None:
     """Raise UserError for invalid settings of the fine-tuned model or of its budget."""
     if not config.model:
         raise UserError("native.model: name a model that was trained on the format, such as runs/train")
-    check_model_files(config.model)
+    check_model_files(config.model, weights=config.backend != "completions")
     check_vllm(config.vllm, "native.")
     for name in ("batch_size", "max_new_tokens", "samples"):
         if getattr(config, name) < 1:
