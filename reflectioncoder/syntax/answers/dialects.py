@@ -168,9 +168,10 @@ def head_of(code: str, name: str, kind: str) -> tuple[int, int] | None:
         heads = [rf"^[^\S\n]*(?:function[^\S\n]+)?{word}[^\S\n]*(?:\([^\S\n]*\))?\s*\{{"]
     else:
         arrow = rf"\b(?:const|let|var)\s+{word}\b[^;{{}}]*?=\s*(?:async\s*)?(?:function\b[^{{;]*\{{|[^;{{}}]*=>\s*\{{?)"
-        heads = [
-            rf"\b{word}\s*(?:<[^;{{}}()]*>)?\s*\((?:[^(){{}};]|\((?:[^();]|\([^();]*\))*\)|\{{[^{{}};]*\}})*\)[^;{{}}=]*?\{{"
-        ]
+        inner = r"(?:[^(){};]|\((?:[^();]|\([^();]*\))*\)|\{[^{};]*\})*"  # parameters, with types that have brackets
+        record = r"[^{}\n]*\}[^;{}()\n]*\{"  # a type in braces, with the brace of the body behind it
+        result = rf"(?:[^;{{}}=]|\{{(?={record})[^{{}}\n]*\}})*?"
+        heads = [rf"\b{word}\s*(?:<[^;{{}}()]*>)?\s*\({inner}\){result}\{{(?!{record})"]
         heads += [arrow] if kind in ("javascript", "typescript") else []
         heads += [rf"^[^\n;{{}}]*\b{word}\s*\([^(){{}};]*\)\s*=>"] if kind == "csharp" else []
     for head in heads:
