@@ -13,27 +13,33 @@ from types import ModuleType
 from typing import Any
 
 PREFIX = "reflectioncoder.sandbox."
-MODULES = ("values", "caller", "equality")  # each may import those before it
+OF_SESSIONS = ("notebook", "awaiting", "session")  # run the cells; each may import those before it
+OF_CODE = ("values", "caller", "equality")  # for own code
+_PRISTINE = dict(vars(builtins))
 
 
 def own_namespace(program: dict[str, Any]) -> dict[str, Any]:
-    """Import `MODULES`, and return the namespace of own code.
+    """Import the modules `OF_CODE`, and return the namespace of own code.
 
     Args:
         program: the namespace of programs.
     """
-    pristine = dict(vars(builtins))
-    names: dict[str, Any] = {"__builtins__": pristine, "__name__": PREFIX + "own", "program": program}
-    return names | {name: _import(PREFIX + name, pristine) for name in MODULES}
+    names: dict[str, Any] = {"__builtins__": _PRISTINE, "__name__": PREFIX + "own", "program": program}
+    return names | {name: import_own(name) for name in OF_CODE}
 
 
-def _import(name: str, pristine: dict[str, Any]) -> ModuleType:
-    """Import a module whose functions resolve builtins in `pristine`; functions keep those they were defined with."""
+def import_own(short: str) -> ModuleType:
+    """Import a module of this package. Its functions keep the copy of the builtins that they were defined with.
+
+    Args:
+        short: last name of the module, which has not been imported before.
+    """
+    name = PREFIX + short
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    vars(module)["__builtins__"] = pristine
+    vars(module)["__builtins__"] = _PRISTINE
     sys.modules[name] = module
-    vars(sys.modules[PREFIX.rstrip(".")])[name.rpartition(".")[2]] = module  # for `from package import module`
+    vars(sys.modules[PREFIX.rstrip(".")])[short] = module  # for `from package import module`
     spec.loader.exec_module(module)
     return module

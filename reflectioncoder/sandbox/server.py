@@ -314,6 +314,8 @@ def main() -> None:
         return
     for name in [name for name in sys.modules if name.split(".")[0] == "reflectioncoder"]:
         del sys.modules[name]  # programs do not see modules of this package
+    for path in [path for path in sys.path_importer_cache if path == OWN_FOLDER or "reflectioncoder" in path]:
+        del sys.path_importer_cache[path]
     gc.collect()
     gc.freeze()
     control.send(json.dumps({"level": isolation.level, "layers": isolation.layers()}).encode())
@@ -328,8 +330,11 @@ def _warm_up(
     isolation: IsolationLayers, private: list[int], preload: list[str]
 ) -> Callable[[int, list[int], dict[str, Any]], None]:
     """Import IPython and the preloaded modules; done after the fork of the spawner, which must stay small."""
+    from reflectioncoder.sandbox.own import OF_SESSIONS, import_own, own_namespace
+
+    for name in OF_SESSIONS:
+        import_own(name)
     from reflectioncoder.sandbox.notebook import Notebook, make_shell
-    from reflectioncoder.sandbox.own import own_namespace
     from reflectioncoder.sandbox.session import as_ipython, become_program, prepare_streams
 
     notebook = Notebook(make_shell())

@@ -131,6 +131,18 @@ def test_hostile_program_is_contained(boxed: Interpreter, bait: Bait, hostile: H
     assert boxed.run("print(1)").text == "1\n"
 
 
+@pytest.fixture(scope="module", params=BOXED)
+def uncounted(request: pytest.FixtureRequest) -> Iterator[Interpreter]:
+    yield from started(request.param, groups=False)
+
+
+@each([program for program in PROGRAMS if program.family == "children"])
+def test_children_are_contained_without_control_groups(uncounted: Interpreter, bait: Bait, hostile: Hostile) -> None:
+    result = uncounted.run(bait.program(hostile), hostile.limits)
+    assert result.outcome in hostile.outcomes - {"ok"}, result
+    assert uncounted.run("print(1)").text == "1\n"
+
+
 @each(FORGERIES)
 def test_failure_is_no_success_even_without_isolation(unboxed: Interpreter, bait: Bait, hostile: Hostile) -> None:
     skip_without(unboxed, hostile.needs)
@@ -140,7 +152,7 @@ def test_failure_is_no_success_even_without_isolation(unboxed: Interpreter, bait
 
 def test_the_corpus_is_large_and_no_forgery_may_succeed() -> None:
     families = Counter(program.family for program in PROGRAMS)
-    assert len(PROGRAMS) >= 75 and len(families) >= 12 and min(families.values()) >= 3
+    assert len(PROGRAMS) >= 260 and len(families) >= 20 and min(families.values()) >= 3
     assert len({program.name for program in PROGRAMS}) == len(PROGRAMS)
     assert len(FORGERIES) >= 30 and not any("ok" in program.outcomes for program in FORGERIES)
 

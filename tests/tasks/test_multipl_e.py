@@ -17,12 +17,13 @@ from reflectioncoder.evaluate.evaluate import evaluate, read_completions
 from reflectioncoder.evaluate.results import summarize
 from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Limits
+from reflectioncoder.interpreter.workspace import ProgramResult
 from reflectioncoder.syntax.answers.dialects import dialect_of, head_of
 from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.multipl_e import languages
 from reflectioncoder.tasks.multipl_e.answers import assemble_program, function_in
 from reflectioncoder.tasks.multipl_e.compilers import ready_folder
-from reflectioncoder.tasks.multipl_e.task import MultiPLE
+from reflectioncoder.tasks.multipl_e.task import MultiPLE, _failure
 from reflectioncoder.tasks.registry import get_task
 
 LIMITS = Limits(2.0, 1024, 1_000_000)
@@ -422,3 +423,82 @@ def test_the_function_of_every_prompt_is_known(data):
             name = function_in(row["prompt"])
             assert name and head_of(row["prompt"], name, dialect_of(key).kind), row["prompt"]
             assert re.search(rf"\b{name}\b", row["tests"])
+
+
+# Programs that are wrong, and redefine what a failed test calls. The tests call `f` with 1 and expect 2.
+REDEFINED = {
+    "cpp": (
+        "#include<assert.h>\n#include<bits/stdc++.h>\n",
+        "int f(int x) {\n    return 0;\n",
+        "}\nint main() {\n    auto candidate = f;\n    assert(candidate((1)) == (2));\n}\n",
+        [
+            "#undef assert\n#define assert(x)\n",
+            "#define NDEBUG\n#include <assert.h>\n",
+            "#undef assert\n#define assert(...) (void)0\n#define main main2\nint main2();\n",
+            "#define static_cast !\n",
+            "#define auto const\n",
+            'extern "C" void __assert_fail(const char*, const char*, unsigned, const char*) noexcept { exit(0); }\n',
+        ],
+    ),
+    "js": (
+        "//f\n",
+        "function f(x){\n  return 0;\n}\n",
+        "const assert = require('node:assert');\n\n\nfunction test() {\n  let candidate = f;\n"
+        "  assert.deepEqual(candidate(1),2);\n}\n\ntest();\n",
+        [
+            "require('assert').deepEqual = () => {};\n",
+            "require('node:assert').strict.deepEqual = () => {};\nrequire('node:assert').deepEqual = () => {};\n",
+            "function require() { return { deepEqual() {} }; }\n",
+            "var require = () => ({ deepEqual() {} });\n",
+            "require('module').prototype.require = () => ({ deepEqual() {} });\n",
+            "Object.defineProperty(require('assert'), 'deepEqual', { value: () => {} });\n",
+            "process.on('uncaughtException', () => process.exit(0));\n",
+            "Object.is = () => true; Object.prototype.valueOf = () => 2; Number.prototype.valueOf = () => 2;\n",
+        ],
+    ),
+    "rs": (
+        "//f\n",
+        "fn f(x: isize) -> isize {\n    return 0;\n",
+        "}\n\nfn main() {\n    let candidate = f;\n    assert_eq!(candidate(1), 2);\n}\n",
+        [
+            "macro_rules! assert_eq { ($($t:tt)*) => {} }\n",
+            "macro_rules! assert_eq { ($a:expr, $b:expr) => { let _ = ($a, $b); } }\nmacro_rules! panic { () => {} }\n",
+            "macro_rules! println { ($($t:tt)*) => {} }\nmacro_rules! assert_eq { ($($t:tt)*) => {} }\n",
+        ],
+    ),
+    "sh": (
+        "#!/bin/bash\n",
+        "f() {\n    echo 0\n",
+        '}\n\ncandidate() {\n    f "$@"\n}\n\nset -e\nrun_test() {\n    [[ $(candidate "1") = "2" ]]\n}\n\nrun_test\n',
+        [
+            "set() { :; }\n",
+            "set() { :; }\nunset() { :; }\nbuiltin() { :; }\ncommand() { :; }\ntrap() { :; }\n",
+            "shopt -s expand_aliases\nalias set=: unset=: '[[=true' run_test=:\n",
+            "trap 'set +e' DEBUG\n",
+            "trap 'set +e' ERR DEBUG RETURN\nset -T\n",
+            "readonly POSIXLY_CORRECT\nset() { :; }\n",
+            "printf() { command printf 'x'; }\nset() { :; }\n",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("key", "number"), [(key, n) for key, case in REDEFINED.items() for n in range(len(case[3]))])
+def test_a_program_that_redefines_what_fails_does_not_pass(key, number, tmp_path):
+    need(key)
+    prompt, function, tests, tricks = REDEFINED[key]
+    row = {"name": "one", "language": key, "prompt": prompt, "tests": tests, "stop_tokens": ["\nnever"]}
+    (tmp_path / f"humaneval-{key}.jsonl").write_text(json.dumps(row) + "\n")
+    one = MultiPLE(key, TaskOptions(data=str(tmp_path)))
+    right = function.replace("return 0", "return 2").replace("echo 0", "echo 2")
+    with one.interpreter(LIMITS) as interpreter:
+        verdict = one.check("one", prompt + tricks[number] + function, interpreter, LIMITS, whole=True)
+        assert not verdict.passed and verdict.outcome != "not_run", verdict
+        if number == 0:
+            assert one.check("one", prompt + right, interpreter, LIMITS, whole=True).passed
+
+
+def test_a_crash_in_csharp_is_named_by_its_exception():
+    said = "\nUnhandled Exception:\nSystem.DivideByZeroException: Attempted to divide by zero.\n  at Problem.F ()\n"
+    verdict = _failure(ProgramResult("error", "", said, 1))
+    assert verdict.error == "System.DivideByZeroException: Attempted to divide by zero."

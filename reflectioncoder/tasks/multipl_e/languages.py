@@ -6,6 +6,7 @@ There is one entry per language. Commands are those of MultiPL-E's own evaluator
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -55,6 +56,9 @@ class Language:
         settings: glob patterns of settings folders outside /usr that its tools read.
         home: command that prints the folder programs must see if a tool is outside `PROGRAMS_PATH`.
         failure: text on standard error that means failure, whatever the exit status.
+        guards: (regular expression, replacement) pairs for the tests, so that they use what a program cannot redefine.
+            `NAME` stands for a random name.
+        loaded: name and text of a file that the run loads before the program.
     """
 
     name: str
@@ -70,6 +74,8 @@ class Language:
     settings: tuple[str, ...] = ()
     home: tuple[str, ...] = ()
     failure: str = ""
+    guards: tuple[tuple[str, str], ...] = ()
+    loaded: tuple[str, str] | None = None
 
     def ending(self, tests: str, first: str, second: str) -> str:
         """Insert a statement after the last test that prints `first` and `second` joined, and return the tests.
@@ -83,6 +89,9 @@ class Language:
             ValueError: the tests do not end in the braces of the language's main function.
         """
         said = self.last.format(first, second)
+        for pattern, replacement in self.guards:
+            guarded = replacement.replace("NAME", self.guard_name(first)).replace("\\", r"\\")
+            tests = re.sub(pattern, guarded, tests, flags=re.MULTILINE)
         if not self.closing:
             return f"{tests}\n{said}\n"
         found = re.search(self.closing, tests)
@@ -90,10 +99,35 @@ class Language:
             raise ValueError(f"tests in {self.name} must end in the braces of their main function")
         return f"{tests[: found.start()]}{said}\n{tests[found.start() :]}"
 
+    def guard_name(self, first: str) -> str:
+        """Name for a program's guards, from the first half of its word, which the name does not reveal."""
+        return f"judge{hashlib.sha256(first.encode()).hexdigest()[:12]}"
+
 
 _NODE = Tool("node", ("--version",), f"{_APT} nodejs npm")
 _TUPLES = "/usr/share/java/javatuples.jar"
 _JDK = f"{_APT} openjdk-17-jdk-headless"
+
+# Defines the assertions of node under a random name and makes them constant, before the program can patch them.
+_FROZEN_ASSERT = """\
+const assert = require("node:assert");
+Object.freeze(assert.strict);
+Object.freeze(assert);
+Object.defineProperty(globalThis, "NAME", { value: assert });
+"""
+# Removes macros that change what the tests mean, and makes a failed assertion end the program whatever it has defined.
+_OWN_ASSERT = "".join(
+    f"#undef {word}\n"
+    for word in "NDEBUG assert main int auto candidate static_cast bool void true false if return const std".split()
+) + (
+    "#define assert(test) (static_cast<bool>(test) ? void(0) : "
+    "(::__assert_fail(#test, __FILE__, __LINE__, __PRETTY_FUNCTION__), __builtin_trap()))\n"
+)
+# In POSIX mode the special builtins `unset`, `set` and `trap` come before functions of the same name.
+_OWN_COMMANDS = (
+    "POSIXLY_CORRECT=1\n\\unset -f unset set trap builtin command printf echo test '[' exit return unalias shopt\n"
+    "\\trap - DEBUG ERR RETURN EXIT\n\\unalias -a\n\\unset POSIXLY_CORRECT\n\\shopt -u expand_aliases\n"
+)
 
 LANGUAGES: Mapping[str, Language] = {
     "java": Language(
@@ -121,20 +155,24 @@ LANGUAGES: Mapping[str, Language] = {
         "javascript",
         "main.js",
         (),
-        ("node", "main.js"),
+        ("node", "--require", "./judge.js", "main.js"),
         'console.log("{0}" + "{1}");',
         "",
         (_NODE,),
+        guards=((r"require\('node:assert'\)", "NAME"),),
+        loaded=("judge.js", _FROZEN_ASSERT),
     ),
     "ts": Language(
         "TypeScript",
         "typescript",
         "main.ts",
         ("node", "--snapshot-blob", "{ready}/compiler.blob", "main", "main.ts"),
-        ("node", "main.js"),
+        ("node", "--require", "./judge.js", "main.js"),
         'console.log("{0}" + "{1}");',
         "",
         (_NODE, Tool("tsc", ("--version",), "npm install --global typescript@5.9.3")),
+        guards=((r"^const assert = require\('node:assert'\)", "declare var NAME: any;\nconst assert = NAME"),),
+        loaded=("judge.js", _FROZEN_ASSERT),
     ),
     "cpp": Language(
         "C++",
@@ -146,6 +184,7 @@ LANGUAGES: Mapping[str, Language] = {
         "int main() {\n}\n",
         (Tool("g++", ("-dumpfullversion",), f"{_APT} g++"),),
         closing=r"\}\s*$",
+        guards=((r"^int main\(\) \{", f"{_OWN_ASSERT}int main() {{"),),
     ),
     "php": Language(
         "PHP",
@@ -180,11 +219,12 @@ LANGUAGES: Mapping[str, Language] = {
         "main.rs",
         ("rustc", "-C", "codegen-units=1", "main.rs", "-o", "main"),
         ("./main",),
-        'println!("{{}}{{}}", "{0}", "{1}");',
+        '::std::println!("{{}}{{}}", "{0}", "{1}");',
         "fn main() {\n}\n",
         (Tool("rustc", ("--version",), f"{_APT} rustc-web"),),
         closing=r"\}\s*$",
         home=("rustc", "--print", "sysroot"),
+        guards=((r"(?<![\w:])assert_eq!(?=\()", "::std::assert_eq!"), (r"(?<![\w:])vec!(?=\[)", "::std::vec!")),
     ),
     "cs": Language(
         "C#",
@@ -211,7 +251,8 @@ LANGUAGES: Mapping[str, Language] = {
         ("bash", "main.sh"),
         "printf '%s%s\\n' {0} {1}",
         "",
-        (Tool("bash", ("--version",), f"{_APT} bash"),),
+        (Tool("bash", ("--version",), f"{_APT} bash"), Tool("bc", ("--version",), f"{_APT} bc")),
+        guards=((r"^set -e$", f"{_OWN_COMMANDS}set -e"),),
     ),
 }
 

@@ -3,8 +3,9 @@
 A program consists of prompt, completion and tests, as in MultiPL-E's own evaluators. It is compiled and run as defined
 in `languages.py`, inside the project's isolation. Exit status 0 is not enough to pass: a statement after the last test
 prints a random word, which the program contains in two halves. So a program does not pass by exiting early, by printing
-what passing programs print, or by printing its own source. This does not protect against code that reads the word from
-its own file or memory, or that makes asserts meaningless (`#define assert`).
+what passing programs print, or by printing its own source. What the tests of C++, JavaScript, TypeScript, Rust and Bash
+call to fail cannot be redefined (`Language.guards`). This does not protect against code that reads the word from its
+own file or memory; docs/evaluation.md lists what is open in each language.
 
 The data has no reference solutions; docs/evaluation.md lists its known errors. Of the two C# files, the one that
 compares lists by their items is used. The other compares them by identity, which no answer can satisfy.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 MULTIPL_E_INSTRUCTION = "Write a complete {language} function for the problem.\n\n{prompt}"  # appendix D
 COMPILE_SECONDS = 30.0
 TRIAL_FACTOR = 10.0  # extra time of a program beyond its limit, in multiples of an empty one's processor time
+_HEADING = "Unhandled Exception:"  # of mono, above the line that names the exception
 # patterns of output lines that name the failure, the most specific first
 _TELLING = (
     re.compile(r"\b\w*(?:Error|Exception)\b|panicked|error(?::|\[| [A-Z])"),
@@ -192,6 +194,8 @@ def _build_and_run(
             if not result.ok:
                 return _failure(result, "compilation: "), (spent, 0.0)
             files = {language.source: ""}  # a compiled program cannot read its own source
+        if language.loaded:
+            files[language.loaded[0]] = language.loaded[1].replace("NAME", language.guard_name(first))
         argv = toolchain.command(language.run, ready, run_limit.memory_mb)
         result = place.run(argv, files, env=language.environment, made=bool(language.compile))
         times, seconds = (spent, place.processor_seconds() - spent), built + result.seconds
@@ -206,6 +210,7 @@ def _build_and_run(
 
 def _failure(result: ProgramResult, what: str = "") -> Verdict:
     lines = [line.strip() for line in f"{result.stderr}\n{result.stdout}".splitlines() if line.strip()]
+    lines = [line for line in lines if line != _HEADING] or lines
     telling = next((line for sign in _TELLING for line in lines if sign.search(line)), lines[0] if lines else "")
     by_itself = result.outcome == "killed" and result.status is not None  # as after a failed assert, which aborts
     outcome = "error" if by_itself else result.outcome
