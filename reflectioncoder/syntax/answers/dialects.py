@@ -6,8 +6,9 @@ Python is parsed. Of other languages only the structure is read: braces and name
 from __future__ import annotations
 
 import ast
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -137,6 +138,11 @@ _WORDS_BEFORE_CALL = frozenset(
     "typeof sizeof using lock fixed foreach guard defer echo print let var const".split()
 )
 _CALL = re.compile(r"\b([A-Za-z_]\w*)(?:::<[^<>()]*>|<[^<>()]*>)?\s*\(")
+_MOST_HEADS, _LONGEST_HEAD = 300, 2000  # places where a function may be defined that are tried, and their characters
+_BRACKET = re.compile(r"[();]")
+_RECORD = r"[^{}\n]{0,300}\}[^;{}()\n]{0,300}\{"  # a type in braces, with the brace of the body behind it
+_RESULT = re.compile(rf"(?:[^;{{}}=]|\{{(?={_RECORD})[^{{}}\n]*\}})*?\{{(?!{_RECORD})")
+_BEFORE_CALL = re.compile(r"(?:\.|\b(?:new|return|throw|else|await|case|if|while|for|switch)\b[^{]*|=)\s*$")
 _HEADS = r"(?:function|fn|func|class|struct|enum|interface|record|trait|namespace|type|typedef|union|protocol|actor)"
 
 
@@ -164,23 +170,44 @@ def head_of(code: str, name: str, kind: str) -> tuple[int, int] | None:
         head's arrow, `=`, or the like, if there is no brace); None if the code does not define the function.
     """
     text, word = structure(code, kind), re.escape(name)
+    for start, end in itertools.islice(_heads(text, word, kind), _MOST_HEADS):
+        line = text.rfind("\n", 0, start) + 1
+        before = text[max(line, start - _LONGEST_HEAD) : start]
+        if not _BEFORE_CALL.search(before):
+            return line + len(re.match(r"(?:.*[;{}])?", text[line:start])[0]), end  # type: ignore[index]
+    return None
+
+
+def _heads(text: str, word: str, kind: str) -> Iterator[tuple[int, int]]:
+    """Yield where a function may be defined: the place of its name or keyword, and that after the head."""
     if kind == "bash":
-        heads = [rf"^[^\S\n]*(?:function[^\S\n]+)?{word}[^\S\n]*(?:\([^\S\n]*\))?\s*\{{"]
-    else:
-        arrow = rf"\b(?:const|let|var)\s+{word}\b[^;{{}}]*?=\s*(?:async\s*)?(?:function\b[^{{;]*\{{|[^;{{}}]*=>\s*\{{?)"
-        inner = r"(?:[^(){};]|\((?:[^();]|\([^();]*\))*\)|\{[^{};]*\})*"  # parameters, with types that have brackets
-        record = r"[^{}\n]*\}[^;{}()\n]*\{"  # a type in braces, with the brace of the body behind it
-        result = rf"(?:[^;{{}}=]|\{{(?={record})[^{{}}\n]*\}})*?"
-        heads = [rf"\b{word}\s*(?:<[^;{{}}()]*>)?\s*\({inner}\){result}\{{(?!{record})"]
-        heads += [arrow] if kind in ("javascript", "typescript") else []
-        heads += [rf"^[^\n;{{}}]*\b{word}\s*\([^(){{}};]*\)\s*=>"] if kind == "csharp" else []
-    for head in heads:
-        for found in re.finditer(head, text, re.MULTILINE):
-            line = text.rfind("\n", 0, found.start()) + 1
-            before = text[line : found.start()]
-            if re.search(r"(?:\.|\b(?:new|return|throw|else|await|case|if|while|for|switch)\b[^{]*|=)\s*$", before):
-                continue  # a call, not a definition
-            return line + len(re.match(r"(?:.*[;{}])?", before)[0]), found.end()  # type: ignore[index]
+        plain = rf"^[^\S\n]*(?:function[^\S\n]+)?{word}[^\S\n]*(?:\([^\S\n]*\))?\s*\{{"
+        yield from (found.span() for found in re.finditer(plain, text, re.MULTILINE))
+        return
+    for found in itertools.islice(re.finditer(rf"\b{word}\s*(?:<[^;{{}}()]{{0,200}}>)?\s*\(", text), _MOST_HEADS):
+        close = _closing_bracket(text, found.end())
+        if close is None:
+            continue
+        body = _RESULT.match(text, close, close + _LONGEST_HEAD)
+        if body is not None:
+            yield found.start(), body.end()
+        elif kind == "csharp" and (arrow := re.compile(r"\s*=>").match(text, close)):
+            yield found.start(), arrow.end()
+    if kind in ("javascript", "typescript"):
+        value = r"(?:async\s*)?(?:function\b[^{;]{0,500}\{|[^;{}]{0,500}?=>\s*\{?)"
+        assigned = rf"\b(?:const|let|var)\s+{word}\b[^;{{}}=]{{0,500}}=\s*{value}"
+        yield from (found.span() for found in re.finditer(assigned, text))
+
+
+def _closing_bracket(text: str, start: int) -> int | None:
+    """Return the place after the bracket that closes one before `start`; None if a statement ends before it."""
+    depth = 1
+    for found in _BRACKET.finditer(text, start, start + _LONGEST_HEAD):
+        if found[0] == ";":
+            return None
+        depth += 1 if found[0] == "(" else -1
+        if depth == 0:
+            return found.end()
     return None
 
 
