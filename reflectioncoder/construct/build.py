@@ -36,6 +36,7 @@ from reflectioncoder.construct.filters.references import counted, load_reference
 from reflectioncoder.construct.ledger.database import check_not_lost
 from reflectioncoder.construct.ledger.ledger import Ledger
 from reflectioncoder.construct.mutation.kinds import BUG_KINDS
+from reflectioncoder.construct.mutation.reasons import WORDING_VERSION
 from reflectioncoder.construct.mutation.worker import INFRASTRUCTURE, Reflector
 from reflectioncoder.construct.prompts import load_prompts
 from reflectioncoder.construct.samplers import replay
@@ -259,6 +260,7 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
             del settings[key]
     if config.sampler == "mutation":
         del settings["sampler"]
+        settings["wording_version"] = WORDING_VERSION
     elif config.sampler == "native":
         from reflectioncoder.models.load import weights_fingerprint as weights  # seconds of imports
 

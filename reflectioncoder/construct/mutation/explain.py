@@ -14,6 +14,7 @@ from typing import Any
 
 from reflectioncoder.construct.mutation.edits import Mutation
 from reflectioncoder.construct.mutation.kinds import BUG_KINDS
+from reflectioncoder.construct.mutation.reasons import CLOSINGS, EFFECTS, MISTAKEN, STILL
 from reflectioncoder.errors import UserError
 
 LONGEST = 90
@@ -104,13 +105,13 @@ def contrast(actual: str, expected: str) -> str:
         got, due = ast.literal_eval(actual), ast.literal_eval(expected)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return ""
-    if got is None:
-        return "so the call gives `None`"
-    if isinstance(got, bool) and isinstance(due, bool):
-        return f"so the answer is `{got}` instead of `{due}`"
+    if got is None or (isinstance(got, bool) and isinstance(due, bool)):
+        return ""  # there is nothing to add to the values, which the first sentence names
     if isinstance(got, (int, float)) and isinstance(due, (int, float)):
-        if isinstance(got, float) and isinstance(due, int):
-            return f"so the result is the float {code(actual)}"
+        if isinstance(got, float) and isinstance(due, int) and got == int(got) == due:
+            return "so the result is a float and not an integer"
+        if not (abs(got) < 1e300 and abs(due) < 1e300):
+            return ""
         return f"which makes the result {abs(round(got - due, 6))} too {'large' if got > due else 'small'}"
     if type(got) is not type(due):
         return f"so the result is of type `{type(got).__name__}` instead of `{type(due).__name__}`"
@@ -176,7 +177,27 @@ def analysis(
         cause, repair = (rng.choice(texts).format_map(words) for texts in (kind.causes, kind.repairs))
     except KeyError as error:
         raise UserError(f"bug kind '{mutation.kind}': a template has the unknown field {error}") from None
-    return " ".join([_opening(failure, rng), _cause(cause, failure, partial, rng), _repair(repair, rng)])
+    effect = EFFECTS.get(mutation.kind, "")
+    parts = [_opening(failure, rng), _cause(cause, failure, partial, rng), effect, _repair(repair, rng)]
+    return " ".join(filter(None, parts))
+
+
+def mistaken_analysis(failure: AssertFailure, line: str, other: str, rng: random.Random) -> str:
+    """Write an analysis that guesses a repair which will not help.
+
+    Args:
+        failure: the failing assert and the interpreter's result.
+        line: the line that is changed.
+        other: what it is changed to, which is wrong as well.
+        rng: picks the wordings.
+    """
+    guess = rng.choice(MISTAKEN).format(line=line.strip(), other=other.strip())
+    return f"{_opening(failure, rng)} {guess}"
+
+
+def after_mistake(text: str, rng: random.Random) -> str:
+    """Put before an analysis that the repair before it did not help."""
+    return f"{rng.choice(STILL)} {text}"
 
 
 def _opening(failure: AssertFailure, rng: random.Random) -> str:
@@ -251,12 +272,5 @@ def closing(function: str, repaired: str, rounds: int, rng: random.Random) -> st
         rng: picks the wording.
     """
     repairs = "the repair" if rounds == 1 else f"{('two', 'three')[rounds - 2] if rounds < 4 else rounds} repairs"
-    return rng.choice(
-        (
-            "All tests pass now.",
-            f"The corrected code passes all test cases, also `{repaired}`.",
-            f"Every assert holds after {repairs}, so `{function}` works as required.",
-            f"`{function}` now passes the tests.",
-            f"No assertion fails any more, `{repaired}` included.",
-        )
-    )
+    first = repairs[0].upper() + repairs[1:]
+    return rng.choice(CLOSINGS).format(function=function, test=repaired, repairs=repairs, repairs_first=first)

@@ -12,12 +12,21 @@ import ast
 import json
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.mutation.edits import Mutation, apply_edits
-from reflectioncoder.construct.mutation.explain import AssertFailure, analysis, closing, parse_assert
+from reflectioncoder.construct.mutation.explain import (
+    AssertFailure,
+    after_mistake,
+    analysis,
+    closing,
+    mistaken_analysis,
+    parse_assert,
+)
 from reflectioncoder.construct.mutation.kinds import BUG_KINDS, find_mutations
+from reflectioncoder.construct.mutation.reasons import WORDING_VERSION
 from reflectioncoder.construct.prompts import PROMPT_VERSION, REFLECTION_INSTRUCTIONS, reflection_instruction
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
 from reflectioncoder.errors import UserError
@@ -30,6 +39,7 @@ from reflectioncoder.syntax.trees import names_in
 
 TRIAL_LIMITS = Limits(seconds=1.0)
 BUGS_TRIED = 24  # candidates tried as the first bug before the problem is rejected
+WRONG_FIRST = 0.15  # share of the sequences with one bug whose first repair is wrong, if the line allows it
 EXTRA_ATTEMPTS = 8  # candidates tried as further bugs of a sequence
 SHOWN_TESTS = 3
 MOST_SHOWN = 5
@@ -78,6 +88,7 @@ class _Round:
         failing: the assert that fails first.
         repaired: the bug that the next round repairs.
         partial: whether other bugs contribute to the failure.
+        tried: the bug that takes the place of the repaired one in the next round, if the repair is wrong.
     """
 
     planted: tuple[int, ...]
@@ -85,6 +96,7 @@ class _Round:
     failing: int
     repaired: int
     partial: bool
+    tried: int | None = None
 
 
 @dataclass
@@ -95,6 +107,7 @@ class _Workshop:
     solution: str
     interpreter: Interpreter
     rng: random.Random
+    wording: random.Random
     candidates: list[Mutation] = field(default_factory=list)
     known: dict[frozenset[int], tuple[str, ...] | None] = field(default_factory=dict)
 
@@ -140,8 +153,9 @@ def reflect_by_mutation(
     if not problem.tests:
         unread = str(problem.extra.get("unread_tests", ""))
         return Rejected(problem.id, "tests not read" if unread else "no tests", unread)
-    rng = random.Random(f"{seed}:{problem.id}")
-    shop = _Workshop(problem, problem.solution.strip("\n") + "\n", interpreter, rng)
+    # wordings are drawn from a generator of their own, so that they do not change which bugs are planted
+    rng, wording = random.Random(f"{seed}:{problem.id}"), random.Random(f"{seed}:{problem.id}:wording")
+    shop = _Workshop(problem, problem.solution.strip("\n") + "\n", interpreter, rng, wording)
     try:
         found = find_mutations(shop.solution)
     except UserError:  # a mistake in a bug kind
@@ -172,7 +186,12 @@ def reflect_by_mutation(
         planted = _add_bugs(shop, first, wanted)
         while planted:
             try:
-                return _sequence(shop, _plan(shop, planted), seed)
+                plan = _plan(shop, planted)
+                mistaken = _with_mistake(shop, plan)
+                if mistaken is not None:
+                    with suppress(_UnusableError):
+                        return _sequence(shop, mistaken, seed)
+                return _sequence(shop, plan, seed)
             except _UnusableError:
                 planted = planted[:-1]
     return Rejected(
@@ -264,6 +283,39 @@ def _plan(shop: _Workshop, planted: Sequence[int]) -> list[_Round]:
     return rounds
 
 
+def _with_mistake(shop: _Workshop, plan: Sequence[_Round]) -> list[_Round] | None:
+    """Add to some plans of one bug a first repair that is wrong: another bug on the same line takes its place.
+
+    Returns:
+        the longer plan; None for most plans, or if there is no such bug.
+    """
+    if len(plan) != 1 or shop.wording.random() >= WRONG_FIRST:
+        return None
+    first = plan[0]
+    bug = shop.candidates[first.repaired]
+    lines = _lines(bug, shop.solution)
+    others = [
+        i
+        for i, other in enumerate(shop.candidates)
+        if i != first.repaired and len(lines) == 1 and _lines(other, shop.solution) == lines
+    ]
+    shop.wording.shuffle(others)
+    for other in others[:EXTRA_ATTEMPTS]:
+        now = shop.outcomes((other,))
+        failing = [i for i, how in enumerate(now or ()) if how and i in first.shown]
+        changed = _line_of(shop, (other,), bug.line)
+        if failing and changed.strip() and changed != _line_of(shop, first.planted, bug.line):
+            tried = _Round(first.planted, first.shown, first.failing, first.repaired, False, other)
+            return [tried, _Round((other,), first.shown, failing[0], other, False)]
+    return None
+
+
+def _line_of(shop: _Workshop, planted: Sequence[int], line: int) -> str:
+    """Return a line of the solution with bugs planted."""
+    lines = apply_edits(shop.solution, [shop.candidates[i] for i in planted]).split("\n")
+    return lines[line - 1] if len(lines) == len(shop.solution.split("\n")) else ""
+
+
 def _shown(shop: _Workshop, failing: int, now: Sequence[str], before: tuple[int, ...]) -> tuple[int, ...]:
     """Choose the asserts of a round: those of the previous round, or a few of which `failing` fails first."""
     if before:
@@ -327,7 +379,12 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
         fixed = shop.solution.split("\n")[mutation.line - 1]
         where = _function_at(shop.solution, mutation.line)
         blocks += [Block("code", text), Block("execution", result.text)]
-        blocks.append(Block("text", analysis(failure, mutation, buggy, fixed, where, plan.partial, rng)))
+        if plan.tried is not None:
+            said = mistaken_analysis(failure, buggy, _line_of(shop, (plan.tried,), mutation.line), shop.wording)
+        else:
+            said = analysis(failure, mutation, buggy, fixed, where, plan.partial, shop.wording)
+            said = after_mistake(said, shop.wording) if turn and rounds[turn - 1].tried is not None else said
+        blocks.append(Block("text", said))
     last = block((), rounds[-1].shown, len(rounds))
     result = run_portably(shop.interpreter, [last], given=problem.given)[0]
     if not result.ok or len(result.text) > LONGEST_OUTPUT:
@@ -335,7 +392,7 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
     name = problem.entry_point or _function_at(shop.solution, shop.candidates[rounds[-1].repaired].line)
     repaired = problem.tests[rounds[-1].failing]
     blocks += [Block("code", last), Block("execution", result.text)]
-    blocks.append(Block("text", closing(name, repaired, len(rounds), rng)))
+    blocks.append(Block("text", closing(name, repaired, len(rounds), shop.wording)))
     instruction = reflection_instruction(
         problem.instruction + _what_is_given(shop, blocks), rng.randrange(len(REFLECTION_INSTRUCTIONS))
     )
@@ -345,6 +402,8 @@ def _sequence(shop: _Workshop, rounds: Sequence[_Round], seed: int) -> Dialogue:
         "mutations": [shop.candidates[plan.repaired].kind for plan in rounds],
         "rounds": len(rounds) + 1,
         "prompt_version": PROMPT_VERSION,
+        "wording_version": WORDING_VERSION,
+        **({"wrong_repairs": 1} if rounds[0].tried is not None else {}),
     }
     return reflection_dialogue(
         instruction,

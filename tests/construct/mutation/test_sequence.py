@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterator
 
 import pytest
 
 from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.mutation.explain import AssertFailure, contrast, parse_assert
+from reflectioncoder.construct.mutation.kinds import BUG_KINDS
+from reflectioncoder.construct.mutation.reasons import CLOSINGS, EFFECTS, MISTAKEN, STILL
 from reflectioncoder.construct.mutation.sequence import reflect_by_mutation
 from reflectioncoder.dialogues.dialogue import Dialogue, unfenced
 from reflectioncoder.interpreter.interpreter import Interpreter
@@ -210,7 +213,9 @@ def test_an_assert_is_read_as_call_and_expectation(test: str, call: str, wanted:
     [
         ("3", "2", "1 too large"),
         ("2.0", "'a'", "type `float` instead of `str`"),
-        ("None", "2", "gives `None`"),
+        ("None", "2", ""),  # the first sentence of an analysis names both values already
+        ("True", "False", ""),
+        ("2.0", "2", "a float"),
         ("[1, 3]", "[1, 2, 3]", "`2` is missing"),
         ("[2, 1]", "[1, 2]", "wrong order"),
         ("[1, 2]", "[1, 3]", "item 1 is `2` instead of `3`"),
@@ -222,3 +227,39 @@ def test_an_assert_is_read_as_call_and_expectation(test: str, call: str, wanted:
 def test_a_wrong_value_is_contrasted_with_the_right_one(actual: str, expected: str, words: str) -> None:
     clause = contrast(actual, expected)
     assert words in clause and bool(clause) == bool(words)
+
+
+def test_some_sequences_begin_with_a_repair_that_is_wrong(made: list[tuple[Problem, int, Dialogue]]) -> None:
+    wrong = [dialogue for _, _, dialogue in made if dialogue.extra["provenance"].get("wrong_repairs")]
+    assert wrong and len(wrong) < len(made) / 2
+    for dialogue in wrong:
+        first, second, last = (b.content for b in dialogue.first_round if b.type == "code")
+        programs = [text.split("\n\n# ")[0].split("\n") for text in (first, second, last)]
+        assert len({len(lines) for lines in programs}) == 1
+        # the wrong repair changes one line, and the right one changes that line again
+        changed = [
+            {n for n, (a, b) in enumerate(zip(x, y, strict=True)) if a != b} for x, y in itertools.pairwise(programs)
+        ]
+        assert changed[0] == changed[1] and len(changed[0]) == 1
+        (line,) = changed[0]
+        guess, explained = (b.content for b in dialogue.first_round[2:6:3])
+        assert programs[0][line].strip() in guess and programs[1][line].strip() in guess
+        assert explained.startswith(STILL)
+
+
+def test_wordings_are_many_and_each_kind_says_what_it_does() -> None:
+    assert len(set(CLOSINGS)) >= 40
+    assert EFFECTS.keys() == BUG_KINDS.keys()
+    assert len(set(EFFECTS.values())) == len(EFFECTS)
+    words = {"function": "f", "test": "assert f(1)", "repairs": "the repair", "repairs_first": "The repair"}
+    assert all("{" not in text.format(**words) for text in CLOSINGS)
+    assert all("{" not in text.format(line="a", other="b") for text in MISTAKEN)
+
+
+def test_the_analysis_says_what_the_bug_does_to_the_run(made: list[tuple[Problem, int, Dialogue]]) -> None:
+    for _, _, dialogue in made:
+        if dialogue.extra["provenance"].get("wrong_repairs"):
+            continue
+        texts = [b.content for b in dialogue.first_round if b.type == "text"]
+        for kind, text in zip(dialogue.extra["provenance"]["mutations"], texts, strict=False):
+            assert EFFECTS[kind] in text

@@ -1,0 +1,123 @@
+"""What each kind of bug does when the program runs, and the sentences around a repair and at the end of a sequence.
+
+`WORDING_VERSION` must change when any wording here, in `wordings.py` or in `explain.py` changes: it is part of the
+fingerprint of a build by mutation and of each sequence's provenance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+WORDING_VERSION = "2"
+
+# kind: what the wrong fragment does to the run; the fields are those of `wordings.py`
+EFFECTS: Mapping[str, str] = {
+    "boundary": "Values on the boundary itself therefore take the wrong branch, and all others the right one.",
+    "comparison": "Every value that should be chosen is passed over, and those that should be passed over are chosen.",
+    "inverted_test": "So the branch is entered for the inputs that it should leave alone, and skipped for the others.",
+    "operator": "Each evaluation of that expression feeds a wrong number or value into everything after it.",
+    "division": "The type or the rounding of the quotient is then off wherever the division leaves a remainder.",
+    "swapped_arguments": "Each argument is then taken for the other one, so the call works on the wrong data.",
+    "swapped_operands": "The operation does not commute, so the two orders agree only in special cases.",
+    "slice_bound": "Elements at one end are lost or taken twice before the rest of the code sees them.",
+    "index": "A neighbour of the wanted element is used from there on, or an element that does not exist.",
+    "wrong_key": "The value that is stored under the real key is never found.",
+    "misspelt_name": "Python finds nothing under that name as soon as the line runs.",
+    "wrong_method": "The line fails as soon as it is reached, whatever the data are.",
+    "wrong_attribute": "Reading it fails although the value was stored in the constructor.",
+    "missing_conversion": "The operation after it then works on another type than it was written for.",
+    "missing_call": "The raw value goes on instead of the prepared one, which shows only for some inputs.",
+    "negated_condition": "The two branches have changed places, so each input gets the treatment of the others.",
+    "and_or": "Where only one half of the condition holds, the code then takes the wrong way.",
+    "min_max": "The extreme of the wrong end is kept.",
+    "any_all": "One item is enough where all are asked for, or all are asked for where one is enough.",
+    "range_bound": "One value is never visited, so its contribution is missing from the result.",
+    "constant": "The number enters the calculation directly, so the error appears in every result that uses it.",
+    "truth_value": "Callers see the opposite answer whenever this point is reached.",
+    "separator": "The pieces are right, but they are joined or cut at the wrong text.",
+    "initial_value": "Nothing later corrects the start, so the deviation stays until the end.",
+    "missing_edge_case": "Such an input falls through to the general code, which was not written for it.",
+    "lost_return": "The function ends without handing the value over, and the caller gets `None`.",
+    "mutable_default": "The first call looks right, and later ones see what was left in it.",
+    "premature_return": "All later passes of the loop are lost.",
+    "branch_removed": "Inputs of that case go on with a value that was never set for them.",
+    "wrong_return": "The calculation is right, but its result is not what leaves the function.",
+    "plain_assignment": "Only the last pass of the loop is left in the variable.",
+    "append_extend": "The container then has another structure than the code expects.",
+    "break_continue": "The passes after this point are then not the ones that should run.",
+    "missing_step": "The state that the next passes rely on is never brought up to date.",
+    "reset_in_loop": "What the earlier passes have collected is thrown away each time.",
+    "wrong_variable": "The expression is then calculated from a value that has another meaning.",
+    "sort_order": "The items are the right ones, in reverse.",
+    "missing_sort_key": "The items are ordered by their own value and not by what matters here.",
+    "missing_normalisation": "Inputs that differ only in form are then treated as different.",
+    "missing_default": "The first time a key appears there is nothing to read.",
+    "missing_items": "The loop variables receive something else than the pairs they are meant for.",
+    "in_place_result": "From there on the code works with nothing.",
+    "missing_filter": "Items that should have been left out take part as well.",
+}
+# a first repair that does not help; the fields are `line` as it stands and `other` as it is tried
+MISTAKEN = (
+    "The line `{line}` looks suspicious. I will try `{other}` in its place.",
+    "My first guess is the line `{line}`; I change it to `{other}` and see what the tests say.",
+    "This points to `{line}`. I rewrite it as `{other}` and run the same tests.",
+    "I suspect `{line}`, and replace it by `{other}`.",
+    "Something is off in `{line}`. Perhaps it should read `{other}`.",
+    "I am not sure yet, but `{line}` is the likely place. I try `{other}`.",
+)
+STILL = (
+    "That change was not the answer.",
+    "My first repair does not hold.",
+    "The line was the right place, but the new version is wrong as well.",
+    "The first attempt only replaced one mistake by another.",
+    "So the guess was wrong; I look again.",
+    "It still fails, so I go through that line again.",
+    "The previous repair was too hasty.",
+)
+# the fields are `function`, `test` (the assert that failed last) and `repairs` ("the repair", "two repairs")
+CLOSINGS = (
+    "All tests pass now.",
+    "The corrected code passes all test cases, also `{test}`.",
+    "Every assert holds after {repairs}, so `{function}` works as required.",
+    "`{function}` now passes the tests.",
+    "No assertion fails any more, `{test}` included.",
+    "With {repairs} in place all asserts hold.",
+    "The run ends without an error, so `{function}` gives the expected results.",
+    "`{test}` holds now, and so do the other tests.",
+    "After {repairs} the tests go through.",
+    "Nothing fails any more; `{function}` is done.",
+    "The test that failed before, `{test}`, passes, and none of the others broke.",
+    "The output shows no failure. `{function}` does what the task asks for.",
+    "This version of `{function}` satisfies every assert.",
+    "The tests confirm {repairs}.",
+    "All of the asserts are satisfied, among them `{test}`.",
+    "`{function}` returns the expected values for all cases that were tried.",
+    "The code runs through to the end: every check succeeded.",
+    "That was it: all checks succeed.",
+    "The failing case is solved and the remaining cases still work.",
+    "Now `{test}` is true and the run is clean.",
+    "The program ends normally, so all asserts hold.",
+    "`{function}` behaves as described in the task.",
+    "With this the tests are green.",
+    "Each of the test cases gives what it should.",
+    "{repairs_first} solved the failure, and the tests pass.",
+    "The asserts no longer complain about `{function}`.",
+    "No exception this time: `{function}` handles all tested inputs.",
+    "The result of the tested calls is right now.",
+    "Running the same tests again gives no error, so I keep this version.",
+    "`{test}` was the last failure, and it is gone.",
+    "The final run is free of errors.",
+    "All cases agree with their expected values.",
+    "`{function}` is correct for each of the inputs above.",
+    "The checks succeed from the first to the last.",
+    "I am done: `{function}` passes what it failed before.",
+    "There is no failing assert left.",
+    "The tests now agree with the implementation of `{function}`.",
+    "After {repairs} `{function}` gives the right value in every test.",
+    "The same asserts that stopped the run before now hold.",
+    "Every tested input of `{function}` gives its expected result.",
+    "The run reaches its end, which it did not before {repairs}.",
+    "So `{test}` and the rest hold, and the task is solved.",
+    "The implementation stands: no test objects to it.",
+    "Both the failing case and the others pass.",
+)
