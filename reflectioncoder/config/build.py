@@ -204,7 +204,7 @@ class BuildConfig:
         engine: `local` is this machine; `ray` (an extra) runs interpreters and native models on a Ray cluster.
         ray_address: HOST:PORT of the cluster's head; empty uses the cluster of this machine, or starts one.
         ray_wait: seconds without a node that accepts work after which the build stops.
-        seconds: time limit of one cell.
+        seconds: time limit of one cell, in seconds of processor time, or of sleeping.
         memory_mb: memory limit of one session, in MB.
         isolation: level of isolation; `auto` is the strongest that this machine offers (see `doctor`).
         libraries: libraries that programs may import besides the standard library, such as numpy or scikit-learn, each

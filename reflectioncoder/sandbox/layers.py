@@ -245,8 +245,8 @@ class IsolationLayers:
         Args:
             slot: session number, which determines the user id.
             memory_mb: address space in MiB that the process may use beyond its present size; None for no limit.
-            seconds: wall-clock limit of a cell. CPU time is limited to 20 times that plus 60 s, in case a process
-                outlives the wall-clock limit.
+            seconds: time limit of a cell, which the parent process enforces. CPU time is limited to 20 times that plus
+                60 s, in case a process outlives it.
         """
         score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(score, b"1000")
