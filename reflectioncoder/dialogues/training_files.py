@@ -11,15 +11,23 @@ import dataclasses
 import html
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reflectioncoder.dialogues.dialogue import PLAIN_TYPES, REFLECTION_TYPE, Block, Dialogue
+from reflectioncoder.dialogues.dialogue import (
+    INSTRUCTION_TYPE,
+    PLAIN_TYPES,
+    REFLECTION_TYPE,
+    ROLES,
+    Block,
+    Dialogue,
+    Message,
+)
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.fields import FieldMap, column
 from reflectioncoder.files.json_text import LIMITS, ReadLimits
 from reflectioncoder.files.rows import iter_rows
-from reflectioncoder.files.shapes import LISTS, check_text, shaped
+from reflectioncoder.files.shapes import LISTS, Turn, check_text, shaped
 from reflectioncoder.syntax.trees import parse
 
 DEFAULT = FieldMap()
@@ -92,16 +100,32 @@ def to_dialogue(row: Any, where: str, fields: FieldMap = DEFAULT) -> Dialogue:
             raise UserError("the last message is not to be trained on (weight 0)")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    left = {key: value for key, value in row.items() if value is not None and key not in found.columns}
+    kind = column(row, fields.type) if fields.type and found.columns & {*LISTS, fields.messages} else None
+    left.pop("type", None)
+    if plain := _plain(found.turns, kind, left):
+        return plain
     messages = [
         {"role": turn.role, "content": turn.content, "weight": None if turn.trained or turn.role == "user" else 0}
         for turn in found.turns
     ]
-    left = {key: value for key, value in row.items() if value is not None and key not in found.columns}
-    kind = column(row, fields.type) if fields.type and found.columns & {*LISTS, fields.messages} else None
-    left.pop("type", None)
     return typed(
         Dialogue.from_dict({**left, "messages": messages, **({} if kind is None else {"type": kind})}, where), where
     )
+
+
+def _plain(turns: Sequence[Turn], kind: Any, left: dict[str, Any]) -> Dialogue | None:
+    """Make the dialogue of turns that hold text only, in right order; None for all others."""
+    if len(turns) % 2 or not turns or kind == REFLECTION_TYPE or not (kind is None or isinstance(kind, str)):
+        return None
+    messages = []
+    for number, turn in enumerate(turns):
+        role = ROLES[number % 2]
+        if turn.role != role or not isinstance(turn.content, str):
+            return None
+        messages.append(Message(role, (Block("text", turn.content),), turn.trained or role == "user"))
+    left.pop("messages", None)
+    return Dialogue(tuple(messages), INSTRUCTION_TYPE if kind is None else kind, left)
 
 
 def typed(dialogue: Dialogue, where: str) -> Dialogue:

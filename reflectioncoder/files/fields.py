@@ -83,7 +83,7 @@ class FieldMap:
     def names(self, part: str) -> str:
         """Return the column that was named for a part; "" if the default stands."""
         name = str(getattr(self, part))
-        return "" if name == getattr(FieldMap(), part) else name
+        return "" if name == getattr(FieldMap, part) else name  # defaults are attributes of the class
 
 
 LEETCODE_COLUMNS = FieldMap(

@@ -31,6 +31,7 @@ ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
 WEIGHTS = ("weight", "train", "trainable", "loss")
 # what this format cannot express; empty values are harmless
 OF_A_ROW = ("tools", "functions", "images", "videos", "audios", "audio")
+HELD_BACK = frozenset(OF_A_ROW)
 OF_A_MESSAGE = (
     "tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "audio", "images",
     "refusal",
@@ -88,13 +89,14 @@ def shaped(row: Mapping[str, Any], fields: FieldMap, answers: bool = True) -> Sh
         UserError: the row may have two shapes, or holds something that the format cannot express. The message does not
             name the place.
     """
-    ignored = set(fields.ignore.split())
-    row = {key: value for key, value in row.items() if value is not None and key not in ignored}
+    row = {key: value for key, value in row.items() if value is not None}
+    if fields.ignore:
+        row = {key: value for key, value in row.items() if key not in fields.ignore.split()}
     found = _named(row, fields, answers) or _listed(row, fields) or _paired(row, fields)
     if found is None:
         return None
-    for name in OF_A_ROW:
-        if name in row and name not in found.columns and not _is_nothing(row[name]):
+    for name in HELD_BACK.intersection(row):
+        if name not in found.columns and not _is_nothing(row[name]):
             raise UserError(f"column '{name}': samples with {name} are not supported; --fields ignore={name} drops it")
     if row.get("train") is False or _weight(row.get("weight", 1)) != 1:
         name = "train" if row.get("train") is False else "weight"
@@ -102,6 +104,8 @@ def shaped(row: Mapping[str, Any], fields: FieldMap, answers: bool = True) -> Sh
             f"column '{name}': whole samples are not weighted; --fields ignore={name} reads it as any other"
         )
     system = _optional_text(row, fields.system) if fields.system not in found.columns else ""
+    if not system and found.turns and found.turns[0].role == "user" and all(t.role != "system" for t in found.turns):
+        return found
     turns = [*found.turns]
     if system:
         turns.insert(0, Turn("system", system))
