@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from reflectioncoder.config.toml import load, save
 from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.dialogues.dialogue import write_jsonl
+from reflectioncoder.dialogues.dialogue import instruction_dialogue, write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.rows import split_by_cost
 from reflectioncoder.train.checkpoints import newest_checkpoint
@@ -146,9 +146,13 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_used(base: Path
 
 def test_long_samples_are_dropped_and_counted(base: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    result = train(config(base, tmp_path, max_length=100, max_steps=1), said.append)
-    assert (result.samples, result.dropped) == (2, 4)
-    assert said[0] == "2 samples (0 reflection, 2 plain); dropped 4 longer than 100 tokens"
+    data = tmp_path / "data.jsonl"
+    write_jsonl(data, [*tiny.dialogues(), instruction_dialogue("say it", "x" * 500)])
+    result = train(config(base, tmp_path / "run", data=(str(data),), max_length=400, max_steps=1), said.append)
+    assert (result.samples, result.dropped) == (6, 1)
+    assert said[0] == "6 samples (4 reflection, 2 plain); dropped 1 longer than 400 tokens"
+    with pytest.raises(UserError, match="all 4 reflection sequences are longer than max_length = 100 tokens"):
+        train(config(base, tmp_path / "plain", max_length=100), quiet)
     with pytest.raises(
         UserError, match=r"all 6 samples are longer than max_length = 10 tokens \(the shortest has \d+\)"
     ):
