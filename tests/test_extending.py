@@ -65,7 +65,7 @@ def test_training_from_a_program_knows_its_parts(tmp_path: Path) -> None:
     path.write_text(program.replace("\n\n\nif __name__", f"\n\n{strategy}\n\nif __name__"), encoding="utf-8")
     words = ["train", "--masking.strategy", "mine", "--data", str(tmp_path / "none.jsonl")]
     done = subprocess.run([sys.executable, str(path), *words], capture_output=True, text=True)
-    assert "none.jsonl: No such file" in done.stderr, done.stderr
+    assert "none.jsonl" in done.stderr, done.stderr
 
 
 def test_a_bug_kind_with_a_mistake_stops_the_build_with_one_line(tmp_path: Path) -> None:
