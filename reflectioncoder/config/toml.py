@@ -24,6 +24,7 @@ from reflectioncoder.files.whole import write_whole
 from reflectioncoder.registry import NameIn
 
 C = TypeVar("C")
+LONGEST_SHOWN = 200  # characters of a value in a message
 LONGEST_NUMBER = 400  # characters; more digits than Python converts are no setting
 
 
@@ -104,18 +105,18 @@ def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = ""
         return _json_table(value, name, only_text=get_args(hint)[1] is str)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise UserError(f"{name}: expected a table, found {value!r}")
+            raise UserError(f"{name}: expected a table, found {_shown(value)}")
         return _build(hint, value, where, prefix)  # type: ignore[arg-type]
     if origin in (Literal, Annotated):
         allowed = choices(hint)
         if value not in allowed:
             near = get_close_matches(value, allowed, 1, 0.7) if isinstance(value, str) else []
             meant = f"; did you mean '{near[0]}'?" if near else ""
-            raise UserError(f"{name}: {value!r} is not one of {', '.join(allowed)}{meant}")
+            raise UserError(f"{name}: {_shown(value)} is not one of {', '.join(allowed)}{meant}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{name}: expected a list, found {value!r}")
+            raise UserError(f"{name}: expected a list, found {_shown(value)}")
         return tuple(_checked(get_args(hint)[0], item, name) for item in value)
     if origin in (Union, types.UnionType):
         return None if value is None else _checked(get_args(hint)[0], value, name)
@@ -128,10 +129,16 @@ def _checked(hint: Any, value: Any, name: str, where: str = "", prefix: str = ""
             raise UserError(f"{name}: expected a finite number")
         return value
     if isinstance(value, str) and any(character < " " and character not in "\t\n\r" for character in value):
-        raise UserError(f"{name}: holds a control character, {value!r}")
+        raise UserError(f"{name}: holds a control character, {_shown(value)}")
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise UserError(f"{name}: expected {hint.__name__}, found {value!r}")
+        raise UserError(f"{name}: expected {hint.__name__}, found {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """The value for a message, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
 
 
 def _json_table(value: Any, name: str, only_text: bool) -> dict[str, Any]:

@@ -118,6 +118,10 @@ class Session:
         """Return the processor time that its processes have used so far; 0 if the session has ended."""
         return self._remote.processor_seconds()
 
+    def counted_seconds(self, elapsed: float) -> float:
+        """Return what a time limit counts of the wall-clock seconds since the start: not waiting for a processor."""
+        return self._remote.counted_seconds(elapsed)
+
     @property
     def ended(self) -> bool:
         """Whether the session accepts no more cells, because it was closed or a cell ended it."""

@@ -284,6 +284,14 @@ class Remote:
         except InfrastructureError:
             return 0.0
 
+    def counted_seconds(self, elapsed: float) -> float:
+        """Return what a time limit counts of `elapsed` wall-clock seconds: processor time and sleep, but no waiting."""
+        try:
+            used = self.usage() if self._id is not None else Usage()
+        except InfrastructureError:
+            return 0.0
+        return max(used.processor, elapsed - used.waited)
+
     def drive(self, exchange: "Exchange", seconds: float) -> tuple[str, float]:
         """Run an exchange within a time limit.
 

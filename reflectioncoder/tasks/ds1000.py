@@ -157,10 +157,10 @@ class DS1000(Task):
             return verdict
         if task_id not in self._reference_seconds:
             generous = dataclasses.replace(limits, seconds=10 * limits.seconds)
-            reference, processor = _run(row, row["reference_code"], interpreter, generous)
+            reference, counted = _run(row, row["reference_code"], interpreter, generous)
             if reference.outcome == "infrastructure":
                 return reference
-            self._reference_seconds[task_id] = processor
+            self._reference_seconds[task_id] = counted
         seconds = REFERENCE_FACTOR * self._reference_seconds[task_id]
         if seconds <= limits.seconds:
             return verdict
@@ -235,14 +235,14 @@ def _asked(python: str, *words: str) -> str:
 
 
 def _run(row: dict[str, Any], solution: str, interpreter: Interpreter, limits: Limits) -> tuple[Verdict, float]:
-    """Return the verdict on a solution, and the processor seconds of its session."""
+    """Return the verdict on a solution, and what a time limit counts of its seconds."""
     tests = "test_execution(answer)\n"
     if "def test_string(" in row["code_context"]:
         tests += "test_string(answer)\n"
     with interpreter.session(limits, module=True) as session:  # separate cells: tracebacks show cells
         result = session.run_together([row["code_context"], f"answer = {solution!r}", tests])
-        processor = limits.seconds if result.outcome == "timeout" else session.processor_seconds()
-    return Verdict(result.ok, result.outcome, result.error, result.seconds), processor
+        counted = limits.seconds if result.outcome == "timeout" else session.counted_seconds(result.seconds)
+    return Verdict(result.ok, result.outcome, result.error, result.seconds), counted
 
 
 def _insertion(row: dict[str, Any]) -> str:

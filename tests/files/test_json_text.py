@@ -79,7 +79,7 @@ def test_positions_name_the_line_or_the_item(tmp_path: Path) -> None:
         (b'{"a":' + b"[" * 200_000, "line 1: nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "line 1: holds a number of thousands of digits"),
         (LINES.encode("utf-16")[:-1], "not UTF-16 (truncated data)"),
-        (gzip.compress(LINES.encode() * 999)[:40], "Compressed file ended before the end-of-stream marker"),
+        (gzip.compress(LINES.encode() * 999, mtime=0)[:40], "Compressed file ended before the end-of-stream marker"),
         (b"\x28\xb5\x2f\xfdxxxx", "is compressed with zstd; unpack it first"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer, not the data; run 'git lfs pull'"),
     ],

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,8 @@ def test_a_ledger_that_is_gone_or_empty_beside_files_of_a_build_is_not_taken_for
 
 def test_the_same_problems_by_another_path_are_the_same_settings(tmp_path: Path) -> None:
     old = {"problems": "/data/a/own.jsonl", "problem_texts": "x", "native.model": "runs/m", "native.weights": "w"}
-    Ledger(tmp_path, old).close()
+    with closing(Ledger(tmp_path, old)) as ledger:
+        ledger.put(Entry("a", "done", payload={"messages": []}))  # a ledger without results binds nobody
     Ledger(tmp_path, {**old, "problems": "own.jsonl", "native.model": "/root/runs/m"}).close()
     for change in (
         {"problems": "own.jsonl", "problem_texts": "y"}, {"problems": "b/other.jsonl"}, {"native.weights": "v"},
