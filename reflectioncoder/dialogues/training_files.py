@@ -162,6 +162,8 @@ def normalised(dialogue: Dialogue) -> Dialogue:
     entities therefore stays unchanged.
     """
     blocks = [block for message in dialogue.messages for block in message.blocks]
+    if not any("\r" in block.content or "\t" in block.content or "&" in block.content for block in blocks):
+        return dialogue  # most samples: nothing below can change them
     unescape = any(_escaped(code) for block in blocks for code in _codes(block))
     messages = tuple(
         dataclasses.replace(message, blocks=tuple(_normalised(block, unescape) for block in message.blocks))
