@@ -19,7 +19,7 @@ from reflectioncoder.config.toml import choices, known_keys, load, read_value, t
 from reflectioncoder.errors import UserError
 
 A = TypeVar("A")
-LONGEST = 2000  # characters of a message
+MESSAGE_CHARACTERS = 2000  # characters of a message
 SWITCHES = {
     "config": "TOML file of settings; flags override it.",
     "print_config": "Print the resolved settings as TOML and stop.",
@@ -304,8 +304,8 @@ def _with_commas(hint: Any) -> str:
 
 
 def print_line(text: str) -> None:
-    """Print one line of at most `LONGEST` characters on standard error; a longer one is shortened in its middle."""
+    """Print one line on standard error; one of more than `MESSAGE_CHARACTERS` is shortened in its middle."""
     line = " ".join(text.splitlines()).encode("utf-8", "backslashreplace").decode()
-    if len(line) > LONGEST:
-        line = f"{line[: LONGEST // 2]} ... {line[5 - LONGEST // 2 :]}"
+    if len(line) > MESSAGE_CHARACTERS:
+        line = f"{line[: MESSAGE_CHARACTERS // 2]} ... {line[5 - MESSAGE_CHARACTERS // 2 :]}"
     print(line, file=sys.stderr)

@@ -39,7 +39,7 @@ class CompletionArguments:
     shell: Literal["bash", "zsh"] = positional()
 
 
-def run_demo(config: DemoConfig, switches: Switches) -> int:
+def run_demo_verb(config: DemoConfig, switches: Switches) -> int:
     """Run the demo, or print what it would do."""
     if not switches.dry_run:
         keep_freed_memory()
@@ -70,7 +70,7 @@ def verbs() -> dict[str, Verb]:
 
     demo = "run the whole pipeline with the embedded model, in minutes"
     return {
-        "demo": Verb(demo, DemoConfig, run_demo, configured=True),
+        "demo": Verb(demo, DemoConfig, run_demo_verb, configured=True),
         "build": BUILD,
         "build status": STATUS,
         "inspect": INSPECT,
@@ -87,7 +87,7 @@ def verbs() -> dict[str, Verb]:
     }
 
 
-def usage() -> str:
+def overview() -> str:
     """Return the usage text with the list of verbs."""
     known = verbs()
     width = max(map(len, known))
@@ -166,7 +166,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     allow_restart(arguments is None)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage(), end="")
+        print(overview(), end="")
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         print(f"reflectioncoder {__version__}")

@@ -19,7 +19,7 @@ from reflectioncoder.errors import UserError
 SHORTEST_KEY = 6  # characters; a shorter key is not a secret, and removing it would garble messages
 SHORTEST_KEY_IN_PATH = 20
 # keys of a request that have a setting of their own, or that would change what an answer is
-OURS: Mapping[str, str] = {
+OWN_KEYS: Mapping[str, str] = {
     "model": "set chat.model", "messages": "the build writes it", "prompt": "the task writes it",
     "stream": "set chat.stream", "n": "each request asks for one answer", "tools": "set chat.protocol",
     "max_tokens": "set chat.max_tokens, or max_new_tokens of generate",
@@ -57,8 +57,8 @@ class Access:
         headers, secret_headers = _filled(config.extra_headers, "chat.extra_headers")
         query, secret_query = _filled(config.extra_query, "chat.extra_query")
         for name in config.extra_body:
-            if name in OURS and config.extra_body[name] is not None:
-                raise UserError(f"chat.extra_body: leave out '{name}': {OURS[name]}")
+            if name in OWN_KEYS and config.extra_body[name] is not None:
+                raise UserError(f"chat.extra_body: leave out '{name}': {OWN_KEYS[name]}")
         known = {text for text in (key, *secret_headers, *secret_query) if len(text) >= SHORTEST_KEY}
         return cls(key, headers, query, config.extra_body, tuple(sorted(known, key=len, reverse=True)))
 

@@ -30,7 +30,7 @@ LONGEST_PAUSE = 30.0
 LONGEST_WAITS = 10  # number of longest waits granted to a server that keeps asking to retry later
 DOWN_AFTER = 3  # requests given up in a row, with no answer in between
 PAID_RETRIES = 2  # retries after empty or endless answers, each of which may be billed
-LONGEST_MESSAGE = 300  # characters of an error message
+ERROR_CHARACTERS = 300  # characters of an error message
 
 
 class Billed(Protocol):
@@ -274,5 +274,5 @@ class Endpoint:
         self, reason: Reason, detail: str, usage: Usage | None = None, wait: float | None = None, final: bool = False
     ) -> SamplerError:
         """Make a typed error with all keys removed from its text; usage defaults to one request without tokens."""
-        line = " ".join(self._access.public(detail).split())[:LONGEST_MESSAGE]
+        line = " ".join(self._access.public(detail).split())[:ERROR_CHARACTERS]
         return SamplerError(reason, line, usage or Usage(1), wait, final)

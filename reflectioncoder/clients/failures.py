@@ -58,7 +58,7 @@ MOST_WORDS = 1000  # characters of an error that are read
 
 
 @dataclass(frozen=True)
-class Failure:
+class ServerFailure:
     """A server's error.
 
     Args:
@@ -78,7 +78,7 @@ class Failure:
     limit: int | None = None
 
 
-def failure_of(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Failure:
+def failure_of(status: int, body: Any, headers: Mapping[str, str] | None = None) -> ServerFailure:
     """Classify an error response.
 
     Args:
@@ -93,12 +93,12 @@ def failure_of(status: int, body: Any, headers: Mapping[str, str] | None = None)
     words, wait = said.lower(), _wait(headers or {}, body)
     of_content = status in (0, 400, 403, 422, 451)
     if of_content and (codes & FILTER_CODES or FILTER_WORDS.search(words)):
-        return Failure("refused", status, said, final=True)
+        return ServerFailure("refused", status, said, final=True)
     if status == 413 or codes & TOO_LONG_CODES or (status not in (401, 403) and TOO_LONG_WORDS.search(words)):
         limit = LIMIT.search(words)
-        return Failure("too_long", status, said, final=True, limit=int(limit[1]) if limit else None)
+        return ServerFailure("too_long", status, said, final=True, limit=int(limit[1]) if limit else None)
     reason = _reason(status, codes, words)
-    return Failure(reason, status, said, wait if reason in ("rate_limited", "server_error") else None)
+    return ServerFailure(reason, status, said, wait if reason in ("rate_limited", "server_error") else None)
 
 
 def _reason(status: int, codes: set[str], words: str) -> Reason:

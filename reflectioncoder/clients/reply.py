@@ -14,7 +14,7 @@ from reflectioncoder.clients.stream import is_stream, joined_stream
 from reflectioncoder.clients.tool_calls import NO_ID, ToolCall, call_in_text, plain_call, read_calls, sent_back
 
 EMPTY = "the model returned an empty answer"
-Ending = Literal["whole", "length", "filtered", "unknown"]
+AnswerEnding = Literal["whole", "length", "filtered", "unknown"]
 # words for the end of an answer; every other word means that it is not known to be whole
 WHOLE = frozenset(
     "stop tool_calls tool_call tool_use function_call eos eos_token end_turn stop_sequence end_of_turn".split()
@@ -158,7 +158,7 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _ending(word: Any, also: Sequence[str]) -> Ending:
+def _ending(word: Any, also: Sequence[str]) -> AnswerEnding:
     if word is None:
         return "whole" if "null" in also else "unknown"
     if not isinstance(word, str):

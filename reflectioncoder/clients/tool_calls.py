@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TOOL = "python"
-KEYS = (
+CODE_KEYS = (
     "code",
     "python",
     "python_code",
@@ -30,7 +30,7 @@ KEYS = (
 )
 NOT_RUN = "Not run: only one call at a time is run. Call the tool again if it is still needed."
 NO_ID = "call"  # for a call without an id, and for one that was found in the text
-FENCED = re.compile(r"\A\s*```[^\n`]*\n(.*?)\n?```\s*\Z", re.DOTALL)
+FENCED_CALL = re.compile(r"\A\s*```[^\n`]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 # a call in the text of an answer: the name if it is given apart, and the arguments
 IN_TEXT = (
     re.compile(r"<tool_call>\s*(?P<all>\{.*?\})\s*</tool_call>", re.DOTALL),
@@ -86,7 +86,7 @@ def read_calls(message: Mapping[str, Any]) -> ToolCall | None:
     for place, call in enumerate(calls):
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(function, Mapping):
-            code = code_of(function.get("arguments"))
+            code = called_code(function.get("arguments"))
             if code is not None:
                 ours = str(function.get("name") or "").rpartition(".")[2] == TOOL
                 found.append((not ours, ToolCall(code, id_of(call, place))))
@@ -110,13 +110,13 @@ def call_in_text(text: str) -> tuple[str, str] | None:
                 if not isinstance(whole, Mapping) or not isinstance(whole.get("name"), str):
                     continue
                 given = whole.get("arguments", whole.get("parameters"))
-            code = code_of(given)
+            code = called_code(given)
         if code is not None:
             return text[: found.start()].rstrip(), code
     return None
 
 
-def code_of(arguments: Any) -> str | None:
+def called_code(arguments: Any) -> str | None:
     """The code in the arguments of a call: a JSON text, an object, or the code itself; None if there is none."""
     if isinstance(arguments, str):
         parsed = _parsed(arguments)
@@ -130,7 +130,7 @@ def code_of(arguments: Any) -> str | None:
     if not isinstance(arguments, Mapping):
         return None
     texts = {str(key).lower(): "\n".join(value) if _is_lines(value) else value for key, value in arguments.items()}
-    named = next((texts[key] for key in KEYS if isinstance(texts.get(key), str)), None)
+    named = next((texts[key] for key in CODE_KEYS if isinstance(texts.get(key), str)), None)
     if named is None:
         rest = [value for value in texts.values() if isinstance(value, str)]
         named = rest[0] if len(rest) == 1 else None
@@ -184,7 +184,7 @@ def _repaired(function: Mapping[str, Any]) -> dict[str, Any]:
         return dict(function)
     if isinstance(arguments, Mapping):
         return {**function, "arguments": json.dumps(arguments)}
-    code = code_of(arguments)
+    code = called_code(arguments)
     return {**function, "arguments": json.dumps({} if code is None else {"code": code})}
 
 
@@ -208,5 +208,5 @@ def _is_lines(value: Any) -> bool:
 
 def _bare(code: str) -> str:
     """Code without the fence around it."""
-    found = FENCED.match(code)
+    found = FENCED_CALL.match(code)
     return found[1] if found else code

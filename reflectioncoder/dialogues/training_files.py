@@ -27,7 +27,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.fields import FieldMap, column
 from reflectioncoder.files.json_text import LIMITS, ReadLimits
 from reflectioncoder.files.rows import iter_rows
-from reflectioncoder.files.shapes import LISTS, Turn, check_text, shaped
+from reflectioncoder.files.shapes import LISTS, RowTurn, check_text, shaped
 from reflectioncoder.syntax.trees import parse
 
 DEFAULT = FieldMap()
@@ -114,7 +114,7 @@ def to_dialogue(row: Any, where: str, fields: FieldMap = DEFAULT) -> Dialogue:
     )
 
 
-def _plain(turns: Sequence[Turn], kind: Any, left: dict[str, Any]) -> Dialogue | None:
+def _plain(turns: Sequence[RowTurn], kind: Any, left: dict[str, Any]) -> Dialogue | None:
     """Make the dialogue of turns that hold text only, in right order; None for all others."""
     if len(turns) % 2 or not turns or kind == REFLECTION_TYPE or not (kind is None or isinstance(kind, str)):
         return None

@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # scoring a file needs no model
 from reflectioncoder.evaluate.check import CheckProgress, check_all
 from reflectioncoder.evaluate.results import Result, Score, _by_part, summarize
 
-OUTPUTS = (
+SCORE_FILES = (
     "config.toml", "config.versions.json", "results.jsonl", "score.json", UNFINISHED,
     "eval_results.json", "generations.json", "metrics.json",
 )  # fmt: skip
@@ -120,9 +120,9 @@ def evaluate(
     if config.libraries != EvaluateConfig().libraries:
         deciding["libraries"] = list(config.libraries)
     folder = claim(folder, deciding, named=bool(config.output))
-    refuse_inputs([folder / name for name in OUTPUTS], {"completions": (config.completions,)})
+    refuse_inputs([folder / name for name in SCORE_FILES], {"completions": (config.completions,)})
     if under_way(folder) is None and not _is_evaluation(folder):
-        refuse_foreign(folder, OUTPUTS, "evaluate")
+        refuse_foreign(folder, SCORE_FILES, "evaluate")
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
     with held(folder):
         with ExitStack() as stack:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reflectioncoder.evaluate.results import Result, Score
 
 # evalplus's status for each outcome; any other outcome is "fail"
-STATUS = {"ok": "pass", "timeout": "timeout"}
+STATUS_WORDS = {"ok": "pass", "timeout": "timeout"}
 
 
 def write_format(
@@ -43,7 +43,7 @@ def write_format(
             }
             for group in ("base", "plus"):
                 outcome = groups.get(group)
-                row[f"{group}_status"] = None if outcome is None else STATUS.get(outcome, "fail")
+                row[f"{group}_status"] = None if outcome is None else STATUS_WORDS.get(outcome, "fail")
             grouped.setdefault(result.task_id, []).append({**row, "base_fail_tests": [], "plus_fail_tests": []})
         date = time.strftime("%Y-%m-%d %H:%M")
         write_lines(folder / "eval_results.json", [json.dumps({"date": date, "hash": "", "eval": grouped})])

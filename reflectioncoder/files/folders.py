@@ -16,17 +16,17 @@ from typing import Any
 
 from reflectioncoder.errors import UserError, first_line
 
-FORMATS = (".jsonl", ".ndjson", ".json", ".parquet")
-SUFFIXES = (*FORMATS, *(f"{name}.gz" for name in FORMATS if name != ".parquet"))
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+SUFFIXES = (*ROW_SUFFIXES, *(f"{name}.gz" for name in ROW_SUFFIXES if name != ".parquet"))
 PACKED = (".zst", ".xz", ".bz2", ".zip", ".lz4")
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-ALL = "all"
+EVERY_SPLIT = "all"
 CARD = "README.md"
-ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # files about a data set
+ABOUT_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # files about a data set
 BUILD_FILES = ("sequences.jsonl", "instructions.jsonl")
 LEDGER = "ledger.sqlite"
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
@@ -76,10 +76,10 @@ def _saved(folder: Path, split: str) -> list[Path]:
     try:
         if (folder / "dataset_dict.json").is_file():
             splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-            wanted = splits if split == ALL else [split]
-            if split not in (*splits, ALL):
+            wanted = splits if split == EVERY_SPLIT else [split]
+            if split not in (*splits, EVERY_SPLIT):
                 raise UserError(f"folder {folder}: no split '{split}'; there are {', '.join(splits)}")
-            return [file for name in wanted for file in _saved(folder / name, ALL)]
+            return [file for name in wanted for file in _saved(folder / name, EVERY_SPLIT)]
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         if state.get("_indices_files") or state.get("_indices_data_files"):
             raise UserError(f"folder {folder}: its rows were reordered by an old version of datasets; save it again")
@@ -114,10 +114,10 @@ def choose_files(names: Sequence[str], card: str, configuration: str, split: str
         patterns = configurations[configuration or next(iter(configurations))]
         by_split = {key: _matching(shown, wanted) for key, wanted in patterns.items()}
     else:
-        by_split = _by_words([name for name in shown if Path(name).name not in ABOUT])
-    if split != ALL and split not in by_split and by_split:
-        raise UserError(f"no split '{split}'; there are {', '.join(by_split)}, {ALL}")
-    chosen = [name for key, files in by_split.items() if split in (key, ALL) for name in files]
+        by_split = _by_words([name for name in shown if Path(name).name not in ABOUT_FILES])
+    if split != EVERY_SPLIT and split not in by_split and by_split:
+        raise UserError(f"no split '{split}'; there are {', '.join(by_split)}, {EVERY_SPLIT}")
+    chosen = [name for key, files in by_split.items() if split in (key, EVERY_SPLIT) for name in files]
     packed = [name for name in chosen if name.endswith(PACKED)]
     if packed:
         raise UserError(f"{packed[0]} is compressed in a format that is not read; unpack it, or use gzip")
@@ -145,7 +145,7 @@ def _base(name: str) -> str:
     """The name without the suffixes of its format and its compression; the whole name if it has none."""
     for packed in (*PACKED, ".gz", ""):
         bare = name.removesuffix(packed)
-        for suffix in FORMATS:
+        for suffix in ROW_SUFFIXES:
             if bare.endswith(suffix):
                 return bare.removesuffix(suffix)
     return name

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from reflectioncoder.errors import UserError
 
-BLOCK = 1 << 20
+READ_SIZE = 1 << 20
 GZIP = b"\x1f\x8b"
 MEGABYTE = 1_000_000
 # first bytes of files that are no text, and what to do with them
@@ -105,7 +105,7 @@ def _values(path: Path, file: IO[bytes], limits: ReadLimits, skipped: list[str] 
         if head and not head.isspace():
             break
         blank.append(head)
-        if len(blank) * BLOCK > limits.row_mb * MEGABYTE:
+        if len(blank) * READ_SIZE > limits.row_mb * MEGABYTE:
             raise UserError(f"file {path}: begins with more than {limits.row_mb} MB of white space")
     start = head.lstrip()
     blocks = itertools.chain(blank, (head,), blocks)
@@ -131,11 +131,11 @@ def _blocks(path: Path, file: IO[bytes], limits: ReadLimits) -> Iterator[bytes]:
         if head.startswith(magic):
             raise UserError(f"file {path}: {advice}")
     if not head.startswith(GZIP):
-        yield from iter(lambda: file.read(BLOCK), b"")
+        yield from iter(lambda: file.read(READ_SIZE), b"")
         return
     total, most = 0, limits.file_mb * MEGABYTE
     with gzip.GzipFile(fileobj=file) as unpacked:
-        for block in iter(lambda: unpacked.read(BLOCK), b""):
+        for block in iter(lambda: unpacked.read(READ_SIZE), b""):
             total += len(block)
             if total > most:
                 raise UserError(

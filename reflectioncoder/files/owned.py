@@ -28,7 +28,7 @@ from reflectioncoder.files.whole import PART, write_whole
 MARKER = ".reflectioncoder.json"
 LOCK = ".reflectioncoder.lock"
 READY = ".replacement"  # complete new files that are being moved into place
-WEIGHTS = ".safetensors"  # moved out first and in last, so that no reader combines old and new files
+WEIGHTS_SUFFIX = ".safetensors"  # moved out first and in last, so that no reader combines old and new files
 REMOVED = ".removed-"  # a folder that is being deleted
 HALF_WRITTEN = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(PART)}")  # the names that `write_whole` uses
 PIECE = 1 << 22  # bytes
@@ -261,11 +261,11 @@ def complete_replacement(folder: Path, then: Callable[[Path], object] = nothing)
     retired.mkdir(exist_ok=True)
     waiting = {name for name in new.files if (ready / name).exists()}
     moved = new.files.keys() - waiting
-    for name in sorted(old.files.keys() - moved, key=lambda name: not name.endswith(WEIGHTS)):
+    for name in sorted(old.files.keys() - moved, key=lambda name: not name.endswith(WEIGHTS_SUFFIX)):
         if (folder / name).exists():
             (retired / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).replace(retired / name)
-    for name in sorted(waiting, key=lambda name: (name.endswith(WEIGHTS), name)):
+    for name in sorted(waiting, key=lambda name: (name.endswith(WEIGHTS_SUFFIX), name)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (ready / name).replace(folder / name)
     _flush_folder(folder)

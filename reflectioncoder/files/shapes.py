@@ -23,12 +23,12 @@ PAIRS = (
 )  # fmt: skip
 REQUESTS = tuple(dict.fromkeys(request for request, _ in PAIRS))
 LISTS = ("messages", "conversations", "conversation")
-ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
+ROLE_NAMES: Mapping[str, Literal["system", "user", "assistant"]] = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
     "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant", "model": "assistant",
 }  # fmt: skip
 # keys that switch the loss of a message on or off
-WEIGHTS = ("weight", "train", "trainable", "loss")
+WEIGHT_KEYS = ("weight", "train", "trainable", "loss")
 # what this format cannot express; empty values are harmless
 OF_A_ROW = ("tools", "functions", "images", "videos", "audios", "audio")
 HELD_BACK = frozenset(OF_A_ROW)
@@ -36,11 +36,11 @@ OF_A_MESSAGE = (
     "tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "audio", "images",
     "refusal",
 )  # fmt: skip
-NOTHING: tuple[Any, ...] = ("", "[]", "{}", "null")
+EMPTY_VALUES: tuple[Any, ...] = ("", "[]", "{}", "null")
 
 
 @dataclass(frozen=True)
-class Turn:
+class RowTurn:
     """One turn of a row.
 
     Args:
@@ -70,7 +70,7 @@ class Shaped:
         columns: names of the columns that became turns.
     """
 
-    turns: tuple[Turn, ...]
+    turns: tuple[RowTurn, ...]
     columns: frozenset[str]
 
 
@@ -108,7 +108,7 @@ def shaped(row: Mapping[str, Any], fields: FieldMap, answers: bool = True) -> Sh
         return found
     turns = [*found.turns]
     if system:
-        turns.insert(0, Turn("system", system))
+        turns.insert(0, RowTurn("system", system))
     return Shaped(tuple(_without_system(turns)), found.columns | ({fields.system} if system else set()))
 
 
@@ -171,10 +171,10 @@ def _pair(row: Mapping[str, Any], request: str, answer: str, fields: FieldMap) -
     asked, answered = column(row, request), column(row, answer) if answer else None
     used = {request.split(".")[0], *([answer.split(".")[0]] if answer else [])}
     if isinstance(asked, list) or isinstance(answered, list):  # prompt and completion as messages
-        before = _turns(asked, request) if isinstance(asked, list) else (Turn("user", _text(asked, request)),)
+        before = _turns(asked, request) if isinstance(asked, list) else (RowTurn("user", _text(asked, request)),)
         after = _turns(answered, answer) if isinstance(answered, list) else ()
         if answer and not after:
-            after = (Turn("assistant", _text(answered, answer)),)
+            after = (RowTurn("assistant", _text(answered, answer)),)
         # the loss of such a row is that of its completion
         return Shaped((*(replace(turn, trained=False) for turn in before), *after), frozenset(used))
     text = _text(asked, request)
@@ -182,21 +182,21 @@ def _pair(row: Mapping[str, Any], request: str, answer: str, fields: FieldMap) -
         extra = _optional_text(row, fields.input)
         text = f"{text}\n\n{extra}" if extra else text
         used.add(fields.input)
-    turns = [*_history(row.get(fields.history)), Turn("user", text)]
+    turns = [*_history(row.get(fields.history)), RowTurn("user", text)]
     if answer:
-        turns.append(Turn("assistant", _text(answered, answer)))
+        turns.append(RowTurn("assistant", _text(answered, answer)))
     return Shaped(tuple(turns), frozenset({*used, fields.history}))
 
 
-def _history(value: Any) -> Iterable[Turn]:
+def _history(value: Any) -> Iterable[RowTurn]:
     if value is None or _is_nothing(value):
         return
     value = _decoded(value, "history")
     for number, pair in enumerate(value if isinstance(value, list) else [None], 1):
         if not isinstance(pair, (list, tuple)) or [type(text) for text in pair] != [str, str]:
             raise UserError(f"column 'history', entry {number}: expected [request, answer]")
-        yield Turn("user", pair[0])
-        yield Turn("assistant", pair[1])
+        yield RowTurn("user", pair[0])
+        yield RowTurn("assistant", pair[1])
 
 
 def _text(value: Any, name: str) -> str:
@@ -225,21 +225,21 @@ def _decoded(value: Any, name: str) -> Any:
         raise UserError(f"column '{name}' holds text that is not JSON") from None
 
 
-def _turns(value: Any, name: str) -> tuple[Turn, ...]:
+def _turns(value: Any, name: str) -> tuple[RowTurn, ...]:
     value = _decoded(value, name)
     if not isinstance(value, list) or not value:
         raise UserError(f"'{name}' must be a list that is not empty")
     return tuple(_turn(item, number) for number, item in enumerate(value, 1))
 
 
-def _turn(item: Any, number: int) -> Turn:
+def _turn(item: Any, number: int) -> RowTurn:
     where = f"message {number}"
     if not isinstance(item, Mapping):
         raise UserError(f"{where}: expected an object with 'role' and 'content', found {type(item).__name__}")
     said, content = item.get("role"), item.get("content")
     said = item.get("from") if said is None else said  # ShareGPT's names
     content = item.get("value") if content is None else content
-    role = ROLES.get(said) if isinstance(said, str) else None
+    role = ROLE_NAMES.get(said) if isinstance(said, str) else None
     if role is None:
         raise UserError(f"{where}: role '{said}' is not one of system, user, assistant")
     trained = True
@@ -247,13 +247,13 @@ def _turn(item: Any, number: int) -> Turn:
         for key in OF_A_MESSAGE:
             if key in item and not _is_nothing(item[key]):
                 raise UserError(f"{where}: has '{key}', which the format cannot express; leave it out of the data")
-        for key in WEIGHTS:
+        for key in WEIGHT_KEYS:
             if item.get(key) is not None:
                 trained = trained and _weight(item[key], where, key) == 1
     if isinstance(content, list) and content and all(_is_part(part) for part in content):
         content = "\n".join(part["text"] for part in content)
     if isinstance(content, str) or (isinstance(content, list) and content):
-        return Turn(role, content, trained)
+        return RowTurn(role, content, trained)
     kind = "nothing" if content is None else type(content).__name__
     raise UserError(f"{where}: 'content' must be text or a list of blocks that is not empty, found {kind}")
 
@@ -272,10 +272,10 @@ def _weight(value: Any, where: str = "", key: str = "weight") -> float:
 
 
 def _is_nothing(value: Any) -> bool:
-    return value is None or value in NOTHING or (isinstance(value, (list, dict)) and not value)
+    return value is None or value in EMPTY_VALUES or (isinstance(value, (list, dict)) and not value)
 
 
-def _without_system(turns: Sequence[Turn]) -> list[Turn]:
+def _without_system(turns: Sequence[RowTurn]) -> list[RowTurn]:
     """Merge the system prompt into the first request, because the format has no system role."""
     prompts = 0
     while prompts < len(turns) and turns[prompts].role == "system":

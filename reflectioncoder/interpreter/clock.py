@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from reflectioncoder.sandbox.usage import Usage
+from reflectioncoder.sandbox.usage import SessionUsage
 
 # Bound on the wall-clock time, in multiples of the limit and in seconds, whatever the load. `layers.become_untrusted`
 # has the same for the processor time of a process.
@@ -30,7 +30,11 @@ class SessionClock:
     """
 
     def __init__(
-        self, seconds: float, usage: Callable[[], Usage], before: Usage, now: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        usage: Callable[[], SessionUsage],
+        before: SessionUsage,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seconds, self._usage, self._before, self._now = seconds, usage, before, now
         self._started = now()

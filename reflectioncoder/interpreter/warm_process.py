@@ -28,7 +28,7 @@ from reflectioncoder.interpreter.libraries import (
     package_folders,
     visible_packages,
 )
-from reflectioncoder.sandbox.usage import Usage
+from reflectioncoder.sandbox.usage import SessionUsage
 
 START_SECONDS = 60.0  # timeout for the start of the warm process or of a session; long, because machines are shared
 CONTROL_GROUPS = True  # tests switch them off
@@ -273,9 +273,9 @@ class Remote:
         """Return how many processes the kernel has killed for lack of memory since the session started."""
         return int(self._warm.ask({"do": "memory", "id": self._id})["kills"])
 
-    def usage(self) -> Usage:
+    def usage(self) -> SessionUsage:
         """Return what the session has used so far. Raises InfrastructureError if the warm process has ended."""
-        return Usage(*self._warm.ask({"do": "usage", "id": self._id})["usage"])
+        return SessionUsage(*self._warm.ask({"do": "usage", "id": self._id})["usage"])
 
     def processor_seconds(self) -> float:
         """Return the processor time that the session has used so far; 0 if it has ended or was lost."""
@@ -287,7 +287,7 @@ class Remote:
     def counted_seconds(self, elapsed: float) -> float:
         """Return what a time limit counts of `elapsed` wall-clock seconds: processor time and sleep, but no waiting."""
         try:
-            used = self.usage() if self._id is not None else Usage()
+            used = self.usage() if self._id is not None else SessionUsage()
         except InfrastructureError:
             return 0.0
         return max(used.processor, elapsed - used.waited)
@@ -308,7 +308,7 @@ class Remote:
         """
         if not self._ready:
             self._wait_until_ready()
-        clock = SessionClock(seconds, self.usage, self.usage() if self._used else Usage())
+        clock = SessionClock(seconds, self.usage, self.usage() if self._used else SessionUsage())
         self._used = True
         verdict = exchange.drive(self.command, self.outputs, self.result, clock.left)
         took = clock.elapsed

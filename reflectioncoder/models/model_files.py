@@ -18,7 +18,7 @@ from reflectioncoder.files.owned import READY, read_marker
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 LFS = b"version https://git-lfs.github.com/spec"
-HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 # Packages that load weights of a quantisation, by its name in config.json.
 QUANTISERS = {
     "aqlm": "aqlm", "auto-round": "auto_round", "awq": "gptqmodel", "bitsandbytes": "bitsandbytes",
@@ -26,7 +26,7 @@ QUANTISERS = {
     "higgs": "flute", "hqq": "hqq", "mxfp4": "kernels", "quanto": "optimum", "quark": "quark", "spqr": "spqr_quant",
     "torchao": "torchao", "vptq": "vptq",
 }  # fmt: skip
-WEIGHTS = ("*.safetensors", "*.bin")
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -71,12 +71,12 @@ def check_model_files(name: str, weights: bool = True) -> None:
 def looks_local(name: str) -> bool:
     """Whether a name that does not exist here is a path rather than a name on the hub."""
     parent = Path(name).parent
-    return not HUB_NAME.fullmatch(name) or ("/" in name and (parent.is_dir() or parent.name == "runs"))
+    return not MODEL_NAME.fullmatch(name) or ("/" in name and (parent.is_dir() or parent.name == "runs"))
 
 
 def _check_contents(name: str, folder: Path) -> None:
     """Raise UserError for placeholders of Git LFS and for files that were not downloaded completely."""
-    for path in (path for pattern in (*WEIGHTS, *TEXTS) for path in sorted(folder.glob(pattern))):
+    for path in (path for pattern in (*WEIGHT_PATTERNS, *TEXTS) for path in sorted(folder.glob(pattern))):
         try:
             with path.open("rb") as data:
                 start = data.read(len(LFS))
@@ -131,7 +131,7 @@ def _check_configuration(name: str, folder: Path) -> None:
     if not isinstance(settings.get("model_type"), str):
         raise UserError(f"file {folder / 'config.json'}: has no model_type, so it is not the configuration of a model")
     unfinished = sorted(folder.glob("**/*.incomplete"))
-    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+    if not any(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)):
         what = f"; its download was not completed ({unfinished[0].name})" if unfinished else ""
         raise UserError(f"model {name}: has no weights (model.safetensors or its parts){what}")
     method = quantisation_method(settings)

@@ -19,7 +19,7 @@ PROBE = (
     "1,000,000 ++==!= ''\n\n\n   "
 )
 # Special tokens by the name of the tokenizer's attribute.
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 TOLERATED = 3  # ids at the beginning that may differ: a setting says whether the first word gets a blank before it
 
 
@@ -56,7 +56,7 @@ def read_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
             "change it"
         )
     vocabulary = direct.get_vocab()
-    for name in NAMED:  # some classes name tokens that tokenizer_config.json does not
+    for name in NAMED_TOKENS:  # some classes name tokens that tokenizer_config.json does not
         token = getattr(loaded, name)
         if token is not None and getattr(direct, name) is None and str(token) in vocabulary:
             setattr(direct, name, token)

@@ -80,7 +80,7 @@ def used_imports(given: str, solution: str) -> list[str]:
     Of `from module import *` the used names are imported by name; if the module is not one of `LOOKED_UP`, the
     statement is kept as it is where a name of the solution is found nowhere else.
     """
-    needed = free_names(solution)
+    needed = names_read(solution)
     imports = list(_imports(parse(given)))
     source: dict[str, int] = {}  # needed name: index of the import that binds it last
     unknown = []
@@ -111,7 +111,7 @@ def used_imports(given: str, solution: str) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def free_names(code: str) -> set[str]:
+def names_read(code: str) -> set[str]:
     """Return the names that a program reads but does not bind, with names in annotations; empty if it is no program."""
     try:
         table = symtable.symtable(code, "solution", "exec")

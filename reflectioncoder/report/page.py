@@ -125,7 +125,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, interval, count, duration, pretty, show)
+    filters = (percent, interval, count, duration_text, pretty, show)
     environment.filters |= {function.__name__: function for function in filters}
     return environment
 
@@ -255,7 +255,7 @@ def count(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
 
-def duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A duration with its unit: seconds below two minutes, minutes below two hours, hours from there on."""
     if seconds < 120:
         return f"{seconds:.1f} s"

@@ -40,7 +40,7 @@ FLUSH_SECONDS = 0.05
 
 
 SLEEP_FACTOR = 10.0  # without `schedstat`: wall-clock bound of a call, in multiples of its limit
-SHORTEST = 0.005  # seconds between two checks of a call's time
+SHORTEST_CHECK = 0.005  # seconds between two checks of a call's time
 
 
 class LateError(Exception):
@@ -84,7 +84,7 @@ class CallClock:
         left = self.limit - self.seconds()
         if left <= 0:
             raise LateError("out of time")
-        signal.setitimer(signal.ITIMER_REAL, max(left, SHORTEST))
+        signal.setitimer(signal.ITIMER_REAL, max(left, SHORTEST_CHECK))
 
 
 def pack_program(inputs: list[Any]) -> str:

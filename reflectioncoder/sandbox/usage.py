@@ -7,7 +7,7 @@ from typing import NamedTuple
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Usage(NamedTuple):
+class SessionUsage(NamedTuple):
     """What a session has used since its start.
 
     Args:
@@ -24,7 +24,7 @@ class Usage(NamedTuple):
     runnable: bool = False
 
 
-def usage_of(processes: list[int]) -> Usage:
+def usage_of(processes: list[int]) -> SessionUsage:
     """Add up the usage of processes; those that have ended meanwhile are skipped.
 
     Args:
@@ -42,7 +42,7 @@ def usage_of(processes: list[int]) -> Usage:
                 runnable = runnable or _fields(folder / "task" / thread)[0] in ("R", "D")
         except (OSError, ValueError, IndexError):
             continue
-    return Usage(processor, waited, ended, runnable)
+    return SessionUsage(processor, waited, ended, runnable)
 
 
 def _fields(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 DEEPEST = 60  # levels of nested containers; deeper values, and values that contain themselves, are opaque
 
 
-LONGEST_NUMBER = 4096  # digits of a fraction or decimal; longer ones are opaque, because decoding them takes long
+MOST_DIGITS = 4096  # digits of a fraction or decimal; longer ones are opaque, because decoding them takes long
 NARROW = ("float16", "float32", "longdouble", "complex64")  # numpy compares these in their own precision
 _CONTENTS = {
     "collections.UserList": lambda value: list(value.data),
@@ -113,10 +113,10 @@ def _tagged(value: Any, depth: int) -> Any:
             return _tagged(value.item(), depth - 1)
     if kind.__module__ == "fractions" and kind.__name__ == "Fraction":
         parts = hex(value.numerator), hex(value.denominator)
-        return ["q", *parts] if max(map(len, parts)) <= LONGEST_NUMBER else ["o", "Fraction"]
+        return ["q", *parts] if max(map(len, parts)) <= MOST_DIGITS else ["o", "Fraction"]
     if kind.__module__ == "decimal" and kind.__name__ == "Decimal":
         text = str(value)
-        return ["m", text] if len(text) <= LONGEST_NUMBER else ["o", "Decimal"]
+        return ["m", text] if len(text) <= MOST_DIGITS else ["o", "Decimal"]
     return ["o", str(kind.__name__)[:100]]
 
 
@@ -153,7 +153,7 @@ def _value(tagged: Any, depth: int) -> Any:
 def _unusual(tagged: Any) -> Any:
     """Decode a number that is neither int, float nor complex. Raises ValueError."""
     tag, *parts = tagged
-    if not all(type(part) is str and len(part) <= LONGEST_NUMBER for part in parts):
+    if not all(type(part) is str and len(part) <= MOST_DIGITS for part in parts):
         raise ValueError("not an encoded number")
     try:
         if tag == "q":

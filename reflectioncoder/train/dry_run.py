@@ -168,7 +168,7 @@ def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.5
     return 2 * size**3 / max(min(times), 1e-9)
 
 
-def describe_plan(config: TrainConfig) -> str:
+def plan_text(config: TrainConfig) -> str:
     """Describe what a run would do, without loading the weights.
 
     Raises:

@@ -52,8 +52,8 @@ from reflectioncoder.train.checkpoints import (
 
 MODEL = "model.safetensors"
 INDEX = f"{MODEL}.index.json"
-RESULT = "result.json"
-RECORDS = ("config.toml", "config.versions.json", LOG, EVALUATIONS, RESULT)
+RESULT_FILE = "result.json"
+RECORDS = ("config.toml", "config.versions.json", LOG, EVALUATIONS, RESULT_FILE)
 # Files that change how a directory is loaded. Beside a new model, another program's would falsify it.
 LOADED = (
     MODEL, INDEX, ADAPTER, ADAPTER_CONFIG, "adapter_model.bin", "config.json", "generation_config.json",
@@ -61,14 +61,14 @@ LOADED = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 PREVIOUS = "previous"
 MODEL_STAGING = ".model.part"
 CHECKPOINT_STAGING = ".checkpoint.part"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundOutput:
     """What an output folder holds.
 
     Args:
@@ -85,7 +85,7 @@ class Found:
         return self.marker is not None and any(name in (MODEL, INDEX, ADAPTER) for name in self.marker.files)
 
 
-def look_at(output: Path) -> Found:
+def look_at(output: Path) -> FoundOutput:
     """Find out what an output folder holds; reads digests, but not the large files.
 
     Raises:
@@ -97,8 +97,8 @@ def look_at(output: Path) -> Found:
     if marker is None:
         marker = _earlier_version(output)
     if marker is not None and marker.state == "finished":
-        return Found("finished", marker)
-    return Found("unfinished" if marker and newest_checkpoint(output) else "free", marker)
+        return FoundOutput("finished", marker)
+    return FoundOutput("unfinished" if marker and newest_checkpoint(output) else "free", marker)
 
 
 def _earlier_version(output: Path) -> Marker | None:
@@ -114,7 +114,7 @@ def _earlier_version(output: Path) -> Marker | None:
 
 
 def _loaded_files(output: Path) -> list[str]:
-    return [*LOADED, *sorted(path.name for path in output.glob("model-*") if SHARD.fullmatch(path.name))]
+    return [*LOADED, *sorted(path.name for path in output.glob("model-*") if SHARD_NAME.fullmatch(path.name))]
 
 
 def check_output(config: TrainConfig) -> None:

@@ -53,7 +53,7 @@ from reflectioncoder.train.compute.model_check import check_model
 from reflectioncoder.train.compute.packed_attention import has_rotary_positions, use_varlen_attention
 from reflectioncoder.train.data import check_reflections, note_skipped, read_dialogues
 from reflectioncoder.train.output import (
-    RESULT,
+    RESULT_FILE,
     check_inputs,
     check_output,
     check_places,
@@ -264,7 +264,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, r
                 model.save_pretrained(folder, save_embedding_layers=False)
                 model, _ = load_model_and_tokenizer(folder, config.precision, "cpu", config.trust_remote_code)
     text = json.dumps(dataclasses.asdict(result), indent=2)
-    save_model(model, tokenizer, output, others={RESULT: f"{text}\n"})
+    save_model(model, tokenizer, output, others={RESULT_FILE: f"{text}\n"})
 
 
 def hold_out(
@@ -325,7 +325,7 @@ def describe_plan(config: TrainConfig) -> str:
     _check(config)
     check_inputs(config)
     check_output(config)
-    return dryrun.describe_plan(config)
+    return dryrun.plan_text(config)
 
 
 def _to_stderr(line: str) -> None:

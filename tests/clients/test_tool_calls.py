@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reflectioncoder.clients.chat import messages_of
 from reflectioncoder.clients.messages import Turn
-from reflectioncoder.clients.tool_calls import NOT_RUN, call_in_text, code_of, read_calls, sent_back
+from reflectioncoder.clients.tool_calls import NOT_RUN, call_in_text, called_code, read_calls, sent_back
 
 CODE = 'def f(x):\n    return {"a": x}\n\nassert f(1) == 2'
 LITERAL = CODE.replace('"', '\\"')  # JSON text with literal line breaks
@@ -43,7 +43,7 @@ def test_arguments_in_any_form_hold_the_code(form: str, old: bool) -> None:
     back = sent_back(message)
     sent = back["function_call"] if old else back["tool_calls"][0]["function"]
     arguments = json.loads(sent["arguments"])  # servers parse it again
-    assert code_of(sent["arguments"]) == CODE
+    assert called_code(sent["arguments"]) == CODE
     assert isinstance(arguments, dict)
 
 
@@ -51,14 +51,14 @@ def test_arguments_in_any_form_hold_the_code(form: str, old: bool) -> None:
     "arguments", ["", "{}", None, 5, '{"code": "def f(', '{"code": 1}', '{"a": "x", "b": "y"}', []]
 )
 def test_arguments_without_code_are_no_code(arguments: Any) -> None:
-    assert code_of(arguments) is None
+    assert called_code(arguments) is None
     with pytest.raises(ValueError, match="a tool call without code"):
         read_calls({"tool_calls": [{"id": "a", "function": {"name": "python", "arguments": arguments}}]})
 
 
 @given(st.text().filter(lambda text: "```" not in text))
 def test_any_code_survives_the_protocol(code: str) -> None:
-    assert code_of(json.dumps({"code": code})) == code == code_of({"code": code})
+    assert called_code(json.dumps({"code": code})) == code == called_code({"code": code})
 
 
 def test_our_tool_is_preferred_among_several_calls() -> None:

@@ -13,7 +13,7 @@ from reflectioncoder.interpreter.clock import MOST_FACTOR, MOST_SECONDS, Session
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.interpreter.workspace import workspace
 from reflectioncoder.sandbox import caller
-from reflectioncoder.sandbox.usage import Usage
+from reflectioncoder.sandbox.usage import SessionUsage
 
 LIMITS = Limits(0.4, 512, 100_000)
 SPINNERS = 4
@@ -119,7 +119,7 @@ def clock(seconds, *usages):
     """A clock of a machine whose time is a number, and whose session reports one usage after the other."""
     moment = [100.0]
     asked = iter(usages)
-    return moment, SessionClock(seconds, lambda: next(asked), Usage(5.0, 1.0, 70), lambda: moment[0])
+    return moment, SessionClock(seconds, lambda: next(asked), SessionUsage(5.0, 1.0, 70), lambda: moment[0])
 
 
 def test_nothing_is_measured_before_as_much_time_has_passed():
@@ -130,7 +130,7 @@ def test_nothing_is_measured_before_as_much_time_has_passed():
 
 
 def test_a_program_that_waits_for_a_processor_gets_its_time():
-    moment, watch = clock(2.0, *(Usage(used, 9.0, 70, True) for used in (5.5, 6.95, 7.0)))
+    moment, watch = clock(2.0, *(SessionUsage(used, 9.0, 70, True) for used in (5.5, 6.95, 7.0)))
     moment[0] += 2.0  # half a second of work, the rest waiting
     assert watch.left() == pytest.approx(0.1)
     moment[0] += 10.0
@@ -140,21 +140,21 @@ def test_a_program_that_waits_for_a_processor_gets_its_time():
 
 
 def test_a_program_that_sleeps_may_sleep_as_long_as_its_limit():
-    moment, watch = clock(2.0, *[Usage(5.25, 2.0, 70, False)] * 3)
+    moment, watch = clock(2.0, *[SessionUsage(5.25, 2.0, 70, False)] * 3)
     for passed, over in (2.5, False), (0.4, False), (0.2, True):  # a second of it waiting for a processor
         moment[0] += passed
         assert (watch.left() == 0.0) is over
 
 
 def test_a_program_whose_children_have_waited_is_looked_at_until_it_has_slept_for_its_limit():
-    moment, watch = clock(2.0, *(Usage(used, 1.0, 75, False) for used in (5.5, 5.5, 5.75, 5.75)))
+    moment, watch = clock(2.0, *(SessionUsage(used, 1.0, 75, False) for used in (5.5, 5.5, 5.75, 5.75)))
     for passed, over in (9.0, False), (0.75, False), (9.0, False), (0.75, True):  # 0.75 of work, 2 * 0.75 of sleep
         moment[0] += passed
         assert (watch.left() == 0.0) is over
 
 
 def test_the_wall_clock_ends_a_program_that_never_gets_a_processor():
-    moment, watch = clock(2.0, *[Usage(5.1, 1.0, 70, True)] * 2)
+    moment, watch = clock(2.0, *[SessionUsage(5.1, 1.0, 70, True)] * 2)
     moment[0] += 2.0 * MOST_FACTOR + MOST_SECONDS - 1.0
     assert watch.left() > 0
     moment[0] += 1.0
@@ -163,7 +163,7 @@ def test_the_wall_clock_ends_a_program_that_never_gets_a_processor():
 
 def test_a_result_that_arrives_late_counts_by_its_processor_time():
     for used, late in (6.9, False), (7.1, True):
-        moment, watch = clock(2.0, Usage(used, 9.0, 70, False))
+        moment, watch = clock(2.0, SessionUsage(used, 9.0, 70, False))
         moment[0] += 9.0
         assert watch.exceeded() is late
 

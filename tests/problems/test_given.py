@@ -10,7 +10,7 @@ import pytest
 from places import DATA
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.given import free_names, split_given
+from reflectioncoder.problems.given import names_read, split_given
 from reflectioncoder.problems.load import load_problems
 
 SETUP = """from typing import *
@@ -89,7 +89,7 @@ def test_scripts_are_left_out_and_bad_code_is_refused() -> None:
 def test_free_names_follow_scopes() -> None:
     code = "import a\ndef f(b, c=d):\n    global e\n    e = g\n    return [h for h in b] + a.x\n"
     code += "class K(L):\n    m = n\ne\nf"
-    assert free_names(code) == {"d", "g", "L", "n"}
+    assert names_read(code) == {"d", "g", "L", "n"}
 
 
 def test_rows_of_leetcode_load_with_given_code(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_rows_of_leetcode_load_with_given_code(tmp_path: Path) -> None:
         assert problem.solution is not None
         assert "\ndef tree_node(" not in problem.solution and "import *" not in problem.solution
         # outside the given code, all that a solution reads is imported, or named in its statement
-        unknown = free_names(problem.solution) - set(dir(builtins))
+        unknown = names_read(problem.solution) - set(dir(builtins))
         assert all(name in problem.instruction for name in unknown), (problem.id, unknown)
 
 

@@ -21,7 +21,7 @@ from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue, write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.report.charts import Line, binned, line_chart
-from reflectioncoder.report.page import commands, comparisons, duration, percent, render, write_report
+from reflectioncoder.report.page import commands, comparisons, duration_text, percent, render, write_report
 from reflectioncoder.report.run_files import Found, choose_examples, funnel, read_run, score, stages, steps_of
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -277,7 +277,7 @@ def test_what_is_no_score_is_none(value: Any) -> None:
 
 def test_numbers_as_people_read_them() -> None:
     assert [percent(share) for share in (0.0, 0.0625, 1.0)] == ["0.0\u00a0%", "6.2\u00a0%", "100.0\u00a0%"]
-    assert [duration(seconds) for seconds in (12.34, 600, 9000)] == ["12.3 s", "10.0 min", "2.5 h"]
+    assert [duration_text(seconds) for seconds in (12.34, 600, 9000)] == ["12.3 s", "10.0 min", "2.5 h"]
     assert stages({"a": 1, "b": {"c": 2.5, "d": None}, "e": True, "f": -1}) == {"a": 1, "b c": 2.5}
     nested = {"heldout": {"before": {"difference": -0.125}}}
     assert list(comparisons(nested)) == [("held-out, before", "−12.5 points")]

@@ -18,7 +18,7 @@ from reflectioncoder.evaluate.results import summarize
 from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Limits
 from reflectioncoder.interpreter.workspace import ProgramResult
-from reflectioncoder.syntax.answers.dialects import dialect_of, head_of
+from reflectioncoder.syntax.answers.dialects import definition_of, dialect_of
 from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.multipl_e import languages
 from reflectioncoder.tasks.multipl_e.answers import assemble_program, function_in
@@ -412,7 +412,7 @@ def test_an_answer_s_own_head_is_the_only_one(key):
         program = assemble_program(answer, case.prompt, list(case.stops), key)
         text = program
         heads = 0
-        while place := head_of(text, name, dialect_of(key).kind):
+        while place := definition_of(text, name, dialect_of(key).kind):
             heads, text = heads + 1, text[place[1] :]
         assert heads == 1, program
 
@@ -421,7 +421,7 @@ def test_the_function_of_every_prompt_is_known(data):
     for key in languages.LANGUAGES:
         for row in MultiPLE(key, TaskOptions(data=str(data))).problems.values():
             name = function_in(row["prompt"])
-            assert name and head_of(row["prompt"], name, dialect_of(key).kind), row["prompt"]
+            assert name and definition_of(row["prompt"], name, dialect_of(key).kind), row["prompt"]
             assert re.search(rf"\b{name}\b", row["tests"])
 
 

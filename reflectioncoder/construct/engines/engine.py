@@ -15,7 +15,7 @@ from rich.console import Console
 
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.construct.engines.interpreters import InterpreterPool, Programs
-from reflectioncoder.construct.engines.processes import Handler, Pool
+from reflectioncoder.construct.engines.processes import Handler, ProcessPool
 from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.registry import added_in
@@ -63,7 +63,7 @@ def replicas(config: BuildConfig) -> int:
 
 def workers(
     make: Callable[[BuildConfig], Handler[T, R]], config: BuildConfig, console: Console
-) -> Pool[T, R] | RayWorkers[T, R]:
+) -> ProcessPool[T, R] | RayWorkers[T, R]:
     """Create workers.
 
     Args:
@@ -72,7 +72,7 @@ def workers(
         console: console for reports of lost workers.
     """
     if config.engine == "local":
-        return Pool(make, config, cores(config))
+        return ProcessPool(make, config, cores(config))
     if places := added_in():
         raise UserError(f"engine = 'ray': the nodes do not know what was added in {places[0]}; use engine = 'local'")
     from reflectioncoder.construct.engines.on_ray import RayWorkers

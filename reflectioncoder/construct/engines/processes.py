@@ -92,7 +92,7 @@ class _Worker:
         self.outbox.close()
 
 
-class Pool(Generic[T, R]):
+class ProcessPool(Generic[T, R]):
     """Worker processes that process a list of tasks; a context manager.
 
     Args:
@@ -173,7 +173,7 @@ class Pool(Generic[T, R]):
             worker.wait()
         self._workers.clear()
 
-    def __enter__(self) -> Pool[T, R]:
+    def __enter__(self) -> ProcessPool[T, R]:
         return self
 
     def __exit__(

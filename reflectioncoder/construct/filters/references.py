@@ -12,7 +12,7 @@ from typing import Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.fields import FieldMap, column
-from reflectioncoder.files.folders import ALL, files_of
+from reflectioncoder.files.folders import EVERY_SPLIT, files_of
 from reflectioncoder.files.json_text import LIMITS, ReadLimits
 from reflectioncoder.files.rows import iter_file
 from reflectioncoder.files.shapes import shaped
@@ -44,7 +44,7 @@ class Reference:
 
 
 def load_references(
-    sources: Sequence[str], fields: str = "", split: str = ALL, own: str = "", limits: ReadLimits = LIMITS
+    sources: Sequence[str], fields: str = "", split: str = EVERY_SPLIT, own: str = "", limits: ReadLimits = LIMITS
 ) -> Iterator[Reference]:
     """Read the references from benchmark files, folders or data sets.
 
@@ -82,7 +82,7 @@ def reference_files(source: str, split: str, own: str) -> list[Path]:
     path = Path(own)
     if not own or not path.exists():
         return files
-    mine = {file.resolve() for file in (files_of(own, ALL) if path.is_dir() else [path])}
+    mine = {file.resolve() for file in (files_of(own, EVERY_SPLIT) if path.is_dir() else [path])}
     left = [file for file in files if file.resolve() not in mine]
     if not left:
         raise UserError(f"decontaminate: {source} is the source of the problems itself; name the benchmarks")

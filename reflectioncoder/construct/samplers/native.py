@@ -122,7 +122,7 @@ def read_blocks(ids: Sequence[int], marks: Marks, tokenizer: PreTrainedTokenizer
     return blocks
 
 
-def messages_of(turns: Sequence[Turn]) -> list[Message]:
+def turns_of(turns: Sequence[Turn]) -> list[Message]:
     """Convert a conversation to messages; if the last message is the assistant's, it is unfinished.
 
     Args:
@@ -145,8 +145,8 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 
 
 def prompt_of(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Encode a conversation (see `messages_of`) as token ids, up to the point where the model continues."""
-    messages = messages_of(turns)
+    """Encode a conversation (see `turns_of`) as token ids, up to the point where the model continues."""
+    messages = turns_of(turns)
     ids = encode_dialogue(Dialogue(tuple(messages)), tokenizer).ids[:-1]  # without the end of the sequence
     if messages[-1].role == "assistant":
         return ids[:-1]  # the assistant's message is unfinished

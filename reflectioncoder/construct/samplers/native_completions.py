@@ -29,7 +29,7 @@ from reflectioncoder.clients.endpoint import Endpoint
 from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
 from reflectioncoder.clients.reply import EMPTY, read_reply
 from reflectioncoder.config.build import ChatConfig, NativeConfig
-from reflectioncoder.construct.samplers.native import Marks, ending, messages_of, prompt_of, read_answer, room_for
+from reflectioncoder.construct.samplers.native import Marks, ending, prompt_of, read_answer, room_for, turns_of
 from reflectioncoder.dialogues.tokens import BLOCK_TOKENS, END_OF_BLOCK, END_OF_MESSAGE, ROLE_TOKENS
 from reflectioncoder.models.load import load_tokenizer, resolve
 
@@ -116,7 +116,7 @@ class CompletionsSampler:
 
     def _text(self, turns: Sequence[Turn], ids: Sequence[int]) -> str:
         """Return the prompt as text. Raises SamplerError if its special tokens are not those of the ids."""
-        messages, text = messages_of(turns), str(self._tokenizer.bos_token or "")
+        messages, text = turns_of(turns), str(self._tokenizer.bos_token or "")
         for message in messages:
             text += ROLE_TOKENS[message.role]
             text += "".join(f"{BLOCK_TOKENS[b.type]}{b.content}{END_OF_BLOCK}" for b in message.blocks) + END_OF_MESSAGE

@@ -157,7 +157,7 @@ def structure(code: str, kind: str = "") -> str:
     return opaque.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), code)
 
 
-def head_of(code: str, name: str, kind: str) -> tuple[int, int] | None:
+def definition_of(code: str, name: str, kind: str) -> tuple[int, int] | None:
     """Find the definition of a function by its name.
 
     Args:
@@ -228,7 +228,7 @@ def _provided(code: str, kind: str) -> frozenset[str]:
     names = set(re.findall(rf"\b{_HEADS}\s+(\w+)", text)) | set(
         re.findall(r"\b(?:const|let|var|static)\s+(\w+)\s*=", text)
     )
-    names |= {found[1] for found in _CALL.finditer(text) if head_of(code, found[1], kind)}
+    names |= {found[1] for found in _CALL.finditer(text) if definition_of(code, found[1], kind)}
     if kind == "bash":
         names |= set(re.findall(r"^\s*(?:function\s+)?(\w+)\s*\(\)", text, re.MULTILINE))
     return frozenset(names)
@@ -260,7 +260,7 @@ def dialect_of(language: str) -> Dialect:
     return Dialect(
         kind or language.lower(),
         lambda code: bool(code.strip()) and _closed(code, kind),
-        lambda code, name: head_of(code, name, kind) is not None,
+        lambda code, name: definition_of(code, name, kind) is not None,
         lambda code: _provided(code, kind),
         lambda code: _needed(code, kind),
     )

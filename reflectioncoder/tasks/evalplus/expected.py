@@ -44,7 +44,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Program:
+class ReferenceProgram:
     """A canonical solution and the calls of one group of tests.
 
     Args:
@@ -97,7 +97,7 @@ class Expected:
                 self._groups[key] = found
         return self._groups.get(key)
 
-    def get(self, key: str, program: Program, interpreter: Interpreter) -> Group | str:
+    def get(self, key: str, program: ReferenceProgram, interpreter: Interpreter) -> Group | str:
         """Return the results on a group of tests; runs the reference if they are not cached.
 
         Args:
@@ -122,7 +122,7 @@ class Expected:
                 self._keep(key, group)
         return group
 
-    def measure_again(self, key: str, program: Program, interpreter: Interpreter) -> None:
+    def measure_again(self, key: str, program: ReferenceProgram, interpreter: Interpreter) -> None:
         """Replace the times of a group of tests by new ones, for the present state of the machine; not on disk.
 
         Args: see `get`. Nothing changes if the results are not known yet, or the reference fails this time.
@@ -149,7 +149,7 @@ class Expected:
             pass
 
 
-def _measured(key: str, program: Program, interpreter: Interpreter) -> Group | str:
+def _measured(key: str, program: ReferenceProgram, interpreter: Interpreter) -> Group | str:
     limits = with_time(Limits(ALL_SECONDS, MEMORY_MB), ALL_SECONDS, 10_000_000)
     seconds = [CALL_SECONDS] * program.count
     with interpreter.session(limits, module=True) as session:

@@ -28,7 +28,7 @@ from reflectioncoder.tasks.evalplus.data import (
     find_plus,
     read_plus,
 )
-from reflectioncoder.tasks.evalplus.expected import Expected, Program
+from reflectioncoder.tasks.evalplus.expected import Expected, ReferenceProgram
 
 if TYPE_CHECKING:
     from reflectioncoder.interpreter.interpreter import Interpreter, Limits
@@ -91,12 +91,12 @@ class EvalPlusTask(Task):
         for group in self.groups:
             self._expected.measure_again(f"{task_id} {group}", self._program(problem, group), interpreter)
 
-    def _program(self, problem: PlusProblem, group: str) -> Program:
+    def _program(self, problem: PlusProblem, group: str) -> ReferenceProgram:
         """Return the canonical solution with the calls of a group of tests."""
         key, name, inputs = f"{problem.task_id} {group}", problem.entry_point, problem.inputs[group]
         if key not in self._packed:
             self._packed[key] = caller.pack_program(inputs)
-        return Program(problem.reference, name, self._packed[key], len(inputs), mode_of(self.dataset, name))
+        return ReferenceProgram(problem.reference, name, self._packed[key], len(inputs), mode_of(self.dataset, name))
 
     def check(
         self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from reflectioncoder.syntax.answers.dialects import dialect_of, head_of, names_of_calls, structure
+from reflectioncoder.syntax.answers.dialects import definition_of, dialect_of, names_of_calls, structure
 from reflectioncoder.syntax.answers.program import Asked, read_program
 from reflectioncoder.syntax.trees import lines_of
 
@@ -107,10 +107,10 @@ def assemble_program(completion: str, prompt: str, stops: Sequence[str], languag
 def _function(code: str, name: str, kind: str) -> _Function | None:
     """Split code around its definition of a function; None if it is the body of the prompt's function."""
     for main in ("main", "Main"):
-        if main != name and (place := head_of(code, main, kind)) and kind not in _SCRIPTS:
+        if main != name and (place := definition_of(code, main, kind)) and kind not in _SCRIPTS:
             end = _closing(structure(code[place[1] :], kind))
             code = code[: place[0]] + (code[place[1] + end + 1 :] if end is not None else "")
-    place = head_of(code, name, kind) if name else None
+    place = definition_of(code, name, kind) if name else None
     # If more braces are closed than opened before the head, the answer was a body that ended there.
     if place is None or _unclosed(structure(code[: place[0]], kind)) is None:
         return None
@@ -214,7 +214,7 @@ def _kept(rest: str, name: str, kind: str) -> tuple[str, str]:
 def _belongs(item: str, name: str, kind: str) -> bool:
     """Whether a part of the code below the function is a definition, not a second one of the function or a trial."""
     text = structure(item, kind).strip()
-    if not re.search(r"\w", text) or head_of(item, name, kind):
+    if not re.search(r"\w", text) or definition_of(item, name, kind):
         return False
     if kind not in _SCRIPTS:
         return True

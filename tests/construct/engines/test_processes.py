@@ -11,7 +11,7 @@ import pytest
 from places import ROOT
 from worker_tasks import Tasks
 
-from reflectioncoder.construct.engines.processes import Pool
+from reflectioncoder.construct.engines.processes import ProcessPool
 from reflectioncoder.errors import UserError
 
 OWNER = """
@@ -26,28 +26,28 @@ for index, value in pool.run([("pid", 0), ("sleep", 60), ("pid", 0), ("sleep", 6
 
 
 def test_every_task_is_done_once_and_by_all_workers() -> None:
-    with Pool(Tasks, 100, 2) as pool:
+    with ProcessPool(Tasks, 100, 2) as pool:
         assert sorted(pool.run([("add", i) for i in range(40)])) == [(i, 100 + i) for i in range(40)]
         assert list(pool.run([])) == []
 
 
 def test_a_task_whose_worker_dies_goes_to_another(tmp_path: Path) -> None:
     tasks = [("add", 1), ("die once", tmp_path / "died"), ("add", 2)]
-    with Pool(Tasks, 0, 1) as pool:
+    with ProcessPool(Tasks, 0, 1) as pool:
         results = dict(pool.run(tasks))
     assert (results[0], results[2]) == (1, 2)
     assert set(results) == {0, 1, 2}
 
 
 def test_a_task_that_kills_every_worker_is_an_error() -> None:
-    with Pool(Tasks, 0, 2) as pool, pytest.raises(UserError, match=r"died 3 times .*\(exit status -9\)"):
+    with ProcessPool(Tasks, 0, 2) as pool, pytest.raises(UserError, match=r"died 3 times .*\(exit status -9\)"):
         list(pool.run([("die", 0)]))
 
 
 def test_errors_come_through() -> None:
-    with Pool(Tasks, 0, 1) as pool, pytest.raises(UserError, match=r"^bad input$"):
+    with ProcessPool(Tasks, 0, 1) as pool, pytest.raises(UserError, match=r"^bad input$"):
         list(pool.run([("refuse", 0)]))
-    with Pool(Tasks, 0, 1) as pool, pytest.raises(RuntimeError, match="ZeroDivisionError: seen in the worker"):
+    with ProcessPool(Tasks, 0, 1) as pool, pytest.raises(RuntimeError, match="ZeroDivisionError: seen in the worker"):
         list(pool.run([("break", 0)]))
 
 
