@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-NONCE_BYTES = 16
+SENT_NONCE_BYTES = 16  # as many as `sandbox/session.py` reads
 _FAILURE = struct.Struct("<?III")
 _LONGEST_RESULT = 1 << 15
 _LONGEST_WAIT = 1e9  # milliseconds; `poll` takes at most 2^31
@@ -141,7 +141,7 @@ class CellExchange(Exchange):
     """
 
     def __init__(self, cells: Sequence[str], output_chars: int) -> None:
-        self._nonce = b"=" + secrets.token_bytes(NONCE_BYTES - 1)
+        self._nonce = b"=" + secrets.token_bytes(SENT_NONCE_BYTES - 1)
         sized = [_OWN[isinstance(cell, OwnCode)] + _sized(cell.encode("utf-8", "surrogatepass")) for cell in cells]
         super().__init__(len(cells).to_bytes(4, "little") + b"".join(sized) + self._nonce, output_chars)
         self.failure: Failure | None = None

@@ -18,8 +18,8 @@ OWNER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from worker_tasks import Tasks
-from reflectioncoder.construct.engines.processes import Pool
-pool = Pool(Tasks, 0, 2)
+from reflectioncoder.construct.engines.processes import ProcessPool
+pool = ProcessPool(Tasks, 0, 2)
 for index, value in pool.run([("pid", 0), ("sleep", 60), ("pid", 0), ("sleep", 60), ("sleep", 60)]):
     print(value, flush=True)
 """
