@@ -117,7 +117,7 @@ def test_an_error_says_the_same_with_status_200_and_in_a_stream(
 
 @ALL
 def test_a_busy_server_is_asked_again(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
-    error, requests = fails(vendor, vendor.busy, monkeypatch)
+    error, requests = fails(vendor, vendor.busy, monkeypatch, longest_wait=0.05)  # gives up after ten times this
     assert error.reason in ("rate_limited", "server_error")
     assert requests >= 2
 
