@@ -37,10 +37,10 @@ def scored(tmp_path, task, answers, **settings):
 
 
 def test_errors_that_no_file_can_hold_in_problems_with_asserts(tmp_path):
-    problem = {"id": HALF, "instruction": "f", "tests": ["assert f() == 1"], "entry_point": "f"}
+    problem = {"id": "p", "instruction": "f", "tests": ["assert f() == 1"], "entry_point": "f"}
     (tmp_path / "p.jsonl").write_text(json.dumps(problem) + "\n")
     answers = [RAISES, f"def f():\n    {RAISES}", "def f(): return 1\n", FORGES.format(name="f")]
-    answers = [(HALF, {"completion": answer}) for answer in answers]
+    answers = [("p", {"completion": answer}) for answer in answers]
     found = scored(tmp_path, str(tmp_path / "p.jsonl"), answers)
     assert [result.passed for result in found] == [False, False, True, False]
     assert {result.error for result in found} == {"?"}

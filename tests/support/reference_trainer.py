@@ -24,6 +24,8 @@ from reflectioncoder.dialogues.tokens import Encoded
 def hidden_tokens(sample: Encoded, masking: MaskingConfig, step: int, max_steps: int, seed: int) -> set[int]:
     """Indices of the tokens that the student must not see."""
     release = masking.semantics == "release"
+    if release and masking.strategy == "none":
+        return set()
     rate = min(1.0, (step + 1) / max_steps) if release else step / max_steps
     user, assistant = sample.message_bounds[0], sample.message_bounds[1]
     hidden = set(range(*user)) | {assistant[0], assistant[1] - 1}

@@ -176,11 +176,11 @@ def older() -> list[str]:
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
             pytest.skip(f"transformers {OLD} cannot be installed here: {error}")
-        site = next((folder / "lib").glob("python*/site-packages"))
-        # searched after the folder's own packages: torch, numpy and safetensors are those of this environment
-        paths = [path for path in sys.path if path.endswith("site-packages")]
-        (site / "zz_this_environment.pth").write_text("".join(f"{path}\n" for path in paths))
         (folder / "complete").touch()
+    # searched after the folder's own packages: torch, numpy and safetensors are those of this environment
+    site = next((folder / "lib").glob("python*/site-packages"))
+    paths = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "zz_this_environment.pth").write_text("".join(f"{path}\n" for path in paths))
     return [str(python), "-W", "ignore", "-c"]
 
 
