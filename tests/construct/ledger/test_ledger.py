@@ -160,7 +160,7 @@ def test_the_same_problems_by_another_path_are_the_same_settings(tmp_path: Path)
     old = {"problems": "/data/a/own.jsonl", "problem_texts": "x", "native.model": "runs/m", "native.weights": "w"}
     with closing(Ledger(tmp_path, old)) as ledger:
         ledger.put(Entry("a", "done", payload={"messages": []}))  # a ledger without results binds nobody
-    Ledger(tmp_path, {**old, "problems": "own.jsonl", "native.model": "/root/runs/m"}).close()
+    Ledger(tmp_path, {**old, "problems": "own.jsonl", "native.model": "/elsewhere/runs/m"}).close()
     for change in (
         {"problems": "own.jsonl", "problem_texts": "y"}, {"problems": "b/other.jsonl"}, {"native.weights": "v"},
         {"native.model": "runs/n"},
