@@ -4,10 +4,14 @@
 class UserError(ValueError):
     """Bad input. The message is one line that says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with `status`.
+    The command line prints it without a traceback and exits with `status`. Data may contain lone surrogates, and an
+    error that names them would fail once more where it is printed; here they are replaced.
     """
 
     status = 2
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(encodable(str(message)))
 
 
 class RankError(UserError):
@@ -22,6 +26,11 @@ class IncompleteError(UserError):
 
 class InfrastructureError(Exception):
     """The warm process or a session could not be started or used; this is never due to the program that is run."""
+
+
+def encodable(text: str) -> str:
+    """Replace lone surrogates, which JSON escapes can contain but UTF-8 cannot encode, by "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def first_line(error: BaseException | str) -> str:

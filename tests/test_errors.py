@@ -63,3 +63,8 @@ def test_a_budget_that_is_spent_keeps_what_it_was_spent_on():
     error = BudgetError("the budget of 3 requests is spent")
     error.usage = Usage(3, 40, 5)
     assert pickle.loads(pickle.dumps(error)).usage == Usage(3, 40, 5)
+
+
+def test_a_message_that_names_a_lone_surrogate_can_be_printed() -> None:
+    assert str(UserError("row 3: field \ud83d is unknown")) == "row 3: field ? is unknown"
+    assert str(pickle.loads(pickle.dumps(UserError("\udfff: é")))) == "?: é"

@@ -49,7 +49,8 @@ def run_build(config: BuildConfig, switches: Switches) -> int:
     made = build(config)
     if made.sequences:
         return 0
-    print_line(f"reflectioncoder build: {advise(made.funnel, _columns(config))}")
+    if not made.stopped:  # why a build was stopped is said already, with what to do
+        print_line(f"reflectioncoder build: {advise(made.funnel, _columns(config))}")
     return 1
 
 

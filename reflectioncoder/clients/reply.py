@@ -12,6 +12,7 @@ from reflectioncoder.clients.endpoint import Endpoint
 from reflectioncoder.clients.failures import FILTER_WORDS, is_error
 from reflectioncoder.clients.stream import is_stream, joined_stream
 from reflectioncoder.clients.tool_calls import NO_ID, ToolCall, call_in_text, plain_call, read_calls, sent_back
+from reflectioncoder.errors import encodable
 
 EMPTY = "the model returned an empty answer"
 AnswerEnding = Literal["whole", "length", "filtered", "unknown"]
@@ -84,7 +85,7 @@ def read_reply(
         source = choice["message"] if chat else choice
         ids = _ids(choice.get("token_ids"))
         content = source.get("content") if chat else choice["text"] if ids is None else choice.get("text")
-        text = writable(text_of(content))
+        text = encodable(text_of(content))
         usage = _billed(data.get("usage")) or estimate(text, ids)
         word, stop_reason = choice.get("finish_reason"), choice.get("stop_reason")
     except _MALFORMED as error:
@@ -115,7 +116,7 @@ def read_reply(
             message = _to_send_back({key: item for key, item in source.items() if key != "content"}, None, "")
     return Reply(
         text,
-        None if call is None else writable(call.code),
+        None if call is None else encodable(call.code),
         "" if call is None else call.id,
         "length" if ending == "length" else "stop" if word is None else str(word),
         ids,
@@ -153,11 +154,6 @@ def text_of(content: Any) -> str:
     return "".join(texts)
 
 
-def writable(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _ending(word: Any, also: Sequence[str]) -> AnswerEnding:
     if word is None:
         return "whole" if "null" in also else "unknown"
@@ -178,7 +174,7 @@ def _to_send_back(source: Mapping[str, Any], call: ToolCall | None, text: str) -
         message.pop("content")
         return message or None
     same = {"content": text, "tool_calls": plain_call(call.code, call.id)}
-    return None if message == same else json.loads(writable(json.dumps(message, ensure_ascii=False)))
+    return None if message == same else json.loads(encodable(json.dumps(message, ensure_ascii=False)))
 
 
 def _billed(said: Any) -> Usage | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, encodable
 from reflectioncoder.evaluate.results import Result
 from reflectioncoder.evaluate.verdict_log import ProgramKey, VerdictLog
-from reflectioncoder.files.jsonl import encodable
 from reflectioncoder.generate.completions import Completion
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.interpreter.pool import Pool

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.evaluate import EvaluateConfig
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, encodable
 from reflectioncoder.evaluate.formats import write_format
 from reflectioncoder.evaluate.verdict_log import VERDICT_LOG as UNFINISHED
 from reflectioncoder.evaluate.verdict_log import VerdictLog, under_way
 from reflectioncoder.files.json_value import parse_json
-from reflectioncoder.files.jsonl import encodable, write_lines
+from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import held, refuse_foreign, refuse_inputs
 from reflectioncoder.generate.completions import Completion, code_of, iter_completion_rows, read_completion
 from reflectioncoder.interpreter.interpreter import Limits

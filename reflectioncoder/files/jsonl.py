@@ -44,11 +44,6 @@ def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]
         raise UserError(f"file {path}: {error.strerror or error}") from None
 
 
-def encodable(text: str) -> str:
-    """Replace lone surrogates, which JSON escapes can contain but UTF-8 cannot encode, by "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
     """Write lines to a temporary file beside `path`, which replaces `path` at the end.
 

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reflectioncoder.errors import first_line
-from reflectioncoder.files.jsonl import encodable
+from reflectioncoder.errors import encodable, first_line
 from reflectioncoder.interpreter.exchange import OwnCode
 from reflectioncoder.interpreter.interpreter import CellResult, Limits, Session
 from reflectioncoder.interpreter.judge import VALUE_CHARS
