@@ -17,6 +17,9 @@ changed (a number by one, a string or list by one item) must fail. Exceptions ar
 
 With `--load N` the verdicts of a busy machine are compared with those of a quieter one: after the first, untimed run of
 both, N processes spin until the end. `verdicts_changed` lists the problems whose verdicts here changed.
+
+With `--peer-seconds S` evalplus scores once, untimed and before the load, and a test may take at least S seconds: its
+verdicts then hardly depend on how busy the machine is, so those of every run here can be compared with them.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ def main() -> None:
     parser.add_argument("--completions", type=Path, help="folder with a folder of completions per model")
     parser.add_argument("--load", type=int, default=0, help="processes that spin during the timed runs")
     parser.add_argument("--only-ours", action="store_true", help="do not run evalplus")
+    parser.add_argument("--peer-seconds", type=float, help="evalplus scores once, with this lowest limit for a test")
     options = parser.parse_args()
     models = options.completions or options.data / "reference_completions"
     sources = sorted(path for task in options.tasks for path in models.glob(f"*/{task}.jsonl"))
@@ -181,10 +185,12 @@ def measure(source: Path, options: argparse.Namespace, folder: Path) -> dict[str
                 ours.setdefault(verdict["task_id"], []).append(verdict["passed"])
             if repeat:
                 times["ours"].append(spent)
-            if both:
+            if both and not (repeat and options.peer_seconds):
                 result = folder / f"{name}_samples_eval_results.json"
                 result.unlink(missing_ok=True)
                 command = [sys.executable, "-m", "evalplus.evaluate", task, "--samples", str(samples)]
+                if options.peer_seconds:
+                    command += ["--min-time-limit", str(options.peer_seconds)]
                 spent = run([*command, "--parallel", "2"], environment, folder)
                 for task_id, (row, *_) in json.loads(result.read_text(encoding="utf-8"))["eval"].items():
                     passed = row["base_status"] == row["plus_status"] == "pass"
