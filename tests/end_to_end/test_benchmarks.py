@@ -45,6 +45,13 @@ def test_interpreter_beside_kernels() -> None:
     assert [row["ahead"] for row in rows] == [[], ["numpy"]]  # type: ignore[attr-defined]
 
 
+def test_two_versions_side_by_side() -> None:
+    parts = ("pairs", "messages", "problems", "help", "import")
+    rows = figures("versions.py", "--other", str(ROOT), "--repeats", "1", "--size", "0.005", "--parts", *parts)
+    assert [row["part"] for row in rows] == list(parts)  # type: ignore[attr-defined]
+    assert all(row["equal"] and row["processor_seconds_ratio"] > 0 for row in rows)  # type: ignore[attr-defined]
+
+
 def test_scoring(data: Path) -> None:
     rows = figures("scoring.py", "--data", str(data), "--repeats", "1", "--step", "60")
     assert [row["task"] for row in rows] == ["humaneval_plus", "mbpp_plus"]  # type: ignore[attr-defined]
