@@ -137,10 +137,15 @@ FAILURES = {
 }
 
 
+def patience(reason: str) -> float:
+    """Return seconds to wait for an answer; where none is late, enough for a busy machine."""
+    return 0.5 if reason == "timeout" else 20.0
+
+
 @pytest.mark.parametrize("name", FAILURES)
 def test_every_misbehaviour_ends_in_a_typed_reason_without_the_key(name: str) -> None:
     reply, reason = FAILURES[name]
-    error, server = ask(lambda *_: reply, retries=2, timeout=0.5)
+    error, server = ask(lambda *_: reply, retries=2, timeout=patience(reason))
     assert isinstance(error, SamplerError)
     assert error.reason == reason
     assert error.detail
@@ -155,8 +160,8 @@ def test_every_misbehaviour_ends_in_a_typed_reason_without_the_key(name: str) ->
 
 @pytest.mark.parametrize("name", [name for name, (_, reason) in FAILURES.items() if reason not in FATAL | {"refused"}])
 def test_every_passing_trouble_is_survived(name: str) -> None:
-    reply, _ = FAILURES[name]
-    answer, server = ask(lambda number, _: reply if number == 0 else "Hi.", timeout=0.5)
+    reply, reason = FAILURES[name]
+    answer, server = ask(lambda number, _: reply if number == 0 else "Hi.", timeout=patience(reason))
     assert isinstance(answer, Answer)
     assert answer.text == "Hi."
     assert answer.usage.requests == len(server.requests) == 2
