@@ -34,9 +34,9 @@ demo: setup
 bootstrap: setup
 	$(BIN)/python studies/bootstrap.py
 
-# Tests share the cores, and threads that spin while they wait slow each other tenfold. A file's tests stay together on
-# one worker, in the order that tests/conftest.py gives: the long files first.
-WORKERS ?= 2
+# Three workers on two cores, as tests often wait for a process or a server. Threads that spin while they wait slow each
+# other tenfold. A file's tests stay together on one worker, in the order of tests/conftest.py: the long files first.
+WORKERS ?= 3
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
 test: setup

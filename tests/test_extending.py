@@ -47,6 +47,7 @@ def test_every_program_of_the_page_is_run_here() -> None:
     assert set(PROGRAMS) == {"mine", "task", "filter", "strategy", "bug_kind", "sampler", "backend"}
 
 
+@pytest.mark.slow
 def test_a_part_is_used_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(tmp_path, "mine", "build", "--count", "4", "--workers", "1", "--output", str(out))
@@ -54,6 +55,7 @@ def test_a_part_is_used_from_the_command_line(tmp_path: Path) -> None:
     assert "known keys" not in run(tmp_path, "mine", "build", "--help")
 
 
+@pytest.mark.slow
 def test_training_from_a_program_knows_its_parts(tmp_path: Path) -> None:
     """`train` may restart the process; a program that calls `main` with its words is not restarted."""
     program = PROGRAMS["mine"] + "\n"
@@ -68,6 +70,7 @@ def test_training_from_a_program_knows_its_parts(tmp_path: Path) -> None:
     assert "none.jsonl" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_bug_kind_with_a_mistake_stops_the_build_with_one_line(tmp_path: Path) -> None:
     for old, new, message in (
         ("use `{number}`", "use `{nothing}`", "bug kind 'constant_off': a template has the unknown field 'nothing'"),
@@ -88,6 +91,7 @@ def test_a_task(tmp_path: Path) -> None:
     assert run(tmp_path, "task", str(tmp_path / "out")) == "doubling: 100%\n"
 
 
+@pytest.mark.slow
 def test_a_filter_rejects_and_is_counted(tmp_path: Path) -> None:
     run(tmp_path, "filter", str(tmp_path / "out"))
     funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
@@ -119,6 +123,7 @@ def test_a_masking_strategy_decides_what_the_student_sees(tmp_path: Path, monkey
     assert after == [before[0], *before[4:]]
 
 
+@pytest.mark.slow
 def test_a_bug_kind_is_planted_and_explained(tmp_path: Path) -> None:
     run(tmp_path, "bug_kind", str(tmp_path / "out"))
     made = sequences(tmp_path / "out")

@@ -8,6 +8,7 @@ of the libraries beside it, so that an output directory says how it was made.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -248,6 +249,11 @@ def _toml_value(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """The versions that decide what a run gives: Python, ours and the libraries'."""
+    return dict(_versions())
+
+
+@functools.cache  # reading them takes 30 ms
+def _versions() -> dict[str, str]:
     from importlib import metadata  # a tenth of a second of imports, which help does not need
 
     found = {"python": platform.python_version(), "machine": platform.machine()}

@@ -42,6 +42,7 @@ def test_an_error_without_a_reader_ends_silently_too(tmp_path: Path) -> None:
     assert unread(["trian"], tmp_path, errors_too=True) == (NO_READER, b"")
 
 
+@pytest.mark.slow
 def test_a_build_without_a_reader_ends_silently_and_resumes(tmp_path: Path) -> None:
     words = ["build", "--count", "2", "--workers", "1", "--output", "b"]
     status, errors = unread(words, tmp_path)

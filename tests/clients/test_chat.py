@@ -205,6 +205,7 @@ def test_a_server_that_asks_again_and_again_to_wait_is_obeyed() -> None:
     assert answer.usage.requests == len(server.requests) == 10
 
 
+@pytest.mark.slow
 def test_connections_are_reused_and_hundreds_are_under_way_at_once() -> None:
     with ChatServer(lambda *_: Reply("Hi.", delay=0.2)) as server:
         sampler = ChatSampler(ChatConfig(base_url=server.url, model="m", in_flight=200, retries=0))

@@ -87,6 +87,7 @@ def test_files_hold_the_sequences_and_the_funnel_adds_up(reference: Path) -> Non
     assert (reference / "config.versions.json").is_file()
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_same_bytes_as_two(reference: Path, tmp_path: Path) -> None:
     build(settings(tmp_path, workers=1), quiet())
     assert files(tmp_path) == files(reference)
@@ -126,6 +127,7 @@ def until(condition: object, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_started_again_gives_the_same_bytes(reference: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     before: dict[str, str] = {}
@@ -149,6 +151,7 @@ def test_killed_twice_and_started_again_gives_the_same_bytes(reference: Path, tm
     assert files(output) == files(reference)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_one_line_and_keeps_what_is_finished(reference: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     process = start(output, settings(output))

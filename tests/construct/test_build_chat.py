@@ -28,6 +28,8 @@ from reflectioncoder.construct.ledger.ledger import progress
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, read_jsonl
 from reflectioncoder.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ def test_one_problem_that_is_always_refused_is_rejected_when_it_is_the_last_one(
     assert (result.sequences, rejects(output)) == (2, {"p1": "answer_refused"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [0, 1])
 def test_a_server_that_refuses_every_problem_alike_ends_the_build_early_with_its_own_words(
     tmp_path: Path, turn: int, capsys: pytest.CaptureFixture[str]
@@ -84,6 +85,7 @@ def test_a_server_that_refuses_every_problem_alike_ends_the_build_early_with_its
             assert len(server.requests) < 3 * 20  # recorded answers are not requested again
 
 
+@pytest.mark.slow
 def test_few_problems_that_are_all_refused_are_not_rejected_either(tmp_path: Path) -> None:
     problems = write_problems(tmp_path / "own.jsonl", 3)
     for name, reply, words in (

@@ -29,6 +29,8 @@ from reflectioncoder.interpreter.interpreter import CellResult
 from reflectioncoder.problems.load import load_problems
 from reflectioncoder.problems.problem import Problem
 
+pytestmark = pytest.mark.slow
+
 
 def fenced(code: str) -> str:
     return f"It must be so.\n```python\n{code}\n```"

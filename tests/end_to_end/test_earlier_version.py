@@ -42,6 +42,7 @@ def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @SAME_PYTHON
 def test_a_build_has_the_same_bytes_apart_from_its_wordings(earlier: Path) -> None:
     """Wordings have version 2, and some sequences have a wrong repair first; all else is as it was."""

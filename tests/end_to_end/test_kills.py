@@ -29,7 +29,9 @@ from reflectioncoder.generate.generate import generate
 from reflectioncoder.generate.registry import BACKENDS
 from reflectioncoder.tasks.registry import get_task, task_options
 
-LIMIT = 12
+pytestmark = pytest.mark.slow
+
+LIMIT = 6
 
 
 class Slow:
@@ -58,7 +60,7 @@ def back_end() -> Iterator[None]:
 
 
 def building(folder: Path) -> None:
-    build(BuildConfig(output=str(folder / "out"), count=6, workers=1), Console(file=io.StringIO()))
+    build(BuildConfig(output=str(folder / "out"), count=3, workers=1), Console(file=io.StringIO()))
 
 
 def generating(folder: Path) -> None:

@@ -28,6 +28,7 @@ from reflectioncoder.tasks.problem_sets import ProblemTask
 LIMITS = Limits(10.0, 1024, 1_000_000)
 
 
+@pytest.mark.slow
 def test_humaneval_canonical_solutions_all_pass_and_broken_ones_all_fail():
     task = HumanEval()
     completions = []
@@ -205,6 +206,7 @@ def test_completions_of_unknown_problems_are_left_out_only_when_asked(problems, 
         evaluate(config(problems, only, tmp_path / "out2", partial=True))
 
 
+@pytest.mark.slow
 def test_chat_answers_are_cleaned_when_asked_and_a_hint_says_so(problems, tmp_path, capsys):
     names = ("zero", "one", "two")
     answers = [
@@ -247,6 +249,7 @@ def test_a_missing_problem_counts_as_failed_for_every_k(problems, tmp_path):
     assert [r.sample for r in read_results(tmp_path / "out") if r.outcome == "missing"] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_another_evaluation_is_never_overwritten(problems, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = []
@@ -382,6 +385,7 @@ def test_what_could_not_be_run_is_no_failure():
     assert (nothing.n, nothing.not_run, nothing.pass_at_1, nothing.low) == (0, 1, None, None)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_with_the_verdicts_it_has(problems, tmp_path):
     slow = "import time\ntime.sleep({})\ndef {}(x):\n    return {}\n"
     lines = [

@@ -97,6 +97,7 @@ def _contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir() if path.is_file() and path.name != MARKER}
 
 
+@pytest.mark.slow
 def test_a_replacement_that_is_killed_at_any_move_is_old_or_can_be_completed(tmp_path: Path) -> None:
     old = {"config.json": "old", "w-1.safetensors": "old", "w-2.safetensors": "old"}
     new = {"config.json": "new", "more.json": "new", "w.safetensors": "new"}

@@ -74,6 +74,7 @@ def generated_by_transformers(model, request):
     return tuple(new[: new.index(0)] if 0 in new else new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 40])
 def test_greedy_rows_equal_generate_one_by_one_whatever_leaves_and_joins(model, tokenizer, batch_size):
     wanted = requests(tokenizer, 23)

@@ -184,6 +184,7 @@ def test_a_fatal_error_keeps_what_is_finished_and_the_next_run_asks_for_the_rest
     assert [row["completion"] for row in rows(config)] == [solution(n) for n in range(1, COUNT + 1)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_needs_no_torch_and_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     held = True
 

@@ -24,6 +24,8 @@ from sandboxes import HERE
 
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 
+pytestmark = pytest.mark.slow
+
 PINNED = "8.24.0"
 FOLDER = Path(__file__).parent / "fidelity"
 FLUSH_AT_ONCE = """

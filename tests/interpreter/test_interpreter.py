@@ -220,6 +220,7 @@ def test_daemonised_grandchildren_die_with_the_session(anywhere: Interpreter) ->
     assert len(family(os.getpid())) == before
 
 
+@pytest.mark.slow
 def test_many_runs_leave_no_processes_and_no_descriptors(anywhere: Interpreter) -> None:
     cells = ["1", "1/0", "import os; os._exit(3)", "print('a' * 30_000)"]
     anywhere.run(cells[:1])

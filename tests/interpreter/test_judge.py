@@ -219,6 +219,7 @@ def test_a_program_that_does_not_run_fails_every_example(interpreter: Interprete
     assert [(g.passed, g.outcome, g.detail[:11]) for g in got] == [(False, "error", "SyntaxError")] * 2
 
 
+@pytest.mark.slow
 def test_tolerance_methods_and_large_values(interpreter: Interpreter) -> None:
     assert one(interpreter, "def f(x): return x / 3", Example((1.0,), 0.333333), tolerance=1e-4).passed
     assert not one(interpreter, "def f(x): return x / 3", Example((1.0,), 0.333333)).passed

@@ -39,6 +39,7 @@ def test_the_second_load_gives_the_same_without_reading_the_source_again(tmp_pat
     assert not read and again == first
 
 
+@pytest.mark.slow
 def test_a_changed_source_or_a_damaged_cache_is_read_anew(tmp_path: Path) -> None:
     path = many(tmp_path / "problems.jsonl")
     first, _ = loader(path, tmp_path)

@@ -92,6 +92,7 @@ def test_free_names_follow_scopes() -> None:
     assert names_read(code) == {"d", "g", "L", "n"}
 
 
+@pytest.mark.slow
 def test_rows_of_leetcode_load_with_given_code(tmp_path: Path) -> None:
     source = DATA / "instruct" / "leetcode" / "LeetCodeDataset-v0.2.0-train.jsonl.gz"
     if not source.is_file():

@@ -186,6 +186,7 @@ def test_a_made_up_id_is_none_that_another_row_has(tmp_path: Path) -> None:
     assert [problem.id for problem in problems] == ["a", "a#3", "a#2", "a#4", "a#2#2"]
 
 
+@pytest.mark.slow
 def test_leetcode() -> None:
     source = shared("instruct/leetcode/LeetCodeDataset-v0.2.0-train.jsonl.gz")
     problems = load_problems(source, "leetcode")

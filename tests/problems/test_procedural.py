@@ -46,6 +46,7 @@ def passes(code: str, tests: tuple[str, ...]) -> int:
     return held
 
 
+@pytest.mark.slow
 def test_solutions_pass_all_asserts_that_the_independent_functions_gave() -> None:
     for problem in sampled():
         assert problem.solution is not None
@@ -126,6 +127,7 @@ def test_answers_of_problems_computed_by_hand() -> None:
     assert evaluate_pipeline(columns, [[1, 2], [4, 5]]) == [7]
 
 
+@pytest.mark.slow
 def test_space_is_large_at_every_level() -> None:
     size = Counter(c.level for kind in PROBLEM_KINDS for c in itertools.islice(compositions(kind), 15_000))
     assert set(size) == {1, 2, 3, 4} and sum(size.values()) >= 100_000 and min(size.values()) >= 1_000
@@ -137,6 +139,7 @@ def test_vocabularies_are_broad() -> None:
     assert sum(map(len, REDUCTIONS.values())) >= 30
 
 
+@pytest.mark.slow
 def test_different_keys_are_different_functions() -> None:
     """On random inputs, at most 2 % of the sampled problems behave exactly like another one of their kind."""
     agree = pairs = 0
@@ -159,6 +162,7 @@ def test_ids_and_instructions_are_distinct() -> None:
     assert len({p.instruction.split()[0] for p in sampled()} - {f"`{p.entry_point}" for p in sampled()}) >= 6
 
 
+@pytest.mark.slow
 def test_splits_share_no_composition_but_share_the_parts() -> None:
     train, heldout = procedural_problems(300, 1, "train"), procedural_problems(300, 2, "heldout")
     first, second = ({p.extra["composition"] for p in problems} for problems in (train, heldout))

@@ -52,6 +52,7 @@ def release(name, data):
     return get_task(name, TaskOptions(data=str(data), semantics="release"))
 
 
+@pytest.mark.slow
 def test_prompts_of_humaneval_and_mbpp(data, tokenizer):
     for name, task_id, wanted in (("humaneval", "HumanEval/2", FUNCTION), ("mbpp_plus", "Mbpp/734", ASSERTION)):
         task = release(name, data)

@@ -198,6 +198,7 @@ def test_a_foreign_file_is_named_and_the_own_problems_are_no_benchmark(tmp_path:
         list(load_references([str(tmp_path)]))
 
 
+@pytest.mark.slow
 def test_real_benchmarks_are_found_in_their_other_editions_and_little_else(data: Path) -> None:
     mbpp = load_problems(str(data / "mbpp" / "mbpp.jsonl"), "mbpp")
     plus = list(load_references([str(data / "mbpp_plus")]))

@@ -54,6 +54,7 @@ def interpreter() -> Iterator[Interpreter]:
         yield one
 
 
+@pytest.mark.slow
 def test_given_code_is_run_and_neither_changed_nor_shown(interpreter: Interpreter) -> None:
     for seed in range(12):
         dialogue = reflect_by_mutation(PROBLEM, interpreter, seed)
