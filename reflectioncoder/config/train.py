@@ -86,6 +86,12 @@ class TrainConfig:
         max_file_mb: most MB that one compressed data file may unpack to.
         objective: `reflection` is the paper's; `instruction` is plain tuning on the last round alone.
         upsample: how many times an epoch repeats each reflection sample (section B.3).
+        mix: how reflection and plain data share an epoch. `samples` takes each plain sample once and each reflection
+            sample `upsample` times, as in the paper. `instructions` shows every instruction equally often: its plain
+            samples take turns, once in an epoch together, and so do its reflection samples, `upsample` times together.
+            `tokens` repeats or thins the reflection samples until they take `reflection_share` of the tokens.
+        reflection_share: share of the tokens through the model that reflection samples take if `mix` is `tokens`;
+            teacher and student rows are both counted.
         batch_size: samples of a global batch, for any number of devices.
         micro_tokens: most tokens of one forward pass; a longer sample is a pass of its own.
         max_length: longer samples, in tokens, are dropped and counted.
@@ -145,6 +151,8 @@ class TrainConfig:
     max_file_mb: int = LIMITS.file_mb
     objective: Literal["reflection", "instruction"] = "reflection"
     upsample: int = 2
+    mix: Literal["samples", "instructions", "tokens"] = "samples"
+    reflection_share: float = 0.5
     batch_size: int = 512
     micro_tokens: int = 4096
     max_length: int = 4096

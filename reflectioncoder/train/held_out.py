@@ -7,15 +7,14 @@ are comparable, and the student reads the same input as at inference.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import random
-from array import array
 from collections.abc import Sequence
 
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.errors import UserError
+from reflectioncoder.train.batch.mixing import instruction_of
 from reflectioncoder.train.batch.packing import MicroBatch, pack
 from reflectioncoder.train.batch.rows import build_rows, deal, loss_weights, split_by_cost
 from reflectioncoder.train.ranks.world import World
@@ -57,9 +56,7 @@ def split(samples: Sequence[Encoded], config: TrainConfig) -> tuple[list[int], l
 
 
 def _draw(sample: Encoded, seed: int) -> float:
-    start, end = sample.message_bounds[-2]
-    question = hashlib.sha256(array("I", sample.ids[start:end]).tobytes()).hexdigest()
-    return random.Random(f"{seed}:held out:{question}").random()
+    return random.Random(f"{seed}:held out:{instruction_of(sample)}").random()
 
 
 def micro_batches(samples: Sequence[Encoded], config: TrainConfig, world: World) -> list[MicroBatch]:

@@ -35,6 +35,7 @@ from reflectioncoder.train import dry_run as dryrun
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import lora, trackers
 from reflectioncoder.train.arguments import trainer_arguments
+from reflectioncoder.train.batch.mixing import Repeats
 from reflectioncoder.train.batch.steps import TrainSteps, data_digest, prepare, summary
 from reflectioncoder.train.batch.strategies import check_order
 from reflectioncoder.train.checkpoints import (
@@ -81,6 +82,9 @@ class TrainResult:
         samples: samples used, without up-sampling.
         dropped: samples left out because they were longer than `max_length`.
         loss: loss of the last step.
+        teacher_tokens: the part of `tokens` that is in teacher rows; plain samples have only those.
+        student_tokens: the part of `tokens` that is in student rows.
+        passes: passes over the data, with its up-sampling.
     """
 
     output: str
@@ -90,6 +94,9 @@ class TrainResult:
     samples: int
     dropped: int
     loss: float
+    teacher_tokens: int = 0
+    student_tokens: int = 0
+    passes: float = 0.0
 
 
 def train(
@@ -215,14 +222,18 @@ def _train(
             _loop(trainer, checkpoint, output)
         seconds = trainer.seconds
         model.config.use_cache = True
+        done = trainer.state.global_step
         result = TrainResult(
             str(output),
-            trainer.state.global_step,
+            done,
             trainer.tokens,
             seconds,
             len(samples),
             dropped,
             trainer.terms.get("loss", math.nan),
+            steps.teacher_tokens(done),
+            trainer.tokens - steps.teacher_tokens(done),
+            steps.passes(done),
         )
         with one_line(world, lambda: "while the model was written", lambda: ROOM, advice):
             whole = whole_model(trained, trainer, engine, config.precision, world.first)
@@ -269,11 +280,11 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, r
 
 def hold_out(
     samples: list[Encoded],
-    repeats: list[int],
+    repeats: list[Repeats],
     others: Sequence[Dialogue],
     tokenizer: PreTrainedTokenizerBase,
     config: TrainConfig,
-) -> tuple[list[Encoded], list[int], list[Encoded]]:
+) -> tuple[list[Encoded], list[Repeats], list[Encoded]]:
     """Return the training samples, how often each occurs in an epoch, and the held-out samples with `others`."""
     kept, held = validation.split(samples, config)
     sequences = [len(sample) for sample in samples if sample.is_reflection]
@@ -349,6 +360,8 @@ def _check(config: TrainConfig) -> None:
     for name in ("max_steps", "max_tokens"):
         if getattr(config, name) == 0 or getattr(config, name) < -1:
             raise UserError(f"{name} = {getattr(config, name)}: must be positive, or -1 for none")
+    if not 0 < config.reflection_share < 1:
+        raise UserError(f"reflection_share = {config.reflection_share}: must be above 0 and below 1")
     validation.check_held_out(config)
     trackers.choose_trackers(config.report_to)
     if config.epochs <= 0:

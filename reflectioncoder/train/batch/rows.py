@@ -11,6 +11,7 @@ from itertools import chain, compress, islice
 from reflectioncoder.config.train import LossConfig, MaskingConfig
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.train.batch.masking import Range, visible_ranges
+from reflectioncoder.train.batch.mixing import Repeats, epoch_size, times
 
 
 @dataclass(frozen=True)
@@ -226,18 +227,18 @@ def deal(groups: Sequence[list[int]], costs: Sequence[int], ranks: int, rank: in
     return [fullest[place] for place in places]
 
 
-def sample_stream(repeats: Sequence[int], seed: int) -> Iterator[int]:
+def sample_stream(repeats: Sequence[Repeats], seed: int) -> Iterator[int]:
     """Endless stream of sample indices, epoch after epoch; each epoch holds sample i `repeats[i]` times, reshuffled."""
     epoch = 0
     while True:
-        order = [i for i, times in enumerate(repeats) for _ in range(times)]
+        order = [i for i, one in enumerate(repeats) for _ in range(times(one, epoch))]
         random.Random(f"{seed}:epoch:{epoch}").shuffle(order)
         yield from order
         epoch += 1
 
 
 def plan_steps(
-    repeats: Sequence[int],
+    repeats: Sequence[Repeats],
     cost_at: Callable[[int, int, int], int],
     *,
     batch_size: int,
@@ -249,7 +250,7 @@ def plan_steps(
     """Which samples each optimizer step takes.
 
     Args:
-        repeats: how often each sample occurs in an epoch (up-sampling).
+        repeats: how often each sample occurs in an epoch (up-sampling, `mixing.repeats_of`).
         cost_at: (sample, step, max steps) -> tokens through the model; the count depends on the mask rate and so on
             the total number of steps.
         batch_size: samples per step; the last step of a run limited by epochs may have fewer.
@@ -262,7 +263,7 @@ def plan_steps(
         Sample indices of every step.
     """
     if max_steps < 0 and max_tokens < 0:
-        samples = list(islice(sample_stream(repeats, seed), max(1, round(epochs * sum(repeats)))))
+        samples = list(islice(sample_stream(repeats, seed), max(1, round(epochs * epoch_size(repeats)))))
         return [tuple(samples[i : i + batch_size]) for i in range(0, len(samples), batch_size)]
     stream = sample_stream(repeats, seed)
     steps: list[tuple[int, ...]] = []

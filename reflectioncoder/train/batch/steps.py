@@ -22,6 +22,7 @@ from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.dialogues.tokens import Encoded, encode_dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.masking import Range, mask_rate, visible_ranges, visible_shares
+from reflectioncoder.train.batch.mixing import Repeats, epoch_size, numbers, repeats_of
 from reflectioncoder.train.batch.packing import MicroBatch, pack
 from reflectioncoder.train.batch.rows import (
     cost,
@@ -38,6 +39,7 @@ from reflectioncoder.train.ranks.world import World
 
 SAMPLES_BETWEEN_PAUSES = 16
 PAUSE = 0.01  # seconds
+SAMPLED_RATES = 12  # mask rates at which the mean cost of a sample over a run is taken
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,14 @@ class TrainSteps(Dataset[TrainStep]):
     """
 
     def __init__(
-        self, samples: Sequence[Encoded], repeats: Sequence[int], config: TrainConfig, world: World | None = None
+        self, samples: Sequence[Encoded], repeats: Sequence[Repeats], config: TrainConfig, world: World | None = None
     ) -> None:
         # Without students, a sequence is a plain sample of several rounds.
         only = config.loss.teacher_only
         self.samples = [dataclasses.replace(sample, is_reflection=False) for sample in samples] if only else samples
         self.config = config
         self.world = world or World()
+        self.epoch_size = epoch_size(repeats)
         self.plan = plan_steps(
             repeats,
             self.cost,
@@ -92,6 +95,14 @@ class TrainSteps(Dataset[TrainStep]):
     def cost(self, sample: int, step: int, max_steps: int) -> int:
         """Number of tokens in a sample's rows at a step."""
         return cost(self.samples[sample], self.config.masking, step, max_steps, self.config.seed)
+
+    def teacher_tokens(self, steps: int) -> int:
+        """Number of tokens in the teacher rows, plain samples among them, of the first `steps` steps."""
+        return sum(len(self.samples[i]) for chosen in self.plan[:steps] for i in chosen)
+
+    def passes(self, steps: int) -> float:
+        """Passes over the (up-sampled) data in the first `steps` steps."""
+        return sum(map(len, self.plan[:steps])) / self.epoch_size
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -165,7 +176,7 @@ class Ahead(Dataset[TrainStep]):
 
 def prepare(
     dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, config: TrainConfig, to_train_on: bool = True
-) -> tuple[list[Encoded], list[int], int]:
+) -> tuple[list[Encoded], list[Repeats], int]:
     """Encode the samples of a run; samples longer than `max_length` are dropped.
 
     Args:
@@ -175,8 +186,8 @@ def prepare(
         to_train_on: require at least one reflection sequence if the objective needs them.
 
     Returns:
-        The samples, with their index in the data as id; how often each occurs in an epoch (reflection data is
-        up-sampled for every objective, so that objectives see the same samples); and the number of dropped samples.
+        The samples, with their index in the data as id; how often each occurs in an epoch (as `mix` says, for every
+        objective alike, so that objectives see the same samples); and the number of dropped samples.
 
     Raises:
         UserError: no samples remain, no reflection sequence among them, or the tokenizer has no BOS token to begin a
@@ -200,9 +211,6 @@ def prepare(
         samples.append(last_round(encoded) if config.objective == "instruction" else encoded)
     fits = [len(sample) <= config.max_length for sample in samples]
     kept = [sample for sample, fit in zip(samples, fits, strict=True) if fit]
-    repeats = [
-        config.upsample if dialogue.is_reflection else 1 for dialogue, fit in zip(dialogues, fits, strict=True) if fit
-    ]
     if not kept:
         shortest = min(len(sample) for sample in samples)
         raise UserError(
@@ -212,12 +220,22 @@ def prepare(
     if to_train_on:
         lengths = [len(sample) for sample in samples if sample.is_reflection]
         check_reflections(config, lengths, [length for length in lengths if length <= config.max_length])
+    reflections = [dialogue.is_reflection for dialogue, fit in zip(dialogues, fits, strict=True) if fit]
+    repeats = repeats_of(kept, reflections, config, partial(mean_cost, config=config)) if to_train_on else []
     return kept, repeats, len(samples) - len(kept)
 
 
-def data_digest(samples: Sequence[Encoded], repeats: Sequence[int], held_out: Sequence[Encoded]) -> str:
+def mean_cost(sample: Encoded, config: TrainConfig) -> float:
+    """Mean number of tokens in a sample's rows over the mask rates of a run."""
+    if config.loss.teacher_only:
+        return len(sample)
+    costs = [cost(sample, config.masking, step, SAMPLED_RATES, config.seed) for step in range(SAMPLED_RATES)]
+    return sum(costs) / SAMPLED_RATES
+
+
+def data_digest(samples: Sequence[Encoded], repeats: Sequence[Repeats], held_out: Sequence[Encoded]) -> str:
     """Hash of a run's samples (tokens, labels and order); a run is resumed only with the same samples."""
-    found = hashlib.sha256(array("Q", [len(samples), len(held_out), *repeats]).tobytes())
+    found = hashlib.sha256(array("Q", [len(samples), len(held_out), *numbers(repeats)]).tobytes())
     for sample in (*samples, *held_out):
         found.update(array("Q", [len(sample)]).tobytes())
         found.update(array("I", sample.ids).tobytes() + bytes(sample.is_label))
