@@ -28,14 +28,12 @@ from reflectioncoder.files.fields import FieldMap, column
 from reflectioncoder.files.json_text import LIMITS, ReadLimits
 from reflectioncoder.files.rows import iter_rows
 from reflectioncoder.files.shapes import LISTS, RowTurn, check_text, shaped
+from reflectioncoder.syntax.answers.fences import Fenced, fenced_blocks, split_fenced
 from reflectioncoder.syntax.trees import parse
 
 DEFAULT = FieldMap()
 INDENT = re.compile(r"^[ ]*\t[ \t]*", re.MULTILINE)
 ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|#\d+|#x[0-9a-fA-F]+);")
-FENCED = re.compile(
-    r"(?P<open>^```(?:python|py|python3)?[ \t]*\n)(?P<code>.*?)(?P<close>^```)", re.DOTALL | re.MULTILINE
-)
 
 
 def read_training(
@@ -178,21 +176,26 @@ def _normalised(block: Block, unescape: bool) -> Block:
         return Block("code", plain_code(text, unescape))
     if block.type == "execution":
         return Block("execution", html.unescape(text) if unescape and ENTITY.search(text) else text)
-    pieces, end = [], 0
-    for found in FENCED.finditer(text):
-        before = text[end : found.start()]
-        pieces += [html.unescape(before) if unescape else before, found["open"], plain_code(found["code"], unescape)]
-        pieces.append(found["close"])
-        end = found.end()
-    rest = text[end:]
-    return Block("text", "".join([*pieces, html.unescape(rest) if unescape else rest]))
+    pieces = []
+    for piece, fenced in split_fenced(text):
+        if fenced is not None and _is_python(fenced):
+            pieces.append(plain_code(piece, unescape))
+        else:
+            pieces.append(html.unescape(piece) if unescape else piece)
+    return Block("text", "".join(pieces))
+
+
+def _is_python(block: Fenced) -> bool:
+    return block.kind == "python" or not block.language
 
 
 def _codes(block: Block) -> list[str]:
     text = unix_lines(block.content)
     if block.type == "code":
         return [text]
-    return [found["code"] for found in FENCED.finditer(text)] if block.type == "text" else []
+    if block.type != "text":
+        return []
+    return [found.code for found in fenced_blocks(text) if found.closed and _is_python(found)]
 
 
 def unix_lines(text: str) -> str:

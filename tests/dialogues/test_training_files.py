@@ -135,6 +135,31 @@ def test_tabs(code: str, expected: str) -> None:
     assert plain_code(code) == expected
 
 
+JAVA = "```java\nclass A { }\n```"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        # the fence that closes the Java is none that opens Python, and the list between the blocks is prose
+        (
+            f"{JAVA}\n\t- as above\n```python\nif a:\n\tb()\n```",
+            f"{JAVA}\n\t- as above\n```python\nif a:\n    b()\n```",
+        ),
+        # a fence in a docstring ends nothing
+        (
+            '```python\ndef f():\n\t"""Like:\n```\nf()\n```\n"""\n\treturn 1\n```\n\tx',
+            '```python\ndef f():\n    """Like:\n```\nf()\n```\n"""\n    return 1\n```\n\tx',
+        ),
+        ("~~~py3\nif a:\n\tb()\n~~~", "~~~py3\nif a:\n    b()\n~~~"),
+        ("````\nif a:\n\tb()\n````", "````\nif a:\n    b()\n````"),
+        ("Say:\n```python\nif a:\n\tb()", "Say:\n```python\nif a:\n\tb()"),  # never closed
+    ],
+)
+def test_code_in_answers_is_found_by_the_reader_of_answers(answer: str, expected: str) -> None:
+    assert normalised(instruction_dialogue("q", answer)) == instruction_dialogue("q", expected)
+
+
 @given(st.text(alphabet="\t ax=:'\n#if1", max_size=60))
 def test_normalising_never_changes_what_code_means_and_twice_is_once(code: str) -> None:
     def meaning(text: str) -> str | None:

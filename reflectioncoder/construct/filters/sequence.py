@@ -22,9 +22,9 @@ from reflectioncoder.errors import InfrastructureError
 from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.registry import Registry
-from reflectioncoder.syntax.answers.fences import fenced_blocks
+from reflectioncoder.syntax.answers.fences import fenced_blocks, prose_of
 from reflectioncoder.syntax.asserted import exercised
-from reflectioncoder.syntax.trees import comments_in, lines_of, parse_cached, walk
+from reflectioncoder.syntax.trees import comments_in, parse_cached, walk
 
 # what a final answer says of the rounds before it; in comments of code only where the words can mean nothing else
 MENTIONS_IN_COMMENTS = re.compile(
@@ -116,7 +116,7 @@ def single_round(dialogue: Dialogue, problem: Problem, settings: FilterSettings)
 
 def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
     """The final answer holds no Python code that defines something."""
-    if "```" not in dialogue.final_answer:
+    if not fenced_blocks(dialogue.final_answer):
         return "the final answer has no code block"
     try:
         tree = parse_cached(final_code(dialogue))
@@ -160,15 +160,11 @@ def mentions_sequence(dialogue: Dialogue, problem: Problem, settings: FilterSett
     Only its prose and the comments of its code can: a docstring, a literal or a name belongs to the program. Words that
     the problem's own statement or solution has are not about the rounds either.
     """
-    prose, code = [], []
-    inside = {number for block in fenced_blocks(dialogue.final_answer) for number in range(block.first, block.end)}
-    for number, line in enumerate(lines_of(dialogue.final_answer)):
-        if number not in inside:
-            prose.append(line)
-    for block in fenced_blocks(dialogue.final_answer):
-        code += comments_in(block.code)
+    blocks = fenced_blocks(dialogue.final_answer)
+    prose = prose_of(dialogue.final_answer, blocks)
+    comments = "\n".join(comment for block in blocks for comment in comments_in(block.code))
     known = f"{problem.instruction}\n{problem.solution or ''}".lower()
-    for words, text in ((MENTIONS, "\n".join(prose)), (MENTIONS_IN_COMMENTS, "\n".join(code))):
+    for words, text in ((MENTIONS, prose), (MENTIONS_IN_COMMENTS, comments)):
         for found in words.finditer(text):
             if found.group().lower() not in known:
                 return f"the final answer says '{found.group()}'"

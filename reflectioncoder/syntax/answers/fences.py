@@ -25,7 +25,6 @@ _OPEN = re.compile(
 )
 _SPECIAL = r"(?:<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</s>|<eos>|<end_of_turn>|\[/?INST\])"
 TRAILING_TOKENS = re.compile(rf"(?:\s*{_SPECIAL})+\s*\Z")
-_MARK = re.compile(r"```|~~~|^(?:'''|\"\"\")")
 _MARK = re.compile(r"```|~~~|^(?:'{3}|\"{3})")
 _TRIES = 60  # most attempts to find the end of the blocks of one text by their code
 
@@ -125,6 +124,42 @@ def fenced_blocks(text: str, dialect: Dialect = PYTHON_DIALECT, opened: str | No
         number, how = chosen
         place = next((k for k in range(place, len(marks)) if marks[k] >= number + (how != "next")), len(marks))
         state = None
+
+
+def prose_of(text: str, blocks: Iterable[Fenced]) -> str:
+    """Return what stands outside the blocks of a text, with the words before a fence on its line.
+
+    Args:
+        text: the text.
+        blocks: all its blocks, as `fenced_blocks` returns them.
+    """
+    lines: list[str | None] = [*text.split("\n")]
+    for block in blocks:
+        start = max(block.first, 0)
+        lines[start : block.end] = [block.words, *[None] * (block.end - start - 1)]
+    return "\n".join(line for line in lines if line is not None)
+
+
+def split_fenced(text: str) -> list[tuple[str, Fenced | None]]:
+    """Split a text into the code of its closed blocks and everything else; the pieces joined are the text.
+
+    Code that stands in a list, in a quotation or on the line of its fence is not a piece of its own.
+
+    Args:
+        text: the text; `\\n` ends its lines.
+
+    Returns:
+        the pieces in order, each with its block, or None for text, fences included.
+    """
+    starts = [0, *(found.end() for found in re.finditer("\n", text)), len(text)]
+    pieces: list[tuple[str, Fenced | None]] = []
+    done = 0
+    for block in fenced_blocks(text):
+        begin, end = starts[block.first + 1], starts[block.end - 1]
+        if block.closed and block.end - block.first > 1 and text[begin:end].strip("\n") == block.code:
+            pieces += [(text[done:begin], None), (text[begin:end], block)]
+            done = end
+    return [*pieces, (text[done:], None)]
 
 
 def _opening(line: str) -> _Opening | None:

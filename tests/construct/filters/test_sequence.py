@@ -181,6 +181,23 @@ def test_prose_of_the_final_answer_must_not_mention_the_rounds(said: str) -> Non
     assert reason(Dialogue((*KEPT.messages[:3], told), KEPT.type)) == "mentions_sequence"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"As shown above, it works: ```python\n{FINAL}\n```",  # on the line of the fence
+        f"a\rb\rc\n\n```python\n{FINAL}\n```\nThe traceback is gone.",  # other line ends than those of the blocks
+    ],
+)
+def test_all_prose_around_the_code_is_read(answer: str) -> None:
+    told = Message("assistant", (Block("text", answer),))
+    assert reason(Dialogue((*KEPT.messages[:3], told), KEPT.type)) == "mentions_sequence"
+
+
+def test_fences_of_all_kinds_hold_the_final_code() -> None:
+    told = Message("assistant", (Block("text", f"~~~python\n{FINAL}\n~~~"),))
+    assert reason(Dialogue((*KEPT.messages[:3], told), KEPT.type)) is None
+
+
 def test_comments_of_the_problems_own_solution_may_say_anything() -> None:
     told = FINAL.replace("return", "# see bugfix 17\n    return")
     dialogue = sequence((BAD, TRACE), (GOOD, ""), final=told)
