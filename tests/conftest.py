@@ -32,6 +32,7 @@ LONGEST = (
     "construct/samplers/test_native_completions.py",
     "construct/test_build_chat.py",
     "tasks/test_multipl_e.py",
+    "tasks/test_multipl_e_answers.py",
     "sandbox/test_soak.py",
     "sandbox/test_hostile.py",
 )

@@ -12,6 +12,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from reflectioncoder.interpreter.interpreter import Limits
+from reflectioncoder.tasks.multipl_e import languages
+
+SHORT = Limits(2.0, 1024, 1_000_000)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -30,6 +37,12 @@ class Case:
     stops: tuple[str, ...]
     right: str
     wrong: dict[str, str]
+
+
+def need(key: str) -> None:
+    """Skip the test if the toolchain of a language is not installed."""
+    if languages.find(key).missing:
+        pytest.skip(f"{languages.LANGUAGES[key].name}: {languages.find(key).reason}")
 
 
 def write(folder: Path, key: str, cases: dict[str, Case]) -> Path:
