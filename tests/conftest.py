@@ -86,6 +86,12 @@ def model(learnt: list[Dialogue], tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 @pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a tiny model and data to train it on (see `training.config`); tests leave it as it is."""
+    return tiny.model_and_data(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
 def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real data sets in {DATA}: set REFLECTIONCODER_DATA to the folder of data sets")

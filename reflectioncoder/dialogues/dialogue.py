@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_text import leave_out
 from reflectioncoder.files.jsonl import iter_jsonl, write_lines
 from reflectioncoder.syntax.answers.fences import fenced_blocks
 
@@ -221,9 +222,7 @@ def read_jsonl(path: str | os.PathLike[str], skipped: list[str] | None = None) -
         try:
             dialogues.append(Dialogue.from_dict(value, where))
         except UserError as error:
-            if skipped is None:
-                raise
-            skipped.append(str(error))
+            leave_out(str(error), skipped)
     if not dialogues:
         raise UserError(f"file {path}: no dialogue in it; expected one JSON object with 'messages' per line")
     return dialogues

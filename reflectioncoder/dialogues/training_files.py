@@ -25,7 +25,7 @@ from reflectioncoder.dialogues.dialogue import (
 )
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.fields import FieldMap, column
-from reflectioncoder.files.json_text import LIMITS, ReadLimits
+from reflectioncoder.files.json_text import LIMITS, ReadLimits, leave_out
 from reflectioncoder.files.rows import iter_rows
 from reflectioncoder.files.shapes import LISTS, RowTurn, check_text, shaped
 from reflectioncoder.syntax.answers.fences import Fenced, fenced_blocks, split_fenced
@@ -63,9 +63,7 @@ def read_training(
             dialogues.append(normalised(to_dialogue(row, where, columns)))
         except (UserError, RecursionError) as error:
             reason = str(error) if isinstance(error, UserError) else f"{where}: nested too deeply"
-            if skipped is None:
-                raise UserError(reason) from None
-            skipped.append(reason)
+            leave_out(reason, skipped)
     if not dialogues:
         reason = f"; the first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
         raise UserError(f"{path}: no dialogue in it{reason}")

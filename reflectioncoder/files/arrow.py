@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.errors import UserError, first_line
-from reflectioncoder.files.json_text import LIMITS, MEGABYTE, ReadLimits
+from reflectioncoder.files.json_text import LIMITS, MEGABYTE, ReadLimits, leave_out, too_large
 
 PARQUET = b"PAR1"
 ARROW_FILE, ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
@@ -46,9 +46,7 @@ def iter_arrow(path: Path, limits: ReadLimits = LIMITS, skipped: list[str] | Non
             for batch in batches:
                 size += batch.nbytes
                 if size > most:
-                    raise UserError(
-                        f"file {path}: unpacks to more than {limits.file_mb} MB; raise max_file_mb if that is meant"
-                    )
+                    raise UserError(f"file {path}: {too_large(limits)}")
                 decode = _decoder(pyarrow.struct(list(batch.schema)))
                 for row in batch.to_pylist():
                     number += 1
@@ -56,10 +54,7 @@ def iter_arrow(path: Path, limits: ReadLimits = LIMITS, skipped: list[str] | Non
                         try:
                             row = decode(row)
                         except (ValueError, RecursionError, TypeError) as error:
-                            reason = f"{where}{number}: holds text that is not JSON ({first_line(error)})"
-                            if skipped is None:
-                                raise UserError(reason) from None
-                            skipped.append(reason)
+                            leave_out(f"{where}{number}: holds text that is not JSON ({first_line(error)})", skipped)
                             continue
                     yield f"{where}{number}", row
     except UserError:

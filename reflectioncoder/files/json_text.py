@@ -62,6 +62,18 @@ class ReadLimits:
 LIMITS = ReadLimits()
 
 
+def leave_out(reason: str, skipped: list[str] | None) -> None:
+    """Note why a row is left out, or raise UserError with the reason if rows may not be left out (None)."""
+    if skipped is None:
+        raise UserError(reason) from None
+    skipped.append(reason)
+
+
+def too_large(limits: ReadLimits) -> str:
+    """Say that a file unpacks to more than the limit, and what to do."""
+    return f"unpacks to more than {limits.file_mb} MB; raise max_file_mb if that is meant"
+
+
 def unzipped(data: bytes, limits: ReadLimits = LIMITS) -> bytes:
     """Decompress data if it is gzipped.
 
@@ -74,7 +86,7 @@ def unzipped(data: bytes, limits: ReadLimits = LIMITS) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         found = file.read(limits.file_mb * MEGABYTE + 1)
     if len(found) > limits.file_mb * MEGABYTE:
-        raise UserError(f"unpacks to more than {limits.file_mb} MB; raise max_file_mb if that is meant")
+        raise UserError(too_large(limits))
     return found
 
 
@@ -138,9 +150,7 @@ def _blocks(path: Path, file: IO[bytes], limits: ReadLimits) -> Iterator[bytes]:
         for block in iter(lambda: unpacked.read(READ_SIZE), b""):
             total += len(block)
             if total > most:
-                raise UserError(
-                    f"file {path}: unpacks to more than {limits.file_mb} MB; raise max_file_mb if that is meant"
-                )
+                raise UserError(f"file {path}: {too_large(limits)}")
             yield block
 
 
@@ -199,10 +209,7 @@ def _by_line(
         try:
             value = decode(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            reason = f"{where}{number}: {_reason(error)}"
-            if skipped is None:
-                raise UserError(reason) from None
-            skipped.append(reason)
+            leave_out(f"{where}{number}: {_reason(error)}", skipped)
             continue
         yield f"{where}{number}", value
 

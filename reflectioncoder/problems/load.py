@@ -17,7 +17,7 @@ from typing import Any
 
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.fields import FieldMap, column
-from reflectioncoder.files.json_text import LIMITS, ReadLimits
+from reflectioncoder.files.json_text import LIMITS, ReadLimits, leave_out
 from reflectioncoder.files.rows import iter_rows
 from reflectioncoder.files.shapes import check_text, request_of
 from reflectioncoder.problems.given import split_given
@@ -101,9 +101,7 @@ def load_problems(
             places.append(where)
         except (ValueError, RecursionError) as error:  # a UserError, or what Python's parser cannot take
             reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
-            if skipped is None:
-                raise UserError(f"{where}: {reason}") from None
-            skipped.append(f"{where}: {reason}")
+            leave_out(f"{where}: {reason}", skipped)
         if limit and len(problems) == limit:
             break
     if not problems:

@@ -15,20 +15,11 @@ from transformers import Qwen2Config
 
 from reflectioncoder.config.toml import load
 from reflectioncoder.config.train import LoraConfig, TrainConfig
-from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.train.dry_run import Memory, host_memory, memory, shape_of
 from reflectioncoder.train.train import describe_plan, train
 
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.toml"))
 PAPER = {"codellama-7b": 5e-5, "codellama-34b": 2e-5, "deepseek-coder-6.7b": 5e-5, "deepseek-coder-33b": 2e-5}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -206,6 +206,31 @@ ODD = {
 }  # fmt: skip
 
 
+HELPER, MAIN = "def _one(x):\n    return x", "def add(a, b):\n    return _one(a) + _one(b)"
+# answers of two blocks with the same opening: words, code, words, code
+TWO_BLOCKS = {
+    ("several blocks", "helper, main"): ("First a helper:", HELPER, "Then:", MAIN),
+    ("several blocks", "main, helper"): ("The function:", MAIN, "with", HELPER),
+    ("several blocks", "imports, main"): (
+        "Imports:", "import math", "Then:", "def add(a, b):\n    return int(math.fsum([a, b]))",
+    ),
+    ("several blocks", "star import, main"): (
+        "Imports:", "from math import *", "Then:", "def add(a, b):\n    return int(fsum([a, b]))",
+    ),
+    ("usage first", "call"): ("You call it as:", "add(1, 2)", "Code:", ADD),
+    ("usage first", "print"): ("Example:", "result = add(1, 2)\nprint(result)", "Code:", ADD),
+    ("output first", "tests"): ("The test:", "assert add(1, 2) == 3", "Code:", ADD),
+}  # fmt: skip
+# what stands before the program's block
+OTHER_FIRST = {
+    ("output first", "unmarked"): f"Example output:\n{fenced('3', '```')}\nCode:",
+    ("output first", "text"): f"Example output:\n{fenced('add 1 2 = 3', '```text')}\nCode:",
+    ("output first", "json"): f"Input:\n{fenced('[1, 2]', '```json')}\nCode:",
+    ("output first", "shell"): fenced("pip install numpy", "```bash"),
+    ("console", "call"): f"Try:\n{fenced('>>> add(1, 2)' + chr(10) + '3', '```pycon')}",
+}
+
+
 def shapes() -> Iterator[tuple[str, str, str]]:
     """Yield (kind, name, answer) of every shape."""
     for name, opening in OPENINGS.items():
@@ -267,35 +292,14 @@ def shapes() -> Iterator[tuple[str, str, str]]:
         yield "draft and correction", f"{words} (unmarked)", f"{fenced(WRONG, '```')}\n{words}\n{fenced(ADD, '```')}"
     for words in LATER_WRONG:
         yield "wrong code later", words, f"{fenced(ADD)}\n{words}\n{fenced(WRONG)}"
-    helper, main = "def _one(x):\n    return x", "def add(a, b):\n    return _one(a) + _one(b)"
     for opening in ("```python", "```", "```py", "~~~python", " ```python"):
-        blocks = fenced(helper, opening), fenced(main, opening)
-        yield "several blocks", f"helper, main, {opening}", f"First a helper:\n{blocks[0]}\nThen:\n{blocks[1]}"
-        yield "several blocks", f"main, helper, {opening}", f"The function:\n{blocks[1]}\nwith\n{blocks[0]}"
-        imports = fenced("import math", opening), fenced("def add(a, b):\n    return int(math.fsum([a, b]))", opening)
-        yield "several blocks", f"imports, main, {opening}", f"Imports:\n{imports[0]}\nThen:\n{imports[1]}"
-        star = fenced("from math import *", opening), fenced("def add(a, b):\n    return int(fsum([a, b]))", opening)
-        yield "several blocks", f"star import, main, {opening}", f"Imports:\n{star[0]}\nThen:\n{star[1]}"
-        three = "\n\n".join(f"Step:\n{fenced(c, opening)}" for c in ("N = 0", "def _one(x):\n    return x + N", main))
+        for (kind, name), (before, first, between, second) in TWO_BLOCKS.items():
+            answer = f"{before}\n{fenced(first, opening)}\n{between}\n{fenced(second, opening)}"
+            yield kind, f"{name}, {opening}", answer
+        three = "\n\n".join(f"Step:\n{fenced(code, opening)}" for code in ("N = 0", f"{HELPER} + N", MAIN))
         yield "several blocks", f"constant, helper, main, {opening}", three
-        usage = fenced("add(1, 2)", opening), fenced(ADD, opening)
-        yield "usage first", opening, f"You call it as:\n{usage[0]}\nCode:\n{usage[1]}"
-        printed = fenced("result = add(1, 2)\nprint(result)", opening)
-        yield "usage first", f"print, {opening}", f"Example:\n{printed}\nCode:\n{usage[1]}"
-        yield "output first", opening, f"Example output:\n{fenced('3', '```')}\nCode:\n{usage[1]}"
-        yield (
-            "output first",
-            f"text, {opening}",
-            f"Example output:\n{fenced('add 1 2 = 3', '```text')}\nCode:\n{usage[1]}",
-        )
-        yield "output first", f"json, {opening}", f"Input:\n{fenced('[1, 2]', '```json')}\nCode:\n{usage[1]}"
-        yield "output first", f"shell, {opening}", f"{fenced('pip install numpy', '```bash')}\n{usage[1]}"
-        yield (
-            "output first",
-            f"tests, {opening}",
-            f"The test:\n{fenced('assert add(1, 2) == 3', opening)}\nCode:\n{usage[1]}",
-        )
-        yield "console", opening, f"Try:\n{fenced('>>> add(1, 2)' + chr(10) + '3', '```pycon')}\n{usage[1]}"
+        for (kind, name), before in OTHER_FIRST.items():
+            yield kind, f"{name}, {opening}", f"{before}\n{fenced(ADD, opening)}"
     console = ">>> def add(a, b):\n...     return a + b\n...\n>>> add(1, 2)\n3"
     for opening in ("```python", "```pycon", "```", "```python-repl"):
         yield "console", f"defined in it, {opening}", f"Try:\n{fenced(console, opening)}"

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, instruction_dialogue, reflection_dialogue, write_jsonl
 from reflectioncoder.dialogues.tokens import Encoded, Span, encode_dialogue
 from reflectioncoder.models.special_tokens import add_special_tokens
 
@@ -244,3 +244,10 @@ def dialogues(count: int = 6) -> list[Dialogue]:
         ]
         found.append(reflection_dialogue(f"say {i} with tests", sequence, f"say {i}", f"print({i})"))
     return found
+
+
+def model_and_data(folder: Path) -> Path:
+    """Fill a folder with a random tiny Llama (`model`) and six dialogues (`data.jsonl`), and return it."""
+    save(folder / "model", llama(258, dtype=torch.float32))
+    write_jsonl(folder / "data.jsonl", dialogues())
+    return folder

@@ -7,21 +7,12 @@ from pathlib import Path
 
 import pytest
 import tiny
-import torch
 from training import config, quiet
 
 from reflectioncoder.dialogues.dialogue import instruction_dialogue, write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.data import SKIPPED, read_dialogues
 from reflectioncoder.train.train import describe_plan, train
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
 
 
 def test_the_folder_of_a_build_is_read_whole_and_said_so(base: Path, tmp_path: Path) -> None:

@@ -13,30 +13,17 @@ from typing import Any
 
 import pytest
 import rank
-import tiny
-import torch
 from ranks import forked, on_file
 from training import At, config, interrupt, log, quiet
 from transformers import AutoModelForCausalLM
 
 from reflectioncoder.config.train import LoraConfig
-from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import MARKER, held
 from reflectioncoder.train.checkpoints import newest_checkpoint
 from reflectioncoder.train.consolidate import consolidate
 from reflectioncoder.train.output import MODEL
 from reflectioncoder.train.train import train
-
-VOCABULARY = 258
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(VOCABULARY, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +41,12 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "run"
     train(config(base, output), quiet)
     return output
+
+
+@pytest.fixture
+def run(interrupted: Path, tmp_path: Path) -> Path:
+    """A copy of the interrupted run."""
+    return Path(shutil.copytree(interrupted, tmp_path / "run"))
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -111,9 +104,7 @@ def test_the_output_is_not_the_model_that_is_read(base: Path, tmp_path: Path, pl
     assert tree(base / "model") == before
 
 
-def test_the_output_does_not_hold_what_is_read(base: Path, tmp_path: Path, interrupted: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(interrupted, run)
+def test_the_output_does_not_hold_what_is_read(base: Path, run: Path) -> None:
     before = tree(run)
     with pytest.raises(UserError, match=r"model .*checkpoint-4: the output .* would delete it"):
         train(config(base, run, model=str(run / "checkpoint-4"), overwrite=True), quiet)
@@ -175,10 +166,8 @@ NEEDED = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_checkpoint_that_lacks_a_file_is_refused_and_the_one_before_it_named(
-    base: Path, tmp_path: Path, interrupted: Path, name: str, earlier: bool
+    base: Path, run: Path, name: str, earlier: bool
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(interrupted, run)
     if earlier:  # versions before wrote no manifest, and a checkpoint without progress.json was one they ignored
         for manifest in run.glob("checkpoint-*/manifest.json"):
             manifest.unlink()
@@ -193,10 +182,8 @@ def test_a_checkpoint_that_lacks_a_file_is_refused_and_the_one_before_it_named(
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_continues(
-    base: Path, tmp_path: Path, interrupted: Path, whole: Path, name: str
+    base: Path, run: Path, whole: Path, name: str
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(interrupted, run)
     path = run / "checkpoint-4" / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -229,11 +216,7 @@ def test_resume_does_not_start_again_where_no_checkpoint_is_complete(base: Path,
         train(config(base, tmp_path, resume=True), quiet)
 
 
-def test_a_resumed_run_says_nothing_of_tied_weights(
-    base: Path, tmp_path: Path, interrupted: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(interrupted, run)
+def test_a_resumed_run_says_nothing_of_tied_weights(base: Path, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(config(base, run, resume=True), quiet)
     assert "missing keys" not in capfd.readouterr().err
 

@@ -17,7 +17,6 @@ from training import At, config, interrupt, quiet
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from reflectioncoder.config.train import LoraConfig
-from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.dialogues.tokens import END_OF_MESSAGE
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.cache import cache_folder
@@ -30,14 +29,6 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 256, "rope_theta": 500000.0,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
 
 
 def llama(folder: Path, **changes: object) -> None:

@@ -29,10 +29,8 @@ VOCABULARY = 258
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(VOCABULARY, dtype=torch.float32))
+    folder = tiny.model_and_data(tmp_path_factory.mktemp("base"))
     tiny.save(folder / "gpt2", tiny.gpt2(VOCABULARY, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
     return folder
 
 

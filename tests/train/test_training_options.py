@@ -35,9 +35,7 @@ from reflectioncoder.train.train import train
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
+    folder = tiny.model_and_data(tmp_path_factory.mktemp("base"))
     write_jsonl(folder / "held.jsonl", tiny.dialogues(4)[3:])
     return folder
 
