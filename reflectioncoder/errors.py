@@ -1,5 +1,8 @@
 """Exceptions used by the whole package."""
 
+# text common to out-of-memory errors of CPU, GPU and libraries
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
 
 class UserError(ValueError):
     """Bad input. The message is one line that says what is wrong, where, and what to do.
@@ -44,3 +47,10 @@ def first_line(error: BaseException | str) -> str:
     """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "" if isinstance(error, str) else type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a GPU or the host is out of memory."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in NO_MEMORY)

@@ -22,7 +22,7 @@ from reflectioncoder.cli.arguments import Switches, Verb, completion, positional
 from reflectioncoder.cli.process import allow_restart, keep_freed_memory
 from reflectioncoder.config.evaluate import DemoConfig
 from reflectioncoder.config.toml import to_toml
-from reflectioncoder.errors import RankError, UserError, first_line
+from reflectioncoder.errors import RankError, UserError, first_line, out_of_memory
 
 SECONDS_FOR_THE_FIRST_RANK = 10.0
 NO_READER = 128 + 13  # what a shell reports for a program that SIGPIPE has ended
@@ -189,6 +189,12 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 130
     except BrokenPipeError:
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print_line(f"reflectioncoder {name}: out of memory ({first_line(error)}); finished work is kept: take smaller "
+                   "batches or a smaller model, or a machine with more memory, and run it again")  # fmt: skip
+        return 2
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
-from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.errors import UserError, first_line, out_of_memory
 from reflectioncoder.files.whole import make_once
 from reflectioncoder.models.adapters import load_adapter
 from reflectioncoder.models.model_files import base_of, check_model_files
@@ -34,8 +34,6 @@ LOADING_ERRORS = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError,
     pickle.UnpicklingError, EOFError, AssertionError,
 )  # fmt: skip
-# Text common to out-of-memory errors of CPU, GPU and libraries.
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 # Pre-tokenizers by their name in GGUF files; the conversion of transformers ignores it.
 PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
@@ -105,13 +103,6 @@ def _convert(source: Path, weights: str, folder: Path) -> None:
     model.save_pretrained(folder)
     complete_configuration(folder)
     write_tokenizer(tokenizer, folder)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that a GPU or the host is out of memory."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in NO_MEMORY)
 
 
 def resolve(name: str) -> str:

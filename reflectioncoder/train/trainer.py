@@ -24,9 +24,8 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from reflectioncoder.config.train import TrainConfig
-from reflectioncoder.errors import RankError, UserError, first_line
+from reflectioncoder.errors import RankError, UserError, first_line, out_of_memory
 from reflectioncoder.files.owned import remove_tree
-from reflectioncoder.models.load import out_of_memory
 from reflectioncoder.models.saved_files import complete_configuration
 from reflectioncoder.models.tokenizer import write_tokenizer
 from reflectioncoder.train.batch.packing import MicroBatch

@@ -7,6 +7,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import pytest
+import torch
 
 from reflectioncoder import progress
 from reflectioncoder.cli.arguments import read_arguments
@@ -64,6 +65,14 @@ def test_bad_input_is_one_line_and_status_two(capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("allocate", [lambda: bytearray(2**62), lambda: torch.empty(2**60)])
+def test_memory_that_runs_out_is_one_line(capsys, monkeypatch, allocate):
+    monkeypatch.setattr("reflectioncoder.generate.generate.generate", lambda *_: allocate())
+    assert main(["generate", "--backend", "vllm"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("reflectioncoder generate: out of memory (") and said.count("\n") == 1
 
 
 def test_the_list_of_verbs_names_each(capsys):

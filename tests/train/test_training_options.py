@@ -19,7 +19,7 @@ from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.dialogues.dialogue import Block, instruction_dialogue, reflection_dialogue, write_jsonl
 from reflectioncoder.dialogues.tokens import Encoded, encode_dialogue
 from reflectioncoder.dialogues.training_files import read_training
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, out_of_memory
 from reflectioncoder.models.load import load_model_and_tokenizer
 from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.train import held_out as validation
@@ -29,7 +29,7 @@ from reflectioncoder.train.batch.packing import pack
 from reflectioncoder.train.batch.rows import build_rows, last_round, loss_weights
 from reflectioncoder.train.compute.loss import micro_batch_loss
 from reflectioncoder.train.compute.master_weights import with_masters
-from reflectioncoder.train.ranks.world import World, lost_contact, out_of_memory
+from reflectioncoder.train.ranks.world import World, lost_contact
 from reflectioncoder.train.train import train
 
 

@@ -21,8 +21,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from reflectioncoder.errors import RankError, first_line
-from reflectioncoder.models.load import out_of_memory
+from reflectioncoder.errors import RankError, first_line, out_of_memory
 
 # Timeout while one rank writes or loads: storage may be slow, and a dead rank is noticed immediately anyway.
 BARRIER_TIMEOUT = timedelta(hours=24)
