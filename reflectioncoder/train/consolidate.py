@@ -5,19 +5,18 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
-from reflectioncoder.errors import UserError
+from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.owned import held
-from reflectioncoder.models.load import Precision, load_model_and_tokenizer, load_tokenizer
+from reflectioncoder.models.load import LOADING_ERRORS, Precision, load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.models.model_files import ADAPTER
 from reflectioncoder.train.checkpoints import PROGRESS, newest_checkpoint, what_is_wrong
-from reflectioncoder.train.output import LOADED, MODEL, save_model
+from reflectioncoder.train.output import INDEX, LOADED, MODEL, save_model
 from reflectioncoder.train.ranks.sharding import assemble_shards
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"
@@ -41,7 +40,7 @@ def consolidate(checkpoint: Path, output: Path) -> None:
         raise UserError(f"{checkpoint}: holds no complete checkpoint of reflectioncoder train")
     if wrong := what_is_wrong(folder):
         raise UserError(f"{folder}: {wrong}; take another checkpoint")
-    if (output / MODEL).exists() or (output / f"{MODEL}.index.json").exists():
+    if (output / MODEL).exists() or (output / INDEX).exists():
         raise UserError(f"{output}: already holds a model; choose another directory")
     if foreign := next((name for name in LOADED if (output / name).exists()), ""):
         raise UserError(f"{output}: already holds {foreign}; choose another directory")
@@ -54,11 +53,19 @@ def consolidate(checkpoint: Path, output: Path) -> None:
 
 def _model(folder: Path, precision: Precision) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
-    if (folder / MODEL).is_file() or (folder / f"{MODEL}.index.json").is_file():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision))
-        return model
-    if (folder / ADAPTER).is_file():  # merged into the model that it was trained on
+    if any((folder / name).is_file() for name in (MODEL, INDEX, ADAPTER)):
+        # an adapter is merged into the model that it was trained on
         return load_model_and_tokenizer(str(folder), precision, "cpu")[0]
+    try:
+        return _assembled(folder, precision)
+    except UserError:
+        raise
+    except LOADING_ERRORS as error:
+        raise UserError(f"{folder}: its shards cannot be loaded ({first_line(error)}); take another one") from None
+
+
+def _assembled(folder: Path, precision: Precision) -> PreTrainedModel:
+    """The model whose shards FSDP2 or DeepSpeed wrote."""
     if (folder / FSDP_SHARDS).is_dir():
         from accelerate.utils import merge_fsdp_weights
 
