@@ -21,9 +21,11 @@ from rich.table import Table
 
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.evaluate import DemoConfig, EvaluateConfig, GenerateConfig
-from reflectioncoder.config.toml import save, to_toml
+from reflectioncoder.config.places import changed_values
+from reflectioncoder.config.toml import load, save, was_saved
 from reflectioncoder.config.train import MaskingConfig, TrainConfig
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import held
 
@@ -117,9 +119,10 @@ def _run_demo(demo: DemoConfig) -> dict[str, Any]:
     from reflectioncoder.train.train import train
 
     root = Path(demo.output)
-    recorded = root / "config.toml"
-    if recorded.is_file() and recorded.read_text(encoding="utf-8") != to_toml(demo):
-        raise UserError(f"{root}: holds a demo with another configuration; choose another --output or remove it")
+    if (root / "config.toml").is_file():
+        before = load(DemoConfig, root / "config.toml") if was_saved(DemoConfig, root) else None
+        if before is None or changed_values(vars(before), vars(demo)):
+            raise UserError(f"{root}: holds a demo with another configuration; choose another --output or remove it")
     save(demo, root)
     console = Console()
     stages = _Stages(root / "stages.json", console)
@@ -199,7 +202,12 @@ class _Stages:
 
     def __init__(self, path: Path, console: Console) -> None:
         self.path, self.console = path, console
-        self.done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+        self.done: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            try:
+                self.done = {name: {**stage} for name, stage in parse_json(path.read_bytes()).items()}
+            except (ValueError, TypeError, AttributeError):
+                raise UserError(f"{path}: not a record of finished stages; remove it to resume") from None
 
     def run(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if name in self.done:

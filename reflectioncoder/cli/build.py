@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reflectioncoder.cli.arguments import Switches, Verb, positional, print_line
-from reflectioncoder.clients.address import shown_url
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.errors import UserError
 
@@ -30,18 +29,9 @@ class StatusArguments:
 def run_build(config: BuildConfig, switches: Switches) -> int:
     """Build, or print what would be built."""
     if switches.dry_run:
-        from reflectioncoder.construct.samplers.registry import check_sampler
+        from reflectioncoder.construct.build import describe_build
 
-        check_sampler(config)
-        ways = {
-            "mutation": "by mutation",
-            "chat": f"with {config.chat.model} at {shown_url(config.chat.base_url)}",
-            "replay": f"with the answers in {config.chat.replay}",
-            "native": f"with blocks by {config.native.model}",
-        }
-        how = ways.get(config.sampler, f"with the sampler {config.sampler}")
-        where = f"{config.fork}, with what {config.output} has" if config.fork else config.output
-        print(f"would build from {config.count} problems ({config.problems}) {how} into {where}")
+        print(describe_build(config))
         return 0
     from reflectioncoder.construct.advice import advise
     from reflectioncoder.construct.build import build

@@ -61,23 +61,18 @@ def run_evaluate(config: EvaluateConfig, switches: Switches) -> int:
     if decodes_here and not switches.dry_run:
         keep_freed_memory()
     if switches.dry_run:
-        from reflectioncoder.generate.generate import check_settings
-        from reflectioncoder.tasks.registry import get_task, task_options
+        from reflectioncoder.evaluate.evaluate import describe_evaluation
 
         how = config.generate
-        if not config.completions:
-            check_settings(how)
-        get_task(how.task, task_options(how))
         model = f"{how.chat.model} at {shown_url(how.chat.base_url)}" if how.backend == "server" else how.model
-        where = config.output or "a new directory below runs/evaluate"
-        print(f"would score {config.completions or model} on {config.generate.task} in {where}")
+        print(describe_evaluation(config, model, _warn))
         return 0
     from reflectioncoder.evaluate.evaluate import evaluate
 
     if not config.completions:
         print(f"decoding and scoring {config.generate.task} (--completions FILE scores what is there)", file=sys.stderr)
     with decoding() as report, Meter("checking") as meter:
-        score = evaluate(config, report, meter.update, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+        score = evaluate(config, report, meter.update, warn=_warn)
     say_truncated(score.truncated)
     if score.missing:
         print(f"{score.missing} problems have no completion and count as failed", file=sys.stderr)
@@ -93,6 +88,10 @@ def run_evaluate(config: EvaluateConfig, switches: Switches) -> int:
         one = f"pass@1 {score.pass_at_1:.1%} [{score.low:.1%}, {score.high:.1%}]"
         print(f"{score.task}: {one}{at_k}, n = {score.n}{rest}")
     return 0
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def run_compare(arguments: CompareArguments, switches: Switches) -> int:

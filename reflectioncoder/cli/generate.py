@@ -20,13 +20,10 @@ def run_generate(config: GenerateConfig, switches: Switches) -> int:
     """Generate the missing completions, and print their number and the speed."""
     if config.backend == "transformers" and not switches.dry_run:
         keep_freed_memory()
-    from reflectioncoder.generate.generate import check_settings, generate, output_of
-    from reflectioncoder.tasks.registry import get_task, task_options
+    from reflectioncoder.generate.generate import describe_generation, generate
 
     if switches.dry_run:
-        check_settings(config)
-        task = get_task(config.task, task_options(config))
-        print(f"would write {len(task.prompts())} x {config.samples} completions to {output_of(config)}")
+        print(describe_generation(config))
         return 0
     with decoding() as report:
         made = generate(config, report)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.whole import write_whole
 from reflectioncoder.registry import NameIn
 
@@ -278,3 +279,20 @@ def save(config: Any, directory: str | os.PathLike[str], name: str = "config") -
         write_whole(folder / f"{name}.toml", lambda out: out.write(to_toml(config)))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def was_saved(cls: type[Any], directory: str | os.PathLike[str], name: str = "config") -> bool:
+    """Whether `save` wrote a configuration of a class into a directory; False for files of other programs.
+
+    Args:
+        cls: the class.
+        directory: the directory; need not exist.
+        name: see `save`.
+    """
+    folder = Path(directory)
+    try:
+        load(cls, folder / f"{name}.toml")
+        found = parse_json((folder / f"{name}.versions.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "reflectioncoder" in found

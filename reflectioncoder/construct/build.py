@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,48 +21,37 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reflectioncoder.config.build import BuildConfig, ChatConfig
-from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
+from reflectioncoder.clients.address import shown_url
+from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.toml import save, versions
 from reflectioncoder.construct import fork, outputs
-from reflectioncoder.construct.conversation.samples import sample_id
 from reflectioncoder.construct.conversation.scheduler import Ended, reflect_by_chat
 from reflectioncoder.construct.engines import engine
-from reflectioncoder.construct.export import FILES, export_build
-from reflectioncoder.construct.filters import sequence as filters
+from reflectioncoder.construct.export import export_build
 from reflectioncoder.construct.filters.contamination import Contamination, Detector, Thresholds, contaminated
-from reflectioncoder.construct.filters.references import counted, load_references
-from reflectioncoder.construct.ledger.database import check_not_lost
+from reflectioncoder.construct.filters.references import counted
+from reflectioncoder.construct.inputs import (
+    CHAT_SETTINGS,
+    NOTES,
+    chat_settings,
+    check_place,
+    output_files,
+    read_inputs,
+)
 from reflectioncoder.construct.ledger.ledger import Ledger
-from reflectioncoder.construct.mutation.kinds import BUG_KINDS
-from reflectioncoder.construct.mutation.reasons import WORDING_VERSION
 from reflectioncoder.construct.mutation.worker import INFRASTRUCTURE, Reflector
 from reflectioncoder.construct.prompts import load_prompts
-from reflectioncoder.construct.samplers import replay
-from reflectioncoder.construct.samplers.registry import check_sampler
 from reflectioncoder.dialogues.dialogue import Dialogue
-from reflectioncoder.errors import IncompleteError, UserError
+from reflectioncoder.errors import IncompleteError
 from reflectioncoder.files.funnel import funnel_steps
-from reflectioncoder.files.json_text import ReadLimits
 from reflectioncoder.files.jsonl import write_lines
-from reflectioncoder.files.owned import refuse_foreign, refuse_inputs
-from reflectioncoder.problems.cache import Loaded, load_once
-from reflectioncoder.problems.load import load_problems
+from reflectioncoder.files.owned import check_writable
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.problems.procedural import problems as procedural
 from reflectioncoder.progress import Meter
 from reflectioncoder.registry import refuse_in_worker
 
-# chat settings that affect the answers; the server's address and the budget may change between runs
-CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
-# the same, but recorded only if they are set, as earlier versions did not know them
-FREE_CHAT_SETTINGS = ("extra_body", "endings", "thoughts", "thought_marks")
-# native settings that do not affect the answers (as in `generate`, the effect of the batch on a row is ignored)
-NATIVE_FREE = ("batch_size", "device", "replicas", "trust_remote_code", "vllm")
-# settings that do not affect the sequences, or only through the problems
-NOT_FINGERPRINTED = ("output", "workers", "formats", "fork", "skip_bad", "max_row_mb", "max_file_mb", *engine.KEYS)
 ROWS_SHOWN = 20  # bad rows printed to the console
-NOTES = "problem_notes.txt"  # file that lists all bad rows
 
 
 @dataclass(frozen=True)
@@ -115,44 +103,28 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     started = time.monotonic()
     console = console or Console()
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)  # paths stay whole, brackets too
-    outputs.check_formats(config.formats)
-    limits = ReadLimits(config.max_row_mb, config.max_file_mb)
-    loaded = _problems(config, limits)
-    problems, skipped = loaded.problems, loaded.skipped
-    for lines in ([f"skipped {line}" for line in skipped], loaded.renamed):
+    read = read_inputs(config)
+    loaded, references, decided = read.loaded, read.references, read.decided
+    problems, skipped, renamed = loaded.problems, loaded.skipped, loaded.renamed
+    for lines in ([f"skipped {line}" for line in skipped], renamed):
         _say_in_part(say, lines, NOTES)
-    references = list(
-        load_references(
-            config.decontaminate, config.decontaminate_fields, config.decontaminate_split, config.problems, limits
-        )
-    )
     if config.decontaminate:
         say(f"decontaminate: {counted(references)}")
-    decided, ended = build_fingerprint(config, problems), Ended()
+    ended = Ended()
     old = fork.check_fork(config, decided)
     config = dataclasses.replace(config, output=config.fork or config.output, fork="")
     output = Path(config.output)
-    names = [*_files(config), NOTES, "config.toml", "config.versions.json"]
-    inputs = {
-        "problems": (config.problems,),
-        "decontaminate": config.decontaminate,
-        "chat.replay": (config.chat.replay,),
-    }
-    refuse_inputs([output / name for name in names], inputs)
-    if (output / "ledger.lock").exists():  # a build has been here
-        check_not_lost(output / "ledger.sqlite")
-    if not (output / "ledger.sqlite").exists():
-        refuse_foreign(output, names, "build")
+    check_place(config, output)
     with fork.open_ledger(output, decided) as ledger:
         funnel = ledger.note("funnel")
-        if funnel is not None and all((output / name).is_file() for name in _files(config)):
+        if funnel is not None and all((output / name).is_file() for name in output_files(config)):
             console.print(
                 f"{output}: already finished with this configuration; nothing to do", highlight=False, soft_wrap=True
             )
         else:
             save(config, output)
-            if skipped or loaded.renamed:
-                write_lines(output / NOTES, [*skipped, *loaded.renamed])
+            if skipped or renamed:
+                write_lines(output / NOTES, [*skipped, *renamed])
             detector = cache(lambda: Detector(references, Thresholds(share=config.contamination_share)))
             found = _contaminated(config, problems, detector, ledger)
             banned = {item.id for item in found}
@@ -193,38 +165,43 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     return result
 
 
+def describe_build(config: BuildConfig) -> str:
+    """Say what `build` would do: reads and checks its inputs, but builds nothing, asks no server and writes nothing.
+
+    Raises:
+        UserError: where `build` would, as far as that is known before the first problem is begun.
+    """
+    engine.check_engine(config)
+    read = read_inputs(config, keep=False)
+    if (old := fork.check_fork(config, read.decided)) is not None:
+        old.close()
+    output = Path(config.fork or config.output)
+    check_place(config, output)
+    fork.check_ledger(output, read.decided)
+    check_writable(output)
+    with Interpreter(Limits(config.seconds, config.memory_mb), config.isolation, libraries=config.libraries):
+        pass  # it starts
+    ways = {
+        "mutation": "by mutation",
+        "chat": f"with {config.chat.model} at {shown_url(config.chat.base_url)}",
+        "replay": f"with the answers in {config.chat.replay}",
+        "native": f"with blocks by {config.native.model}",
+    }
+    how = ways.get(config.sampler, f"with the sampler {config.sampler}")
+    where = f"{config.fork}, with what {config.output} has" if config.fork else config.output
+    lines = [f"would build from {len(read.loaded.problems)} problems ({config.problems}) {how} into {where}"]
+    if skipped := read.loaded.skipped:
+        lines.append(f"{len(skipped)} rows would be left out, the first is {skipped[0]}")
+    if config.decontaminate:
+        lines.append(f"decontaminate: {counted(read.references)}")
+    return "\n".join(lines)
+
+
 def _say_in_part(say: Callable[[str], None], lines: Sequence[str], file: str = "") -> None:
     for line in lines[:ROWS_SHOWN]:
         say(line)
     if len(lines) > ROWS_SHOWN:
         say(f"... and {len(lines) - ROWS_SHOWN} more{f', all in {file}' if file else ''}")
-
-
-def _problems(config: BuildConfig, limits: ReadLimits) -> Loaded:
-    if config.count < 1:
-        raise UserError(f"count = {config.count}: give a number above 0")
-    if config.problems == "handwritten":
-        raise UserError("problems = 'handwritten': these are an evaluation set and are never trained on")
-    check_sampler(config)
-
-    def read() -> Loaded:
-        if config.problems == "procedural":
-            return Loaded(list(procedural.procedural_problems(config.count, config.seed, "train", config.levels)))
-        skipped: list[str] = []
-        renamed: list[str] = []
-        fields, split, count = config.fields, config.split, config.count
-        left_out = skipped if config.skip_bad else None
-        return Loaded(load_problems(config.problems, fields, split, count, left_out, renamed, limits), skipped, renamed)
-
-    reading = (config.count, config.seed, config.levels, config.fields, config.split, config.skip_bad)
-    loaded = load_once(config.problems, reading, Path(config.output), read)
-    if config.sampler != "native" or config.native.samples == 1:
-        return loaded
-    numbers = range(1, config.native.samples + 1)
-    samples = [
-        dataclasses.replace(problem, id=sample_id(problem.id, k)) for problem in loaded.problems for k in numbers
-    ]
-    return dataclasses.replace(loaded, problems=samples)
 
 
 def _contaminated(
@@ -243,57 +220,6 @@ def _contaminated(
     found = contaminated(problems, detector())
     ledger.note("contaminations", {"references": digests, "found": [vars(item) for item in found]})
     return found
-
-
-def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return everything that affects the sequences: a digest of the problems, versions, and most settings.
-
-    Settings that do not affect the sequences, such as output paths and worker counts, are left out.
-    """
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_FINGERPRINTED}
-    native = settings.pop("native")
-    del settings["chat"]
-    if config.libraries == DEFAULT_LIBRARIES:
-        del settings["libraries"]  # as in builds from before this setting
-    for key in ("decontaminate_fields", "decontaminate_split"):
-        if settings[key] == getattr(BuildConfig, key):
-            del settings[key]
-    if config.sampler == "mutation":
-        del settings["sampler"]
-        settings["wording_version"] = WORDING_VERSION
-    elif config.sampler == "native":
-        from reflectioncoder.models.load import weights_fingerprint as weights  # seconds of imports
-
-        settings |= {f"native.{key}": native[key] for key in native if key not in NATIVE_FREE}
-        settings["native.weights"] = weights(config.native.model)
-        if config.native.backend == "completions":
-            settings["chat.model"] = config.chat.model
-            settings |= _chat_settings(config, ())
-    else:
-        settings |= _chat_settings(config, CHAT_SETTINGS)
-    if config.sampler != "mutation":
-        prompts = load_prompts(config.chat.prompts)
-        settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
-    if config.sampler == "replay":
-        settings["recorded_answers"] = replay.replay_fingerprint(config.chat.replay)
-    # filters and bug kinds that the caller has registered
-    added = {"filters": filters.FILTERS.added, "bug_kinds": BUG_KINDS.added if config.sampler == "mutation" else ()}
-    settings |= {f"added_{kind}": list(names) for kind, names in added.items() if names}
-    digest = hashlib.sha256()
-    for problem in problems:
-        given = (problem.given,) if problem.given else ()
-        digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests, *given)).encode())
-    # the sequences contain tracebacks, which differ between Python versions
-    known = {key: value for key, value in versions().items() if key in ("reflectioncoder", "ipython")}
-    python = ".".join(platform.python_version_tuple()[:2])
-    stable: dict[str, Any] = json.loads(json.dumps({**settings, **known, "python": python}))
-    return {**stable, "problem_texts": digest.hexdigest()}
-
-
-def _chat_settings(config: BuildConfig, always: Sequence[str], prefix: str = "chat.") -> dict[str, Any]:
-    given, default = dataclasses.asdict(config.chat), dataclasses.asdict(ChatConfig())
-    free = [key for key in FREE_CHAT_SETTINGS if given[key] != default[key]]
-    return {f"{prefix}{key}": given[key] for key in (*always, *free)}
 
 
 def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> Ended:
@@ -318,17 +244,12 @@ def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, conso
     return Ended(failed=why, left=tuple((problem.id, "no result from the interpreter") for problem in again))
 
 
-def _files(config: BuildConfig) -> list[str]:
-    """Return the names of all files that a finished build has written."""
-    return [*FILES, *(outputs.FORMATS[name] for name in config.formats)]
-
-
 def _card(
     config: BuildConfig, problems: Sequence[Problem], kept: Sequence[Dialogue], funnel: Mapping[str, int]
 ) -> outputs.Card:
     how: dict[str, Any] = {"sampler": config.sampler}
     if config.sampler != "mutation":
-        how |= _chat_settings(config, CHAT_SETTINGS, "")
+        how |= chat_settings(config, CHAT_SETTINGS, "")
         how["prompt_version"] = load_prompts(config.chat.prompts).version
     how |= {"problems": Path(config.problems).name, "split": config.split, "seed": config.seed}
     how |= {"max_rounds": config.max_rounds, "near_duplicates": config.near_duplicates}

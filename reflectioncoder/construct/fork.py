@@ -188,6 +188,20 @@ def open_ledger(output: Path, fingerprint: Mapping[str, Any]) -> Ledger:
         raise UserError(f"{error}{offer(error.changed)}") from None
 
 
+def check_ledger(output: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Make sure that `open_ledger` will open the ledger of a folder, if there is one; changes nothing.
+
+    Raises:
+        UserError: a build is running there or has other settings, or the ledger cannot be read.
+    """
+    if not (output / "ledger.sqlite").is_file() or not (output / "ledger.sqlite").stat().st_size:
+        return
+    old = _Old(output)
+    with old:
+        if (changed := changes(old.fingerprint, fingerprint)) and not old.is_empty():
+            raise UserError(f"{OtherSettingsError(old.path, old.fingerprint, fingerprint)}{offer(changed)}")
+
+
 def check_fork(config: BuildConfig, fingerprint: Mapping[str, Any]) -> _Old | None:
     """Open the old ledger of a fork; None if the build is not a fork, or has taken the old records over before.
 

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.evaluate import EvaluateConfig
+from reflectioncoder.config.places import changed_values, moved
 from reflectioncoder.errors import UserError, encodable
 from reflectioncoder.evaluate.formats import write_format
 from reflectioncoder.evaluate.verdict_log import VERDICT_LOG as UNFINISHED
 from reflectioncoder.evaluate.verdict_log import VerdictLog, under_way
 from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
-from reflectioncoder.files.owned import held, refuse_foreign, refuse_inputs
+from reflectioncoder.files.owned import check_writable, held, refuse_foreign, refuse_inputs
 from reflectioncoder.generate.completions import Completion, code_of, iter_completion_rows, read_completion
-from reflectioncoder.interpreter.interpreter import Limits
+from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.syntax.answers.thoughts import check_marks
 from reflectioncoder.syntax.trees import parses
 from reflectioncoder.tasks.base import Task
@@ -82,31 +83,10 @@ def evaluate(
         print(before.pass_at_1, after.pass_at_1, compare("runs/before", "runs/after").difference)
     """
     started, speed = time.perf_counter(), 0.0
-    folder = Path(config.output or f"runs/evaluate/{Path(config.generate.task).stem}")
-    samples = config.generate.samples
-    if not config.k or min(config.k) < 1 or (not config.completions and max(config.k) > samples):
-        raise UserError(f"k = {list(config.k)}: must be at least 1 and at most generate.samples = {samples}")
-    if config.workers < 0 or config.seconds <= 0 or config.memory_mb < LEAST_MB:
-        raise UserError(f"workers must be at least 0, seconds above 0 and memory_mb at least {LEAST_MB}")
-    if config.min_time_limit <= 0 or config.gt_time_limit_factor <= 0:
-        raise UserError("min_time_limit and gt_time_limit_factor must be above 0; evalplus has 1 and 4")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; --output is the folder of the verdicts")
-    times = {name: getattr(config, name) for name in ("min_time_limit", "gt_time_limit_factor")}
-    task = get_task(config.generate.task, dataclasses.replace(task_options(config.generate), **times))
-    task.libraries = config.libraries
+    folder, task = _checked(config)
     missing: list[str] = []
-    unknown: list[str] = []
     if config.completions:
-        marks = config.generate.chat.thought_marks
-        check_marks(marks)
-        left = (missing, unknown) if config.partial else (None, None)
-        completions = read_completions(config.completions, task, left[0], left[1], config.clean, marks)
-        if unknown:
-            what = f"{len(unknown)} completions are of problems that task {task.name} does not have"
-            warn(f"{what}, the first of '{unknown[0]}'; they are left out")
-        if not config.clean and (hint := not_python(completions, task)):
-            warn(hint)
+        completions = _given(config, task, missing, warn)
     else:
         from reflectioncoder.generate.generate import generate
 
@@ -114,15 +94,8 @@ def evaluate(
         completions, speed = list(generated.completions), generated.tokens_per_second
     absent = _absent(completions, missing, config.k)
     facts: dict[str, Any] = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
-    deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
-    deciding |= {name: value for name, value in times.items() if value != getattr(EvaluateConfig(), name)}
-    deciding |= {"semantics": "release"} if config.generate.semantics == "release" else {}
-    if config.libraries != EvaluateConfig().libraries:
-        deciding["libraries"] = list(config.libraries)
-    folder = claim(folder, deciding, named=bool(config.output))
-    refuse_inputs([folder / name for name in SCORE_FILES], {"completions": (config.completions,)})
-    if under_way(folder) is None and not _is_evaluation(folder):
-        refuse_foreign(folder, SCORE_FILES, "evaluate")
+    deciding = _deciding(config, facts)
+    folder = _folder(config, folder, deciding)
     limits = Limits(config.seconds, config.memory_mb, OUTPUT_CHARS)
     with held(folder):
         with ExitStack() as stack:
@@ -156,13 +129,94 @@ def evaluate(
     return score
 
 
+def describe_evaluation(config: EvaluateConfig, model: str, warn: Callable[[str], None] = lambda _: None) -> str:
+    """Say what `evaluate` would do; decodes nothing, runs no program and writes nothing.
+
+    Args:
+        config: see `evaluate`.
+        model: the model's name, for the text.
+        warn: see `evaluate`.
+
+    Raises:
+        UserError: where `evaluate` would, as far as that is known before completions are decoded.
+    """
+    folder, task = _checked(config)
+    with Interpreter(Limits(config.seconds, config.memory_mb), config.isolation, libraries=config.libraries):
+        pass  # it starts
+    where = config.output or "a new directory below runs/evaluate"
+    check_writable(folder)
+    lines = [f"would score {config.completions or model} on {config.generate.task} in {where}"]
+    if config.completions:
+        missing: list[str] = []
+        completions = _given(config, task, missing, warn)
+        _absent(completions, missing, config.k)
+        facts = {"task": task.name, "tests": task.tests, "completions": _digest(completions)}
+        _folder(config, folder, _deciding(config, facts))
+    else:
+        from reflectioncoder.generate.generate import describe_generation
+
+        lines.insert(0, describe_generation(config.generate))
+    return "\n".join(lines)
+
+
+def _checked(config: EvaluateConfig) -> tuple[Path, Task]:
+    """The preferred folder and the task of an evaluation. Raises UserError if a setting is invalid."""
+    folder = Path(config.output or f"runs/evaluate/{Path(config.generate.task).stem}")
+    samples = config.generate.samples
+    if not config.k or min(config.k) < 1 or (not config.completions and max(config.k) > samples):
+        raise UserError(f"k = {list(config.k)}: must be at least 1 and at most generate.samples = {samples}")
+    if config.workers < 0 or config.seconds <= 0 or config.memory_mb < LEAST_MB:
+        raise UserError(f"workers must be at least 0, seconds above 0 and memory_mb at least {LEAST_MB}")
+    if config.min_time_limit <= 0 or config.gt_time_limit_factor <= 0:
+        raise UserError("min_time_limit and gt_time_limit_factor must be above 0; evalplus has 1 and 4")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --output is the folder of the verdicts")
+    task = get_task(config.generate.task, dataclasses.replace(task_options(config.generate), **_times(config)))
+    task.libraries = config.libraries
+    return folder, task
+
+
+def _times(config: EvaluateConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("min_time_limit", "gt_time_limit_factor")}
+
+
+def _given(config: EvaluateConfig, task: Task, missing: list[str], warn: Callable[[str], None]) -> list[Completion]:
+    """Read the completions of a file; ids of problems without one are appended to `missing`."""
+    marks = config.generate.chat.thought_marks
+    check_marks(marks)
+    unknown: list[str] = []
+    left = (missing, unknown) if config.partial else (None, None)
+    completions = read_completions(config.completions, task, left[0], left[1], config.clean, marks)
+    if unknown:
+        what = f"{len(unknown)} completions are of problems that task {task.name} does not have"
+        warn(f"{what}, the first of '{unknown[0]}'; they are left out")
+    if not config.clean and (hint := not_python(completions, task)):
+        warn(hint)
+    return completions
+
+
+def _deciding(config: EvaluateConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that determines the verdicts: the facts about task and completions, and the limits."""
+    deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
+    deciding |= {name: value for name, value in _times(config).items() if value != getattr(EvaluateConfig(), name)}
+    deciding |= {"semantics": "release"} if config.generate.semantics == "release" else {}
+    if config.libraries != EvaluateConfig().libraries:
+        deciding["libraries"] = list(config.libraries)
+    return deciding
+
+
+def _folder(config: EvaluateConfig, folder: Path, deciding: Mapping[str, Any]) -> Path:
+    """The folder that an evaluation may write to. Raises UserError if it holds another's files, or what is read."""
+    folder = claim(folder, deciding, named=bool(config.output))
+    refuse_inputs([folder / name for name in SCORE_FILES], {"completions": (config.completions,)})
+    if under_way(folder) is None and not _is_evaluation(folder):
+        refuse_foreign(folder, SCORE_FILES, "evaluate")
+    return folder
+
+
 def _is_evaluation(folder: Path) -> bool:
     """Whether a folder's configuration file is that of an evaluation."""
-    try:
-        settings.load(EvaluateConfig, folder / "config.toml")
-    except UserError:
-        return False
-    return True
+    return settings.was_saved(EvaluateConfig, folder)
 
 
 def _absent(completions: Sequence[Completion], missing: Sequence[str], ks: Sequence[int]) -> list[Result]:
@@ -200,7 +254,7 @@ def claim(folder: Path, deciding: Mapping[str, Any], named: bool) -> Path:
     number, base = 1, folder
     while True:
         begun = under_way(folder)
-        if begun is not None and begun != deciding:
+        if begun is not None and _differ(begun, deciding):
             what = f"an unfinished evaluation ({UNFINISHED}) of other completions, tests or limits"
         elif begun is None and (folder / "score.json").is_file() and not _is_about(folder / "score.json", deciding):
             what = "another evaluation"
@@ -216,9 +270,15 @@ def _is_about(path: Path, deciding: Mapping[str, Any]) -> bool:
     """Whether a score belongs to the same task and completions; False if it cannot be read."""
     try:
         facts = parse_json(path.read_text(encoding="utf-8"))
-        return all(facts.get(name) == deciding[name] for name in ("task", "completions"))
+        names = ("task", "completions")
+        return not _differ(*({name: found.get(name) for name in names} for found in (facts, deciding)))
     except (ValueError, AttributeError):
         return False
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two evaluations are of different things; a task that is a file is known by its name and tests."""
+    return any(key != "task" or not moved(old.get(key), new.get(key)) for key in changed_values(old, new))
 
 
 def _digest(completions: Sequence[Completion]) -> str:

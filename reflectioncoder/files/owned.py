@@ -196,6 +196,21 @@ def refuse_foreign(folder: Path, names: Iterable[str], command: str) -> None:
             )
 
 
+def check_writable(folder: Path) -> None:
+    """Make sure, without writing anything, that a folder can be written to, or be created.
+
+    Raises:
+        UserError: it cannot.
+    """
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"cannot write to {folder}: {place} is not a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {folder}: no permission in {place}")
+
+
 def remove_tree(folder: Path) -> None:
     """Delete a folder so that a kill leaves either all of it or nothing under its name."""
     doomed = folder.with_name(f"{REMOVED}{folder.name}")

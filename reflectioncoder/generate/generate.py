@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.evaluate import GenerateConfig
-from reflectioncoder.errors import UserError
-from reflectioncoder.files.jsonl import iter_jsonl, write_lines
-from reflectioncoder.files.owned import held, refuse_inputs
+from reflectioncoder.config.places import moved, same_value
+from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.json_value import parse_json
+from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.files.owned import check_writable, held, refuse_foreign, refuse_inputs
 from reflectioncoder.generate.completions import Completion, completion_line, read_completion
 from reflectioncoder.models.model_files import check_model_files
 from reflectioncoder.models.vllm_engine import check_vllm
@@ -95,12 +97,31 @@ def generate(
         made = generate(GenerateConfig(model="runs/train", task="humaneval", output="runs/humaneval.jsonl"))
         print(made.new, made.tokens_per_second, made.completions[0].completion)
     """
-    check_settings(config, model is not None)
+    config = _checked(config, model is not None)
+    with held(Path(config.output), folder=False):
+        return _generate(config, report, model, tokenizer)
+
+
+def describe_generation(config: GenerateConfig) -> str:
+    """Say what `generate` would do; writes nothing and loads no weights. Raises UserError where `generate` would."""
+    config = _checked(config, False)
+    path = Path(config.output)
+    check_writable(path.parent)
+    task = get_task(config.task, task_options(config))
+    backend = BACKENDS.choose(config.backend)(config, task, None, None)
+    check_file(config, path, backend.fingerprint)
+    there = len(read_finished(path, backend.wanted, cut=False).keys() & backend.wanted.keys())
+    made = f", of which {there} are there" if there else ""
+    return f"would write {len(task.prompts())} x {config.samples} completions to {path}{made}"
+
+
+def _checked(config: GenerateConfig, loaded: bool) -> GenerateConfig:
+    """The settings with the output file filled in. Raises UserError if they, or the paths in them, cannot be used."""
+    check_settings(config, loaded)
     config = dataclasses.replace(config, output=output_of(config))
     path = Path(config.output)
     refuse_inputs([path, *_beside(path)], {"task": (config.task,), "data": (config.data,)})
-    with held(path, folder=False):
-        return _generate(config, report, model, tokenizer)
+    return config
 
 
 def _generate(
@@ -112,8 +133,9 @@ def _generate(
     task = get_task(config.task, task_options(config))
     backend = BACKENDS.choose(config.backend)(config, task, model, tokenizer)
     path = Path(config.output)
-    guard(config, path, backend.fingerprint)
+    check_file(config, path, backend.fingerprint)
     found = read_finished(path, backend.wanted)
+    _record(config, path, backend.fingerprint, bool(found))
     missing = [key for key in backend.wanted if key not in found]
     tokens, seconds = 0, 0.0
     if missing:
@@ -126,8 +148,10 @@ def _generate(
                     nonlocal tokens
                     out.write(completion_line(completion) + "\n")
                     out.flush()
-                    if backend.paid:
+                    if backend.paid or not found:
                         os.fsync(out.fileno())
+                    if not found:  # from now on an empty file is one that has lost something
+                        _record(config, path, backend.fingerprint, True)
                     found[completion.task_id, completion.sample] = completion
                     tokens += size
                     if report is not None:
@@ -165,44 +189,70 @@ def check_settings(config: GenerateConfig, loaded: bool = False) -> None:
         check_endpoint(config.chat, config.chat.model)
 
 
-def guard(config: GenerateConfig, path: Path, model: str) -> None:
-    """Write the configuration beside `path`, or check that the existing one is the same.
+def check_file(config: GenerateConfig, path: Path, model: str) -> None:
+    """Make sure that completions may be written to a file; changes nothing.
+
+    A file without completions, as a killed run may leave it, is continued with any settings, but only beside records
+    that this command wrote: an empty file of another program is left alone.
+
+    Args:
+        config: settings of the run.
+        path: the file of completions; need not exist.
+        model: fingerprint of the model.
 
     Raises:
-        UserError: `path` holds completions of other settings or of another model.
+        UserError: `path` holds completions of other settings, of another model or another program, or is empty although
+            completions were in it; or a file that would be written beside it is another program's.
     """
-    saved, state = _beside(path)
-    if path.exists() and path.stat().st_size:
-        if not saved.exists() or not state.exists():
-            raise UserError(f"{path}: exists without {saved.name} that says how it was made; {CHOOSE_ANOTHER}")
-        old = _deciding(settings.load(GenerateConfig, saved))
-        for name, now in _deciding(config).items():
-            if name in old and old[name] != now and not _same_place(name, old[name], now):
-                raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; {CHOOSE_ANOTHER}")
-        if json.loads(state.read_text(encoding="utf-8")) != {"fingerprint": model}:
-            raise UserError(f"{path}: was made by other weights of {config.model}; {CHOOSE_ANOTHER} or delete it")
-    elif saved.exists() and not _is_ours(saved):
-        raise UserError(f"{saved}: was not written by reflectioncoder generate; {CHOOSE_ANOTHER}")
+    saved, _, state = _beside(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a file; {CHOOSE_ANOTHER}")
+    facts = _read_state(state)
+    if not path.exists() or not path.stat().st_size:
+        ours = facts is not None, settings.was_saved(GenerateConfig, path.parent, path.stem)
+        refuse_foreign(path.parent, [state.name] if not ours[0] else (), "generate")
+        refuse_foreign(path.parent, [saved.name] if not ours[1] else (), "generate")
+        if path.exists():
+            refuse_foreign(path.parent, [path.name] if not all(ours) else (), "generate")
+            if facts and facts.get("begun"):
+                raise UserError(
+                    f"{path}: is empty, but {state.name} says that completions were in it; restore it, or delete it "
+                    "to start again"
+                )
+        return
+    if not saved.exists() or not state.exists():
+        raise UserError(f"{path}: exists without {saved.name} that says how it was made; {CHOOSE_ANOTHER}")
+    old = _deciding(settings.load(GenerateConfig, saved))
+    for name, now in _deciding(config).items():
+        same = same_value(name, old.get(name), now) or (name in ("task", "model") and moved(old.get(name), now))
+        if name in old and not same:
+            raise UserError(f"{path}: was made with {name} = {old[name]!r}, not {now!r}; {CHOOSE_ANOTHER}")
+    if facts is None:
+        raise UserError(f"{state}: not a record of generate; {CHOOSE_ANOTHER} or delete {path}")
+    if facts["fingerprint"] != model:
+        raise UserError(f"{path}: was made by other weights of {config.model}; {CHOOSE_ANOTHER} or delete it")
+
+
+def _record(config: GenerateConfig, path: Path, model: str, begun: bool) -> None:
+    """Record beside a file of completions how they are made, and whether there are any."""
     settings.save(config, path.parent, path.stem)
-    write_lines(state, [json.dumps({"fingerprint": model})])
+    write_lines(_beside(path)[2], [json.dumps({"fingerprint": model, "begun": begun})])
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
-    """The files beside completions that say how they were made: settings, and fingerprint of the model."""
-    return path.with_name(f"{path.stem}.toml"), path.with_name(f"{path.stem}.model.json")
+def _beside(path: Path) -> tuple[Path, Path, Path]:
+    """The files beside completions that say how they were made: settings, versions, and fingerprint of the model."""
+    names = (f"{path.stem}.toml", f"{path.stem}.versions.json", f"{path.stem}.model.json")
+    saved, versions, state = (path.with_name(name) for name in names)
+    return saved, versions, state
 
 
-def _is_ours(saved: Path) -> bool:
+def _read_state(path: Path) -> dict[str, Any] | None:
+    """The record of the model beside completions; None if there is none, or if it is another program's file."""
     try:
-        settings.load(GenerateConfig, saved)
-    except UserError:
-        return False
-    return True
-
-
-def _same_place(name: str, old: Any, now: Any) -> bool:
-    """Whether two paths may name the same file, moved: prompts and weights are compared by their hashes."""
-    return name in ("task", "model") and Path(str(old)).name == Path(str(now)).name
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("fingerprint"), str) else None
 
 
 def _deciding(config: GenerateConfig) -> dict[str, Any]:
@@ -217,12 +267,13 @@ def _deciding(config: GenerateConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if name not in HERE} | served
 
 
-def read_finished(path: Path, wanted: Mapping[SampleKey, str]) -> dict[SampleKey, Completion]:
+def read_finished(path: Path, wanted: Mapping[SampleKey, str], cut: bool = True) -> dict[SampleKey, Completion]:
     """Read the existing completions; a last line cut off by a kill is removed from the file.
 
     Args:
         path: the file; it need not exist.
         wanted: hashes of the prompts, see `Backend`.
+        cut: whether the file may be changed.
 
     Raises:
         UserError: a line is not a completion, or belongs to another prompt.
@@ -231,10 +282,17 @@ def read_finished(path: Path, wanted: Mapping[SampleKey, str]) -> dict[SampleKey
         return {}
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
-    if whole < len(data):
+    if cut and whole < len(data):
         os.truncate(path, whole)
     found = {}
-    for where, row in iter_jsonl(path):
+    for number, line in enumerate(data[:whole].split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"file {path}, line {number}"
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{where}: not JSON ({first_line(error)}); {CHOOSE_ANOTHER}") from None
         completion = read_completion(row, where)
         key = completion.task_id, completion.sample
         if wanted.get(key, completion.prompt) != completion.prompt:

@@ -45,6 +45,11 @@ def own_python() -> Python:
     return Python(sys.executable, folders, package_folders(sys.path, str(Path(spec.origin).parent.parent)))
 
 
+def check_libraries(libraries: Sequence[str]) -> None:
+    """Raise UserError if a library that programs may import is not installed for the current Python."""
+    visible_packages(own_python(), libraries)
+
+
 _ASK = """\
 import importlib.util, json, sys
 found = importlib.util.find_spec("IPython")

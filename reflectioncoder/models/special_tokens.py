@@ -48,6 +48,12 @@ def _make_special(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
 
 
+def check_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError if a tokenizer has no end-of-sequence token."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer {tokenizer.name_or_path}: has no eos_token; set one in tokenizer_config.json")
+
+
 def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Add the missing special tokens; each new row is the mean of the rows of the tokens in the special token's name.
 
@@ -66,8 +72,7 @@ def add_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     Raises:
         UserError: the tokenizer has no end-of-sequence token.
     """
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"tokenizer {tokenizer.name_or_path}: has no eos_token; set one in tokenizer_config.json")
+    check_end_token(tokenizer)
     _make_special(tokenizer)
     vocabulary = tokenizer.get_vocab()
     new = [token for token in SPECIAL_TOKENS if token not in vocabulary]

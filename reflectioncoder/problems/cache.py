@@ -39,7 +39,9 @@ class Loaded:
     renamed: list[str] = field(default_factory=list)
 
 
-def load_once(source: str, reading: Iterable[Any], folder: Path, read: Callable[[], Loaded]) -> Loaded:
+def load_once(
+    source: str, reading: Iterable[Any], folder: Path, read: Callable[[], Loaded], keep: bool = True
+) -> Loaded:
     """Return the problems of a source, from the cache in `folder` if it is up to date.
 
     Args:
@@ -48,6 +50,7 @@ def load_once(source: str, reading: Iterable[Any], folder: Path, read: Callable[
         reading: JSON values of all other settings that determine what is read.
         folder: folder of the build; need not exist.
         read: reads the source.
+        keep: whether to write the cache.
 
     Raises:
         UserError: raised by `read`. A cache that cannot be read or written is ignored.
@@ -62,7 +65,7 @@ def load_once(source: str, reading: Iterable[Any], folder: Path, read: Callable[
     if cached is not None:
         return cached
     loaded = read()
-    if len(loaded.problems) >= WORTH_IT:
+    if keep and len(loaded.problems) >= WORTH_IT:
         head = {"digest": digest.hexdigest(), "skipped": loaded.skipped, "renamed": loaded.renamed}
         lines = (json.dumps(tuple(vars(problem).values()), ensure_ascii=False) for problem in loaded.problems)
         with suppress(UserError):

@@ -39,7 +39,7 @@ def trainer_arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
         bf16=engine == "deepspeed" and config.precision == "bfloat16",
         seed=config.seed,
         ddp_timeout=config.rank_timeout,
-        use_cpu=_device(config).type == "cpu",
+        use_cpu=training_device(config).type == "cpu",
         logging_strategy="steps",
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
@@ -62,7 +62,14 @@ def trainer_arguments(config: TrainConfig, engine: Engine) -> TrainingArguments:
     return arguments
 
 
-def _device(config: TrainConfig) -> torch.device:
+def check_optimizer(config: TrainConfig, device: torch.device) -> None:
+    """Raise UserError if the optimizer does not run on a device."""
+    if "8bit" in config.optimizer and device.type != "cuda":
+        raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; use adamw or adafactor")
+
+
+def training_device(config: TrainConfig) -> torch.device:
+    """The device of a run. Raises UserError if it cannot be trained on, or is not there."""
     device = choose_device(config.device)
     if device.type not in ("cpu", "cuda") or device.index:
         raise UserError(f"device '{config.device}': take cpu or cuda; choose a GPU with CUDA_VISIBLE_DEVICES")

@@ -20,8 +20,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reflectioncoder.config import toml as settings
+from reflectioncoder.config.places import same_value
+from reflectioncoder.config.toml import from_table
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.owned import (
     Marker,
     facts_of,
@@ -161,14 +164,23 @@ def numbered(output: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
 
 
+def read_progress(folder: Path) -> TrainProgress:
+    """Read the progress of a run at a checkpoint. Raises UserError if it is missing or damaged."""
+    try:
+        found = parse_json((folder / PROGRESS).read_bytes())
+        return from_table(TrainProgress, found)
+    except FileNotFoundError:
+        raise UserError(f"{PROGRESS} is missing") from None
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{PROGRESS} cannot be read") from None
+
+
 def what_is_wrong(folder: Path) -> str:
     """Say why a run cannot be resumed from a checkpoint: what is missing or damaged; empty if it is whole."""
     try:
-        progress = TrainProgress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return f"{PROGRESS} is missing"
-    except (OSError, ValueError, TypeError):
-        return f"{PROGRESS} cannot be read"
+        progress = read_progress(folder)
+    except UserError as error:
+        return str(error)
     manifest = read_marker(folder, MANIFEST)
     if manifest is not None:
         return what_changed(folder, manifest.files)
@@ -242,6 +254,21 @@ def how_to_go_on(output: Path) -> str:
     return f"continue from {checkpoint.name} with --resume" if checkpoint else "no checkpoint was written yet"
 
 
+def check_same_data(config: TrainConfig, first: TrainProgress, data: str) -> None:
+    """Raise UserError if a run that is resumed began with other samples.
+
+    Args:
+        config: configuration of the run.
+        first: progress of the checkpoint; that of a new run fits all samples.
+        data: digest of the samples, see `steps.data_digest`.
+    """
+    if first.data not in ("", data):
+        raise UserError(
+            f"{config.output}: cannot resume, the samples in {', '.join((*config.data, *config.eval_data))} are not "
+            "those that the run began with; put the data (and the tokenizer) back, or choose another output"
+        )
+
+
 def check_same_run(config: TrainConfig, output: Path) -> None:
     """Raise UserError if a setting that affects the result differs from the run that is resumed."""
     before = settings.load(TrainConfig, output / "config.toml")
@@ -249,7 +276,7 @@ def check_same_run(config: TrainConfig, output: Path) -> None:
     changed = [
         f"{name} was {getattr(before, name)!r} and is now {getattr(config, name)!r}"
         for name in names
-        if getattr(before, name) != getattr(config, name)
+        if not same_value(name, getattr(before, name), getattr(config, name))
     ]
     if changed:
         raise UserError(f"{output}: cannot resume, {'; '.join(changed)}")

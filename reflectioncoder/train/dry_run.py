@@ -23,10 +23,15 @@ from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.models.load import choose_device, load_tokenizer, resolve
 from reflectioncoder.models.model_files import base_of
-from reflectioncoder.train.batch.steps import TrainSteps, prepare, summary
+from reflectioncoder.models.special_tokens import check_end_token
+from reflectioncoder.train.arguments import check_optimizer, training_device
+from reflectioncoder.train.batch.steps import TrainSteps, data_digest, prepare, summary
+from reflectioncoder.train.checkpoints import TrainProgress, check_same_data
 from reflectioncoder.train.compute.loss import chunk_bytes
 from reflectioncoder.train.data import read_dialogues
-from reflectioncoder.train.held_out import split
+from reflectioncoder.train.held_out import hold_out
+from reflectioncoder.train.lora import check_lora
+from reflectioncoder.train.output import check_places
 from reflectioncoder.train.ranks.sharding import variables
 from reflectioncoder.train.ranks.world import World
 
@@ -168,21 +173,32 @@ def product_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.5
     return 2 * size**3 / max(min(times), 1e-9)
 
 
-def plan_text(config: TrainConfig) -> str:
+def plan_text(config: TrainConfig, begun: TrainProgress) -> str:
     """Describe what a run would do, without loading the weights.
+
+    Args:
+        config: configuration of the run.
+        begun: progress of the checkpoint that the run would continue from.
 
     Raises:
         UserError: a setting, the data or the tokenizer is invalid, as in `train`.
     """
     notes: list[str] = []
+    device = training_device(config)
+    check_lora(config, device, "none")
+    check_optimizer(config, device)
     dialogues, _ = read_dialogues(config, config.data, notes.append)
+    others, _ = read_dialogues(config, config.eval_data, notes.append)
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+    check_end_token(tokenizer)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     counted = summary(samples, dropped, config)
-    kept, _ = split(samples, config)
+    samples, repeats, held = hold_out(samples, repeats, others, tokenizer, config)
+    check_same_data(config, begun, data_digest(samples, repeats, held))
     world = World.from_environment()
-    steps = TrainSteps([samples[i] for i in kept], [repeats[i] for i in kept], config, world)
+    steps = TrainSteps(samples, repeats, config, world)
+    check_places(config, len(steps))
     tokens, largest, lines = _tokens(steps)
     parameters, shape = shape_of(config)
     first = (

@@ -11,12 +11,17 @@ import math
 import random
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.errors import UserError
-from reflectioncoder.train.batch.mixing import instruction_of
+from reflectioncoder.train.batch.mixing import Repeats, instruction_of
 from reflectioncoder.train.batch.packing import MicroBatch, pack
 from reflectioncoder.train.batch.rows import build_rows, deal, loss_weights, split_by_cost
+from reflectioncoder.train.batch.steps import prepare
+from reflectioncoder.train.data import check_reflections
 from reflectioncoder.train.ranks.world import World
 
 
@@ -53,6 +58,23 @@ def split(samples: Sequence[Encoded], config: TrainConfig) -> tuple[list[int], l
         raise UserError(f"eval_share = {config.eval_share}: holds out {len(held)} of {len(samples)} samples")
     taken = set(held)
     return [place for place in range(len(samples)) if place not in taken], held
+
+
+def hold_out(
+    samples: list[Encoded],
+    repeats: list[Repeats],
+    others: Sequence[Dialogue],
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainConfig,
+) -> tuple[list[Encoded], list[Repeats], list[Encoded]]:
+    """Return the training samples, how often each occurs in an epoch, and the held-out samples with `others`."""
+    kept, held = split(samples, config)
+    sequences = [len(sample) for sample in samples if sample.is_reflection]
+    check_reflections(config, sequences, [len(samples[place]) for place in kept if samples[place].is_reflection])
+    found = [samples[place] for place in held]
+    if config.eval_data:
+        found += prepare(others, tokenizer, dataclasses.replace(config, data=config.eval_data), False)[0]
+    return [samples[place] for place in kept], [repeats[place] for place in kept], found
 
 
 def _draw(sample: Encoded, seed: int) -> float:

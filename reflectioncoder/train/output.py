@@ -103,9 +103,7 @@ def look_at(output: Path) -> FoundOutput:
 
 def _earlier_version(output: Path) -> Marker | None:
     """A marker for a run of a version that wrote none: its configuration file tells it from other programs' output."""
-    try:
-        settings.load(TrainConfig, output / "config.toml")
-    except UserError:
+    if not settings.was_saved(TrainConfig, output):
         return None
     names = [name for name in _loaded_files(output) if (output / name).is_file()]
     if not any((output / name).is_file() for name in (MODEL, INDEX, ADAPTER)):

@@ -24,35 +24,33 @@ from transformers import (
 )
 
 from reflectioncoder.config.train import TrainConfig
-from reflectioncoder.dialogues.dialogue import Dialogue
-from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.errors import UserError
-from reflectioncoder.files.owned import held
+from reflectioncoder.files.owned import check_writable, held
 from reflectioncoder.models.load import load_model_and_tokenizer
 from reflectioncoder.models.saved_files import repair_generation_config, try_to_save
 from reflectioncoder.models.special_tokens import add_special_tokens, train_every_row
 from reflectioncoder.train import dry_run as dryrun
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import lora, trackers
-from reflectioncoder.train.arguments import trainer_arguments
-from reflectioncoder.train.batch.mixing import Repeats
+from reflectioncoder.train.arguments import check_optimizer, trainer_arguments
 from reflectioncoder.train.batch.steps import TrainSteps, data_digest, prepare, summary
 from reflectioncoder.train.batch.strategies import check_order
 from reflectioncoder.train.checkpoints import (
     LOG,
     NARRATION_SECONDS,
-    PROGRESS,
     LogFile,
     TrainProgress,
     check_checkpoints,
+    check_same_data,
     check_same_run,
     how_to_go_on,
     newest_checkpoint,
+    read_progress,
 )
 from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
 from reflectioncoder.train.compute.model_check import check_model
 from reflectioncoder.train.compute.packed_attention import has_rotary_positions, use_varlen_attention
-from reflectioncoder.train.data import check_reflections, note_skipped, read_dialogues
+from reflectioncoder.train.data import note_skipped, read_dialogues
 from reflectioncoder.train.output import (
     RESULT_FILE,
     check_inputs,
@@ -142,7 +140,7 @@ def _train(
     checkpoint = newest_checkpoint(output) if config.resume else None
     if checkpoint is not None:
         check_same_run(config, output)
-        first = TrainProgress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
+        first = read_progress(checkpoint)
         if first.engine != engine:
             raise UserError(f"{checkpoint}: was written with sharding engine {first.engine}, this run has {engine}")
         say(f"continuing from {checkpoint}")
@@ -154,8 +152,7 @@ def _train(
     # FSDP2 keeps float32 shards and puts them on their devices itself.
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
     lora.check_lora(config, arguments.device, engine)
-    if "8bit" in config.optimizer and arguments.device.type != "cuda":
-        raise UserError(f"optimizer = {config.optimizer}: needs a CUDA GPU and bitsandbytes; use adamw or adafactor")
+    check_optimizer(config, arguments.device)
     world = world.meet()
 
     def advice() -> str:
@@ -181,13 +178,9 @@ def _train(
         try_to_save(model, tokenizer)
     samples, repeats, dropped = prepare(dialogues, tokenizer, config)
     say(summary(samples, dropped, config))
-    samples, repeats, held_out = hold_out(samples, repeats, others, tokenizer, config)
+    samples, repeats, held_out = validation.hold_out(samples, repeats, others, tokenizer, config)
     data = data_digest(samples, repeats, held_out)
-    if first.data not in ("", data):
-        raise UserError(
-            f"{output}: cannot resume, the samples in {', '.join((*config.data, *config.eval_data))} are not those "
-            "that the run began with; put the data (and the tokenizer) back, or choose another output"
-        )
+    check_same_data(config, first, data)
     first = dataclasses.replace(first, data=data)
     with fits("preparing"):
         loaded = world.first or not loads_once(engine)
@@ -278,23 +271,6 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, r
     save_model(model, tokenizer, output, others={RESULT_FILE: f"{text}\n"})
 
 
-def hold_out(
-    samples: list[Encoded],
-    repeats: list[Repeats],
-    others: Sequence[Dialogue],
-    tokenizer: PreTrainedTokenizerBase,
-    config: TrainConfig,
-) -> tuple[list[Encoded], list[Repeats], list[Encoded]]:
-    """Return the training samples, how often each occurs in an epoch, and the held-out samples with `others`."""
-    kept, held = validation.split(samples, config)
-    sequences = [len(sample) for sample in samples if sample.is_reflection]
-    check_reflections(config, sequences, [len(samples[place]) for place in kept if samples[place].is_reflection])
-    found = [samples[place] for place in held]
-    if config.eval_data:
-        found += prepare(others, tokenizer, dataclasses.replace(config, data=config.eval_data), False)[0]
-    return [samples[place] for place in kept], [repeats[place] for place in kept], found
-
-
 def _where(trainer: ReflectionTrainer) -> str:
     return f"after step {trainer.state.global_step} of {len(trainer.steps)}"
 
@@ -335,8 +311,16 @@ def describe_plan(config: TrainConfig) -> str:
     """Describe what a run would do, without loading the weights (see `dry_run.py`). Raises UserError like `train`."""
     _check(config)
     check_inputs(config)
+    output, notes, first = Path(config.output), list[str](), TrainProgress()
     check_output(config)
-    return dryrun.plan_text(config)
+    check_writable(output)
+    if config.resume:
+        check_checkpoints(output, notes.append)
+        if (checkpoint := newest_checkpoint(output)) is not None:
+            check_same_run(config, output)
+            first = read_progress(checkpoint)
+            notes.append(f"would continue from {checkpoint}")
+    return "\n".join([*notes, dryrun.plan_text(config, first)])
 
 
 def _to_stderr(line: str) -> None:

@@ -19,9 +19,10 @@ from rich.console import Console
 from reflectioncoder.cli.main import main
 from reflectioncoder.clients.messages import Answer
 from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
-from reflectioncoder.construct.build import BuildResult, build, build_fingerprint
+from reflectioncoder.construct.build import BuildResult, build
 from reflectioncoder.construct.conversation.conversation import Checked, ConversationRules, Event
 from reflectioncoder.construct.fork import ANSWER_LIMITS, TOUCHES, Change, change_of, kept, problem_digest
+from reflectioncoder.construct.inputs import build_fingerprint
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger, progress
 from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.errors import UserError

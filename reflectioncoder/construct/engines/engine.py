@@ -5,6 +5,7 @@ Only this module reads `BuildConfig.engine`; it imports the Ray engine only if t
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -43,6 +44,20 @@ def engine_running(config: BuildConfig) -> AbstractContextManager[None]:
     return cluster(config.ray_address, hidden=(config.chat.api_key_variable,))
 
 
+def check_engine(config: BuildConfig) -> None:
+    """Make sure, without connecting to a cluster, that the engine can be used here. Raises UserError."""
+    if config.engine == "local":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("engine = 'ray' needs Ray: pip install 'reflectioncoder[ray]'")
+    if places := added_in():
+        raise UserError(_not_on_nodes(places[0]))
+
+
+def _not_on_nodes(place: str) -> str:
+    return f"engine = 'ray': the nodes do not know what was added in {place}; use engine = 'local'"
+
+
 def cores(config: BuildConfig) -> int:
     """Return the number of programs that run concurrently."""
     if config.engine == "local":
@@ -74,7 +89,7 @@ def workers(
     if config.engine == "local":
         return ProcessPool(make, config, cores(config))
     if places := added_in():
-        raise UserError(f"engine = 'ray': the nodes do not know what was added in {places[0]}; use engine = 'local'")
+        raise UserError(_not_on_nodes(places[0]))
     from reflectioncoder.construct.engines.on_ray import RayWorkers
 
     return RayWorkers(partial(make, config), config, console)

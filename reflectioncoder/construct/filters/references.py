@@ -63,17 +63,18 @@ def load_references(
     """
     columns = FieldMap.parse(fields) if fields else None
     for source in sources:
-        for file in reference_files(source, split, own):
-            try:
+        advice = ""
+        try:
+            for file in reference_files(source, split, own):
+                advice = "; name its benchmark files instead of the folder" if Path(source).is_dir() else ""
                 for where, row in iter_file(file, limits):
                     name = file.name.split(".")[0]
                     if columns is None:
                         yield from read_reference(row, where, name)
                     else:
                         yield _of_columns(row, where, name, columns)
-            except UserError as error:
-                advice = "; name its benchmark files instead of the folder" if Path(source).is_dir() else ""
-                raise UserError(f"decontaminate: {error}{advice}") from None
+        except UserError as error:
+            raise UserError(f"decontaminate: {error}{advice}") from None
 
 
 def reference_files(source: str, split: str, own: str) -> list[Path]:
@@ -85,7 +86,7 @@ def reference_files(source: str, split: str, own: str) -> list[Path]:
     mine = {file.resolve() for file in (files_of(own, EVERY_SPLIT) if path.is_dir() else [path])}
     left = [file for file in files if file.resolve() not in mine]
     if not left:
-        raise UserError(f"decontaminate: {source} is the source of the problems itself; name the benchmarks")
+        raise UserError(f"{source} is the source of the problems itself; name the benchmarks")
     return left
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from reflectioncoder.config.places import changed_values, moved
 from reflectioncoder.errors import UserError
 
 # Settings that name a place, and the digest of what is there. With the same digest another place is the same setting,
@@ -37,19 +38,15 @@ class OtherSettingsError(UserError):
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The keys in which two fingerprints differ; see `SAME_BY`."""
-    return [
-        key
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _same_place(key, old, new)
-    ]
+    """The keys in which two fingerprints differ; see `SAME_BY` and `same_value`."""
+    return [key for key in changed_values(old, new) if not _same_contents(key, old, new)]
 
 
-def _same_place(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    digest, places = SAME_BY.get(key), (old.get(key), new.get(key))
+def _same_contents(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    digest = SAME_BY.get(key)
     if digest is None or digest not in old or old[digest] != new.get(digest):
         return False
-    return all(isinstance(place, str) for place in places) and Path(places[0]).name == Path(places[1]).name  # type: ignore[arg-type]
+    return moved(old.get(key), new.get(key))
 
 
 def check_not_lost(path: Path) -> None:

@@ -199,7 +199,7 @@ class Ledger:
             old, new = parse_json(kept), parse_json(text)
             if not isinstance(old, dict):
                 raise json.JSONDecodeError("the settings are no object", kept, 0)
-            if changes(old, new) and self._is_empty():  # a run that ended before its first record binds nobody
+            if changes(old, new) and self.is_empty():  # a run that ended before its first record binds nobody
                 self._database.execute("DELETE FROM meta")
                 self._database.execute("DELETE FROM digests")
                 self._database.execute("INSERT INTO meta VALUES ('fingerprint', ?)", (text,))
@@ -209,11 +209,11 @@ class Ledger:
         if changes(old, new):
             raise OtherSettingsError(self.path, old, new)
 
-    def _is_empty(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether nothing has been recorded: no result, no step of a conversation, and no end of the build."""
-        ended = self._connection.execute("SELECT 1 FROM meta WHERE key IN ('funnel', 'forked')").fetchone()
-        recorded = (self._connection.execute(f"SELECT 1 FROM {name} LIMIT 1") for name in ("problems", "events"))
-        return ended is None and all(rows.fetchone() is None for rows in recorded)
+        tables = {name for (name,) in self._select("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        recorded = [f"SELECT 1 FROM {name} LIMIT 1" for name in ("problems", "events") if name in tables]
+        return not any(map(self._select, ["SELECT 1 FROM meta WHERE key IN ('funnel', 'forked')", *recorded]))
 
     def _failed(self, error: Exception) -> UserError:
         return failure(self.path, error)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from reflectioncoder.clients.address import check_endpoint
-from reflectioncoder.clients.budget import Budget
+from reflectioncoder.clients.budget import Budget, price_of
 from reflectioncoder.clients.messages import Sampler
 from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.construct.prompts import Prompts
@@ -57,8 +57,23 @@ def check_sampler(config: BuildConfig) -> None:
         check_native(config.native, config.chat)
     if config.sampler == "chat" or (config.sampler == "native" and config.native.backend == "completions"):
         check_endpoint(config.chat, served_model(config))
+        check_budget(config)
     if config.sampler == "replay" and not config.chat.replay:
         raise UserError("chat.replay: name the file of recorded answers")
+
+
+def check_budget(config: BuildConfig) -> None:
+    """Raise UserError for a budget or a table of prices that cannot be used."""
+    chat = config.chat
+    Budget(chat.budget_requests, chat.budget_tokens, chat.budget_money, price_of(served_model(config), chat.prices))
+
+
+def check_answers(config: BuildConfig) -> None:
+    """Make sure that recorded answers can be read, before the first is needed. Raises UserError."""
+    if config.sampler == "replay":
+        from reflectioncoder.construct.samplers.replay import places_of
+
+        places_of(config.chat.replay)
 
 
 def check_native(config: NativeConfig, chat: ChatConfig) -> None:

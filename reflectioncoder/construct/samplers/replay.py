@@ -33,13 +33,7 @@ class ReplaySampler:
 
     def __init__(self, path: str | os.PathLike[str], model: str = "") -> None:
         self.model = model or "recorded"
-        _check_path(path)
-        self._places: dict[tuple[str, int], int] = {}
-        for where, start, line in iter_jsonl_at(path):
-            key, _ = _read(line, where, self.model)
-            if key in self._places:
-                raise UserError(f"{where}: problem '{key[0]}' has two answers for turn {key[1]}")
-            self._places[key] = start
+        self._places = places_of(path)
         self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
 
     async def answer(self, messages: Sequence[Turn], problem: str, number: int, tools: Tools = "off") -> Answer:
@@ -56,6 +50,22 @@ class ReplaySampler:
     async def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def places_of(path: str | os.PathLike[str]) -> dict[tuple[str, int], int]:
+    """Return where a file has the answer to each turn of a problem: byte offsets of lines, by (problem, turn).
+
+    Raises:
+        UserError: the file cannot be read, a line is no recorded answer, or a turn has two.
+    """
+    _check_path(path)
+    places: dict[tuple[str, int], int] = {}
+    for where, start, line in iter_jsonl_at(path):
+        key, _ = _read(line, where, "")
+        if key in places:
+            raise UserError(f"{where}: problem '{key[0]}' has two answers for turn {key[1]}")
+        places[key] = start
+    return places
 
 
 def replay_fingerprint(path: str | os.PathLike[str]) -> str:
