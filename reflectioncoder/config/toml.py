@@ -75,9 +75,19 @@ def choices(hint: Any) -> tuple[str, ...]:
     return next((mark.choices() for mark in marks if isinstance(mark, NameIn)), ())
 
 
-def from_table(cls: type[C], table: Mapping[str, Any], where: str = "") -> C:
-    """Fill `cls` from nested tables as TOML gives them. Raises UserError naming `where` and the key."""
-    return _build(cls, table, where, "")
+def from_table(cls: type[C], table: Mapping[str, Any], where: str = "", prefix: str = "") -> C:
+    """Fill `cls` from nested tables as TOML gives them.
+
+    Args:
+        cls: the frozen dataclass to fill.
+        table: its keys and values.
+        where: beginning of messages, such as the file.
+        prefix: what stands before the keys in messages, such as "variants.block.train."
+
+    Raises:
+        UserError: an unknown key or a value of the wrong type, naming `where` and the key.
+    """
+    return _build(cls, table, where, prefix)
 
 
 def _build(

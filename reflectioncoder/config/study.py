@@ -1,0 +1,338 @@
+"""Settings of `study`: a matrix of variants and seeds over the other commands (docs/studying.md).
+
+A study's tables hold the keys of `build`, `train`, `generate` and `evaluate`. They are read twice: as the free tables
+of a `StudyConfig`, and, merged for one variant and one seed, as the settings of these commands (`run_settings`). So a
+misspelt key in any table is an error of the configuration file, before anything runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from reflectioncoder.config.build import BuildConfig
+from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
+from reflectioncoder.config.toml import from_table
+from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.errors import UserError
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
+VARIANT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+# Keys that the study sets itself, by command.
+STUDY_KEYS: Mapping[str, tuple[str, ...]] = {
+    "build": ("output", "fork"),
+    "train": ("output", "resume", "overwrite"),
+    "generate": ("output",),
+    "evaluate": ("output", "generate", "completions"),
+}
+GivenTable = tuple[Mapping[str, Any], str]  # a table of the file, and the prefix of its keys
+UNSEEDED = "generate.seed"  # decides the held-out problems, which must be the same in all runs
+
+
+@dataclass(frozen=True)
+class VariantConfig:
+    """One row of a study.
+
+    Args:
+        label: its name in tables; empty for its key.
+        paper: the numbers of the published row, by heading, such as {"HumanEval" = 75.0}; shown beside the measured
+            ones.
+        trained: whether the model is trained; without, the model of `train` is scored as it is.
+        tokens_of: name of a variant; training ends at the first step that reaches as many tokens through the model as
+            the training of that variant with the same seed (equal tokens).
+        seeded: keys that are set to the seed of a run, in place of the study's `seeded`.
+        build: settings of `build`, over those of the study.
+        builds: further builds by name, over those of the study.
+        train: settings of `train`, over those of the study.
+        generate: settings of `generate`, over those of the study.
+        evaluate: settings of `evaluate`, over those of the study.
+    """
+
+    label: str = ""
+    paper: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    trained: bool = True
+    tokens_of: str = ""
+    seeded: tuple[str, ...] = ()
+    build: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    builds: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    train: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    generate: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    evaluate: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Run a matrix of variants and seeds over build, train, generate and evaluate, and compare the scores.
+
+    Every run is a chain of these commands, each in its own process and folder. Steps with the same settings and inputs
+    run once and are shared. A study that was killed goes on when it is started again, and failed runs are tried again.
+
+    Args:
+        title: heading of the page; empty for the name of the output folder.
+        output: directory of the study: its runs, study.json, table.md and report.html.
+        seeds: seeds of the runs of each variant.
+        seeded: keys that are set to the seed of a run, such as "train.seed" or "build.seed".
+        reference: the variant that the others are compared with, problem by problem and seed by seed.
+        token_reference: a second variant that the others are compared with, such as one with equal tokens; empty for
+            none.
+        jobs: runs at the same time; 0 is one per GPU, or one per core on a machine without.
+        threads: threads of each run; 0 divides the cores among the runs.
+        engine: `local` is this machine; `ray` (an extra) spreads the runs over the devices of a Ray cluster, whose
+            nodes must see `output` under the same path.
+        ray_address: HOST:PORT of the cluster's head; empty uses the cluster of this machine, or starts one.
+        keep_models: keep the trained models; otherwise each is deleted once all its scores are there.
+        build: settings of `build` for all variants.
+        builds: further builds by name, each with settings over those of `build`.
+        train: settings of `train` for all variants.
+        generate: settings of `generate` for all variants.
+        evaluate: settings of `evaluate` for all variants.
+        scores: several scores of each model by name, each with tables `generate` and `evaluate` over those of the
+            study; empty for one score.
+        variants: the rows of the study by name, each with the keys of a variant (docs/studying.md).
+
+    Raises:
+        UserError: an unknown key in any table, a variant that does not exist, or settings that contradict each other.
+    """
+
+    title: str = ""
+    output: str = "runs/study"
+    seeds: tuple[int, ...] = (0,)
+    seeded: tuple[str, ...] = ("train.seed",)
+    reference: str = ""
+    token_reference: str = ""
+    jobs: int = 0
+    threads: int = 0
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    keep_models: bool = True
+    build: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    builds: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    train: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    generate: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    evaluate: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    scores: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    variants: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise UserError(f"key 'seeds': needs one seed or more, each once, found {list(self.seeds)}")
+        if self.jobs < 0 or self.threads < 0:
+            raise UserError("keys 'jobs' and 'threads' must be at least 0")
+        for name in self.variants:
+            if not VARIANT_NAME.fullmatch(name):
+                raise UserError(f"key 'variants.{name}': a name is made of letters, digits, '_', '-' and '.'")
+        if len(self.variants) > 1 and not self.reference:
+            known = ", ".join(self.variants)
+            raise UserError(f"key 'reference' is missing: name the variant that the others are compared with ({known})")
+        for key in ("reference", "token_reference"):
+            if name := getattr(self, key):
+                self._check_variant(name, f"key '{key}'")
+        for name in self.variants:
+            variant = variant_of(self, name)
+            if variant.tokens_of:
+                self._check_variant(variant.tokens_of, f"key 'variants.{name}.tokens_of'", trained=True)
+            run_settings(self, name, self.seeds[0])
+
+    def _check_variant(self, name: str, where: str, trained: bool = False) -> None:
+        if name not in self.variants:
+            near = get_close_matches(name, self.variants, 1)
+            rest = f"did you mean '{near[0]}'?" if near else f"the variants are {', '.join(self.variants) or 'none'}"
+            raise UserError(f"{where}: there is no variant '{name}'; {rest}")
+        if trained and not variant_of(self, name).trained:
+            raise UserError(f"{where}: variant '{name}' is not trained")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """One score of a run: its name, how the completions are decoded, and how they are checked."""
+
+    name: str
+    generate: GenerateConfig
+    evaluate: EvaluateConfig
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings of one run. Texts may contain placeholders for the outputs of other steps (`PLACEHOLDER`).
+
+    Args:
+        builds: the builds that the run uses, by name; "" is that of the table `build`.
+        train: settings of training; None if the model is scored as it is.
+        scores: the scores, at least one.
+    """
+
+    builds: Mapping[str, BuildConfig]
+    train: TrainConfig | None
+    scores: tuple[ScoreSettings, ...]
+
+
+def variant_of(config: StudyConfig, name: str) -> VariantConfig:
+    """Read the table of a variant. Raises UserError with the key that is wrong."""
+    table = config.variants[name]
+    if not isinstance(table, Mapping):
+        raise UserError(f"key 'variants.{name}': expected a table, found {table!r}")
+    return from_table(VariantConfig, table, "", f"variants.{name}.")
+
+
+def run_settings(config: StudyConfig, name: str, seed: int) -> RunSettings:
+    """Merge the tables of a study and a variant, and check every key.
+
+    Args:
+        config: the study.
+        name: name of the variant.
+        seed: seed of the run, set for the keys in `seeded`.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, a key that the study sets itself, or an unknown
+            placeholder; the message names the table.
+    """
+    variant = variant_of(config, name)
+    at = f"variants.{name}."
+    seeds = _seeds(variant.seeded or config.seeded, seed, at if variant.seeded else "")
+
+    def table(verb: str, *tables: GivenTable) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for one, where in tables:
+            _check_own(one, verb, where)
+            merged = _merged(merged, one)
+        return _merged(merged, seeds.get(verb, {}))
+
+    def both(verb: str) -> list[GivenTable]:
+        return [(getattr(config, verb), f"{verb}."), (getattr(variant, verb), f"{at}{verb}.")]
+
+    train = _read(TrainConfig, table("train", *both("train")), both("train"))
+    scores = []
+    for score, given in (config.scores or {"score": {}}).items():
+        parts = from_table(_ScoreTables, _as_table(given, f"scores.{score}"), "", f"scores.{score}.")
+        decoding, checking = (
+            [both(verb)[0], (getattr(parts, verb), f"scores.{score}.{verb}."), both(verb)[1]]
+            for verb in ("generate", "evaluate")
+        )
+        scored = table("generate", *decoding)
+        if variant.trained and "model" in scored:
+            where = next(where for one, where in reversed(decoding) if "model" in one)
+            raise UserError(f"key '{where}model': is the trained model; set train.model for what is trained")
+        scored.setdefault("model", train.model)
+        generate = _read(GenerateConfig, scored, decoding)
+        evaluate = _read(EvaluateConfig, table("evaluate", *checking), checking)
+        scores.append(ScoreSettings(score, generate, evaluate))
+    chosen = train if variant.trained else None
+    builds = _builds(config, variant, at, seeds, chosen, scores)
+    _check_placeholders(config, name, [*builds.values(), *([train] if chosen else []), *scores])
+    return RunSettings(builds, chosen, tuple(scores))
+
+
+@dataclass(frozen=True)
+class _ScoreTables:
+    """The tables of one score."""
+
+    generate: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    evaluate: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def _builds(
+    config: StudyConfig,
+    variant: VariantConfig,
+    at: str,
+    seeds: Mapping[str, Mapping[str, Any]],
+    train: TrainConfig | None,
+    scores: Sequence[ScoreSettings],
+) -> dict[str, BuildConfig]:
+    """The builds whose placeholders occur in a run's settings; those of builds are followed too."""
+    shared: list[GivenTable] = [(config.build, "build."), (variant.build, f"{at}build.")]
+    known = {"build": list(shared)}
+    for tables, prefix in ((config.builds, ""), (variant.builds, at)):
+        for name, given in tables.items():
+            entry = known.setdefault(f"builds.{name}", list(shared))
+            entry.append((_as_table(given, f"{prefix}builds.{name}"), f"{prefix}builds.{name}."))
+    read: dict[str, BuildConfig] = {}
+    waiting = list(placeholders([train, *scores]))
+    while waiting:
+        key = waiting.pop()
+        if key in read or key not in known:
+            continue
+        merged: dict[str, Any] = {}
+        for one, where in known[key]:
+            _check_own(one, "build", where)
+            merged = _merged(merged, one)
+        read[key] = _read(BuildConfig, _merged(merged, seeds.get("build", {})), known[key])
+        waiting += placeholders(read[key])
+    for key, given_tables in known.items():  # a mistake in a table that this run does not use is a mistake, too
+        if key not in read:
+            for one, where in given_tables:
+                from_table(BuildConfig, one, "", where)
+    return {key.removeprefix("builds.") if key != "build" else "": made for key, made in sorted(read.items())}
+
+
+def placeholders(value: Any) -> Iterator[str]:
+    """Yield the names of all placeholders in the texts of settings, at any depth."""
+    if isinstance(value, str):
+        yield from PLACEHOLDER.findall(value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from placeholders(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from placeholders(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            yield from placeholders(getattr(value, name))
+
+
+def _check_placeholders(config: StudyConfig, name: str, settings: Sequence[Any]) -> None:
+    named = {f"builds.{build}" for tables in (config.builds, variant_of(config, name).builds) for build in tables}
+    models = {f"models.{other}" for other in config.variants if variant_of(config, other).trained}
+    known = {"build", "seed", *named, *models}
+    for found in placeholders(settings):
+        if found not in known:
+            near = get_close_matches(found, known, 1)
+            rest = f"did you mean {{{near[0]}}}?" if near else f"known: {', '.join(sorted(known))}"
+            raise UserError(f"key 'variants.{name}': its settings have an unknown placeholder {{{found}}}; {rest}")
+
+
+def _seeds(seeded: Sequence[str], seed: int, at: str) -> dict[str, dict[str, Any]]:
+    """The tables of the keys that are set to a seed, by command."""
+    tables: dict[str, dict[str, Any]] = {}
+    for key in seeded:
+        verb, _, rest = key.partition(".")
+        if verb not in STUDY_KEYS or not rest:
+            raise UserError(f"key '{at}seeded': '{key}' is not COMMAND.KEY, such as train.seed")
+        if key == UNSEEDED:
+            raise UserError(f"key '{at}seeded': {key} decides the held-out problems, which are the same in all runs")
+        table = tables.setdefault(verb, {})
+        *parents, last = rest.split(".")
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[last] = seed
+    return tables
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested tables as one; values of the second replace those of the first."""
+    found = dict(first)
+    for key, value in second.items():
+        old = found.get(key)
+        found[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def _read(cls: type[Any], merged: Mapping[str, Any], tables: Sequence[GivenTable]) -> Any:
+    """Fill the settings of a command; a mistake is reported for the table that it is in."""
+    for one, where in tables:
+        from_table(cls, one, "", where)
+    return from_table(cls, merged, "", tables[0][1])
+
+
+def _check_own(table: Mapping[str, Any], verb: str, where: str) -> None:
+    for key in STUDY_KEYS[verb]:
+        if key in table:
+            raise UserError(f"key '{where}{key}': is set by the study; leave it out")
+
+
+def _as_table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"key '{where}': expected a table, found {value!r}")
+    return value
