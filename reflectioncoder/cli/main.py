@@ -66,6 +66,7 @@ def verbs() -> dict[str, Verb]:
     from reflectioncoder.cli.generate import GENERATE
     from reflectioncoder.cli.inspect import INSPECT
     from reflectioncoder.cli.run import RUN
+    from reflectioncoder.cli.study import STUDY
     from reflectioncoder.cli.train import CONSOLIDATE, TRAIN
 
     demo = "run the whole pipeline with the embedded model, in minutes"
@@ -81,6 +82,7 @@ def verbs() -> dict[str, Verb]:
         "compare": COMPARE,
         "table": TABLE,
         "report": REPORT,
+        "study": STUDY,
         "run": RUN,
         "doctor": DOCTOR,
         "completion": Verb("print a completion script for bash or zsh", CompletionArguments, run_completion),

@@ -86,7 +86,7 @@ def render(found: Found) -> str:
     whole = seconds.get("total", math.fsum(seconds.values()))
     heldout = found.scores.get("heldout", {})
     page = (
-        _environment()
+        page_environment()
         .get_template("report.html")
         .render(
             title=title(found),
@@ -117,7 +117,8 @@ def render(found: Found) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """The templates of all pages, with their filters."""
     environment = Environment(
         loader=PackageLoader("reflectioncoder", "report"),
         autoescape=True,  # text from a model or a data set must never become markup

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -259,15 +259,35 @@ def _memory_lines(
     return lines
 
 
-def _time_line(config: TrainConfig, parameters: int, tokens: int, world: World) -> str:
+def run_size(config: TrainConfig) -> tuple[int, float]:
+    """Return the tokens of a run, and its speed in tokens per second, given or guessed, without loading the weights.
+
+    Raises:
+        UserError: a setting, the data or the tokenizer is invalid, as in `train`.
+    """
+    dialogues, _ = read_dialogues(config, config.data, lambda _: None)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    samples, repeats, _ = prepare(dialogues, tokenizer, config)
+    samples, repeats, _ = hold_out(samples, repeats, (), tokenizer, replace(config, eval_data=()))
+    world = World.from_environment()
+    steps = TrainSteps(samples, repeats, config, world)
+    return _tokens(steps)[0], _speed(config, shape_of(config)[0], world)[0]
+
+
+def _speed(config: TrainConfig, parameters: int, world: World) -> tuple[float, str]:
+    """Tokens per second, and where the number comes from."""
     if config.tokens_per_second > 0:
-        speed, how = config.tokens_per_second, "as given"
-    else:
-        device = choose_device(config.device)
-        flops = product_speed(device, getattr(torch, config.precision))
-        passes = 8 if config.gradient_checkpointing else 6
-        speed = SHARE_OF_PRODUCT * flops * world.size / (passes * parameters)
-        how = f"guessed from {flops / 1e12:.2f} TFLOP/s of a matrix product on this {device.type}"
+        return config.tokens_per_second, "as given"
+    device = choose_device(config.device)
+    flops = product_speed(device, getattr(torch, config.precision))
+    passes = 8 if config.gradient_checkpointing else 6
+    speed = SHARE_OF_PRODUCT * flops * world.size / (passes * parameters)
+    return speed, f"guessed from {flops / 1e12:.2f} TFLOP/s of a matrix product on this {device.type}"
+
+
+def _time_line(config: TrainConfig, parameters: int, tokens: int, world: World) -> str:
+    speed, how = _speed(config, parameters, world)
     seconds = tokens / speed
     length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
     return f"expected time: {length} at {speed:,.0f} tokens per second ({how}; give tokens_per_second to set it)"

@@ -33,7 +33,7 @@ from reflectioncoder.train import dry_run as dryrun
 from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import lora, trackers
 from reflectioncoder.train.arguments import check_optimizer, trainer_arguments
-from reflectioncoder.train.batch.steps import TrainSteps, data_digest, prepare, summary
+from reflectioncoder.train.batch.steps import TrainSteps, count_instructions, data_digest, prepare, summary
 from reflectioncoder.train.batch.strategies import check_order
 from reflectioncoder.train.checkpoints import (
     LOG,
@@ -83,6 +83,9 @@ class TrainResult:
         teacher_tokens: the part of `tokens` that is in teacher rows; plain samples have only those.
         student_tokens: the part of `tokens` that is in student rows.
         passes: passes over the data, with its up-sampling.
+        seen: samples that the steps trained on, with every repetition.
+        instructions: different last instructions among the samples; seen / instructions is how often training saw each
+            instruction on average.
     """
 
     output: str
@@ -95,6 +98,8 @@ class TrainResult:
     teacher_tokens: int = 0
     student_tokens: int = 0
     passes: float = 0.0
+    seen: int = 0
+    instructions: int = 0
 
 
 def train(
@@ -227,6 +232,8 @@ def _train(
             steps.teacher_tokens(done),
             trainer.tokens - steps.teacher_tokens(done),
             steps.passes(done),
+            sum(map(len, steps.plan[:done])),
+            count_instructions(samples),
         )
         with one_line(world, lambda: "while the model was written", lambda: ROOM, advice):
             whole = whole_model(trained, trainer, engine, config.precision, world.first)

@@ -242,6 +242,11 @@ def data_digest(samples: Sequence[Encoded], repeats: Sequence[Repeats], held_out
     return found.hexdigest()
 
 
+def count_instructions(samples: Sequence[Encoded]) -> int:
+    """Number of different last instructions; a sequence and a plain sample of one problem have the same."""
+    return len({sample.ids[start:end] for sample in samples for start, end in [sample.message_bounds[-2]]})
+
+
 def summary(samples: Sequence[Encoded], dropped: int, config: TrainConfig) -> str:
     """One-line summary of what `prepare` returned."""
     reflections = sum(sample.is_reflection for sample in samples)
