@@ -14,7 +14,7 @@ from reflectioncoder.models.model_files import check_model_files
 from reflectioncoder.study.plan import FILE_NAME, StudyPlan, output_of_step
 
 PIECES, PIECE = 64, 1 << 16  # pieces of a large file that are hashed, and bytes of each
-WHOLE = PIECES * PIECE  # smaller files are hashed whole
+HASHED_WHOLE = PIECES * PIECE  # smaller files are hashed whole
 
 
 def file_digests() -> Callable[[str], str]:
@@ -39,9 +39,9 @@ def file_digests() -> Callable[[str], str]:
             size = file.stat().st_size
             found.update(f"{file.relative_to(path)}:{size}:".encode("utf-8", "surrogateescape"))
             with file.open("rb") as data:
-                for piece in range(PIECES) if size > WHOLE else (0,):
+                for piece in range(PIECES) if size > HASHED_WHOLE else (0,):
                     data.seek(size * piece // PIECES)
-                    found.update(data.read(PIECE if size > WHOLE else size))
+                    found.update(data.read(PIECE if size > HASHED_WHOLE else size))
         return found.hexdigest()[:16]
 
     return digest

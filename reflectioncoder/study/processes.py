@@ -62,7 +62,7 @@ class StepPool(Protocol):
         """
 
 
-def words_of(verb: StepVerb, config: Path) -> list[str]:
+def step_words(verb: StepVerb, config: Path) -> list[str]:
     """The arguments with which a Python interpreter runs a command; a program with parts of its own is used again.
 
     Raises:

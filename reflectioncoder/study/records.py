@@ -19,7 +19,7 @@ STEP_LOG = "log.txt"
 STEP_RECORD = "step.json"
 STEP_CONFIG = "config.toml"
 LAST_LINE_BYTES = 1 << 16
-WEIGHTS = ("*.safetensors", "*.bin")
+WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def model_is_complete(folder: Path) -> bool:
 
 def delete_weights(folder: Path) -> None:
     """Delete the weights of a trained model, and keep its log and its result."""
-    for path in (path for pattern in WEIGHTS for path in (folder / STEP_OUTPUT).glob(pattern)):
+    for path in (path for pattern in WEIGHT_FILES for path in (folder / STEP_OUTPUT).glob(pattern)):
         path.unlink()
 
 

@@ -15,7 +15,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.results import by_task, read_results
 from reflectioncoder.study.plan import STEP_FOLDERS, StudyPlan, StudyRun, output_of_step
 from reflectioncoder.study.records import STEP_LOG, StepRecord, read_training_result, step_folder
-from reflectioncoder.study.statistics import MeanWithInterval, Table, mean_interval
+from reflectioncoder.study.statistics import MeanWithInterval, SeedTable, mean_interval
 
 Shares = Mapping[str, float]  # by problem: the share of its samples that pass
 
@@ -206,7 +206,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def common_table(variants: Sequence[Mapping[int, Shares]]) -> tuple[list[Table], list[int]]:
+def common_table(variants: Sequence[Mapping[int, Shares]]) -> tuple[list[SeedTable], list[int]]:
     """Tables of seeds times problems, of the seeds and problems that all variants have.
 
     Args:

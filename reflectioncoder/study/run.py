@@ -12,7 +12,7 @@ from reflectioncoder.config.toml import to_toml
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.progress import Meter
 from reflectioncoder.study.plan import COMPLETIONS, STEP_OUTPUT, StudyPlan, StudyStep
-from reflectioncoder.study.processes import StepPool, StepProcess, header, words_of
+from reflectioncoder.study.processes import StepPool, StepProcess, header, step_words
 from reflectioncoder.study.records import (
     STEP_CONFIG,
     STEP_LOG,
@@ -155,7 +155,7 @@ def _start(
         write_lines(folder / STEP_CONFIG, [to_toml(settings_of_step(step, folder, pool.threads, study)).rstrip("\n")])
         with (folder / STEP_LOG).open("a", encoding="utf-8") as log:
             log.write(header(step.verb, before.attempts + 1 if before else 1))
-        process = pool.start(step.verb, words_of(step.verb, folder / STEP_CONFIG), folder / STEP_LOG)
+        process = pool.start(step.verb, step_words(step.verb, folder / STEP_CONFIG), folder / STEP_LOG)
         running[key] = _Running(process, time.monotonic(), len(running) + 1)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 DRAWS = 10_000
 CONFIDENCE = 0.95
-Table = NDArray[np.float64]
+SeedTable = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MeanWithInterval:
     problems: int
 
 
-def mean_interval(table: Table, draws: int = DRAWS, seed: int = 0) -> MeanWithInterval:
+def mean_interval(table: SeedTable, draws: int = DRAWS, seed: int = 0) -> MeanWithInterval:
     """The mean of a table of seeds times problems, with its interval.
 
     Args:
@@ -84,7 +84,7 @@ def mean_interval(table: Table, draws: int = DRAWS, seed: int = 0) -> MeanWithIn
     return MeanWithInterval(mean, low, high, seeds, problems)
 
 
-def _mean_of_draw(table: Table, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Any:
+def _mean_of_draw(table: SeedTable, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Any:
     """Means of the tables of drawn rows and columns.
 
     Args:
