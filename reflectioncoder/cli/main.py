@@ -65,6 +65,7 @@ def verbs() -> dict[str, Verb]:
     from reflectioncoder.cli.evaluate import COMPARE, EVALUATE, REPORT, TABLE
     from reflectioncoder.cli.generate import GENERATE
     from reflectioncoder.cli.inspect import INSPECT
+    from reflectioncoder.cli.pretrain import PRETRAIN
     from reflectioncoder.cli.run import RUN
     from reflectioncoder.cli.study import STUDY
     from reflectioncoder.cli.train import CONSOLIDATE, TRAIN
@@ -75,6 +76,7 @@ def verbs() -> dict[str, Verb]:
         "build": BUILD,
         "build status": STATUS,
         "inspect": INSPECT,
+        "pretrain": PRETRAIN,
         "train": TRAIN,
         "consolidate": CONSOLIDATE,
         "generate": GENERATE,

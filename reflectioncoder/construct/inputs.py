@@ -37,6 +37,7 @@ from reflectioncoder.problems.cache import Loaded, load_once
 from reflectioncoder.problems.load import load_problems
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural import problems as procedural
+from reflectioncoder.problems.procedural.families import FAMILIES
 
 # chat settings that affect the answers; the server's address and the budget may change between runs
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
@@ -121,8 +122,9 @@ def _problems(config: BuildConfig, limits: ReadLimits, keep: bool) -> Loaded:
     check_sampler(config)
 
     def read() -> Loaded:
-        if config.problems == "procedural":
-            return Loaded(list(procedural.procedural_problems(config.count, config.seed, "train", config.levels)))
+        if config.problems in FAMILIES:
+            family = FAMILIES[config.problems]
+            return Loaded(procedural.procedural_problems(config.count, config.seed, "train", config.levels, family))
         skipped: list[str] = []
         renamed: list[str] = []
         fields, split, count = config.fields, config.split, config.count

@@ -19,9 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
+from reflectioncoder.config.pretrain import MICRO_MODEL, PretrainConfig
 from reflectioncoder.errors import UserError, first_line, out_of_memory
 from reflectioncoder.files.whole import make_once
 from reflectioncoder.models.adapters import load_adapter
+from reflectioncoder.models.micro import micro_folder
 from reflectioncoder.models.model_files import base_of, check_model_files
 from reflectioncoder.models.saved_files import complete_configuration
 from reflectioncoder.models.special_tokens import add_special_tokens
@@ -107,6 +109,8 @@ def _convert(source: Path, weights: str, folder: Path) -> None:
 
 def resolve(name: str) -> str:
     """Return the argument of `from_pretrained` for a model's name."""
+    if name == MICRO_MODEL:
+        return str(micro_folder(PretrainConfig()))
     return str(embedded_model_directory()) if name == EMBEDDED_MODEL else name
 
 

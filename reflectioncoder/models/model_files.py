@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
+from reflectioncoder.config.pretrain import MICRO_MODEL, PretrainConfig
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.owned import READY, read_marker
+from reflectioncoder.models.micro import micro_folder
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -34,7 +36,7 @@ def check_model_files(name: str, weights: bool = True) -> None:
     """Make sure, as far as the file system can tell, that a model can be loaded. Hub names are not looked up.
 
     Args:
-        name: a directory, a hub name or the name of the embedded model.
+        name: a directory, a hub name, or the name of the embedded or of the micro model.
         weights: whether the weights are needed, and not the tokenizer alone.
 
     Raises:
@@ -43,6 +45,10 @@ def check_model_files(name: str, weights: bool = True) -> None:
     """
     folder = Path(name)
     if name == EMBEDDED_MODEL:
+        return
+    if name == MICRO_MODEL:
+        if not (micro_folder(PretrainConfig()) / "config.json").is_file():
+            raise UserError(f"model {name}: is not made yet; run: reflectioncoder pretrain")
         return
     if not folder.is_dir():
         if folder.exists():

@@ -18,6 +18,7 @@ from reflectioncoder.config.toml import versions
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.problem import Problem
+from reflectioncoder.problems.procedural.families import FAMILIES
 
 CACHE = "problems.cache.jsonl"
 READING = 2  # increase when the same row is read as another problem
@@ -45,7 +46,7 @@ def load_once(
     """Return the problems of a source, from the cache in `folder` if it is up to date.
 
     Args:
-        source: a file, or "procedural", which always yields the same problems. A directory or a data set of the hub is
+        source: a file, or a family of procedural problems, which are always the same. A directory or a data set of the hub is
             never cached, because changes to it cannot be detected.
         reading: JSON values of all other settings that determine what is read.
         folder: folder of the build; need not exist.
@@ -59,7 +60,7 @@ def load_once(
     if Path(source).is_file():
         with Path(source).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    elif source != "procedural":
+    elif source not in FAMILIES:
         return read()
     cached = _cached(folder / CACHE, digest.hexdigest())
     if cached is not None:

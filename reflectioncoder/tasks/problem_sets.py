@@ -68,12 +68,15 @@ class ProblemTask(Task):
         return run_tests([completion], "\n".join(problem.tests), interpreter, limits)
 
 
-def procedural_task(options: TaskOptions) -> ProblemTask:
+def procedural_task(options: TaskOptions, name: str = "heldout", family: str = "procedural") -> ProblemTask:
     """Generate held-out procedural problems of `options.levels`: `options.limit` of them, or 300."""
     from reflectioncoder.problems.procedural import problems as procedural
+    from reflectioncoder.problems.procedural.families import get_family
 
-    problems = procedural.procedural_problems(options.limit or HELDOUT_COUNT, options.seed, "heldout", options.levels)
-    return ProblemTask("heldout", problems, 160)
+    problems = procedural.procedural_problems(
+        options.limit or HELDOUT_COUNT, options.seed, "heldout", options.levels, get_family(family)
+    )
+    return ProblemTask(name, problems, 160)
 
 
 def handwritten_task(options: TaskOptions) -> ProblemTask:

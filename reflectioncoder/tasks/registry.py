@@ -24,6 +24,7 @@ TASKS: Registry[MakeTask] = Registry(
     "task",
     {
         "heldout": problem_sets.procedural_task,
+        "heldout_micro": partial(problem_sets.procedural_task, name="heldout_micro", family="procedural_micro"),
         "handwritten": problem_sets.handwritten_task,
         "humaneval": humaneval.humaneval_task,
         "humaneval_plus": evalplus.HumanEvalPlus,

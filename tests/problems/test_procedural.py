@@ -17,7 +17,8 @@ from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural.kinds import PROBLEM_KINDS
 from reflectioncoder.problems.procedural.maps import MAPS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS
-from reflectioncoder.problems.procedural.problems import compositions, iter_exact, procedural_problems, split_of
+from reflectioncoder.problems.procedural.families import EVERYTHING
+from reflectioncoder.problems.procedural.problems import compositions, iter_exact, procedural_problems
 from reflectioncoder.problems.procedural.reductions import REDUCTIONS
 from reflectioncoder.problems.procedural.render import Composition, Exact, evaluate_pipeline
 
@@ -173,8 +174,8 @@ def test_splits_share_no_composition_but_share_the_parts() -> None:
 
 def test_split_ignores_everything_but_the_composition() -> None:
     composition = Composition("ints", "", (("", "even"),), "", "", "", "sum")
-    assert split_of(composition) == split_of(Composition("ints", "", (("", "even"),), "", "", "", "sum"))
-    shares = Counter(split_of(c) for c, _ in zip(compositions("words"), range(5000), strict=False))
+    assert EVERYTHING.split_of(composition) == EVERYTHING.split_of(Composition("ints", "", (("", "even"),), "", "", "", "sum"))
+    shares = Counter(EVERYTHING.split_of(c) for c, _ in zip(compositions("words"), range(5000), strict=False))
     assert 0.15 < shares["heldout"] / 5000 < 0.25
 
 

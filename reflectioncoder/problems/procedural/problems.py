@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems.problem import Problem
+from reflectioncoder.problems.procedural.families import EVERYTHING, SPLITS, Family, Split
 from reflectioncoder.problems.procedural.kinds import PROBLEM_KINDS, Kind
 from reflectioncoder.problems.procedural.maps import MAPS, ROW_VIEWS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS, Constants
@@ -32,9 +33,7 @@ from reflectioncoder.problems.procedural.render import (
     variants,
 )
 
-Split = Literal["train", "heldout"]
 ALL_LEVELS = (1, 2, 3, 4)
-HELDOUT_SHARE = 0.2
 TESTS_PER_PROBLEM = 7
 MAX_TEXT, MAX_CODE, MAX_LINES, MAX_TEST = 300, 380, 13, 150
 
@@ -54,12 +53,6 @@ _FAMILIES = tuple(
     )
 )
 _SIZE_FILTERS = _FAMILIES[0]
-
-
-def split_of(composition: Composition) -> Split:
-    """Return the split of a composition. It depends on a hash of its key only, not on seed, process or wording."""
-    digest = hashlib.sha256(composition.key.encode()).digest()
-    return "heldout" if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32 else "train"
 
 
 @lru_cache
@@ -168,35 +161,33 @@ def _weights(kind: str) -> dict[tuple[str, str, str, str, bool], int]:
     return {tail: Composition(kind, tail[0], (), "", *tail[1:]).level for tail in _tails(kind)}
 
 
-def iter_problems(seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> Iterator[Problem]:
+def iter_problems(
+    seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS, family: Family = EVERYTHING
+) -> Iterator[Problem]:
     """Yield the problems of `iter_exact` without their compositions; see there for arguments and errors."""
-    return (problem for _, problem in iter_exact(seed, split, levels))
+    return (problem for _, problem in iter_exact(seed, split, levels, family))
 
 
-def iter_exact(seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> Iterator[tuple[Exact, Problem]]:
+def iter_exact(
+    seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS, family: Family = EVERYTHING
+) -> Iterator[tuple[Exact, Problem]]:
     """Yield distinct problems until a level has no new ones, alternating between the levels.
 
     Args:
         seed: determines the problems, their wording and their tests.
-        split: "train" or "heldout"; no composition is in both.
+        split: "train" or "heldout", or "pretrain" of a family that has it; no composition is in two of them.
         levels: difficulties to draw from, 1 to 4.
+        family: the parts to draw from.
 
     Raises:
         UserError: unknown split or level, or a level has no new problems left.
     """
-    if split not in ("train", "heldout"):
-        raise UserError(f"split {split!r}: must be 'train' or 'heldout'")
-    if not levels or any(level not in ALL_LEVELS for level in levels):
-        raise UserError(f"levels {list(levels)!r}: choose one or more of 1, 2, 3, 4")
     seen: set[str] = set()
     rng = random.Random(f"procedural:{seed}:{split}")
-    for level in itertools.cycle(levels):
+    for level in itertools.cycle(_checked(split, levels, family)):
         for _ in range(20_000):
-            composition = _draw(rng, level)
-            if composition is None or split_of(composition) != split:
-                continue
-            exact = _draw_constants(composition, rng)
-            if exact.key in seen:
+            exact = _draw_exact(rng, split, level, family)
+            if exact is None or exact.key in seen:
                 continue
             problem = _problem(exact, seed, split)
             if problem is not None:
@@ -207,14 +198,42 @@ def iter_exact(seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> I
             raise UserError(f"procedural problems: none left at level {level} after {len(seen)}; ask for fewer")
 
 
-def procedural_problems(count: int, seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS) -> list[Problem]:
+def iter_texts(
+    seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS, family: Family = EVERYTHING
+) -> Iterator[tuple[str, str]]:
+    """Yield instructions with their solutions without end, in new wordings where a problem occurs again.
+
+    They have no tests, so this is ten times as fast as `iter_exact`: for pre-training, which needs very many.
+    See there for arguments and errors.
+    """
+    rng = random.Random(f"texts:{seed}:{split}")
+    for level in itertools.cycle(_checked(split, levels, family)):
+        while (exact := _draw_exact(rng, split, level, family)) is None:
+            pass
+        instruction, solution, _ = _written(exact, rng)
+        if len(instruction) <= MAX_TEXT and len(solution) <= MAX_CODE and solution.count("\n") <= MAX_LINES:
+            yield instruction, solution
+
+
+def _checked(split: Split, levels: Sequence[int], family: Family) -> Sequence[int]:
+    if split not in SPLITS or (split == "pretrain" and not family.pretrain_share):
+        raise UserError(f"split {split!r}: must be 'train' or 'heldout'")
+    if not levels or any(level not in ALL_LEVELS for level in levels):
+        raise UserError(f"levels {list(levels)!r}: choose one or more of 1, 2, 3, 4")
+    return levels
+
+
+def procedural_problems(
+    count: int, seed: int, split: Split, levels: Sequence[int] = ALL_LEVELS, family: Family = EVERYTHING
+) -> list[Problem]:
     """Return the first `count` problems of `iter_problems`. A longer list begins with every shorter one.
 
     Args:
         count: number of problems, at least 0.
         seed: determines the problems, their wording and their tests.
-        split: "train" or "heldout".
+        split: "train" or "heldout", or "pretrain" of a family that has it.
         levels: difficulties to alternate between, 1 to 4.
+        family: the parts to draw from.
 
     Returns:
         distinct problems; their ids identify split and content.
@@ -224,33 +243,56 @@ def procedural_problems(count: int, seed: int, split: Split, levels: Sequence[in
     """
     if count < 0:
         raise UserError(f"count of procedural problems must not be negative, got {count}")
-    return list(itertools.islice(iter_problems(seed, split, levels), count))
+    return list(itertools.islice(iter_problems(seed, split, levels, family), count))
 
 
 @lru_cache
-def _tails_of(kind: str, weight: int) -> tuple[tuple[str, str, str, str, bool], ...]:
-    return tuple(tail for tail, found in _weights(kind).items() if found == weight)
+def _tails_of(family: Family, kind: str, weight: int) -> dict[str, list[tuple[str, str, str, str, bool]]]:
+    """Return the tails of a family with a weight, by reduction, in the order of the reductions' keys."""
+    found: dict[str, list[tuple[str, str, str, str, bool]]] = {}
+    for tail, its_weight in _weights(kind).items():
+        if its_weight == weight and family.has_tail(tail):
+            found.setdefault(tail[3], []).append(tail)
+    return {key: found[key] for key in sorted(found)}
 
 
 @lru_cache
-def _selections_of(kind: str, filters: int) -> tuple[tuple[tuple[tuple[str, str], ...], Literal["", "and", "or"]], ...]:
-    return tuple(selection for selection in _selections(kind) if len(selection[0]) == filters)
+def _selections_of(
+    family: Family, kind: str, filters: int
+) -> tuple[tuple[tuple[tuple[str, str], ...], Literal["", "and", "or"]], ...]:
+    chosen = (selection for selection in _selections(kind) if len(selection[0]) == filters)
+    return tuple(selection for selection in chosen if family.has_selection(selection[0]))
 
 
-def _draw(rng: random.Random, level: int) -> Composition | None:
+def _draw(rng: random.Random, level: int, family: Family) -> Composition | None:
     """Draw a random composition of a level. Kinds and reductions are drawn evenly, so that no large group dominates."""
-    kind = rng.choice(
-        (*PROBLEM_KINDS, *(("ints", "words") * 5 if level == 1 else ()))
-    )  # level 1 favours the inputs that beginners ask about
+    kinds = (*PROBLEM_KINDS, *(("ints", "words") * 5 if level == 1 else ()))  # what beginners ask about, at level 1
+    kind = rng.choice(kinds if family.kinds is None else [key for key in kinds if key in family.kinds])
     size = rng.choice([n for n in (0, 1, 1, 2) if n <= level])
-    tails = _tails_of(kind, level - size)
+    tails = _tails_of(family, kind, level - size)
     if not tails:
         return None
-    wanted = rng.choice(sorted({tail[3] for tail in tails}))
-    rule, view, map_key, reduction, special = rng.choice([tail for tail in tails if tail[3] == wanted])
-    filters, operator = rng.choice(_selections_of(kind, size))
+    wanted = rng.choice(list(tails))
+    rule, view, map_key, reduction, special = rng.choice(tails[wanted])
+    filters, operator = rng.choice(_selections_of(family, kind, size))
     composition = Composition(kind, rule, filters, operator, view, map_key, reduction, special)
     return composition if _sensible(composition) else None
+
+
+def _draw_exact(rng: random.Random, split: Split, level: int, family: Family) -> Exact | None:
+    """Draw a composition of a split and a level with its constants; None if this draw found none."""
+    composition = _draw(rng, level, family)
+    if composition is None or family.split_of(composition) != split:
+        return None
+    return _draw_constants(composition, rng)
+
+
+def _written(exact: Exact, rng: random.Random) -> tuple[str, str, str]:
+    """Return instruction, solution and function name of a problem."""
+    theme = theme_of(PROBLEM_KINDS[exact.composition.kind], rng)
+    name = function_name(exact, theme, rng)
+    code = render_code(exact, theme, name, rng)
+    return render_text(exact, theme, name, rng), code, name
 
 
 def _draw_constants(composition: Composition, rng: random.Random) -> Exact:
@@ -296,10 +338,7 @@ def _problem(exact: Exact, seed: int, split: Split) -> Problem | None:
     tests = _choose_inputs(exact, kind, rng)
     if tests is None:
         return None
-    theme = theme_of(kind, rng)
-    name = function_name(exact, theme, rng)
-    code = render_code(exact, theme, name, rng)
-    text = render_text(exact, theme, name, rng)
+    text, code, name = _written(exact, rng)
     if len(text) > MAX_TEXT or len(code) > MAX_CODE or code.count("\n") > MAX_LINES:
         return None
     return Problem(

@@ -1,0 +1,194 @@
+"""Pre-training of a micro model: documents, a tokenizer made for them, and a small Llama trained on all their tokens."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from reflectioncoder.config.pretrain import PretrainConfig
+from reflectioncoder.errors import UserError
+from reflectioncoder.files.whole import NEW, replace_with
+from reflectioncoder.models.micro import micro_folder
+from reflectioncoder.models.tokenizer import write_tokenizer
+from reflectioncoder.pretrain.documents import debugging_documents, documents
+from reflectioncoder.problems.procedural.families import get_family
+
+TOKENIZER_DOCUMENTS = 6000
+REPORT_SECONDS = 20.0
+FINAL_RATE = 0.1
+WARMUP = 0.05
+SMALLEST_VOCABULARY = 258
+
+
+def make_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Make a byte-level BPE tokenizer from texts. Digits are tokens of their own; BOS and EOS are its special tokens."""
+    inner = Tokenizer(models.BPE())
+    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    inner.pre_tokenizer = pre_tokenizers.Sequence(split)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+def make_model(config: PretrainConfig, vocabulary: int) -> LlamaForCausalLM:
+    """Make a Llama with random weights."""
+    torch.manual_seed(config.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=config.width,
+            intermediate_size=3 * config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+
+
+def rows(texts: Iterator[str], tokenizer: PreTrainedTokenizerFast, window: int) -> Iterator[list[int]]:
+    """Yield rows of `window` tokens; documents follow each other in them, each with BOS and EOS."""
+    waiting: list[int] = []
+    while True:
+        for ids in tokenizer(list(itertools.islice(texts, 500)), add_special_tokens=False)["input_ids"]:
+            waiting += [0, *ids, 1]
+        while len(waiting) >= window:
+            yield waiting[:window]
+            waiting = waiting[window:]
+
+
+def rate(step: int, steps: int) -> float:
+    """Return the factor on the learning rate at a step: a linear rise, then a cosine to a tenth."""
+    rise = max(1, math.ceil(WARMUP * steps))
+    if step < rise:
+        return (step + 1) / rise
+    passed = (step - rise) / max(1, steps - rise)
+    return FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * passed)) / 2
+
+
+def pretrain(config: PretrainConfig, say: Callable[[str], None] | None = None) -> Path:
+    """Make a micro model, unless it is there already.
+
+    Args:
+        config: settings of the run.
+        say: receives one-line messages; by default they go to standard error.
+
+    Returns:
+        the directory of the model.
+
+    Raises:
+        UserError: a setting is out of its range, or the directory holds something else or cannot be written.
+    """
+    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    _check(config)
+    folder = micro_folder(config)
+    if (folder / "config.json").is_file() and not config.output:
+        say(f"{folder}: was made before")
+        return folder
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; choose another --output or remove it")
+
+    def write(staging: Path) -> None:
+        (staging / NEW).mkdir()
+        pretrain_to(config, staging / NEW, say)
+
+    replace_with(folder, write)
+    return folder
+
+
+def _check(config: PretrainConfig) -> None:
+    get_family(config.family)
+    for name in ("tokens", "layers", "width", "heads", "window", "batch_tokens"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} = {getattr(config, name)}: must be at least 1")
+    if config.sequences < 0 or not 0 <= config.share < 1:
+        raise UserError("sequences must be at least 0, and share in [0, 1)")
+    if config.vocabulary < SMALLEST_VOCABULARY:
+        raise UserError(f"vocabulary = {config.vocabulary}: must be at least {SMALLEST_VOCABULARY}, the bytes and two more")
+    if config.width % (2 * config.heads):
+        raise UserError(f"width = {config.width}: must be a multiple of twice the {config.heads} heads")
+
+
+def pretrain_to(config: PretrainConfig, folder: Path, say: Callable[[str], None]) -> None:
+    """Train a micro model and write it to a folder.
+
+    Args:
+        config: settings of the run.
+        folder: an empty folder.
+        say: receives one-line messages.
+    """
+    start = time.monotonic()
+    debugging = debugging_documents(config, _reporter(say, start, config.sequences)) if config.sequences else []
+    texts = documents(config, debugging)
+    first = list(itertools.islice(texts, TOKENIZER_DOCUMENTS))
+    tokenizer = make_tokenizer(iter(first), config.vocabulary)
+    model = make_model(config, len(tokenizer))
+    size = sum(p.numel() for p in model.parameters())
+    say(f"{size:,} parameters, {len(tokenizer)} tokens in the vocabulary, {len(debugging)} debugging documents")
+    _train(config, model, rows(itertools.chain(first, texts), tokenizer, config.window), say)
+    model.save_pretrained(folder)
+    write_tokenizer(tokenizer, folder)
+
+
+def _reporter(say: Callable[[str], None], start: float, total: int) -> Callable[[int], None]:
+    last = start
+
+    def report(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS or done == total:
+            last = time.monotonic()
+            say(f"{done} of {total} debugging sequences, {last - start:.0f} s")
+
+    return report
+
+
+def _train(
+    config: PretrainConfig, model: LlamaForCausalLM, data: Iterator[list[int]], say: Callable[[str], None]
+) -> None:
+    size = max(1, config.batch_tokens // config.window)
+    steps = max(1, config.tokens // (size * config.window))
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
+    start = last = time.monotonic()
+    losses: list[float] = []
+    model.train()
+    for step in range(1, steps + 1):
+        ids = torch.tensor(list(itertools.islice(data, size)))
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        now = time.monotonic()
+        if now - last >= REPORT_SECONDS or step == steps:
+            last = now
+            done = step * size * config.window
+            recent = losses[-50:]
+            left = (now - start) / step * (steps - step)
+            say(
+                f"step {step} of {steps}: loss {sum(recent) / len(recent):.3f}, {done:,} tokens, "
+                f"{done / (now - start):,.0f} a second, {left / 60:.1f} minutes left"
+            )
+    model.eval()
