@@ -23,5 +23,8 @@ def run_pretrain(config: PretrainConfig, switches: Switches) -> int:
 
 
 PRETRAIN = Verb(
-    "make a micro model for studies, from nothing, on procedural documents", PretrainConfig, run_pretrain, configured=True
+    "make a micro model for studies, from nothing, on procedural documents",
+    PretrainConfig,
+    run_pretrain,
+    configured=True,
 )

@@ -189,8 +189,8 @@ class BuildConfig:
             the server's settings. Ignored by `mutation`.
         native: the fine-tuned model of the sampler `native`.
         output: output directory with the ledger, the sequences, the rejects and the funnel.
-        problems: "procedural" (or its part "procedural_micro", for micro models), a JSONL or Parquet file, or a Hugging Face data set. Samplers with a model need only
-            instructions; `mutation` needs solutions and tests.
+        problems: "procedural" (or its part "procedural_micro", for micro models), a JSONL or Parquet file, or a Hugging
+            Face data set. Samplers with a model need only instructions; `mutation` needs solutions and tests.
         fields: names of the data set's columns, such as "instruction=text,tests=test_list", or a preset; empty for our
             own names and the shapes in docs/data.md.
         skip_bad: leave out rows that cannot be read, and list them with the reasons in problem_notes.txt; otherwise the

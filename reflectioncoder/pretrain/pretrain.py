@@ -1,4 +1,4 @@
-"""Pre-training of a micro model: documents, a tokenizer made for them, and a small Llama trained on all their tokens."""
+"""Pre-training of a micro model: documents, a tokenizer made for them, and a small Llama trained on all tokens."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from reflectioncoder.models.micro import micro_folder
 from reflectioncoder.models.tokenizer import write_tokenizer
 from reflectioncoder.pretrain.documents import debugging_documents, documents
 from reflectioncoder.problems.procedural.families import get_family
+from reflectioncoder.problems.procedural.problems import iter_texts
 
 TOKENIZER_DOCUMENTS = 6000
 REPORT_SECONDS = 20.0
@@ -29,7 +30,7 @@ SMALLEST_VOCABULARY = 258
 
 
 def make_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Make a byte-level BPE tokenizer from texts. Digits are tokens of their own; BOS and EOS are its special tokens."""
+    """Make a byte-level BPE tokenizer from texts, with BOS, EOS and single digits."""
     inner = Tokenizer(models.BPE())
     split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     inner.pre_tokenizer = pre_tokenizers.Sequence(split)
@@ -114,14 +115,16 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] | None = None) -
 
 
 def _check(config: PretrainConfig) -> None:
-    get_family(config.family)
+    next(iter_texts(config.seed, "pretrain", config.levels, get_family(config.family)))
     for name in ("tokens", "layers", "width", "heads", "window", "batch_tokens"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} = {getattr(config, name)}: must be at least 1")
     if config.sequences < 0 or not 0 <= config.share < 1:
         raise UserError("sequences must be at least 0, and share in [0, 1)")
     if config.vocabulary < SMALLEST_VOCABULARY:
-        raise UserError(f"vocabulary = {config.vocabulary}: must be at least {SMALLEST_VOCABULARY}, the bytes and two more")
+        raise UserError(
+            f"vocabulary = {config.vocabulary}: must be at least {SMALLEST_VOCABULARY}, the bytes and two more"
+        )
     if config.width % (2 * config.heads):
         raise UserError(f"width = {config.width}: must be a multiple of twice the {config.heads} heads")
 

@@ -46,8 +46,8 @@ def load_once(
     """Return the problems of a source, from the cache in `folder` if it is up to date.
 
     Args:
-        source: a file, or a family of procedural problems, which are always the same. A directory or a data set of the hub is
-            never cached, because changes to it cannot be detected.
+        source: a file, or a family of procedural problems, which are always the same. A directory or a data set of the
+            hub is never cached, because changes to it cannot be detected.
         reading: JSON values of all other settings that determine what is read.
         folder: folder of the build; need not exist.
         read: reads the source.

@@ -14,11 +14,11 @@ import pytest
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems.problem import Problem
+from reflectioncoder.problems.procedural.families import EVERYTHING, MICRO, SPLITS
 from reflectioncoder.problems.procedural.kinds import PROBLEM_KINDS
 from reflectioncoder.problems.procedural.maps import MAPS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS
-from reflectioncoder.problems.procedural.families import EVERYTHING
-from reflectioncoder.problems.procedural.problems import compositions, iter_exact, procedural_problems
+from reflectioncoder.problems.procedural.problems import compositions, iter_exact, iter_texts, procedural_problems
 from reflectioncoder.problems.procedural.reductions import REDUCTIONS
 from reflectioncoder.problems.procedural.render import Composition, Exact, evaluate_pipeline
 
@@ -174,7 +174,9 @@ def test_splits_share_no_composition_but_share_the_parts() -> None:
 
 def test_split_ignores_everything_but_the_composition() -> None:
     composition = Composition("ints", "", (("", "even"),), "", "", "", "sum")
-    assert EVERYTHING.split_of(composition) == EVERYTHING.split_of(Composition("ints", "", (("", "even"),), "", "", "", "sum"))
+    assert EVERYTHING.split_of(composition) == EVERYTHING.split_of(
+        Composition("ints", "", (("", "even"),), "", "", "", "sum")
+    )
     shares = Counter(EVERYTHING.split_of(c) for c, _ in zip(compositions("words"), range(5000), strict=False))
     assert 0.15 < shares["heldout"] / 5000 < 0.25
 
@@ -209,3 +211,35 @@ def test_bad_arguments_are_named() -> None:
         procedural_problems(1, 1, "train", levels=(5,))
     with pytest.raises(UserError, match="negative"):
         procedural_problems(-1, 1, "train")
+
+
+def test_a_family_has_only_its_parts_and_three_splits_that_share_no_composition() -> None:
+    splits = {split: list(itertools.islice(iter_exact(4, split, (1, 2), MICRO), 150)) for split in SPLITS}
+    keys = {split: {exact.composition.key for exact, _ in found} for split, found in splits.items()}
+    assert not keys["pretrain"] & keys["train"] and not keys["train"] & keys["heldout"]
+    assert not keys["pretrain"] & keys["heldout"]
+    for split, found in splits.items():
+        parts = [
+            {exact.composition.map, exact.composition.reduction, *(key for _, key in exact.composition.filters)}
+            for exact, _ in found
+        ]
+        assert {exact.composition.kind for exact, _ in found} == {"ints"}
+        assert not any(exact.composition.rule for exact, _ in found)
+        new = sum(bool(part & MICRO.new) for part in parts)
+        assert new == 0 if split == "pretrain" else new > 60
+        for _, problem in found[:30]:
+            assert passes(problem.solution or "", problem.tests) == len(problem.tests)
+
+
+def test_texts_are_written_as_problems_are_and_never_end() -> None:
+    texts = list(itertools.islice(iter_texts(4, "pretrain", (1,), MICRO), 3000))
+    assert len(set(texts)) > 2000  # more than the split has problems: wordings differ
+    for instruction, solution in texts[:200]:
+        name = solution.split("(")[0].removeprefix("def ")
+        assert f"`{name}(" in instruction
+        compile(solution, "solution", "exec")
+
+
+def test_a_family_without_pre_training_has_no_such_split() -> None:
+    with pytest.raises(UserError, match="split 'pretrain'"):
+        procedural_problems(1, 1, "pretrain")
