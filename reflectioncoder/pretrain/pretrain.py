@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.pretrain import PretrainConfig
 from reflectioncoder.errors import UserError
@@ -137,6 +138,7 @@ def pretrain_to(config: PretrainConfig, folder: Path, say: Callable[[str], None]
         folder: an empty folder.
         say: receives one-line messages.
     """
+    transformers_logging.disable_progress_bar()
     start = time.monotonic()
     debugging = debugging_documents(config, _reporter(say, start, config.sequences)) if config.sequences else []
     texts = documents(config, debugging)

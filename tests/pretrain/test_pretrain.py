@@ -21,7 +21,9 @@ from reflectioncoder.models.special_tokens import add_special_tokens
 from reflectioncoder.pretrain.documents import debugging_documents, documents
 from reflectioncoder.pretrain.pretrain import make_tokenizer, pretrain, rate, rows
 
-SMALL = PretrainConfig(tokens=60_000, sequences=2, layers=1, width=32, heads=2, vocabulary=400, batch_tokens=2048)
+SMALL = PretrainConfig(
+    tokens=120_000, sequences=2, layers=1, width=32, heads=2, vocabulary=400, batch_tokens=1024, learning_rate=1e-2
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def test_new_parts_are_in_no_document() -> None:
     whole = "\n".join(texts)
     for words in ("average", "rounding down", "between", "descending", "remainder", "different values"):
         assert words not in whole
-    for words in ("is even", "are even", "the sum of", "return sorted(", "absolute"):
+    for words in ("are even", "the sum of", "return sorted(", "absolute"):
         assert words in whole
     assert "/ len(" not in whole and "!= 4" not in whole
 
