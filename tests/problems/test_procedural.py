@@ -14,7 +14,7 @@ import pytest
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.problems.procedural.families import EVERYTHING, MICRO, SPLITS
+from reflectioncoder.problems.procedural.families import EVERYTHING, MICRO, PROCEDURAL_SPLITS
 from reflectioncoder.problems.procedural.kinds import PROBLEM_KINDS
 from reflectioncoder.problems.procedural.maps import MAPS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS
@@ -214,7 +214,7 @@ def test_bad_arguments_are_named() -> None:
 
 
 def test_a_family_has_only_its_parts_and_three_splits_that_share_no_composition() -> None:
-    splits = {split: list(itertools.islice(iter_exact(4, split, (1, 2), MICRO), 150)) for split in SPLITS}
+    splits = {split: list(itertools.islice(iter_exact(4, split, (1, 2), MICRO), 150)) for split in PROCEDURAL_SPLITS}
     keys = {split: {exact.composition.key for exact, _ in found} for split, found in splits.items()}
     assert not keys["pretrain"] & keys["train"] and not keys["train"] & keys["heldout"]
     assert not keys["pretrain"] & keys["heldout"]

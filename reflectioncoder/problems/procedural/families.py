@@ -15,7 +15,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.problems.procedural.render import Composition
 
 Split = Literal["pretrain", "train", "heldout"]
-SPLITS: tuple[Split, ...] = ("pretrain", "train", "heldout")
+PROCEDURAL_SPLITS: tuple[Split, ...] = ("pretrain", "train", "heldout")
 HELDOUT_SHARE = 0.2
 
 

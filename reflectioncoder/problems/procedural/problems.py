@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.problems.procedural.families import EVERYTHING, SPLITS, Family, Split
+from reflectioncoder.problems.procedural.families import EVERYTHING, PROCEDURAL_SPLITS, Family, Split
 from reflectioncoder.problems.procedural.kinds import PROBLEM_KINDS, Kind
 from reflectioncoder.problems.procedural.maps import MAPS, ROW_VIEWS, RULES
 from reflectioncoder.problems.procedural.parts import INT_FILTERS, STR_FILTERS, Constants
@@ -216,7 +216,7 @@ def iter_texts(
 
 
 def _checked(split: Split, levels: Sequence[int], family: Family) -> Sequence[int]:
-    if split not in SPLITS or (split == "pretrain" and not family.pretrain_share):
+    if split not in PROCEDURAL_SPLITS or (split == "pretrain" and not family.pretrain_share):
         raise UserError(f"split {split!r}: must be 'train' or 'heldout'")
     if not levels or any(level not in ALL_LEVELS for level in levels):
         raise UserError(f"levels {list(levels)!r}: choose one or more of 1, 2, 3, 4")
