@@ -183,7 +183,7 @@ def _trained(train: Callable[[TrainConfig], Any], config: TrainConfig) -> dict[s
     except UserError:
         if not result.is_file():
             raise
-        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+        found: dict[str, Any] = parse_json(result.read_text(encoding="utf-8"))
         return found
 
 

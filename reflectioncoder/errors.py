@@ -4,17 +4,22 @@
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
+# control characters, and the two separators at which Python ends a line
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
 class UserError(ValueError):
     """Bad input. The message is one line that says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with `status`. Data may contain lone surrogates, and an
-    error that names them would fail once more where it is printed; here they are replaced.
+    The command line prints it without a traceback and exits with `status`. A message may name what data contains: line
+    breaks and other control characters stand there as escapes, and lone surrogates, which cannot be printed, as "?".
     """
 
     status = 2
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(encodable(str(message)))
+        super().__init__(encodable(str(message).strip().translate(_ESCAPES)))
 
 
 class RankError(UserError):

@@ -19,6 +19,9 @@ TESTS = Path(__file__).parent
 # The longest files run first; otherwise, with several workers, one of them might run alone at the end.
 LONGEST = (
     "end_to_end/test_demo.py",
+    "tasks/test_evalplus.py",
+    "end_to_end/test_kills.py",
+    "cli/test_file_fuzz.py",
     "train/ranks/test_distributed.py",
     "construct/engines/test_on_ray.py",
     "end_to_end/test_benchmarks.py",
@@ -27,7 +30,8 @@ LONGEST = (
     "end_to_end/test_bootstrap.py",
     "train/test_training_options.py",
     "train/test_train.py",
-    "tasks/test_evalplus.py",
+    "train/test_output.py",
+    "cli/test_model_fuzz.py",
     "construct/samplers/test_native.py",
     "construct/samplers/test_native_completions.py",
     "construct/test_build_chat.py",
@@ -37,7 +41,10 @@ LONGEST = (
     "sandbox/test_hostile.py",
 )
 MARKS = {"data": "data", "learnt": "slow", "base": "slow"}  # fixture: mark of its tests; the last two fixtures train
-SPREAD = ("tests/end_to_end/test_benchmarks.py",)  # its tests share no fixtures and may run on different workers
+SPREAD = (
+    "tests/end_to_end/test_benchmarks.py",
+    "tests/cli/test_file_fuzz.py",
+)  # its tests share no fixtures and may run on different workers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

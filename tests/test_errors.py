@@ -65,6 +65,7 @@ def test_a_budget_that_is_spent_keeps_what_it_was_spent_on():
     assert pickle.loads(pickle.dumps(error)).usage == Usage(3, 40, 5)
 
 
-def test_a_message_that_names_a_lone_surrogate_can_be_printed() -> None:
+def test_a_message_that_names_odd_characters_is_one_line_that_can_be_printed() -> None:
     assert str(UserError("row 3: field \ud83d is unknown")) == "row 3: field ? is unknown"
+    assert str(UserError("block type 'a\nb\x1b[2J\u2028'")) == r"block type 'a\nb\x1b[2J\u2028'"
     assert str(pickle.loads(pickle.dumps(UserError("\udfff: é")))) == "?: é"

@@ -9,7 +9,6 @@ the answers: `clients/chat.py`, `construct/samplers/native_completions.py` and `
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from reflectioncoder.clients.budget import Budget, BudgetError, Usage
 from reflectioncoder.clients.failures import failure_of
 from reflectioncoder.clients.messages import Reason, SamplerError
 from reflectioncoder.config.build import ChatConfig
+from reflectioncoder.files.json_value import parse_json
 
 NO_KEY = "none"  # sent if no key is set; local servers ignore it
 LONGEST_PAUSE = 30.0
@@ -223,7 +223,7 @@ class Endpoint:
 
     def _status_error(self, error: openai.APIStatusError, parameters: Mapping[str, Any]) -> SamplerError:
         try:
-            body = json.loads(error.response.content)
+            body = parse_json(error.response.content)
         except (ValueError, RecursionError, httpx2.ResponseNotRead):
             body = error.body if isinstance(error.body, str) else error.message
         return self.failed(error.status_code, body, error.response.headers, parameters)

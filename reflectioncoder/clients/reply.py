@@ -13,6 +13,7 @@ from reflectioncoder.clients.failures import FILTER_WORDS, is_error
 from reflectioncoder.clients.stream import is_stream, joined_stream
 from reflectioncoder.clients.tool_calls import NO_ID, ToolCall, call_in_text, plain_call, read_calls, sent_back
 from reflectioncoder.errors import encodable
+from reflectioncoder.files.json_value import parse_json
 
 EMPTY = "the model returned an empty answer"
 AnswerEnding = Literal["whole", "length", "filtered", "unknown"]
@@ -78,7 +79,7 @@ def read_reply(
         SamplerError: the body has no answer or an error, a filter stopped the answer, or it is not known to be whole.
     """
     try:
-        data = joined_stream(body) if is_stream(body) else json.loads(body)
+        data = joined_stream(body) if is_stream(body) else parse_json(body)
         if is_error(data):
             raise endpoint.failed(200, data)
         choice = data["choices"][0]
@@ -174,7 +175,7 @@ def _to_send_back(source: Mapping[str, Any], call: ToolCall | None, text: str) -
         message.pop("content")
         return message or None
     same = {"content": text, "tool_calls": plain_call(call.code, call.id)}
-    return None if message == same else json.loads(encodable(json.dumps(message, ensure_ascii=False)))
+    return None if message == same else parse_json(encodable(json.dumps(message, ensure_ascii=False)))
 
 
 def _billed(said: Any) -> Usage | None:

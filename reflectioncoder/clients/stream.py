@@ -6,10 +6,11 @@ server sent one: a stream that ended early has none, and is therefore not taken 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from reflectioncoder.files.json_value import parse_json
 
 JOINED = ("content", "text", "reasoning_content", "reasoning", "refusal", "arguments", "thinking", "summary", "data")
 START = re.compile(rb"\A\s*(data|event|id|retry|error)?:")
@@ -31,7 +32,7 @@ def joined_stream(body: bytes) -> Any:
     for name, text in _events(body):
         if text.strip() == "[DONE]":
             break
-        piece = json.loads(text)
+        piece = parse_json(text)
         if not isinstance(piece, Mapping):
             raise ValueError("an event is not an object")
         if name == "error" or piece.get("error"):

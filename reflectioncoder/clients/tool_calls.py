@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reflectioncoder.files.json_value import parse_json
+
 TOOL = "python"
 CODE_KEYS = (
     "code",
@@ -177,7 +179,7 @@ def id_of(call: Mapping[str, Any], place: int) -> str:
 def _repaired(function: Mapping[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
     try:
-        whole = isinstance(arguments, str) and isinstance(json.loads(arguments), Mapping)
+        whole = isinstance(arguments, str) and isinstance(parse_json(arguments), Mapping)
     except (ValueError, RecursionError):
         whole = False
     if whole:
@@ -191,7 +193,7 @@ def _repaired(function: Mapping[str, Any]) -> dict[str, Any]:
 def _parsed(text: str) -> Any:
     """JSON, also with literal line breaks in its texts, or a Python literal; None if it is neither."""
     try:
-        return json.loads(text, strict=False)
+        return parse_json(text, strict=False)
     except (ValueError, RecursionError):
         pass
     if not text.lstrip().startswith("{"):

@@ -157,7 +157,7 @@ def _json_table(value: Any, name: str, only_text: bool) -> dict[str, Any]:
     """A table of free keys, given as such or as the text of a JSON object; messages do not show values, as of keys."""
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else {}
+            value = parse_json(value) if value.strip() else {}
         except (ValueError, RecursionError):
             raise UserError(f"{name}: expected a table, or the text of a JSON object such as '{{\"x\": 1}}'") from None
     if not isinstance(value, Mapping):

@@ -6,7 +6,6 @@ they were text once is not known.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.json_text import LIMITS, MEGABYTE, ReadLimits, leave_out, too_large
+from reflectioncoder.files.json_value import parse_json
 
 PARQUET = b"PAR1"
 ARROW_FILE, ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
@@ -90,7 +90,7 @@ def _decoder(kind: Any, field: Any = None) -> Decode | None:
 
     named = getattr(kind, "extension_name", "") or ((field and field.metadata) or {}).get(b"ARROW:extension:name", b"")
     if named in (JSON_TYPE, JSON_TYPE.encode()):
-        return lambda value: None if value is None else json.loads(value)
+        return lambda value: None if value is None else parse_json(value)
     if types.is_struct(kind):
         inner = {item.name: decode for item in kind if (decode := _decoder(item.type, item))}
         if inner:

@@ -7,7 +7,6 @@ belongs to the training split, and a folder that holds the same name in two form
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.json_value import parse_json
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 SUFFIXES = (*ROW_SUFFIXES, *(f"{name}.gz" for name in ROW_SUFFIXES if name != ".parquet"))
@@ -75,12 +75,12 @@ def _saved(folder: Path, split: str) -> list[Path]:
     """The Arrow files of a data set that `datasets` saved with `save_to_disk`."""
     try:
         if (folder / "dataset_dict.json").is_file():
-            splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+            splits = parse_json((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
             wanted = splits if split == EVERY_SPLIT else [split]
             if split not in (*splits, EVERY_SPLIT):
                 raise UserError(f"folder {folder}: no split '{split}'; there are {', '.join(splits)}")
             return [file for name in wanted for file in _saved(folder / name, EVERY_SPLIT)]
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        state = parse_json((folder / "state.json").read_text(encoding="utf-8"))
         if state.get("_indices_files") or state.get("_indices_data_files"):
             raise UserError(f"folder {folder}: its rows were reordered by an old version of datasets; save it again")
         return [folder / item["filename"] for item in state["_data_files"]]

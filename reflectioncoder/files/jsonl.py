@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_text import iter_values
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.whole import write_whole
 
 
@@ -32,7 +33,7 @@ def iter_jsonl_at(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, Any]
                 if line.strip():
                     where = f"file {path}, line {number}"
                     try:
-                        yield where, start, json.loads(line.decode("utf-8"))
+                        yield where, start, parse_json(line.decode("utf-8"))
                     except UnicodeDecodeError as error:
                         raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
                     except json.JSONDecodeError as error:

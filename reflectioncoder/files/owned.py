@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.whole import PART, write_whole
 
 MARKER = ".reflectioncoder.json"
@@ -61,7 +62,7 @@ class Marker:
 def read_marker(folder: Path, name: str = MARKER) -> Marker | None:
     """Read the marker of a folder; None if there is none, or if it is not readable."""
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        found = parse_json((folder / name).read_text(encoding="utf-8"))
         files = {name: FileFacts(int(facts["size"]), str(facts["sha256"])) for name, facts in found["files"].items()}
         return Marker(str(found["command"]), "finished" if found["state"] == "finished" else "running", files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

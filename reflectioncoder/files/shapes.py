@@ -7,13 +7,13 @@ that unite two shapes have null columns.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.fields import FieldMap, column
+from reflectioncoder.files.json_value import parse_json
 
 # request and answer, in the order in which they are tried
 PAIRS = (
@@ -220,7 +220,7 @@ def _decoded(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return parse_json(value)
     except (ValueError, RecursionError):
         raise UserError(f"column '{name}' holds text that is not JSON") from None
 

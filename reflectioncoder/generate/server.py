@@ -32,6 +32,7 @@ from reflectioncoder.clients.reply import by_length, read_reply
 from reflectioncoder.config.build import ChatConfig
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.errors import IncompleteError, UserError
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.generate.backend import Keep, SampleKey
 from reflectioncoder.generate.completions import AnswerForm, Completion, code_of
@@ -152,7 +153,7 @@ class ServerBackend:
         if not self._kept.exists():
             return Usage()
         try:
-            return Usage(**json.loads(self._kept.read_text(encoding="utf-8")))
+            return Usage(**parse_json(self._kept.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise UserError(f"{self._kept}: is not a record of usage; delete it to count from zero") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import struct
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 from reflectioncoder.config.build import EMBEDDED_MODEL
 from reflectioncoder.config.pretrain import MICRO_MODEL, PretrainConfig
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.owned import READY, read_marker
 from reflectioncoder.models.micro import micro_folder
 
@@ -117,7 +117,7 @@ def _safetensors_size(path: Path) -> int:
             (length,) = struct.unpack("<Q", data.read(8))
             if length > path.stat().st_size:
                 return 8 + length
-            header = json.loads(data.read(length))
+            header = parse_json(data.read(length))
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
             return int(8 + length + max(ends, default=0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError):
@@ -167,7 +167,7 @@ def trained_as_it_is(name: str) -> str:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"file {path}: cannot be read as JSON ({first_line(error)})") from None
     if not isinstance(found, dict):

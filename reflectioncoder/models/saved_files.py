@@ -10,6 +10,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.models.tokenizer import write_tokenizer
 
 # Settings of a generation config that mean something only if answers are sampled, and their neutral values.
@@ -26,7 +27,7 @@ def complete_configuration(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = parse_json(path.read_text(encoding="utf-8"))
     for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
         rope = part.get("rope_parameters")
         if isinstance(rope, dict) and "rope_theta" in rope:

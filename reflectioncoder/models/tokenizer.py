@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.utils import cached_file
 
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.json_value import parse_json
 
 # Text in which tokenizers differ: runs of digits, blanks, line breaks, capitals, apostrophes, and other scripts.
 PROBE = (
@@ -89,7 +90,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     if not (folder / "tokenizer.json").is_file() or not path.is_file():
         return
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = parse_json(path.read_text(encoding="utf-8"))
     # tokenizer.json holds the whole tokenizer. Classes with rules of their own would build it anew from parts of it.
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     extra = settings.pop("extra_special_tokens", None)

@@ -16,6 +16,7 @@ from typing import Any
 
 from reflectioncoder.config.toml import versions
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural.families import FAMILIES
@@ -77,12 +78,12 @@ def load_once(
 def _cached(path: Path, digest: str) -> Loaded | None:
     try:
         with path.open(encoding="utf-8") as lines:
-            head = json.loads(next(lines))
+            head = parse_json(next(lines))
             if head["digest"] != digest:
                 return None
             problems = []
             for line in lines:
-                id, instruction, solution, tests, *rest = json.loads(line)
+                id, instruction, solution, tests, *rest = parse_json(line)
                 problems.append(Problem(id, instruction, solution, tuple(tests), *rest))
             return Loaded(problems, head["skipped"], head["renamed"])
     except (OSError, ValueError, TypeError, KeyError, StopIteration):

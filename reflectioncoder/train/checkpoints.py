@@ -192,7 +192,7 @@ def what_is_wrong(folder: Path) -> str:
 
 def _unreadable(path: Path) -> str:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         return f"{path.name} cannot be read ({first_line(error)})"
     return ""

@@ -6,7 +6,6 @@ new one is complete; the records and checkpoints of the run before are kept in `
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError, first_line
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import (
     READY,
@@ -216,7 +216,7 @@ def start_output(output: Path, config: TrainConfig, checkpoint: Path | None, fir
 def _step(line: str) -> float:
     """The step of a line of a log. A kill may leave an incomplete line, which belongs to no step."""
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, TypeError, KeyError):
         return float("inf")
 

@@ -13,6 +13,7 @@ import pytest
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_text import ReadLimits, iter_values, unzipped
+from reflectioncoder.files.jsonl import iter_jsonl_at
 
 ROWS = [{"a": 1, "text": "é 😀 \u2028 \x0c"}, {"a": [None, {"b": "x\ny"}]}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -130,3 +131,9 @@ def test_a_bomb_takes_little_memory(tmp_path: Path, start: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 60_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text('{"a": 1}\n' + '{"a":' * 20_000 + "1" + "}" * 20_000 + "\n")
+    with pytest.raises(UserError, match=r"d\.jsonl, line 2: not JSON \(nested too deeply at column 1\)"):
+        list(iter_jsonl_at(tmp_path / "d.jsonl"))

@@ -21,6 +21,8 @@ from reflectioncoder.tasks.base import TaskOptions
 from reflectioncoder.tasks.evalplus.data import HUMANEVAL_SOURCE, MBPP_SOURCE, decode_arguments, find_plus, read_plus
 from reflectioncoder.tasks.registry import get_task
 
+pytestmark = pytest.mark.slow
+
 # Problems whose references are slow or return gigabytes. The commands in docs/evaluation.md run all problems.
 SLOW = {"HumanEval/15", "HumanEval/94", "HumanEval/130", "HumanEval/139", "Mbpp/255", "Mbpp/599", "Mbpp/389"}
 

@@ -14,6 +14,8 @@ from reflectioncoder.interpreter.judge import VALUE_CHARS
 from reflectioncoder.sandbox import caller, values
 from reflectioncoder.tasks.evalplus.compare import first_wrong
 
+pytestmark = pytest.mark.slow
+
 # --- returned values ------------------------------------------------------------------------------------------------
 
 

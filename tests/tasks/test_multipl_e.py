@@ -23,6 +23,8 @@ from reflectioncoder.tasks.multipl_e.compilers import ready_folder
 from reflectioncoder.tasks.multipl_e.task import MultiPLE, _failure
 from reflectioncoder.tasks.registry import get_task
 
+pytestmark = pytest.mark.slow
+
 WRONG = [(key, how) for key, case in CASES.items() for how in case.wrong]
 
 

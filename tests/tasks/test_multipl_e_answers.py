@@ -13,6 +13,8 @@ from reflectioncoder.tasks.multipl_e import languages
 from reflectioncoder.tasks.multipl_e.answers import assemble_program, function_in
 from reflectioncoder.tasks.multipl_e.task import MultiPLE
 
+pytestmark = pytest.mark.slow
+
 JAVA = CASES["java"]
 
 

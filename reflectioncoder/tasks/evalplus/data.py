@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import sys
 import zlib
@@ -20,6 +19,7 @@ from typing import Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_text import unzipped
+from reflectioncoder.files.json_value import parse_json
 
 Arguments = list[Any]
 
@@ -152,7 +152,7 @@ def read_values(path: Path) -> tuple[list[tuple[str, Any]], str]:
         if line.strip():
             where = f"data file {path}, line {number}"
             try:
-                values.append((where, json.loads(line)))
+                values.append((where, parse_json(line)))
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{where}: not JSON ({error}); fetch it again") from None
     return values, hashlib.sha256(data).hexdigest()

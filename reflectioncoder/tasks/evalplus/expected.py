@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.cache import cache_folder
+from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.interpreter.calls import Mode, Record, call_all, with_time
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 
@@ -167,7 +168,7 @@ def _measured(key: str, program: ReferenceProgram, interpreter: Interpreter) -> 
 def _parsed(line: bytes) -> Group | None:
     """Parse the results in a line; None if the line is incomplete."""
     try:
-        records, seconds, handling = json.loads(line)
+        records, seconds, handling = parse_json(line)
         group = Group(tuple(records), tuple(map(float, seconds)), float(handling), len(line))
     except (ValueError, TypeError):
         return None
