@@ -169,6 +169,12 @@ def analysis(
         partial: whether another planted bug contributes to this failure.
         rng: picks the wordings.
     """
+    cause, repair = clauses(mutation, buggy, fixed, function, rng)
+    return compose(failure, cause, repair, EFFECTS.get(mutation.kind, ""), partial, rng)
+
+
+def clauses(mutation: Mutation, buggy: str, fixed: str, function: str, rng: random.Random) -> tuple[str, str]:
+    """Write the cause of a bug as a clause, and its repair as an imperative; see `analysis`."""
     words = {key: code(value)[1:-1] for key, value in mutation.words.items()}
     words |= {"bad": code(mutation.bad)[1:-1], "good": code(mutation.good)[1:-1]}
     words |= {"line": buggy.strip(), "fixed": fixed.strip(), "def": function}
@@ -177,7 +183,20 @@ def analysis(
         cause, repair = (rng.choice(texts).format_map(words) for texts in (kind.causes, kind.repairs))
     except KeyError as error:
         raise UserError(f"bug kind '{mutation.kind}': a template has the unknown field {error}") from None
-    effect = EFFECTS.get(mutation.kind, "")
+    return cause, repair
+
+
+def compose(failure: AssertFailure, cause: str, repair: str, effect: str, partial: bool, rng: random.Random) -> str:
+    """Write an analysis from its parts: what failed, the cause, what it does to the run, and the repair.
+
+    Args:
+        failure: the failing assert and the interpreter's result.
+        cause: a clause.
+        repair: an imperative.
+        effect: a sentence; may be empty.
+        partial: whether something else contributes to this failure.
+        rng: picks the wordings.
+    """
     parts = [_opening(failure, rng), _cause(cause, failure, partial, rng), effect, _repair(repair, rng)]
     return " ".join(filter(None, parts))
 
