@@ -179,18 +179,63 @@ class NativeConfig:
 
 
 @dataclass(frozen=True)
+class AttemptsConfig:
+    """The model whose own attempts become sequences, for the sampler `attempts`, and how they are repaired.
+
+    Args:
+        model: directory or hub name of the model that answers the problems: the one that is to be trained, or any
+            other. With the back end `server` it is `chat.model`.
+        backend: `transformers`; `vllm` (an extra); or `server` for a model behind an OpenAI-compatible server, whose
+            URL, budget and timeouts are those of `chat`.
+        prompt_style: see `generate`; `auto` is what the model was made for.
+        samples: attempts per problem; each different one can be in the output, with the id PROBLEM#NUMBER.
+        temperature: sampling temperature; 0 is greedy, and more than one sample needs more.
+        top_p: probability mass that nucleus sampling keeps.
+        max_new_tokens: longest attempt in tokens; one that reaches it is rejected as `answer_too_long`.
+        batch_size: attempts that are decoded together.
+        largest_repair: largest share of the repaired program, in syntax nodes, that the repair may write or remove. An
+            attempt that needs more is rejected as `repair_too_large`; 1 also keeps programs that are written anew.
+        answer: code of the final answer: `repaired` is the attempt with its mistakes repaired, `reference` the
+            problem's own solution.
+        precision: data type of the parameters.
+        device: `auto` is a CUDA GPU if there is one; or `cpu`, `cuda`, `cuda:N`.
+        trust_remote_code: run Python code that comes with the model, for architectures that transformers does not have.
+            The code has every right of this process; set it only for models whose code you have read.
+        vllm: GPUs and memory for the back end `vllm`.
+    """
+
+    model: str = EMBEDDED_MODEL
+    backend: Annotated[str, NameIn("generate.registry:BACKENDS")] = "transformers"
+    prompt_style: Literal["auto", "native", "chat", "plain"] = "auto"
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 0.95
+    max_new_tokens: int = 512
+    batch_size: int = 64
+    largest_repair: float = 0.5
+    answer: Literal["repaired", "reference"] = "repaired"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+
+
+@dataclass(frozen=True)
 class BuildConfig:
     """Make reflection sequences from problems: with planted bugs (no language model), or with a model.
 
     Args:
-        sampler: source of the sequences: `mutation` plants bugs in verified solutions, `chat` uses a chat model,
-            `replay` recorded answers of one, `native` a model that was fine-tuned on the format.
+        sampler: source of the sequences: `mutation` plants bugs in verified solutions, `attempts` repairs a model's own
+            wrong answers, `chat` uses a chat model, `replay` recorded answers of one, `native` a model that was
+            fine-tuned on the format.
         chat: the chat model. The prompts and budgets also apply to `native`, and with its back end `completions` so do
-            the server's settings. Ignored by `mutation`.
+            the server's settings, as for `attempts` with its back end `server`. Ignored by `mutation`.
         native: the fine-tuned model of the sampler `native`.
+        attempts: the model of the sampler `attempts`, and how its mistakes are repaired.
         output: output directory with the ledger, the sequences, the rejects and the funnel.
         problems: "procedural" (or its part "procedural_micro", for micro models), a JSONL or Parquet file, or a Hugging
-            Face data set. Samplers with a model need only instructions; `mutation` needs solutions and tests.
+            Face data set. Samplers with a model need only instructions; `mutation` and `attempts` need solutions and
+            tests.
         fields: names of the data set's columns, such as "instruction=text,tests=test_list", or a preset; empty for our
             own names and the shapes in docs/data.md.
         skip_bad: leave out rows that cannot be read, and list them with the reasons in problem_notes.txt; otherwise the
@@ -257,6 +302,7 @@ class BuildConfig:
     near_duplicates: float = 0.9
     formats: tuple[str, ...] = ("jsonl", "parquet")
     fork: str = ""
-    sampler: Annotated[str, NameIn("construct.samplers.registry:SAMPLERS", ("mutation",))] = "mutation"
+    sampler: Annotated[str, NameIn("construct.samplers.registry:SAMPLERS", ("mutation", "attempts"))] = "mutation"
     chat: ChatConfig = field(default_factory=ChatConfig)
     native: NativeConfig = field(default_factory=NativeConfig)
+    attempts: AttemptsConfig = field(default_factory=AttemptsConfig)

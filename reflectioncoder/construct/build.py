@@ -39,8 +39,8 @@ from reflectioncoder.construct.inputs import (
     read_inputs,
 )
 from reflectioncoder.construct.ledger.ledger import Ledger
-from reflectioncoder.construct.mutation.worker import INFRASTRUCTURE, Reflector
 from reflectioncoder.construct.prompts import load_prompts
+from reflectioncoder.construct.reflect import WITHOUT_CONVERSATION
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import IncompleteError
 from reflectioncoder.files.funnel import funnel_steps
@@ -48,7 +48,6 @@ from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import check_writable
 from reflectioncoder.interpreter.interpreter import Interpreter, Limits
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.progress import Meter
 from reflectioncoder.registry import refuse_in_worker
 
 ROWS_SHOWN = 20  # bad rows printed to the console
@@ -77,7 +76,8 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
     """Make, filter and export the reflection sequences of a configuration; resumes an earlier run.
 
     It writes these files to `config.output`: `sequences.jsonl` and the other formats in `formats`, `instructions.jsonl`
-    (only the last round of each sequence, for plain instruction tuning), `rejects.jsonl`, `contamination.jsonl`,
+    (only the last round of each sequence, for plain instruction tuning), `passed.jsonl` (the attempts that passed, with
+    the sampler `attempts`), `rejects.jsonl`, `contamination.jsonl`,
     `funnel.json`, the data card `README.md`, the ledger and the configuration.
 
     Args:
@@ -138,13 +138,15 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             ledger.note("total", len(problems))
             ledger.note("contaminated", len(banned))
             if pending:
-                reflect = _reflect if config.sampler == "mutation" else reflect_by_chat
+                reflect = WITHOUT_CONVERSATION.get(config.sampler, reflect_by_chat)
                 with engine.engine_running(config):
                     ended = reflect(config, pending, ledger, console)
                 _say_in_part(say, [f"no result for {id}: {why}" for id, why in ended.left])
                 if ended.failed and not ledger.finished():
                     raise IncompleteError(f"{ended.failed}: rerun to continue")
-            kept, funnel = export_build(problems, found, detector(), ledger, output, config.near_duplicates)
+            kept, funnel = export_build(
+                problems, found, detector(), ledger, output, config.near_duplicates, config.sampler == "attempts"
+            )
             if skipped:
                 funnel = {"skipped_rows": len(skipped), **funnel}
             write_lines(output / "funnel.json", [json.dumps(funnel, indent=2)])
@@ -181,8 +183,10 @@ def describe_build(config: BuildConfig) -> str:
     check_writable(output)
     with Interpreter(Limits(config.seconds, config.memory_mb), config.isolation, libraries=config.libraries):
         pass  # it starts
+    attempting = config.chat.model if config.attempts.backend == "server" else config.attempts.model
     ways = {
         "mutation": "by mutation",
+        "attempts": f"from attempts of {attempting}",
         "chat": f"with {config.chat.model} at {shown_url(config.chat.base_url)}",
         "replay": f"with the answers in {config.chat.replay}",
         "native": f"with blocks by {config.native.model}",
@@ -222,33 +226,15 @@ def _contaminated(
     return found
 
 
-def _reflect(config: BuildConfig, problems: list[Problem], ledger: Ledger, console: Console) -> Ended:
-    """Run the workers until every problem is in the ledger, or the interpreter gave no result in two attempts."""
-    with Meter("reflecting", len(problems)) as meter, engine.workers(Reflector, config, console) as pool:
-        for attempt in (1, 2):
-            again = []
-            for index, entry in pool.run(problems):
-                if entry.reason == INFRASTRUCTURE:
-                    again.append(problems[index])
-                else:
-                    ledger.put(entry)
-                    meter.advance()
-            if not again:
-                return Ended()
-            problems = again
-            console.print(f"attempt {attempt}: {len(again)} problems without a result from the interpreter")
-    why = (
-        f"the interpreter gave no result for {len(again)} problems, first {again[0].id} (use fewer workers if memory"
-        " is short); the others are kept"
-    )
-    return Ended(failed=why, left=tuple((problem.id, "no result from the interpreter") for problem in again))
-
-
 def _card(
     config: BuildConfig, problems: Sequence[Problem], kept: Sequence[Dialogue], funnel: Mapping[str, int]
 ) -> outputs.Card:
     how: dict[str, Any] = {"sampler": config.sampler}
-    if config.sampler != "mutation":
+    if config.sampler == "attempts":
+        server = config.attempts.backend == "server"
+        how["model"] = config.chat.model if server else config.attempts.model
+        how |= {key: getattr(config.attempts, key) for key in ("backend", "samples", "temperature", "largest_repair")}
+    elif config.sampler != "mutation":
         how |= chat_settings(config, CHAT_SETTINGS, "")
         how["prompt_version"] = load_prompts(config.chat.prompts).version
     how |= {"problems": Path(config.problems).name, "split": config.split, "seed": config.seed}

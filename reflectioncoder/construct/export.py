@@ -18,10 +18,12 @@ from reflectioncoder.construct.filters.contamination import Contamination
 from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.ledger.ledger import Ledger
 from reflectioncoder.dialogues.dialogue import Dialogue, instruction_dialogue, write_jsonl
+from reflectioncoder.files.folders import PASSED_FILE
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.problem import Problem
 
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
+PASSED = "passed_at_once"  # reason of an attempt that passed its tests: no sequence, but a plain sample
 
 
 class Stored(Sequence[Dialogue]):
@@ -75,6 +77,7 @@ def export_build(
     ledger: Ledger,
     output: Path,
     near_duplicates: float = 0.9,
+    attempts: bool = False,
 ) -> tuple[Stored, dict[str, int]]:
     """Write the files in `FILES` except the funnel, and count the sequences kept.
 
@@ -86,6 +89,7 @@ def export_build(
         output: directory to write to.
         near_duplicates: two sequences are near-duplicates if the Jaccard index of their 5-grams is at least this; above
             1 the filter is off.
+        attempts: also write the attempts that passed as plain samples, to `PASSED_FILE`.
 
     Returns:
         the sequences kept, and the funnel.
@@ -108,14 +112,18 @@ def export_build(
                 item = detector.check(problem.id, ("", code), problem.entry_point or "")
                 if item is not None:
                     copied[problem.id], rejects[problem.id] = item, _rejection(item)
+    passed = [id for id, rejected in rejects.items() if rejected.reason == PASSED]
     ids = [id for id in done if id not in rejects]
     if near_duplicates <= 1:
-        texts = _Texts(Stored(ledger, ids), {problem.id: problem.instruction for problem in problems})
-        for same in overlap.near_duplicates(texts, near_duplicates):
-            detail = f"{same.share:.0%} of the 5-grams are those of {same.other}"
-            rejects[same.id] = Rejected(same.id, "near_duplicate", detail)
+        instructions = {problem.id: problem.instruction for problem in problems}
+        for some in (ids, passed):
+            for same in overlap.near_duplicates(_Texts(Stored(ledger, some), instructions), near_duplicates):
+                detail = f"{same.share:.0%} of the 5-grams are those of {same.other}"
+                rejects[same.id] = Rejected(same.id, "near_duplicate", detail)
         ids = [id for id in ids if id not in rejects]
     kept = Stored(ledger, ids)
+    if attempts:
+        write_jsonl(output / PASSED_FILE, Stored(ledger, [id for id in passed if rejects[id].reason == PASSED]))
     write_jsonl(output / "sequences.jsonl", kept)
     write_jsonl(output / "instructions.jsonl", map(last_round_dialogue, kept))
     write_lines(output / "rejects.jsonl", _reject_lines(problems, rejects, ledger))
@@ -127,7 +135,7 @@ def export_build(
 def _reject_lines(problems: Sequence[Problem], rejects: Mapping[str, Rejected], ledger: Ledger) -> Iterator[str]:
     for problem in problems:
         reject = rejects.get(problem.id)
-        if reject is not None:
+        if reject is not None and reject.reason != PASSED:
             entry = ledger.get(problem.id)
             sequence = None if entry is None else entry.payload
             told = {"id": problem.id, "reason": reject.reason, "detail": reject.detail}

@@ -46,10 +46,11 @@ TOUCHES: Mapping[str, Touched] = {
     "decontaminate_fields": "last filters", "decontaminate_split": "last filters",
     # affect which problems there are
     "problems": "problems", "fields": "problems", "split": "problems", "count": "problems", "levels": "problems",
-    "problem_texts": "problems", "native.samples": "problems",
+    "problem_texts": "problems", "native.samples": "problems", "attempts.samples": "problems",
     # affect the verdict on given answers and executions
     "io_names": "verdicts", "io_match": "verdicts", "max_rounds": "verdicts", "repeats": "verdicts",
-    "added_filters": "verdicts", "reflectioncoder": "verdicts",
+    "added_filters": "verdicts", "reflectioncoder": "verdicts", "attempts.largest_repair": "verdicts",
+    "attempts.answer": "verdicts",
     # affect the output of a program, and so every later answer
     "seconds": "executions", "memory_mb": "executions", "isolation": "executions", "ipython": "executions",
     "python": "executions", "libraries": "executions",
@@ -280,6 +281,16 @@ def _take_over(
     rules, kind = rules_of(config) if config.sampler != "mutation" else (ConversationRules(), Conversation)
     for problem in problems:
         entry = old.get(problem.id)
+        if config.sampler == "attempts":  # one step, which depends on nothing but the problem and the model
+            events_of = old.events(problem.id)
+            for number, (name, value) in enumerate(events_of):
+                new.add_event(problem.id, number, name, value)
+            if entry is not None and change.verdicts:
+                new.put(relabelled(entry, problem), timed=False)
+                finished += 1
+            else:
+                unfinished, answers = unfinished + bool(events_of), answers + len(events_of)
+            continue
         recorded = [from_record(name, value) for name, value in old.events(problem.id) if name != FAILED]
         entry, events = kept(problem, entry, recorded, change, rules, kind)
         for number, event in enumerate(events):

@@ -18,6 +18,7 @@ from reflectioncoder.config.build import BuildConfig, ChatConfig
 from reflectioncoder.config.libraries import DEFAULT_LIBRARIES
 from reflectioncoder.config.toml import versions
 from reflectioncoder.construct import outputs
+from reflectioncoder.construct.attempts.wordings import ATTEMPTS_VERSION
 from reflectioncoder.construct.conversation.samples import sample_id
 from reflectioncoder.construct.engines import engine
 from reflectioncoder.construct.export import FILES
@@ -30,6 +31,7 @@ from reflectioncoder.construct.prompts import load_prompts
 from reflectioncoder.construct.samplers import replay
 from reflectioncoder.construct.samplers.registry import check_answers, check_sampler
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.folders import PASSED_FILE
 from reflectioncoder.files.json_text import ReadLimits
 from reflectioncoder.files.owned import refuse_foreign, refuse_inputs
 from reflectioncoder.interpreter.warm_process import check_libraries
@@ -45,6 +47,7 @@ CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "
 FREE_CHAT_SETTINGS = ("extra_body", "endings", "thoughts", "thought_marks")
 # native settings that do not affect the answers (as in `generate`, the effect of the batch on a row is ignored)
 NATIVE_FREE = ("batch_size", "device", "replicas", "trust_remote_code", "vllm")
+ATTEMPTS_FREE = ("batch_size", "device", "trust_remote_code", "vllm")
 # settings that do not affect the sequences, or only through the problems
 NOT_FINGERPRINTED = ("output", "workers", "formats", "fork", "skip_bad", "max_row_mb", "max_file_mb", *engine.KEYS)
 NOTES = "problem_notes.txt"  # file that lists all bad rows
@@ -111,7 +114,8 @@ def check_place(config: BuildConfig, output: Path) -> None:
 
 def output_files(config: BuildConfig) -> list[str]:
     """Return the names of all files that a finished build has written."""
-    return [*FILES, *(outputs.FORMATS[name] for name in config.formats)]
+    passed = [PASSED_FILE] if config.sampler == "attempts" else []
+    return [*FILES, *passed, *(outputs.FORMATS[name] for name in config.formats)]
 
 
 def _problems(config: BuildConfig, limits: ReadLimits, keep: bool) -> Loaded:
@@ -133,9 +137,10 @@ def _problems(config: BuildConfig, limits: ReadLimits, keep: bool) -> Loaded:
 
     reading = (config.count, config.seed, config.levels, config.fields, config.split, config.skip_bad)
     loaded = load_once(config.problems, reading, Path(config.output), read, keep)
-    if config.sampler != "native" or config.native.samples == 1:
+    many = {"native": config.native.samples, "attempts": config.attempts.samples}.get(config.sampler, 1)
+    if many == 1:
         return loaded
-    numbers = range(1, config.native.samples + 1)
+    numbers = range(1, many + 1)
     samples = [
         dataclasses.replace(problem, id=sample_id(problem.id, k)) for problem in loaded.problems for k in numbers
     ]
@@ -148,7 +153,7 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     Settings that do not affect the sequences, such as output paths and worker counts, are left out.
     """
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_FINGERPRINTED}
-    native = settings.pop("native")
+    native, attempts = settings.pop("native"), settings.pop("attempts")
     del settings["chat"]
     if config.libraries == DEFAULT_LIBRARIES:
         del settings["libraries"]  # as in builds from before this setting
@@ -166,9 +171,19 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
         if config.native.backend == "completions":
             settings["chat.model"] = config.chat.model
             settings |= chat_settings(config, ())
+    elif config.sampler == "attempts":
+        settings |= {f"attempts.{key}": attempts[key] for key in attempts if key not in ATTEMPTS_FREE}
+        settings["wording_version"] = f"{WORDING_VERSION}.{ATTEMPTS_VERSION}"
+        if config.attempts.backend == "server":
+            del settings["attempts.model"]
+            settings |= chat_settings(config, ("model",))
+        elif config.attempts.backend in ("transformers", "vllm"):
+            from reflectioncoder.models.load import weights_fingerprint
+
+            settings["attempts.weights"] = weights_fingerprint(config.attempts.model)
     else:
         settings |= chat_settings(config, CHAT_SETTINGS)
-    if config.sampler != "mutation":
+    if config.sampler not in ("mutation", "attempts"):
         prompts = load_prompts(config.chat.prompts)
         settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
     if config.sampler == "replay":

@@ -1,7 +1,8 @@
-"""Turns problems into ledger entries in a worker process of a build by mutation."""
+"""Turns problems into ledger entries in a worker process of a build by mutation, or from attempts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from reflectioncoder.config.build import BuildConfig
@@ -29,8 +30,8 @@ class _StrictInterpreter(Interpreter):
         return results
 
 
-class Reflector:
-    """Turns problems into ledger entries; owns the interpreter of its worker process.
+class ProblemWorker:
+    """Makes ledger entries; owns the interpreter of its worker process.
 
     Args:
         config: the build's configuration.
@@ -40,22 +41,22 @@ class Reflector:
     """
 
     def __init__(self, config: BuildConfig) -> None:
-        self._config, self._settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
+        self.config, self.settings = config, filters.settings_of(config.io_names, config.max_rounds, config.io_match)
         limits = Limits(config.seconds, config.memory_mb)
-        self._interpreter = _StrictInterpreter(limits, config.isolation, libraries=config.libraries)
+        self.interpreter = _StrictInterpreter(limits, config.isolation, libraries=config.libraries)
 
-    def __call__(self, problem: Problem) -> Entry:
-        """Build the sequence of a problem and apply the filters that need only this sequence.
+    def entry(self, problem: Problem, make: Callable[[], Dialogue | Rejected]) -> Entry:
+        """Call `make`, and apply the filters that need only its sequence.
 
         Raises:
             UserError: the interpreter cannot start sessions.
         """
         dialogue = None
         try:
-            made = reflect_by_mutation(problem, self._interpreter, self._config.seed)
+            made = make()
             if isinstance(made, Dialogue):
                 dialogue = made
-                rejected = filters.apply_filters(made, problem, self._settings) or self._verify(made, problem)
+                rejected = self.verdict(made, problem)
             else:
                 rejected = made
         except UserError:
@@ -67,12 +68,23 @@ class Reflector:
             rejected = Rejected(problem.id, "internal_error", f"{type(error).__name__}: {error}")
         return entry_of(problem, dialogue, rejected)
 
-    def _verify(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
-        detail = filters.final_code_fails(dialogue, problem, self._interpreter)
+    def verdict(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
+        """Return why a sequence is not kept, or None."""
+        if (rejected := filters.apply_filters(dialogue, problem, self.settings)) is not None:
+            return rejected
+        detail = filters.final_code_fails(dialogue, problem, self.interpreter)
         if detail is not None:
             return Rejected(problem.id, "final_code_fails", detail)
-        return unstable(dialogue, problem, self._interpreter, self._config.repeats)
+        return unstable(dialogue, problem, self.interpreter, self.config.repeats)
 
     def close(self) -> None:
         """Close the interpreter."""
-        self._interpreter.close()
+        self.interpreter.close()
+
+
+class Reflector(ProblemWorker):
+    """Turns problems into entries by planting bugs in their solutions."""
+
+    def __call__(self, problem: Problem) -> Entry:
+        """Build the sequence of a problem; see `entry`."""
+        return self.entry(problem, lambda: reflect_by_mutation(problem, self.interpreter, self.config.seed))

@@ -1,8 +1,8 @@
 """Every sampler by its name, and what a build needs to create one.
 
 A sampler answers the turns of a conversation; the interface is `Sampler` in `clients/messages.py`. `--sampler` takes
-every name in `SAMPLERS`, and `mutation`, which holds no conversation. Add yours to it, or from outside the package with
-`SAMPLERS.add`.
+every name in `SAMPLERS`, and `mutation` and `attempts`, which hold no conversation. Add yours to it, or from outside
+the package with `SAMPLERS.add`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.console import Console
 from reflectioncoder.clients.address import check_endpoint
 from reflectioncoder.clients.budget import Budget, price_of
 from reflectioncoder.clients.messages import Sampler
-from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.config.build import AttemptsConfig, BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.construct.prompts import Prompts
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.model_files import check_model_files
@@ -58,6 +58,8 @@ def check_sampler(config: BuildConfig) -> None:
     if config.sampler == "chat" or (config.sampler == "native" and config.native.backend == "completions"):
         check_endpoint(config.chat, served_model(config))
         check_budget(config)
+    if config.sampler == "attempts":
+        check_attempts(config.attempts, config.chat)
     if config.sampler == "replay" and not config.chat.replay:
         raise UserError("chat.replay: name the file of recorded answers")
 
@@ -91,6 +93,24 @@ def check_native(config: NativeConfig, chat: ChatConfig) -> None:
         raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
     if chat.budget_money and config.backend != "completions":
         raise UserError("chat.budget_money: a model on this machine has no price; set chat.budget_tokens")
+
+
+def check_attempts(config: AttemptsConfig, chat: ChatConfig) -> None:
+    """Raise UserError for invalid settings of the model that attempts the problems."""
+    if config.backend == "server":
+        check_endpoint(chat, chat.model)
+    elif config.backend in ("transformers", "vllm"):
+        check_model_files(config.model)
+        check_vllm(config.vllm, "attempts.")
+    for name in ("batch_size", "max_new_tokens", "samples"):
+        if getattr(config, name) < 1:
+            raise UserError(f"attempts.{name} = {getattr(config, name)}: give a number above 0")
+    if config.temperature < 0 or not 0 < config.top_p <= 1:
+        raise UserError("attempts: temperature must be at least 0 and top_p in (0, 1]")
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError("attempts: several samples of greedy decoding are all the same; set a temperature")
+    if not 0 < config.largest_repair <= 1:
+        raise UserError(f"attempts.largest_repair = {config.largest_repair}: give a share in (0, 1]")
 
 
 def native_sampler(config: BuildConfig, budget: Budget, prompts: Prompts, console: Console) -> Sampler:
