@@ -19,6 +19,11 @@ REMEDIES: Mapping[str, str] = {
     "no_usable_failure": "the failures are too long or change from run to run: give shorter tests",
     "contaminated": "every problem is in an evaluation set of --decontaminate (contamination.jsonl): take other ones",
     "single_round": "the model's first code passed each time: take harder problems or a weaker model",
+    "passed_at_once": "the model solved the problems: passed.jsonl has its answers; take harder problems for sequences",
+    "repair_too_large": "the attempts have little in common with the solutions: take easier problems, a stronger model,"
+    " or raise --attempts.largest_repair",
+    "no_code": "the model's answers hold no program: look at the prompt style (--attempts.prompt_style)",
+    "attempt_does_not_parse": "the model's answers are not Python: take a stronger model",
     "internal_error": f"this is an error of the program, not of your data; please report it with {FILE}",
 }
 

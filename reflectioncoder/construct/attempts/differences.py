@@ -140,7 +140,7 @@ class Comparison:
                 return NO_WAY
             if not self.attempt.alone(left) and (_is_compound(right) or not self.reference.alone(right)):
                 return NO_WAY
-            return self.size(right) + 2
+            return self.size(right) + 2 + (0 if type(left) is type(right) else self.size(left) / 2)
         return NO_WAY
 
     def _inside(self, left: ast.AST, right: ast.AST) -> float:

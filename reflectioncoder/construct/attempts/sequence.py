@@ -136,7 +136,7 @@ def _repaired(
         raise UnusableError("the attempt does not run to the end of its tests")
     if not any(trying.outcomes(()) or ()):
         raise UnusableError("the tests fail only together")
-    chosen = _smallest(trying, problem)
+    chosen = _smallest(trying)
     if chosen is None:
         return Rejected(problem.id, "no repair", "the reference does not pass in the attempt's place")
     program = apply_edits(attempt, [Mutation("", (item.edit,), "", "", 1) for item in chosen]).strip("\n") + "\n"
@@ -173,8 +173,23 @@ def _name(mistake: Mistake) -> str:
     return mistake.difference.what if mistake.known is None else mistake.known.kind
 
 
-def _smallest(trying: Workshop, problem: Problem) -> list[Difference] | None:
-    """Find the smallest repair of an attempt; None if there is none."""
+def find_repair(problem: Problem, attempt: str, interpreter: Interpreter) -> list[Difference] | None:
+    """Find the smallest set of differences from the reference solution with which an attempt passes all tests.
+
+    Args:
+        problem: a problem with single asserts as tests, and a solution that passes them.
+        attempt: a program that fails some of them; it ends with a line break.
+        interpreter: runs the candidates.
+
+    Returns:
+        the differences in the order of the text, none of which can be left out; None if there is no repair.
+    """
+    return _smallest(_workshop(problem, attempt, interpreter, AttemptSettings()))
+
+
+def _smallest(trying: Workshop) -> list[Difference] | None:
+    """Find the smallest repair of the program of a workshop; see `find_repair`."""
+    problem = trying.problem
     assert problem.solution is not None
     ours = normal_tree(trying.solution)
     try:
