@@ -35,7 +35,7 @@ NO_WAY = math.inf  # the distance of nodes that no edit of the text turns into e
 
 
 @dataclass(frozen=True)
-class Difference:
+class TreeDifference:
     """One place where the attempt differs from the reference.
 
     Args:
@@ -80,7 +80,7 @@ def _plain(statement: ast.stmt) -> ast.stmt:
     return statement
 
 
-def differences(attempt: SourceTree, reference: SourceTree) -> list[Difference]:
+def differences(attempt: SourceTree, reference: SourceTree) -> list[TreeDifference]:
     """Find the differences of two programs, in the order of the attempt's text.
 
     Args:
@@ -92,13 +92,13 @@ def differences(attempt: SourceTree, reference: SourceTree) -> list[Difference]:
     """
     if len(walk(attempt.tree)) * len(walk(reference.tree)) > MOST_PAIRS:
         return []
-    comparison = Comparison(attempt, reference)
+    comparison = TreeComparison(attempt, reference)
     if comparison.distance(attempt.tree, reference.tree) == NO_WAY:
         return []
     return list(comparison.between(attempt.tree, reference.tree))
 
 
-class Comparison:
+class TreeComparison:
     """Compares the nodes of two programs; see `differences`."""
 
     def __init__(self, attempt: SourceTree, reference: SourceTree) -> None:
@@ -228,7 +228,7 @@ class Comparison:
                 j += 1
         return best[0][0], pairs
 
-    def between(self, left: ast.AST, right: ast.AST, part: What = "expression") -> Iterator[Difference]:
+    def between(self, left: ast.AST, right: ast.AST, part: What = "expression") -> Iterator[TreeDifference]:
         """Yield the differences of two nodes whose distance is not `NO_WAY`; `part` is what the nodes are."""
         if self.same(left, right):
             return
@@ -265,7 +265,7 @@ class Comparison:
             elif isinstance(mine, ast.AST) and isinstance(theirs, ast.AST):
                 yield from self.pairs(mine, theirs)
 
-    def _replaced(self, left: ast.AST, right: ast.AST, part: What) -> Difference:
+    def _replaced(self, left: ast.AST, right: ast.AST, part: What) -> TreeDifference:
         start, end = self.attempt.span(left)
         old = self.attempt.of(left)
         size = self.size(right)
@@ -276,19 +276,21 @@ class Comparison:
             bare, safe = (f"{text[:start]}{part}{text[end:]}" for part in (new, f"({new})"))
             if _dump(bare) != _dump(safe):
                 new = f"({new})"
-            return Difference(Edit(start, end, new), old, new, part, size)
+            return TreeDifference(Edit(start, end, new), old, new, part, size)
         assert isinstance(left, ast.stmt) and isinstance(right, ast.stmt)
         if not self.attempt.alone(left):
             new = self.reference.of(right)
-            return Difference(Edit(start, end, new), old, new, "statement", size)
+            return TreeDifference(Edit(start, end, new), old, new, "statement", size)
         start, end = self.attempt.block([_with_decorators(left)])
         new = self._text(right, left.col_offset)
         whole = isinstance(left, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         what: What = "rewritten" if whole else "statement"
         old = textwrap.dedent(self.attempt.text[start:end]).strip("\n")
-        return Difference(Edit(start, end, new), old, textwrap.dedent(new).strip("\n"), what, size)
+        return TreeDifference(Edit(start, end, new), old, textwrap.dedent(new).strip("\n"), what, size)
 
-    def _blocks(self, owner: ast.AST, name: str, mine: list[ast.stmt], theirs: list[ast.stmt]) -> Iterator[Difference]:
+    def _blocks(
+        self, owner: ast.AST, name: str, mine: list[ast.stmt], theirs: list[ast.stmt]
+    ) -> Iterator[TreeDifference]:
         pairs = self._lists(owner, name, mine, theirs)[1]
         if name != "body" and not (mine and theirs):
             if pairs:
@@ -303,27 +305,27 @@ class Comparison:
                 yield from self.between(a, b)
             elif a is not None:
                 start, end = self.attempt.block([_with_decorators(a)])
-                yield Difference(Edit(start, end, ""), self.attempt.of(a), "", "removed", self.size(a))
+                yield TreeDifference(Edit(start, end, ""), self.attempt.of(a), "", "removed", self.size(a))
             elif b is not None:
                 new = self._text(b, column)
                 shown = textwrap.dedent(new).strip("\n")
-                yield Difference(Edit(place, place, new), "", shown, "added", self.size(b), order)
+                yield TreeDifference(Edit(place, place, new), "", shown, "added", self.size(b), order)
 
-    def _branch(self, owner: ast.AST, mine: list[ast.stmt], theirs: list[ast.stmt]) -> Difference:
+    def _branch(self, owner: ast.AST, mine: list[ast.stmt], theirs: list[ast.stmt]) -> TreeDifference:
         """The difference that adds or removes the `else` of a statement."""
         body, column = _body(owner), owner.col_offset  # type: ignore[attr-defined]
         after = self.attempt.block(body)[1]
         if mine:
             end = self.attempt.block(mine)[1]
             old = textwrap.dedent(self.attempt.text[after:end]).strip("\n")
-            return Difference(Edit(after, end, ""), old, "", "removed", sum(map(self.size, mine)))
+            return TreeDifference(Edit(after, end, ""), old, "", "removed", sum(map(self.size, mine)))
         if self._is_elif(self.reference, theirs[0]):
             new = self._text(theirs[0], column)
         else:
             inner = body[0].col_offset
             new = f"{' ' * column}else:\n" + "".join(self._text(item, inner) for item in theirs)
         shown = textwrap.dedent(new).strip("\n")
-        return Difference(Edit(after, after, new), "", shown, "added", sum(map(self.size, theirs)), 1 << 20)
+        return TreeDifference(Edit(after, after, new), "", shown, "added", sum(map(self.size, theirs)), 1 << 20)
 
     def _start(self, statements: Sequence[ast.stmt], number: int) -> int:
         return self.attempt.block([_with_decorators(statements[number])])[0]

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reflectioncoder.construct.attempts.differences import Difference
+from reflectioncoder.construct.attempts.differences import TreeDifference
 from reflectioncoder.construct.attempts.wordings import REPAIRED
 from reflectioncoder.construct.mutation.edits import Mutation
 from reflectioncoder.construct.mutation.explain import AssertFailure, clauses, code, compose
@@ -31,7 +31,7 @@ class Mistake:
         function: name of the function around it.
     """
 
-    difference: Difference
+    difference: TreeDifference
     undone: Mutation
     known: Mutation | None
     line: str

@@ -6,7 +6,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from reflectioncoder.construct.attempts.differences import Comparison, normal_tree
+from reflectioncoder.construct.attempts.differences import TreeComparison, normal_tree
 from reflectioncoder.construct.mutation.edits import Edit, FunctionNode, Mutation, SourceTree, apply_edits
 
 ANY = "_"  # stands for every variable when two programs are aligned for the first time
@@ -25,7 +25,7 @@ def with_names_of(attempt: SourceTree, reference: SourceTree) -> SourceTree:
     Returns:
         the renamed solution; the solution itself if nothing has to be renamed, or if its text cannot be renamed.
     """
-    theirs, mine = variables(reference.tree), variables(attempt.tree)
+    theirs, mine = variables_in(reference.tree), variables_in(attempt.tree)
     names = _chosen(_fixed(attempt.tree, reference.tree), _votes(attempt, reference, mine, theirs), mine, theirs)
     if all(old == new for old, new in names.items()):
         return reference
@@ -37,7 +37,7 @@ def with_names_of(attempt: SourceTree, reference: SourceTree) -> SourceTree:
     return renamed if ast.dump(renamed.tree) == expected else reference
 
 
-def variables(tree: ast.AST) -> list[str]:
+def variables_in(tree: ast.AST) -> list[str]:
     """Return the parameters and the names that are assigned inside functions, in order and without repetition."""
     found: dict[str, None] = {}
     for function in ast.walk(tree):
@@ -86,7 +86,7 @@ def _votes(attempt: SourceTree, reference: SourceTree, mine: list[str], theirs: 
             elif isinstance(node, ast.arg) and node.arg in names:
                 node.was, node.arg = node.arg, ANY  # type: ignore[attr-defined]
         trees.append(copy)
-    comparison = Comparison(*trees)
+    comparison = TreeComparison(*trees)
     votes = Counter({(name, name): 1 for name in theirs if name in mine})
     if len(list(ast.walk(attempt.tree))) * len(list(ast.walk(reference.tree))) > 400_000:
         return votes

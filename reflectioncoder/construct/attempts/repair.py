@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from reflectioncoder.construct.attempts.differences import Difference
+from reflectioncoder.construct.attempts.differences import TreeDifference
 
 MOST_PAIRED = 12  # differences up to which all pairs are tried
 Passes = Callable[[Sequence[int]], bool]
 
 
-def smallest_repair(found: Sequence[Difference], passes: Passes) -> tuple[int, ...] | None:
+def smallest_repair(found: Sequence[TreeDifference], passes: Passes) -> tuple[int, ...] | None:
     """Choose the differences that repair an attempt.
 
     Args:

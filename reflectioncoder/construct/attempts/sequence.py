@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reflectioncoder.construct.attempts.differences import Difference, differences, normal_tree
+from reflectioncoder.construct.attempts.differences import TreeDifference, differences, normal_tree
 from reflectioncoder.construct.attempts.explain import Mistake, explain
 from reflectioncoder.construct.attempts.names import with_names_of
 from reflectioncoder.construct.attempts.repair import smallest_repair
@@ -42,7 +42,7 @@ from reflectioncoder.problems.problem import Problem
 
 MOST_TRIALS = 200  # programs that are run in search of a repair
 MOST_TOGETHER = 2  # mistakes that are tried together as the repair of one round, before all that are left
-WHOLE = 1 << 20  # place of the difference that is the whole program
+END_OF_PROGRAM = 1 << 20  # place of the difference that is the whole program
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _name(mistake: Mistake) -> str:
     return mistake.difference.what if mistake.known is None else mistake.known.kind
 
 
-def find_repair(problem: Problem, attempt: str, interpreter: Interpreter) -> list[Difference] | None:
+def find_repair(problem: Problem, attempt: str, interpreter: Interpreter) -> list[TreeDifference] | None:
     """Find the smallest set of differences from the reference solution with which an attempt passes all tests.
 
     Args:
@@ -187,7 +187,7 @@ def find_repair(problem: Problem, attempt: str, interpreter: Interpreter) -> lis
     return _smallest(_workshop(problem, attempt, interpreter, AttemptSettings()))
 
 
-def _smallest(trying: Workshop) -> list[Difference] | None:
+def _smallest(trying: Workshop) -> list[TreeDifference] | None:
     """Find the smallest repair of the program of a workshop; see `find_repair`."""
     problem = trying.problem
     assert problem.solution is not None
@@ -198,7 +198,9 @@ def _smallest(trying: Workshop) -> list[Difference] | None:
         found = []
     whole = Edit(0, len(trying.solution), problem.solution.strip("\n") + "\n")
     size = len(list(ast.walk(ast.parse(problem.solution))))
-    rewritten = Difference(whole, trying.solution.strip("\n"), problem.solution.strip("\n"), "rewritten", size, WHOLE)
+    rewritten = TreeDifference(
+        whole, trying.solution.strip("\n"), problem.solution.strip("\n"), "rewritten", size, END_OF_PROGRAM
+    )
     for candidates in (found, [rewritten]):
         trying.candidates = [Mutation("", (item.edit,), "", "", 1) for item in candidates]
         trying.known.clear()
@@ -214,7 +216,7 @@ def _smallest(trying: Workshop) -> list[Difference] | None:
     return None
 
 
-def _mistakes(attempt: str, program: str, chosen: Sequence[Difference]) -> list[Mistake]:
+def _mistakes(attempt: str, program: str, chosen: Sequence[TreeDifference]) -> list[Mistake]:
     """Turn the differences of a repair around: into bugs that are planted in the repaired program."""
     known: dict[str, Mutation] = {}
     for mutation in find_mutations(program):

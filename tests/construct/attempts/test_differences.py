@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from reflectioncoder.construct.attempts.differences import Difference, differences, normal_tree
+from reflectioncoder.construct.attempts.differences import TreeDifference, differences, normal_tree
 from reflectioncoder.construct.attempts.names import with_names_of
 from reflectioncoder.problems.procedural.problems import procedural_problems
 
@@ -21,12 +21,12 @@ SUM = """def f(values):
 """
 
 
-def found(attempt: str, reference: str) -> list[Difference]:
+def found(attempt: str, reference: str) -> list[TreeDifference]:
     ours = normal_tree(attempt)
     return differences(ours, with_names_of(ours, normal_tree(reference)))
 
 
-def applied(attempt: str, chosen: list[Difference]) -> str:
+def applied(attempt: str, chosen: list[TreeDifference]) -> str:
     """Apply edits from the last to the first; of those at one place, additions stand in their order."""
     for item in sorted(chosen, key=lambda d: (d.edit.start, d.edit.end, d.order), reverse=True):
         attempt = attempt[: item.edit.start] + item.edit.new + attempt[item.edit.end :]

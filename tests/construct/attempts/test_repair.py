@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflectioncoder.construct.attempts.differences import Difference
+from reflectioncoder.construct.attempts.differences import TreeDifference
 from reflectioncoder.construct.attempts.repair import smallest_repair
 from reflectioncoder.construct.mutation.edits import Edit
 
 
-def some(count: int, sizes: Sequence[int]) -> list[Difference]:
-    return [Difference(Edit(i, i + 1, "x"), "y", "x", "expression", size) for i, size in enumerate(sizes[:count])]
+def some(count: int, sizes: Sequence[int]) -> list[TreeDifference]:
+    return [TreeDifference(Edit(i, i + 1, "x"), "y", "x", "expression", size) for i, size in enumerate(sizes[:count])]
 
 
 @settings(max_examples=300, deadline=None)

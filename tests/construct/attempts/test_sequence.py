@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import attempting
 import pytest
 
-from reflectioncoder.construct.attempts.differences import Difference
+from reflectioncoder.construct.attempts.differences import TreeDifference
 from reflectioncoder.construct.attempts.sequence import AttemptSettings, find_repair, reflect_on_attempt
 from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.mutation.edits import apply_edits
@@ -49,7 +49,7 @@ def passes(program: str, tests: tuple[str, ...]) -> bool:
     return True
 
 
-def applied(attempt: str, chosen: list[Difference]) -> str:
+def applied(attempt: str, chosen: list[TreeDifference]) -> str:
     for item in sorted(chosen, key=lambda d: (d.edit.start, d.edit.end, d.order), reverse=True):
         attempt = attempt[: item.edit.start] + item.edit.new + attempt[item.edit.end :]
     return attempt
