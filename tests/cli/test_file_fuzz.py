@@ -21,7 +21,6 @@ from damage import HANGS, RAW, SEED, damaged, damaged_json, judge, no_longer_tha
 
 from reflectioncoder.construct.conversation.scheduler import Ended
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger
-from reflectioncoder.construct.reflect import WITHOUT_CONVERSATION
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.results import Result
@@ -136,7 +135,7 @@ def stub_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(task: Any, completions: Sequence[Any], *_: object, **__: object) -> list[Result]:
         return [Result(one.task_id, one.sample, True, "ok", "", 0.0) for one in completions]
 
-    monkeypatch.setitem(WITHOUT_CONVERSATION, "mutation", reflect)  # type: ignore[arg-type]
+    monkeypatch.setattr("reflectioncoder.construct.build._reflect", reflect)
     monkeypatch.setattr("reflectioncoder.construct.build.reflect_by_chat", reflect)
     monkeypatch.setattr("reflectioncoder.evaluate.evaluate.check_all", check)
     monkeypatch.setattr("reflectioncoder.tasks.base.Task.interpreter", lambda *_, **__: nullcontext())
