@@ -19,11 +19,16 @@ from typing import Any
 import pytest
 from damage import HANGS, RAW, SEED, damaged, damaged_json, judge, no_longer_than
 
+from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.construct.conversation.scheduler import Ended
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.results import Result
+from reflectioncoder.generate.backend import Keep, SampleKey
+from reflectioncoder.generate.completions import Completion
+from reflectioncoder.generate.generate import generate
+from reflectioncoder.generate.registry import BACKENDS
 
 ARCHIVE = Path(__file__).parents[1] / "end_to_end" / "written_by_ea0b0a7.tar.xz"
 
@@ -69,6 +74,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "test": "def check(c): ...",
     }
     (folder / "references.jsonl").write_text(json.dumps({**plain, "entry_point": "f"}) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setitem(BACKENDS._entries, "transformers", Lazy)
+        generate(GenerateConfig(task="problems.jsonl", output="made.jsonl"))
     return folder
 
 
@@ -98,7 +107,24 @@ COMMANDS: dict[str, tuple[Sequence[str], list[str]]] = {
         ["evaluation_killed/unfinished.jsonl", "completions.jsonl"],
         ["evaluate", "problems.jsonl", "--completions", "completions.jsonl", "--output", "evaluation_killed"],
     ),
-    "generate": (["problems.jsonl"], ["generate", "--task", "FILE", "--dry-run"]),
+    "generate": (["problems.jsonl"], ["generate", "--task", "FILE", "--output", "new.jsonl"]),
+    "a generation goes on": (
+        ["made.jsonl", "made.toml", "made.model.json", "made.versions.json", "problems.jsonl"],
+        ["generate", "--task", "problems.jsonl", "--output", "made.jsonl"],
+    ),
+    "dry run of a generation": (
+        ["made.jsonl", "made.toml", "made.model.json", "problems.jsonl"],
+        ["generate", "--task", "problems.jsonl", "--output", "made.jsonl", "--dry-run"],
+    ),
+    "dry run of a build": (
+        ["answers.jsonl", "prompts.toml", "problems.jsonl", "references.jsonl"],
+        "build --sampler replay --chat.replay answers.jsonl --chat.prompts prompts.toml --problems problems.jsonl"
+        " --decontaminate references.jsonl --output new --dry-run".split(),
+    ),
+    "dry run of an evaluation": (
+        ["completions.jsonl", "problems.jsonl", "evaluation/score.json", "evaluation/config.toml"],
+        "evaluate problems.jsonl --completions completions.jsonl --output evaluation --partial --dry-run".split(),
+    ),
     "compare": (
         ["evaluation/results.jsonl", "evaluation/score.json"],
         ["compare", "evaluation", "completed", "--json"],
@@ -124,6 +150,23 @@ COMMANDS: dict[str, tuple[Sequence[str], list[str]]] = {
 }
 
 
+class Lazy:
+    """A decoding back end that completes every prompt with `pass`."""
+
+    paid = False
+    fingerprint = "lazy"
+
+    def __init__(self, config: GenerateConfig, task: Any, *_: object) -> None:
+        self.wanted = {(prompt.task_id, k): "hash" for prompt in task.prompts() for k in range(config.samples)}
+
+    def load(self) -> None:
+        """There is nothing to load."""
+
+    def complete(self, missing: Sequence[SampleKey], keep: Keep) -> None:
+        for task_id, sample in missing:
+            keep(Completion(task_id, sample, "pass", "pass", "hash"), 1)
+
+
 def stub_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the steps that run programs by ones that reject every problem and pass every completion."""
 
@@ -135,6 +178,12 @@ def stub_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(task: Any, completions: Sequence[Any], *_: object, **__: object) -> list[Result]:
         return [Result(one.task_id, one.sample, True, "ok", "", 0.0) for one in completions]
 
+    def interpreter(*_: object, **__: object) -> Any:
+        return nullcontext()
+
+    for module in ("construct.build", "evaluate.evaluate"):
+        monkeypatch.setattr(f"reflectioncoder.{module}.Interpreter", interpreter)
+    monkeypatch.setitem(BACKENDS._entries, "transformers", Lazy)
     monkeypatch.setattr("reflectioncoder.construct.build._reflect", reflect)
     monkeypatch.setattr("reflectioncoder.construct.build.reflect_by_chat", reflect)
     monkeypatch.setattr("reflectioncoder.evaluate.evaluate.check_all", check)
