@@ -160,7 +160,7 @@ def normalised(dialogue: Dialogue) -> Dialogue:
     blocks = [block for message in dialogue.messages for block in message.blocks]
     if not any("\r" in block.content or "\t" in block.content or "&" in block.content for block in blocks):
         return dialogue  # most samples: nothing below can change them
-    unescape = any(_escaped(code) for block in blocks for code in _codes(block))
+    unescape = any(_escaped(code) for block in blocks if ENTITY.search(block.content) for code in _codes(block))
     messages = tuple(
         dataclasses.replace(message, blocks=tuple(_normalised(block, unescape) for block in message.blocks))
         for message in dialogue.messages
@@ -174,6 +174,8 @@ def _normalised(block: Block, unescape: bool) -> Block:
         return Block("code", plain_code(text, unescape))
     if block.type == "execution":
         return Block("execution", html.unescape(text) if unescape and ENTITY.search(text) else text)
+    if not unescape and "\t" not in text:
+        return Block("text", text)
     pieces = []
     for piece, fenced in split_fenced(text):
         if fenced is not None and _is_python(fenced):

@@ -187,15 +187,17 @@ def what_is_wrong(folder: Path) -> str:
     if (folder / MANIFEST).exists():
         return f"{MANIFEST} cannot be read"
     missing = next((f"{name} is missing" for name in _usual(progress.engine) if not any(folder.glob(name))), "")
-    return missing or _unreadable(folder / "trainer_state.json")
+    return missing or _wrong_state(folder / "trainer_state.json", progress.step)
 
 
-def _unreadable(path: Path) -> str:
+def _wrong_state(path: Path, step: int) -> str:
     try:
-        parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        state = TrainerState.load_from_json(str(path))
+        if not isinstance(state.global_step, int) or not isinstance(state.log_history, list):
+            raise ValueError("not the state of a run")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return f"{path.name} cannot be read ({first_line(error)})"
-    return ""
+    return "" if state.global_step == step else f"{path.name} is of step {state.global_step}, not {step}"
 
 
 def _usual(engine: str) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ from reflectioncoder.train.output import (
 )
 from reflectioncoder.train.ranks.sharding import choose_engine, like_the_first, loads_once, whole_model
 from reflectioncoder.train.ranks.world import SMALLER, EndsWithALine, World, one_line
-from reflectioncoder.train.trainer import ReflectionTrainer
+from reflectioncoder.train.trainer import ReflectionTrainer, readable
 
 # Advice if the host does not have enough memory for the whole model.
 ROOM = "this needs more host memory (consolidate converts a checkpoint to a model, on any machine)"
@@ -249,6 +249,11 @@ def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> 
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise UserError(f"interrupted {_where(trainer)}; {how_to_go_on(output)}") from None
+    except Exception:
+        if checkpoint is None or trainer.passing:
+            raise
+        with readable(str(checkpoint)):  # what fails before the first pass fails by what was read
+            raise
 
 
 def _what_to_lower(trainer: ReflectionTrainer) -> str:

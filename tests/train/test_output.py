@@ -209,6 +209,16 @@ def test_a_damaged_checkpoint_of_an_earlier_version_gives_one_line(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("state", ['"x"', '{"[]": 1}', '{"log_history": 1}', '{"stateful_callbacks": 3}', "[1]", "{}"])
+def test_a_state_that_is_json_and_no_state_gives_one_line(base: Path, run: Path, state: str) -> None:
+    (run / "checkpoint-4" / "manifest.json").unlink()
+    (run / "checkpoint-4" / "trainer_state.json").write_text(state)
+    said = "trainer_state.json is of step 0, not 4" if state == "{}" else r"cannot be read \("
+    with pytest.raises(UserError, match=f"checkpoint-4.*{said}") as caught:
+        train(config(base, run, resume=True), quiet)
+    assert "\n" not in str(caught.value)
+
+
 def test_resume_does_not_start_again_where_no_checkpoint_is_complete(base: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "checkpoint-2" / "optimizer.pt").touch()
