@@ -77,6 +77,22 @@ def test_a_second_run_does_nothing_again_and_another_configuration_is_refused(sm
         run_demo(dataclasses.replace(config, tokens=7))
 
 
+def test_a_demo_is_known_by_its_settings_not_by_the_spelling_of_its_folder(tmp_path, monkeypatch):
+    def begin(*_):
+        raise UserError("begun")
+
+    monkeypatch.setattr(demo, "_Stages", begin)
+    monkeypatch.chdir(tmp_path)
+    for output in ("out", "./out", str(tmp_path / "out")):
+        with pytest.raises(UserError, match="begun"):
+            run_demo(DemoConfig(output=output, problems=3))
+    with pytest.raises(UserError, match="holds a demo with another configuration"):
+        run_demo(DemoConfig(output="out", problems=4))
+    (tmp_path / "out" / "config.toml").write_text("")  # another program's
+    with pytest.raises(UserError, match="holds a demo with another configuration"):
+        run_demo(DemoConfig(output="out"))
+
+
 def test_the_arms_differ_in_data_and_objective_only():
     arms = train_configs(DemoConfig())
     a, b = (vars(arms[name]) for name in ("after", "instruction_tuned"))
