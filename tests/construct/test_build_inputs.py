@@ -70,6 +70,7 @@ def write_bench(tmp_path: Path) -> str:
     return str(tmp_path / "bench.jsonl")
 
 
+@pytest.mark.slow
 def test_a_build_is_resumed_with_paths_that_are_written_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +144,7 @@ def test_the_dry_run_tells_what_a_build_would_read_and_writes_nothing(tmp_path: 
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_the_dry_run_knows_the_settings_of_the_build_that_it_would_resume(tmp_path: Path) -> None:
     run(tmp_path, [ROW])
     config = BuildConfig(str(tmp_path / "out"), str(tmp_path / "p.jsonl"), count=9, workers=1, formats=("jsonl",))
