@@ -1,13 +1,19 @@
-"""Pre-training of a micro model: documents, a tokenizer made for them, and a small Llama trained on all tokens."""
+"""Pre-training of a micro model: documents, a tokenizer made for them, and a small Llama trained on all tokens.
+
+A run that was killed goes on from its last state, which is kept beside the model's directory until the model is there.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,9 +21,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.pretrain import PretrainConfig
+from reflectioncoder.config.toml import save
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.jsonl import write_lines
+from reflectioncoder.files.owned import held, remove_tree
 from reflectioncoder.files.whole import NEW, replace_with
-from reflectioncoder.models.micro import micro_folder
+from reflectioncoder.models.micro import micro_fingerprint, micro_folder
 from reflectioncoder.models.tokenizer import write_tokenizer
 from reflectioncoder.pretrain.documents import debugging_documents, documents
 from reflectioncoder.problems.procedural.families import get_family
@@ -25,9 +34,87 @@ from reflectioncoder.problems.procedural.problems import iter_texts
 
 TOKENIZER_DOCUMENTS = 6000
 REPORT_SECONDS = 20.0
+STATE_SECONDS = 60.0
 FINAL_RATE = 0.1
 WARMUP = 0.05
 SMALLEST_VOCABULARY = 258
+UNFINISHED = ".unfinished"  # ends the name of the folder of an unfinished run
+
+
+def pretrain(config: PretrainConfig, say: Callable[[str], None] | None = None) -> Path:
+    """Make a micro model, unless it is there already; a run that was killed goes on.
+
+    Args:
+        config: settings of the run.
+        say: receives one-line messages; by default they go to standard error.
+
+    Returns:
+        the directory of the model.
+
+    Raises:
+        UserError: a setting is out of its range, or the directory holds something else or cannot be written.
+    """
+    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    _check(config)
+    folder = micro_folder(config)
+    with held(folder, folder=False):
+        if (folder / "config.json").is_file() and not config.output:
+            say(f"{folder}: was made before")
+            return folder
+        if folder.exists():
+            raise UserError(f"{folder}: exists already; choose another --output or remove it")
+        work = _Work(folder.with_name(folder.name + UNFINISHED), micro_fingerprint(config))
+
+        def write(staging: Path) -> None:
+            (staging / NEW).mkdir()
+            _pretrain(config, staging / NEW, work, say)
+
+        replace_with(folder, write)
+        remove_tree(work.folder)
+    return folder
+
+
+def _check(config: PretrainConfig) -> None:
+    next(iter_texts(config.seed, "pretrain", config.levels, get_family(config.family)))
+    for name in ("tokens", "layers", "width", "heads", "window", "batch_tokens"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} = {getattr(config, name)}: must be at least 1")
+    if config.sequences < 0 or not 0 <= config.share < 1:
+        raise UserError("sequences must be at least 0, and share in [0, 1)")
+    if config.vocabulary < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"vocabulary = {config.vocabulary}: must be at least {SMALLEST_VOCABULARY}, the bytes and two more"
+        )
+    if config.width % (2 * config.heads):
+        raise UserError(f"width = {config.width}: must be a multiple of twice the {config.heads} heads")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """The folder of an unfinished run; files of a run with other settings in it are not used."""
+
+    folder: Path
+    fingerprint: str
+
+    def debugging(self) -> list[str] | None:
+        """Return the debugging documents if they were all built."""
+        path = self.folder / "debugging.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found["documents"] if found.get("run") == self.fingerprint else None
+
+    def keep_debugging(self, texts: list[str]) -> None:
+        write_lines(self.folder / "debugging.json", [json.dumps({"run": self.fingerprint, "documents": texts})])
+
+    def state(self) -> dict[str, Any] | None:
+        """Return the last state of training, if there is one."""
+        path = self.folder / "state.pt"
+        found = torch.load(path, weights_only=True) if path.is_file() else {}
+        return found if found.get("run") == self.fingerprint else None
+
+    def keep_state(self, state: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"run": self.fingerprint, **state}, self.folder / "state.pt.new")
+        (self.folder / "state.pt.new").replace(self.folder / "state.pt")
 
 
 def make_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -85,75 +172,27 @@ def rate(step: int, steps: int) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * passed)) / 2
 
 
-def pretrain(config: PretrainConfig, say: Callable[[str], None] | None = None) -> Path:
-    """Make a micro model, unless it is there already.
-
-    Args:
-        config: settings of the run.
-        say: receives one-line messages; by default they go to standard error.
-
-    Returns:
-        the directory of the model.
-
-    Raises:
-        UserError: a setting is out of its range, or the directory holds something else or cannot be written.
-    """
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    _check(config)
-    folder = micro_folder(config)
-    if (folder / "config.json").is_file() and not config.output:
-        say(f"{folder}: was made before")
-        return folder
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; choose another --output or remove it")
-
-    def write(staging: Path) -> None:
-        (staging / NEW).mkdir()
-        pretrain_to(config, staging / NEW, say)
-
-    replace_with(folder, write)
-    return folder
-
-
-def _check(config: PretrainConfig) -> None:
-    next(iter_texts(config.seed, "pretrain", config.levels, get_family(config.family)))
-    for name in ("tokens", "layers", "width", "heads", "window", "batch_tokens"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} = {getattr(config, name)}: must be at least 1")
-    if config.sequences < 0 or not 0 <= config.share < 1:
-        raise UserError("sequences must be at least 0, and share in [0, 1)")
-    if config.vocabulary < SMALLEST_VOCABULARY:
-        raise UserError(
-            f"vocabulary = {config.vocabulary}: must be at least {SMALLEST_VOCABULARY}, the bytes and two more"
-        )
-    if config.width % (2 * config.heads):
-        raise UserError(f"width = {config.width}: must be a multiple of twice the {config.heads} heads")
-
-
-def pretrain_to(config: PretrainConfig, folder: Path, say: Callable[[str], None]) -> None:
-    """Train a micro model and write it to a folder.
-
-    Args:
-        config: settings of the run.
-        folder: an empty folder.
-        say: receives one-line messages.
-    """
+def _pretrain(config: PretrainConfig, folder: Path, work: _Work, say: Callable[[str], None]) -> None:
+    """Train a micro model and write it to an empty folder."""
     transformers_logging.disable_progress_bar()
-    start = time.monotonic()
-    debugging = debugging_documents(config, _reporter(say, start, config.sequences)) if config.sequences else []
+    debugging = work.debugging()
+    if debugging is None:
+        debugging = debugging_documents(config, _reporter(say, config.sequences)) if config.sequences else []
+        work.keep_debugging(debugging)
     texts = documents(config, debugging)
     first = list(itertools.islice(texts, TOKENIZER_DOCUMENTS))
     tokenizer = make_tokenizer(iter(first), config.vocabulary)
     model = make_model(config, len(tokenizer))
     size = sum(p.numel() for p in model.parameters())
     say(f"{size:,} parameters, {len(tokenizer)} tokens in the vocabulary, {len(debugging)} debugging documents")
-    _train(config, model, rows(itertools.chain(first, texts), tokenizer, config.window), say)
+    _train(config, model, rows(itertools.chain(first, texts), tokenizer, config.window), work, say)
     model.save_pretrained(folder)
     write_tokenizer(tokenizer, folder)
+    save(config, folder)
 
 
-def _reporter(say: Callable[[str], None], start: float, total: int) -> Callable[[int], None]:
-    last = start
+def _reporter(say: Callable[[str], None], total: int) -> Callable[[int], None]:
+    start = last = time.monotonic()
 
     def report(done: int) -> None:
         nonlocal last
@@ -165,7 +204,11 @@ def _reporter(say: Callable[[str], None], start: float, total: int) -> Callable[
 
 
 def _train(
-    config: PretrainConfig, model: LlamaForCausalLM, data: Iterator[list[int]], say: Callable[[str], None]
+    config: PretrainConfig,
+    model: LlamaForCausalLM,
+    data: Iterator[list[int]],
+    work: _Work,
+    say: Callable[[str], None],
 ) -> None:
     size = max(1, config.batch_tokens // config.window)
     steps = max(1, config.tokens // (size * config.window))
@@ -174,10 +217,19 @@ def _train(
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
-    start = last = time.monotonic()
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    begun, state = 0, work.state()
+    if state is not None:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        begun = state["step"]
+        say(f"continuing after step {begun}")
+        for _ in range(begun * size):
+            next(data)
+    start = last = kept = time.monotonic()
     losses: list[float] = []
     model.train()
-    for step in range(1, steps + 1):
+    for step in range(begun + 1, steps + 1):
         ids = torch.tensor(list(itertools.islice(data, size)))
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
@@ -187,13 +239,16 @@ def _train(
         optimizer.zero_grad()
         losses.append(loss.item())
         now = time.monotonic()
+        if now - kept >= STATE_SECONDS:
+            kept = now
+            work.keep_state({"step": step, **{name: part.state_dict() for name, part in parts.items()}})
         if now - last >= REPORT_SECONDS or step == steps:
             last = now
-            done = step * size * config.window
-            recent = losses[-50:]
-            left = (now - start) / step * (steps - step)
+            recent, done = losses[-50:], step * size * config.window
+            speed = (step - begun) * size * config.window / (now - start)
+            left = (steps * size * config.window - done) / speed
             say(
                 f"step {step} of {steps}: loss {sum(recent) / len(recent):.3f}, {done:,} tokens, "
-                f"{done / (now - start):,.0f} a second, {left / 60:.1f} minutes left"
+                f"{speed:,.0f} a second, {left / 60:.1f} minutes left"
             )
     model.eval()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from reflectioncoder.cli.main import main
 from reflectioncoder.config.pretrain import PretrainConfig
@@ -18,6 +19,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
 from reflectioncoder.models.micro import micro_folder
 from reflectioncoder.models.special_tokens import add_special_tokens
+from reflectioncoder.pretrain import pretrain as pretraining
 from reflectioncoder.pretrain.documents import debugging_documents, documents
 from reflectioncoder.pretrain.pretrain import make_tokenizer, pretrain, rate, rows
 
@@ -106,6 +108,29 @@ def test_a_model_is_made_once_and_never_over_something_else(
     assert micro_folder(PretrainConfig(seed=1)) != folder != micro_folder(PretrainConfig(tokens=5))
     with pytest.raises(UserError, match="exists already"):
         pretrain(dataclasses.replace(SMALL, output=str(made)), lambda _: None)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "STATE_SECONDS", 0.0)
+    monkeypatch.setattr(pretraining, "REPORT_SECONDS", 0.0)
+    config = dataclasses.replace(SMALL, output=str(tmp_path / "model"))
+
+    def interrupt(line: str) -> None:
+        if line.startswith("step 40 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, interrupt)
+    assert not (tmp_path / "model").exists()
+    said: list[str] = []
+    folder = pretrain(config, said.append)
+    assert not any("debugging sequences" in line for line in said)  # they are not built again
+    assert "continuing after step 40" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    for name, weight in load_file(folder / "model.safetensors").items():
+        assert torch.equal(weight, load_file(made / "model.safetensors")[name]), name
 
 
 @pytest.mark.parametrize(
