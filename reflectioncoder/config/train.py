@@ -9,6 +9,8 @@ from reflectioncoder.config.build import EMBEDDED_MODEL
 from reflectioncoder.files.json_text import LIMITS
 from reflectioncoder.registry import NameIn
 
+DivergenceKind = Literal["forward", "reverse", "jensen_shannon"]
+
 
 @dataclass(frozen=True)
 class MaskingConfig:
@@ -37,12 +39,28 @@ class LossConfig:
         teacher_only: train on the whole sequences alone, with the cross-entropy of the teacher rows and without student
             rows. This is what "w/o Distillation" (table 4) means in the authors' code; `distillation` = 0 keeps the
             student's cross-entropy.
+        student_weight: weight of a label of the student's row in the cross-entropy, where one of the teacher's row has
+            1; with `separate` it multiplies the student's mean.
+        divergence: `forward` is the paper's KL(teacher || student), `reverse` is KL(student || teacher), and
+            `jensen_shannon` lies between them.
+        temperature: the divergence compares the distributions of logits / temperature, and is multiplied by its square.
+        changed_weight: weight, in the divergence, of the final answer's tokens that the first attempt does not have,
+            where the others have 1; a sample's weights are scaled to a mean of 1.
+        teacher: `same` reads the teacher's row with the weights that are trained; `average` with their moving average,
+            for another forward pass of the teacher's row and the memory of one more set of weights.
+        decay: share of the moving average that is kept at each step.
     """
 
     cross_entropy: Literal["pooled", "separate"] = "pooled"
     normalization: Literal["sample", "token"] = "sample"
     distillation: float = 1.0
     teacher_only: bool = False
+    student_weight: float = 1.0
+    divergence: DivergenceKind = "forward"
+    temperature: float = 1.0
+    changed_weight: float = 1.0
+    teacher: Literal["same", "average"] = "same"
+    decay: float = 0.99
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class Encoded:
         message_bounds: token ranges `[start, end)` of all messages, including role and end-of-message tokens.
         is_reflection: whether masked distillation applies.
         sample_id: id of the sample; seeds its random choices.
+        changed: indices of the final answer's tokens that the repair changed; empty if a run does not ask for them.
     """
 
     ids: tuple[int, ...]
@@ -59,6 +60,7 @@ class Encoded:
     message_bounds: tuple[tuple[int, int], ...]
     is_reflection: bool
     sample_id: str = ""
+    changed: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

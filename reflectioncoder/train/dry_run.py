@@ -118,6 +118,8 @@ def memory(config: TrainConfig, parameters: int, shape: Any, engine: str, ranks:
     masters = 4 if low == 2 else 0
     weights = trained * low
     gradients, optimizer = 4.0 * trained, float((masters + 8) * trained)
+    if config.loss.teacher == "average":  # in float32, and once more as it is used
+        weights += (4 + low) * trained
     if engine in ("zero1", "zero2", "zero3", "fsdp2"):
         optimizer /= ranks
     if engine in ("zero2", "zero3", "fsdp2"):

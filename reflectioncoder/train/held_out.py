@@ -84,11 +84,12 @@ def _draw(sample: Encoded, seed: int) -> float:
 def micro_batches(samples: Sequence[Encoded], config: TrainConfig, world: World) -> list[MicroBatch]:
     """Pack this rank's share of the held-out samples; the losses of all ranks sum to the held-out loss."""
     masking = dataclasses.replace(config.masking, strategy="all")
-    rows = [build_rows(sample, masking, config.positions, 1, 1, config.seed) for sample in samples]
+    changed = config.loss.changed_weight
+    rows = [build_rows(sample, masking, config.positions, 1, 1, config.seed, changed) for sample in samples]
     weights = loss_weights(rows, config.loss)
     costs = [sample.tokens for sample in rows]
     own = deal(split_by_cost(costs, config.micro_tokens, world.size), costs, world.size, world.rank)
-    return [pack([(rows[i], weights[i]) for i in group]) for group in own]
+    return [pack([(rows[i], weights[i]) for i in group], config.loss.teacher == "average") for group in own]
 
 
 def metrics(loss: float, teacher_ce: float, student_ce: float, kl: float) -> dict[str, float]:

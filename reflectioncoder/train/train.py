@@ -23,7 +23,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.config.train import LossConfig, TrainConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import check_writable, held
 from reflectioncoder.models.load import load_model_and_tokenizer
@@ -158,6 +158,8 @@ def _train(
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
     lora.check_lora(config, arguments.device, engine)
     check_optimizer(config, arguments.device)
+    if config.loss.teacher == "average" and engine != "none":
+        raise UserError("loss.teacher = average: does not work with sharding; set loss.teacher = same")
     world = world.meet()
 
     def advice() -> str:
@@ -356,9 +358,21 @@ def _check(config: TrainConfig) -> None:
     for name in ("max_steps", "max_tokens"):
         if getattr(config, name) == 0 or getattr(config, name) < -1:
             raise UserError(f"{name} = {getattr(config, name)}: must be positive, or -1 for none")
+    _check_loss(config.loss)
     if not 0 < config.reflection_share < 1:
         raise UserError(f"reflection_share = {config.reflection_share}: must be above 0 and below 1")
     validation.check_held_out(config)
     trackers.choose_trackers(config.report_to)
     if config.epochs <= 0:
         raise UserError(f"epochs = {config.epochs}: must be positive")
+
+
+def _check_loss(loss: LossConfig) -> None:
+    for name, good, what in (
+        ("temperature", loss.temperature > 0, "positive"),
+        ("changed_weight", loss.changed_weight > 0, "positive"),
+        ("student_weight", loss.student_weight >= 0, "0 or more"),
+        ("decay", 0 <= loss.decay < 1, "at least 0 and below 1"),
+    ):
+        if not good:
+            raise UserError(f"loss.{name} = {getattr(loss, name)}: must be {what}")

@@ -39,6 +39,8 @@ from reflectioncoder.train.checkpoints import (
     newest_checkpoint,
     seal,
 )
+from reflectioncoder.train.compute.average import MovingAverage
+from reflectioncoder.train.compute.divergence import Distance
 from reflectioncoder.train.compute.flops import Needed, peak_flops
 from reflectioncoder.train.compute.loss import LossTerms, micro_batch_loss, through
 from reflectioncoder.train.compute.master_weights import MasterAdamW, with_masters
@@ -82,6 +84,8 @@ class ReflectionTrainer(Trainer):
         self.tokenizer = tokenizer
         # The plain network; `model` may be a PEFT model around it, and an engine may wrap that.
         self.network: Any = model.get_base_model() if config.lora.r else model
+        self.distance = Distance(config.loss.divergence, config.loss.temperature)
+        self.average = MovingAverage(self.network, config.loss.decay) if config.loss.teacher == "average" else None
         self.steps = steps
         self.world = steps.world
         self.tokens = first.tokens
@@ -150,6 +154,8 @@ class ReflectionTrainer(Trainer):
     ) -> torch.Tensor:
         """Run the forward and backward passes of a global batch, and return its loss (a scalar `[]`)."""
         model.train()
+        if self.average is not None:
+            self.average.update()  # by the weights of the step before; at the first step it equals the weights
         step = inputs["step"]
         device = self.args.device
         totals = torch.zeros(4, dtype=torch.float64, device=device)
@@ -168,7 +174,7 @@ class ReflectionTrainer(Trainer):
                     "precision float32" + (f" ({newest.name} is intact)" if newest else "")
                 )
         self.tokens += step.tokens
-        self.operations += self.needed(step.tokens, step.scored, step.squares)
+        self.operations += self.needed(step.tokens - step.again, step.scored, step.squares)
         self.curves = {**step.visible, f"kl_stage_{stage(step.mask_rate)}": kl} if step.visible else {}
         self.terms = {
             "loss": loss,
@@ -184,10 +190,11 @@ class ReflectionTrainer(Trainer):
     def forward(self, batch: MicroBatch) -> LossTerms:
         """Compute the loss of a micro-batch through the sharding engine, which gathers the weights."""
         self.passing = batch.tokens
+        loss_of = partial(micro_batch_loss, self.network, distance=self.distance, average=self.average)
         if self.engine == "none":
-            return micro_batch_loss(self.network, batch)
+            return loss_of(batch)
         root = self.accelerator.unwrap_model(self.model_wrapped) if self.engine == "deepspeed" else self.model_wrapped
-        return through(root, partial(micro_batch_loss, self.network), batch, caller=self.model_wrapped)
+        return through(root, loss_of, batch, caller=self.model_wrapped)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add a micro-batch's gradients.
@@ -255,6 +262,8 @@ class ReflectionTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with readable(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if self.average is not None:
+                self.average.load(Path(resume_from_checkpoint))
         if self.config.lora.r:
             set_precision(self.network, self.config)
 
@@ -290,6 +299,8 @@ class ReflectionTrainer(Trainer):
                     self.network.generation_config.save_pretrained(staging / name)
                 write_tokenizer(self.tokenizer, staging / name)
                 complete_configuration(staging / name)
+                if self.average is not None:
+                    self.average.save(staging / name)
             if self.state.best_global_step:  # the Trainer looks for it in the folder it writes to
                 self.state.best_model_checkpoint = str(output / f"checkpoint-{self.state.best_global_step}")
             self.world.wait()

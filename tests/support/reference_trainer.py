@@ -133,14 +133,19 @@ def loss(
     seed: int,
     rebase: bool = False,
     attention: str = "sdpa",
+    teacher_model: PreTrainedModel | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return the loss of a global batch, and the three logged means under `sample` normalization."""
+    """Return the loss of a global batch, and the three logged means under `sample` normalization.
+
+    `teacher_model` gives the teacher's side of the divergence, if its weights are not those of `model`.
+    """
     release = masking.semantics == "release"
     reflections = [sample for sample in samples if sample.is_reflection]
     rows: list[tuple[Sequence[int], set[int]]] = [(sample.ids, set()) for sample in samples]
     rows += [(sample.ids, hidden_tokens(sample, masking, step, max_steps, seed)) for sample in reflections]
     batch = pad(rows, rebase)
     everything = logits(model, batch, attention)
+    teachers = everything if teacher_model is None else logits(teacher_model, batch, attention)
     # The logits at t - 1 predict the token at t.
     targets = torch.full_like(batch.ids, -100)
     for r, sample in enumerate(samples):
@@ -164,10 +169,30 @@ def loss(
             s = next(students)
             student_ce = entropies[s][targets[s] != -100]
             at = (answers[s - len(samples)] - (0 if release else 1)).to(everything.device)
-            teacher, student = everything[r, at].detach().log_softmax(-1), everything[s, at].log_softmax(-1)
-            kl = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1)
+            kl = divergence(teachers[r, at].detach(), everything[s, at], config)
+            if sample.changed and config.changed_weight != 1:
+                worth = torch.ones(len(sample))
+                worth[list(sample.changed)] = config.changed_weight
+                worth = worth.to(kl)[at + 1]
+                kl = kl * worth / worth.sum() * len(kl)
         collected.append((teacher_ce, student_ce, kl))
     return combine(collected, config), means(collected)
+
+
+def divergence(teacher: torch.Tensor, student: torch.Tensor, config: LossConfig) -> torch.Tensor:
+    """Divergences [m] of pairs of logits [m, V], written out in probabilities."""
+    p, q = ((each / config.temperature).softmax(-1) for each in (teacher, student))
+
+    def kl(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return (left * (left / right).log()).sum(-1)
+
+    middle = (p + q) / 2
+    found = {
+        "forward": lambda: kl(p, q),
+        "reverse": lambda: kl(q, p),
+        "jensen_shannon": lambda: (kl(p, middle) + kl(q, middle)) / 2,
+    }[config.divergence]()
+    return found * config.temperature**2
 
 
 Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -177,18 +202,23 @@ def combine(collected: Sequence[Terms], config: LossConfig) -> torch.Tensor:
     """Combine the samples' (teacher cross-entropies, student cross-entropies, divergences) into one loss."""
     n = len(collected)
     total = collected[0][0].new_zeros(())
+    weight = config.student_weight
+
+    def pooled(t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        return (t.sum() + weight * s.sum()) / (len(t) + weight * len(s))
+
     if config.normalization == "token":
         t, s, k = (torch.cat(column) for column in zip(*collected, strict=True))
         if config.cross_entropy == "pooled":
-            total = total + torch.cat([t, s]).mean()
+            total = total + pooled(t, s)
         else:
-            total = total + t.mean() + (s.mean() if len(s) else 0)
+            total = total + t.mean() + (weight * s.mean() if len(s) else 0)
         return total + (config.distillation * k.mean() if len(k) else 0)
     for t, s, k in collected:
         if config.cross_entropy == "pooled":
-            total = total + torch.cat([t, s]).mean() / n
+            total = total + pooled(t, s) / n
         else:
-            total = total + (t.mean() + (s.mean() if len(s) else 0)) / n
+            total = total + (t.mean() + (weight * s.mean() if len(s) else 0)) / n
         total = total + (config.distillation * k.mean() / n if len(k) else 0)
     return total
 

@@ -19,6 +19,22 @@ from reflectioncoder.train.batch.rows import Row, Rows, Weights
 
 
 @dataclass(frozen=True)
+class TeacherRows:
+    """The teacher rows of a micro-batch's P pairs alone, for a teacher with weights of its own.
+
+    Args:
+        input_ids, position_ids, cu_seqlens, max_length: as in `MicroBatch`.
+        index: [P], indices whose outputs are the teacher's side of the pairs.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_length: int
+    index: torch.Tensor
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """Packed rows of some samples, and the indices that are scored.
 
@@ -36,6 +52,7 @@ class MicroBatch:
         kl_weight: [P], weight of the pair's KL in the loss.
         teacher_mean, student_mean: [n], weights that give the logged means of the cross-entropies.
         kl_mean: [P], weights that give the logged mean of KL.
+        apart: the teacher rows once more, if the teacher has weights of its own.
     """
 
     input_ids: torch.Tensor
@@ -49,16 +66,19 @@ class MicroBatch:
     teacher_mean: torch.Tensor
     student_mean: torch.Tensor
     kl_mean: torch.Tensor
+    apart: TeacherRows | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens through the model."""
-        return self.input_ids.shape[1]
+        return self.input_ids.shape[1] + (self.apart.input_ids.shape[1] if self.apart else 0)
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Copy to another device; copies to a GPU are asynchronous."""
 
         def move(value: Any) -> Any:
+            if isinstance(value, TeacherRows):
+                return TeacherRows(**{field.name: move(getattr(value, field.name)) for field in fields(value)})
             if not isinstance(value, torch.Tensor):
                 return value
             if torch.device(device).type == "cuda":
@@ -79,7 +99,21 @@ def _joined(parts: Sequence[Sequence[int]], starts: Sequence[int] | None = None)
     return found if starts is None else found + _repeated(starts, lengths, np.int64)
 
 
-def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
+def _apart(rows: Sequence[Row]) -> TeacherRows | None:
+    """Pack teacher rows alone; None if there are none."""
+    if not rows:
+        return None
+    bounds = [0, *accumulate(len(row.ids) for row in rows)]
+    return TeacherRows(
+        input_ids=torch.from_numpy(_joined([row.ids for row in rows]))[None],
+        position_ids=torch.from_numpy(_joined([row.positions for row in rows]))[None],
+        cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
+        max_length=max(len(row.ids) for row in rows),
+        index=torch.from_numpy(_joined([row.distill for row in rows], bounds[:-1])),
+    )
+
+
+def pack(samples: Sequence[tuple[Rows, Weights]], apart: bool = False) -> MicroBatch:
     """Put the rows of samples one after another into one micro-batch, without padding.
 
     The tensors of the result have the dimensions T (tokens of all rows), B (rows), n (scored positions) and P (pairs
@@ -88,6 +122,7 @@ def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
     Args:
         samples: rows and token weights of each sample, from `build_rows` and `loss_weights`. A reflection sample has
             two rows, an instruction sample one.
+        apart: also pack the teacher rows of pairs alone.
 
     No samples give one row of one token that counts nothing: ranks of a sharded run must all make the same number of
     passes, and one that has fewer samples than passes makes up the difference with those.
@@ -121,6 +156,10 @@ def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
     index = np.concatenate([*distill, asking[~paired[asking]]])
     each = [len(rows[number].distill) for number, _ in pairs]
     ce_weight, teacher_mean, student_mean = (torch.from_numpy(part[index]) for part in counts)
+    kl_weight = _repeated([weights.kl for _, weights in pairs], each, np.float64)
+    if any(both.emphasis for both, _ in samples):
+        emphasis = [both.emphasis or (1.0,) * len(both.student.distill) for both, _ in samples if both.student]
+        kl_weight = kl_weight * np.fromiter(chain.from_iterable(emphasis), np.float64, len(kl_weight))
     return MicroBatch(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(_joined([row.positions for row in rows]))[None],
@@ -129,8 +168,9 @@ def pack(samples: Sequence[tuple[Rows, Weights]]) -> MicroBatch:
         index=torch.from_numpy(index),
         target=torch.from_numpy(target[index]),
         ce_weight=ce_weight,
-        kl_weight=torch.from_numpy(_repeated([weights.kl for _, weights in pairs], each, np.float64)),
+        kl_weight=torch.from_numpy(kl_weight),
         teacher_mean=teacher_mean,
         student_mean=student_mean,
         kl_mean=torch.from_numpy(_repeated([weights.kl_mean for _, weights in pairs], each, np.float64)),
+        apart=_apart([rows[number - 1] for number, _ in pairs]) if apart else None,
     )

@@ -33,10 +33,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a sample; they stay together in one forward pass."""
+    """The rows of a sample; they stay together in one forward pass.
+
+    Args:
+        teacher: the row of the teacher, or of a plain sample.
+        student: the row of the student; None for a plain sample.
+        emphasis: weight of each pair of `distill` indices in the divergence, with a mean of 1; empty if all weigh 1.
+    """
 
     teacher: Row
     student: Row | None = None
+    emphasis: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -85,7 +92,15 @@ def count_targets(encoded: Encoded, semantics: str) -> tuple[int, int, int]:
     return len(teacher_targets(encoded, semantics)), asked, asked
 
 
-def build_rows(encoded: Encoded, masking: MaskingConfig, positions: str, step: int, max_steps: int, seed: int) -> Rows:
+def build_rows(
+    encoded: Encoded,
+    masking: MaskingConfig,
+    positions: str,
+    step: int,
+    max_steps: int,
+    seed: int,
+    changed_weight: float = 1.0,
+) -> Rows:
     """Teacher and student rows of a sample at a step (section 3.2).
 
     Args:
@@ -95,12 +110,15 @@ def build_rows(encoded: Encoded, masking: MaskingConfig, positions: str, step: i
         step: optimizer steps already taken.
         max_steps: optimizer steps of the whole run.
         seed: seed of the random choices.
+        changed_weight: weight of `encoded.changed` in the divergence.
     """
     ranges = visible_ranges(encoded, masking, step, max_steps, seed) if encoded.is_reflection else []
-    return rows_of(encoded, ranges, masking.semantics, positions)
+    return rows_of(encoded, ranges, masking.semantics, positions, changed_weight)
 
 
-def rows_of(encoded: Encoded, ranges: Sequence[Range], semantics: str, positions: str) -> Rows:
+def rows_of(
+    encoded: Encoded, ranges: Sequence[Range], semantics: str, positions: str, changed_weight: float = 1.0
+) -> Rows:
     """Teacher and student rows of a sample, given the token ranges the student sees; see `build_rows`."""
     length = len(encoded.ids)
     targets = teacher_targets(encoded, semantics)
@@ -117,7 +135,18 @@ def rows_of(encoded: Encoded, ranges: Sequence[Range], semantics: str, positions
         targets=tuple(range(asked.start - shift, asked.stop - shift)),
         distill=tuple(range(distill.start - shift, distill.stop - shift)),
     )
-    return Rows(Row(encoded.ids, tuple(range(length)), targets, tuple(distill)), student)
+    teacher = Row(encoded.ids, tuple(range(length)), targets, tuple(distill))
+    return Rows(teacher, student, _emphasis(encoded, distill, changed_weight))
+
+
+def _emphasis(encoded: Encoded, distill: range, changed_weight: float) -> tuple[float, ...]:
+    """Weights of the tokens predicted at `distill`, with a mean of 1; empty if all weigh the same."""
+    changed = set(encoded.changed)
+    weights = [changed_weight if place + 1 in changed else 1.0 for place in distill]
+    if len(set(weights)) == 1:
+        return ()
+    scale = len(weights) / sum(weights)
+    return tuple(weight * scale for weight in weights)
 
 
 def cost(encoded: Encoded, masking: MaskingConfig, step: int, max_steps: int, seed: int) -> int:
@@ -163,18 +192,20 @@ def weights_of(counts: Sequence[tuple[int, int, int]], config: LossConfig) -> li
     """Like `loss_weights`, from the `count_targets` of each sample of the global batch."""
     totals = [sum(column) for column in zip(*counts, strict=True)]
     with_student = sum(1 for _, student, _ in counts if student)
+    of_student = config.student_weight
     weights = []
     for teacher, student, kl in counts:
         if config.normalization == "token":
             means = [1 / total if total else 0.0 for total in totals]
-            pooled = 1 / (totals[0] + totals[1])
+            pooled = 1 / (totals[0] + of_student * totals[1])
             terms = means
         else:
             own = [1 / count if count else 0.0 for count in (teacher, student, kl)]
             means = [own[0] / len(counts), *(value / max(with_student, 1) for value in own[1:])]
-            pooled = 1 / (teacher + student) / len(counts)
+            pooled = 1 / (teacher + of_student * student) / len(counts)
             terms = [value / len(counts) for value in own]
-        ce = (pooled, pooled) if config.cross_entropy == "pooled" else (terms[0], terms[1])
+        pair = (pooled, pooled) if config.cross_entropy == "pooled" else (terms[0], terms[1])
+        ce = (pair[0], of_student * pair[1])
         distillation = config.distillation
         if config.teacher_only:
             ce, distillation = (terms[0], 0.0), 0.0

@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.dialogues.dialogue import Dialogue
-from reflectioncoder.dialogues.tokens import Encoded, encode_dialogue
+from reflectioncoder.dialogues.tokens import ANSWER_PREFIX, BLOCK_TOKENS, Encoded, encode_content, encode_dialogue
 from reflectioncoder.errors import UserError
+from reflectioncoder.train.batch.changed import changed_tokens
 from reflectioncoder.train.batch.masking import Range, mask_rate, visible_ranges, visible_shares
 from reflectioncoder.train.batch.mixing import Repeats, epoch_size, numbers, repeats_of
 from reflectioncoder.train.batch.packing import MicroBatch, pack
@@ -53,6 +54,7 @@ class TrainStep:
         scored: indices that have a target, on all ranks.
         squares: sum of the squared row lengths, on all ranks.
         visible: shares of the block tokens that students see, from `masking.visible_shares`.
+        again: the part of `tokens` that passes through a teacher with weights of its own, without a backward pass.
     """
 
     micro_batches: list[MicroBatch]
@@ -61,6 +63,7 @@ class TrainStep:
     scored: int
     squares: int
     visible: dict[str, float]
+    again: int = 0
 
 
 class TrainSteps(Dataset[TrainStep]):
@@ -94,11 +97,17 @@ class TrainSteps(Dataset[TrainStep]):
 
     def cost(self, sample: int, step: int, max_steps: int) -> int:
         """Number of tokens in a sample's rows at a step."""
-        return cost(self.samples[sample], self.config.masking, step, max_steps, self.config.seed)
+        rows = cost(self.samples[sample], self.config.masking, step, max_steps, self.config.seed)
+        return rows + self.again(self.samples[sample])
+
+    def again(self, sample: Encoded) -> int:
+        """Number of tokens that a teacher with weights of its own reads of a sample."""
+        return len(sample) if self.config.loss.teacher == "average" and sample.is_reflection else 0
 
     def teacher_tokens(self, steps: int) -> int:
         """Number of tokens in the teacher rows, plain samples among them, of the first `steps` steps."""
-        return sum(len(self.samples[i]) for chosen in self.plan[:steps] for i in chosen)
+        samples = (self.samples[i] for chosen in self.plan[:steps] for i in chosen)
+        return sum(len(sample) + self.again(sample) for sample in samples)
 
     def passes(self, steps: int) -> float:
         """Passes over the (up-sampled) data in the first `steps` steps."""
@@ -125,12 +134,15 @@ class TrainSteps(Dataset[TrainStep]):
                 pause()
         weights = weights_of(counts, config.loss)
         lengths = [(len(sample), sum(b - a for a, b in seen)) for sample, seen in zip(samples, ranges, strict=True)]
-        costs = [sum(pair) for pair in lengths]
+        again = [self.again(sample) for sample in samples]
+        costs = [sum(pair) + more for pair, more in zip(lengths, again, strict=True)]
         groups = split_by_cost(costs, config.micro_tokens, self.world.size)
         batches: list[MicroBatch] = []
         for group in deal(groups, costs, self.world.size, self.world.rank):
-            rows = [rows_of(samples[i], ranges[i], semantics, config.positions) for i in group]
-            batches.append(pack([(one, weights[i]) for one, i in zip(rows, group, strict=True)]))
+            changed = config.loss.changed_weight
+            rows = [rows_of(samples[i], ranges[i], semantics, config.positions, changed) for i in group]
+            pairs = [(one, weights[i]) for one, i in zip(rows, group, strict=True)]
+            batches.append(pack(pairs, config.loss.teacher == "average"))
             pause()
         return TrainStep(
             micro_batches=batches,
@@ -139,6 +151,7 @@ class TrainSteps(Dataset[TrainStep]):
             scored=sum(teacher + student for teacher, student, _ in counts),
             squares=sum(teacher**2 + student**2 for teacher, student in lengths),
             visible=visible_shares(samples, ranges),
+            again=sum(again),
         )
 
 
@@ -206,8 +219,11 @@ def prepare(
             'tokenizer_config.json, or set bos = "none", as the recipes for Qwen do'
         )
     samples = []
+    fence = [encode_content(text, tokenizer, BLOCK_TOKENS["text"]) for text in (ANSWER_PREFIX, "\n```")]
     for number, dialogue in enumerate(dialogues):
         encoded = encode_dialogue(dialogue, tokenizer, sample_id=str(number))
+        if config.loss.changed_weight != 1.0 and encoded.is_reflection:
+            encoded = dataclasses.replace(encoded, changed=changed_tokens(encoded, *fence))
         samples.append(last_round(encoded) if config.objective == "instruction" else encoded)
     fits = [len(sample) <= config.max_length for sample in samples]
     kept = [sample for sample, fit in zip(samples, fits, strict=True) if fit]
@@ -227,10 +243,11 @@ def prepare(
 
 def mean_cost(sample: Encoded, config: TrainConfig) -> float:
     """Mean number of tokens in a sample's rows over the mask rates of a run."""
-    if config.loss.teacher_only:
+    if config.loss.teacher_only or not sample.is_reflection:
         return len(sample)
+    again = len(sample) if config.loss.teacher == "average" else 0
     costs = [cost(sample, config.masking, step, SAMPLED_RATES, config.seed) for step in range(SAMPLED_RATES)]
-    return sum(costs) / SAMPLED_RATES
+    return again + sum(costs) / SAMPLED_RATES
 
 
 def data_digest(samples: Sequence[Encoded], repeats: Sequence[Repeats], held_out: Sequence[Encoded]) -> str:

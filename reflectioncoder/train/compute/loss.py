@@ -16,7 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.train.batch.packing import MicroBatch
+from reflectioncoder.train.batch.packing import MicroBatch, TeacherRows
+from reflectioncoder.train.compute.average import MovingAverage
+from reflectioncoder.train.compute.divergence import KL, Distance, divergence
 from reflectioncoder.train.compute.packed_attention import boundaries
 
 T = TypeVar("T")
@@ -136,6 +138,7 @@ class ChunkedLoss(torch.autograd.Function):
 
     The inputs are those of `scored_loss`, with the fields of its head, and `wanted`: whether gradients are needed. The
     outputs are the loss `[]`, the n cross-entropies `[n]` and the P divergences `[P]`. Only the loss has a gradient.
+    The paper's divergence has a path of its own, which makes no further copies of the logits.
     """
 
     @staticmethod
@@ -153,6 +156,8 @@ class ChunkedLoss(torch.autograd.Function):
         softcap: float,
         chunk: int,
         wanted: bool,
+        distance: Distance,
+        teacher: tuple[torch.Tensor, Head] | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         table = weight.to(hidden.dtype)
@@ -186,20 +191,29 @@ class ChunkedLoss(torch.autograd.Function):
             _put(ce, piece, -log_p.gather(1, asked)[:, 0])
             paired = len(piece) == 2
             m = len(log_p) // 2
+            of_divergence = None
+            if paired and (teacher is not None or not distance.plain):
+                log_teacher = log_p[:m]
+                if teacher is not None:
+                    log_teacher = teacher[1].logits(teacher[0][piece[0]]).to(exact).log_softmax(-1)
+                kl[piece[0]], of_divergence = divergence(log_teacher, log_p[m:], distance)
             if grad_hidden is None:
-                if paired:
+                if paired and of_divergence is None:
                     kl[piece[0]] = (log_p[:m].exp() * (log_p[:m] - log_p[m:])).sum(-1)
                 continue
             grad = log_p.exp()
             factor = _take(ce_weight, piece)[:, None]
-            if paired:
-                teacher, student = grad[:m], grad[m:]
-                kl[piece[0]] = (teacher * (log_p[:m] - log_p[m:])).sum(-1)
+            if of_divergence is not None:
+                grad *= factor
+                grad[m:].addcmul_(of_divergence, kl_weight[piece[0], None])
+            elif paired:
+                p, q = grad[:m], grad[m:]
+                kl[piece[0]] = (p * (log_p[:m] - log_p[m:])).sum(-1)
                 # d(ce + kl)/d(student logits) = (w + v) q - w onehot - v p, with the teacher's p a constant.
                 pull = kl_weight[piece[0], None]
-                student *= factor[m:] + pull
-                student.addcmul_(teacher, pull, value=-1)
-                teacher *= factor[:m]
+                q *= factor[m:] + pull
+                q.addcmul_(p, pull, value=-1)
+                p *= factor[:m]
             else:
                 grad *= factor
             grad.scatter_add_(1, asked, -factor)
@@ -231,7 +245,7 @@ class ChunkedLoss(torch.autograd.Function):
         # Accumulated gradients are scaled before they are rounded to the lower precision.
         sums = zip(rest, ctx.dtypes, strict=True)
         scaled = [None if of is None else of.mul_(grad_loss).to(dtype) for of, dtype in sums]
-        return of_hidden * grad_loss.to(of_hidden.dtype), *scaled, *[None] * 8
+        return of_hidden * grad_loss.to(of_hidden.dtype), *scaled, *[None] * 10
 
 
 def scored_loss(
@@ -241,16 +255,20 @@ def scored_loss(
     ce_weight: torch.Tensor,
     kl_weight: torch.Tensor,
     chunk: int = 0,
+    distance: Distance = KL,
+    teacher: tuple[torch.Tensor, Head] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted cross-entropy of n tokens plus weighted KL of P teacher-student pairs, at temperature 1.
+    """Weighted cross-entropy of n tokens plus weighted divergence of P teacher-student pairs.
 
     Args:
         hidden: `[n, D]` last hidden states; entries p and P + p, for p < P, are a teacher-student pair.
         head: the output head.
         target: `[n]`, int64 token ids to predict.
         ce_weight: `[n]` weights of the cross-entropies.
-        kl_weight: `[P]` weights of KL(teacher || student), which sends no gradient into the teacher.
+        kl_weight: `[P]` weights of the divergences, which send no gradient into the teacher.
         chunk: tokens scored at a time; 0 chooses by memory.
+        distance: the divergence; by default KL(teacher || student) at temperature 1.
+        teacher: `[P, D]` hidden states of a teacher with weights of its own, and its head; None for entries 0 to P - 1.
 
     Returns:
         the loss `[]`; the cross-entropies `[n]` and the divergences `[P]` in nats, without gradient. All are float32,
@@ -261,7 +279,7 @@ def scored_loss(
     # Autograd is always off inside the function, so whether gradients are needed is passed in.
     wanted = torch.is_grad_enabled()
     return ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, *of_head, target, ce_weight, kl_weight, head.scale, head.softcap, chunk, wanted
+        hidden, *of_head, target, ce_weight, kl_weight, head.scale, head.softcap, chunk, wanted, distance, teacher
     )
 
 
@@ -311,7 +329,25 @@ def through(module: nn.Module, function: Callable[..., T], *args: Any, caller: n
     return found
 
 
-def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) -> LossTerms:
+def _last_states(model: Any, rows: MicroBatch | TeacherRows) -> torch.Tensor:
+    """Run the forward pass of packed rows, and return the hidden states `[n, D]` at their index."""
+    outputs = model.base_model(
+        input_ids=rows.input_ids,
+        position_ids=rows.position_ids,
+        use_cache=False,
+        **boundaries(rows.cu_seqlens, rows.max_length, rows.position_ids[0]),
+    )
+    states: torch.Tensor = outputs.last_hidden_state[0].index_select(0, rows.index)
+    return states
+
+
+def micro_batch_loss(
+    model: PreTrainedModel,
+    batch: MicroBatch,
+    chunk: int = 0,
+    distance: Distance = KL,
+    average: MovingAverage | None = None,
+) -> LossTerms:
     """Run the forward pass of packed rows, and compute their share of the global batch's loss.
 
     The model maps `[1, T]` token ids to `[1, T, D]` hidden states, of which the n scored ones go through the head.
@@ -320,17 +356,19 @@ def micro_batch_loss(model: PreTrainedModel, batch: MicroBatch, chunk: int = 0) 
         model: a causal language model with `packed_attention.use_varlen_attention` applied.
         batch: B packed rows of T tokens in all with n scored positions, on the model's device.
         chunk: positions scored at a time; 0 chooses by memory.
+        distance: the divergence of teacher and student.
+        average: the teacher's weights, for the rows in `batch.apart`; None if they are the student's.
     """
-    outputs = model.base_model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        **boundaries(batch.cu_seqlens, batch.max_length, batch.position_ids[0]),
-    )
-    hidden = outputs.last_hidden_state[0].index_select(0, batch.index)
+    teacher: tuple[torch.Tensor, Head] | None = None
+    if average is not None and batch.apart is not None:
+        apart = batch.apart
+        teacher = average.run(lambda network: (_last_states(network, apart), head_of(network)))
+    hidden = _last_states(model, batch)
 
     def score(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return scored_loss(states, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk)
+        return scored_loss(
+            states, head_of(model), batch.target, batch.ce_weight, batch.kl_weight, chunk, distance, teacher
+        )
 
     loss, ce, kl = through(model.get_output_embeddings(), score, hidden)
     return LossTerms(
