@@ -29,6 +29,7 @@ STUDY_KEYS: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("output", "generate", "completions"),
 }
 GivenTable = tuple[Mapping[str, Any], str]  # a table of the file, and the prefix of its keys
+PROBLEM_KEYS = ("task", "levels", "seed", "data")  # of `generate`: they decide the problems of a score
 UNSEEDED = "generate.seed"  # decides the held-out problems, which must be the same in all runs
 
 
@@ -83,6 +84,8 @@ class StudyConfig:
         engine: `local` is this machine; `ray` (an extra) spreads the runs over the devices of a Ray cluster, whose
             nodes must see `output` under the same path.
         ray_address: HOST:PORT of the cluster's head; empty uses the cluster of this machine, or starts one.
+        steps: directory of the steps' folders; empty for `steps` in the output. Studies that name the same one share
+            equal steps; only one of them runs at a time.
         keep_models: keep the trained models; otherwise each is deleted once all its scores are there.
         build: settings of `build` for all variants.
         builds: further builds by name, each with settings over those of `build`.
@@ -107,6 +110,7 @@ class StudyConfig:
     threads: int = 0
     engine: Literal["local", "ray"] = "local"
     ray_address: str = ""
+    steps: str = ""
     keep_models: bool = True
     build: Mapping[str, Any] = field(default_factory=dict, hash=False)
     builds: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -134,7 +138,16 @@ class StudyConfig:
             variant = variant_of(self, name)
             if variant.tokens_of:
                 self._check_variant(variant.tokens_of, f"key 'variants.{name}.tokens_of'", trained=True)
-            run_settings(self, name, self.seeds[0])
+        runs = {name: run_settings(self, name, self.seeds[0]) for name in self.variants}
+        for name, run in runs.items():
+            for mine, first in zip(run.scores, next(iter(runs.values())).scores, strict=True):
+                for key in PROBLEM_KEYS:
+                    one, other = (getattr(score.generate, key) for score in (mine, first))
+                    if one != other:
+                        raise UserError(
+                            f"key 'variants.{name}.generate.{key}': is {one!r}, and {other!r} for variant "
+                            f"'{next(iter(runs))}'; a score has the same problems in all variants"
+                        )
 
     def _check_variant(self, name: str, where: str, trained: bool = False) -> None:
         if name not in self.variants:

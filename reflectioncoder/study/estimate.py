@@ -17,10 +17,10 @@ from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.progress import duration
 from reflectioncoder.study.plan import StudyPlan
-from reflectioncoder.study.processes import LocalPool, visible_gpus
-from reflectioncoder.study.records import StepRecord, read_training_result, step_folder
+from reflectioncoder.study.processes import LocalPool
+from reflectioncoder.study.records import StepRecord, read_training_result
 from reflectioncoder.study.run import read_records, unfinished_steps
-from reflectioncoder.study.study import plan_study
+from reflectioncoder.study.study import plan_study, study_gpus
 
 VERBS = ("build", "train", "generate", "evaluate")
 
@@ -38,13 +38,13 @@ class StepCost:
     tokens: float | None = None
 
 
-def known_costs(plan: StudyPlan, folder: Path, records: Mapping[str, StepRecord]) -> dict[str, StepCost]:
+def known_costs(plan: StudyPlan, records: Mapping[str, StepRecord]) -> dict[str, StepCost]:
     """The costs of the steps that are done."""
     found = {}
     for key, record in records.items():
         if record.state == "done":
             trained = plan.steps[key].verb == "train"
-            tokens = float(read_training_result(step_folder(folder, key))["tokens"]) if trained else None
+            tokens = float(read_training_result(plan.folder(key))["tokens"]) if trained else None
             found[key] = StepCost(record.seconds, tokens)
     return found
 
@@ -96,15 +96,15 @@ def describe_study(config: StudyConfig) -> str:
     Raises:
         UserError: see `plan_study`.
     """
-    plan, folder = plan_study(config), Path(config.output)
-    records = read_records(plan, folder)
+    plan = plan_study(config)
+    records = read_records(plan)
     left = unfinished_steps(plan, records)
-    known = known_costs(plan, folder, records)
+    known = known_costs(plan, records)
     costs = expected_costs(plan, known, left)
     notes = []
     if not any(plan.steps[key].verb == "train" for key in known):
         notes = _count(plan, left, costs)
-    pool = LocalPool(config.jobs, config.threads, len(plan.runs), [] if config.engine == "ray" else visible_gpus())
+    pool = LocalPool(config.jobs, config.threads, len(plan.runs), [] if config.engine == "ray" else study_gpus(plan))
     return "\n".join([*_lines(config, plan, left, costs, pool), *notes])
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from reflectioncoder.config.study import StudyConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import LOCK
 from reflectioncoder.models.model_files import check_model_files
-from reflectioncoder.study.plan import FILE_NAME, StudyPlan, output_of_step
+from reflectioncoder.study.plan import FILE_NAME, StudyPlan
 
 PIECES, PIECE = 64, 1 << 16  # pieces of a large file that are hashed, and bytes of each
 HASHED_WHOLE = PIECES * PIECE  # smaller files are hashed whole
@@ -47,14 +46,14 @@ def file_digests() -> Callable[[str], str]:
     return digest
 
 
-def check_study_inputs(config: StudyConfig, plan: StudyPlan) -> None:
+def check_study_inputs(plan: StudyPlan) -> None:
     """Check before anything runs that the models and files which a study names are there.
 
     Raises:
         UserError: a model's files are missing or incomplete, or a file of data does not exist; the message names the
             variant.
     """
-    own = str(output_of_step(Path(config.output), "").parent.parent)
+    own = f"{plan.root}/"
     for run in plan.runs:
         for key in run.steps:
             step = plan.steps[key]

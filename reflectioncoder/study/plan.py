@@ -21,8 +21,8 @@ from reflectioncoder.config.study import PLACEHOLDER, ScoreSettings, StudyConfig
 from reflectioncoder.errors import UserError
 
 StepVerb = Literal["build", "train", "generate", "evaluate"]
-STEP_FOLDERS = "steps"
-STEP_OUTPUT = "output"  # folder of a step's results, inside the step's folder
+STEP_FOLDERS = "steps"  # folder of the steps' folders in that of the study
+STEP_OUTPUT = "output"  # folder of a step's results in the step's folder
 COMPLETIONS = "completions.jsonl"
 KEY_DIGITS = 12
 # Settings that change how fast or where a step runs, but not its result; they are not part of its key.
@@ -82,15 +82,29 @@ class StudyRun:
 class StudyPlan:
     """All steps of a study by key, and its runs in the order in which they start: all variants of the first seed, then
     those of the second, and so on, so that a study that is stopped early has comparable runs.
+
+    Args:
+        root: folder of the steps' folders.
+        steps: all steps by key.
+        runs: all runs.
     """
 
+    root: Path
     steps: Mapping[str, StudyStep]
     runs: tuple[StudyRun, ...]
 
+    def folder(self, key: str) -> Path:
+        """The folder of a step: config.toml, log.txt, step.json and output/."""
+        return self.root / key
 
-def output_of_step(folder: Path, key: str) -> Path:
-    """The folder of a step's results in the study's folder."""
-    return folder / STEP_FOLDERS / key / STEP_OUTPUT
+    def output(self, key: str) -> Path:
+        """The folder of a step's results."""
+        return self.root / key / STEP_OUTPUT
+
+
+def steps_root(config: StudyConfig) -> Path:
+    """The folder of the steps' folders, which several studies may share."""
+    return Path(config.steps or f"{config.output}/{STEP_FOLDERS}")
 
 
 def make_plan(config: StudyConfig, digest: Callable[[str], str]) -> StudyPlan:
@@ -105,13 +119,13 @@ def make_plan(config: StudyConfig, digest: Callable[[str], str]) -> StudyPlan:
     """
     planner = _Planner(config, digest)
     runs = tuple(planner.run(name, seed) for seed in config.seeds for name in config.variants)
-    return StudyPlan(planner.steps, runs)
+    return StudyPlan(planner.root, planner.steps, runs)
 
 
 class _Planner:
     def __init__(self, config: StudyConfig, digest: Callable[[str], str]) -> None:
         self.config, self.digest = config, digest
-        self.folder = Path(config.output)
+        self.root = steps_root(config)
         self.settings = cache(partial(run_settings, config))
         self.steps: dict[str, StudyStep] = {}
         self.trained: dict[tuple[str, int], str] = {}
@@ -148,7 +162,7 @@ class _Planner:
         if trained:
             decoding = dataclasses.replace(decoding, model=f"{{models.{variant}}}")
         decoded = self.add("generate", decoding, variant, seed)
-        completions = str(output_of_step(self.folder, decoded) / COMPLETIONS)
+        completions = str(self.root / decoded / STEP_OUTPUT / COMPLETIONS)
         generate = dataclasses.replace(self.steps[decoded].settings, output=completions)
         checking = dataclasses.replace(score.evaluate, generate=generate, completions=completions)
         return decoded, self.add("evaluate", checking, variant, seed, decoded=decoded)
@@ -156,7 +170,7 @@ class _Planner:
     def add(self, verb: StepVerb, settings: Any, variant: str, seed: int, limit: str = "", decoded: str = "") -> str:
         needs = {name: self.needed(name, variant, seed) for name in _named(settings) if name != "seed"}
         marked = _fill(settings, {**{name: f"@{key}" for name, key in needs.items()}, "seed": str(seed)})
-        paths = {name: str(output_of_step(self.folder, key)) for name, key in needs.items()}
+        paths = {name: str(self.root / key / STEP_OUTPUT) for name, key in needs.items()}
         filled = _fill(settings, {**paths, "seed": str(seed)})
         if decoded:  # what was decoded, and how, is in that step's key
             changed = {key: value for key, value in _changed(filled).items() if not key.startswith("generate.")}

@@ -65,19 +65,25 @@ class RayPool:
         self.jobs = max(1, min(jobs or gpus or cpus, most))
         self.threads = threads or max(1, cpus // self.jobs)
         self._gpus = min(1.0, gpus / self.jobs) if gpus else 0.0
-        self._running: list[Any] = []
+        self._running: dict[str, list[Any]] = {"device": [], "host": []}
 
     def room(self, verb: StepVerb) -> bool:
         """See `StepPool`."""
-        self._running = ray.wait(self._running, num_returns=len(self._running), timeout=0)[1] if self._running else []
-        return len(self._running) < 2 * self.jobs  # Ray queues what finds no device
+        kind = self._kind(verb)
+        if tasks := self._running[kind]:
+            self._running[kind] = ray.wait(tasks, num_returns=len(tasks), timeout=0)[1]
+        return len(self._running[kind]) < self.jobs
+
+    def _kind(self, verb: StepVerb) -> str:
+        """Steps that compute on a GPU and others do not wait for each other, if there are GPUs."""
+        return "host" if self._gpus and verb not in ON_DEVICES else "device"
 
     def start(self, verb: StepVerb, words: Sequence[str], log: Path) -> StepProcess:
         """See `StepPool`."""
         resources = {"num_cpus": self.threads, "num_gpus": self._gpus if verb in ON_DEVICES else 0}
         kind: Any = ray.remote(run_on_node)
         task = kind.options(**resources).remote(list(words), str(log.resolve()), self.threads, str(Path.cwd()))
-        self._running.append(task)
+        self._running[self._kind(verb)].append(task)
         return _OnNode(task, log)
 
 

@@ -13,7 +13,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import read_marker, remove_tree
-from reflectioncoder.study.plan import STEP_FOLDERS, STEP_OUTPUT
+from reflectioncoder.study.plan import STEP_OUTPUT
 
 STEP_LOG = "log.txt"
 STEP_RECORD = "step.json"
@@ -45,11 +45,6 @@ class StepRecord:
     error: str = ""
     jobs: int = 1
     model_deleted: bool = False
-
-
-def step_folder(study: Path, key: str) -> Path:
-    """The folder of a step: config.toml, log.txt, step.json and output/."""
-    return study / STEP_FOLDERS / key
 
 
 def read_record(folder: Path) -> StepRecord | None:

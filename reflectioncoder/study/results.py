@@ -13,8 +13,8 @@ import numpy as np
 from reflectioncoder.config.study import StudyConfig, variant_of
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.results import by_task, read_results
-from reflectioncoder.study.plan import STEP_FOLDERS, StudyPlan, StudyRun, output_of_step
-from reflectioncoder.study.records import STEP_LOG, StepRecord, read_training_result, step_folder
+from reflectioncoder.study.plan import StudyPlan, StudyRun
+from reflectioncoder.study.records import STEP_LOG, StepRecord, read_training_result
 from reflectioncoder.study.statistics import MeanWithInterval, SeedTable, mean_interval
 
 Shares = Mapping[str, float]  # by problem: the share of its samples that pass
@@ -29,7 +29,7 @@ class RunOutcome:
         seed: the seed.
         state: `done`, `failed`, or `open` if it was not finished.
         failed: the step that failed, with the last line of its log; empty for none.
-        log: path of that log, relative to the study's folder.
+        log: path of that log.
         scores: share of samples that pass, by name of the score and problem.
         tokens: tokens through the model in training, teacher and student rows both counted; None without training.
         passes: how often training saw each instruction, on average; None without training.
@@ -121,7 +121,7 @@ class StudyResults:
     references: tuple[str, ...]
 
 
-def run_outcome(plan: StudyPlan, run: StudyRun, folder: Path, records: Mapping[str, StepRecord]) -> RunOutcome:
+def run_outcome(plan: StudyPlan, run: StudyRun, records: Mapping[str, StepRecord]) -> RunOutcome:
     """Read what a run wrote.
 
     Raises:
@@ -135,19 +135,19 @@ def run_outcome(plan: StudyPlan, run: StudyRun, folder: Path, records: Mapping[s
     failed = next((key for key in _chain(plan, run.steps) if key in records and records[key].state == "failed"), "")
     costs: dict[str, Any] = {}
     if run.train in records and records[run.train].state == "done":
-        result = read_training_result(step_folder(folder, run.train))
+        result = read_training_result(plan.folder(run.train))
         costs = {"tokens": float(result["tokens"]), "train_seconds": float(result["seconds"])}
         if result.get("instructions"):
             costs["passes"] = result["seen"] / result["instructions"]
     scores = {}
     for name, (_, key) in run.scores.items():
         if key in records and records[key].state == "done":
-            results = by_task(read_results(output_of_step(folder, key)))
+            results = by_task(read_results(plan.output(key)))
             known = {task: [one.passed for one in group if one.outcome != "not_run"] for task, group in results.items()}
             scores[name] = {task: sum(passed) / len(passed) for task, passed in known.items() if passed}
     state = "failed" if failed else "done" if len(scores) == len(run.scores) else "open"
     error = f"{plan.steps[failed].verb}: {records[failed].error}" if failed else ""
-    log = f"{STEP_FOLDERS}/{failed}/{STEP_LOG}" if failed else ""
+    log = str(plan.folder(failed) / STEP_LOG) if failed else ""
     return RunOutcome(run.variant, run.seed, state, error, log, scores, seconds=seconds, **costs)
 
 
@@ -159,15 +159,13 @@ def _chain(plan: StudyPlan, keys: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def study_results(
-    config: StudyConfig, plan: StudyPlan, folder: Path, records: Mapping[str, StepRecord]
-) -> StudyResults:
+def study_results(config: StudyConfig, plan: StudyPlan, records: Mapping[str, StepRecord]) -> StudyResults:
     """Compute the table of a study from the files of its finished steps.
 
     Raises:
         UserError: the files of a finished step cannot be read, or runs of one score have no problem in common.
     """
-    outcomes = tuple(run_outcome(plan, run, folder, records) for run in plan.runs)
+    outcomes = tuple(run_outcome(plan, run, records) for run in plan.runs)
     names = tuple(config.scores) or ("score",)
     references = tuple(dict.fromkeys(name for name in (config.reference, config.token_reference) if name))
     rows = tuple(_row(config, name, outcomes, names, references) for name in config.variants)

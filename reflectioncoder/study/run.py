@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from reflectioncoder.config.toml import to_toml
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.progress import Meter
-from reflectioncoder.study.plan import COMPLETIONS, STEP_OUTPUT, StudyPlan, StudyStep
+from reflectioncoder.study.plan import COMPLETIONS, StudyPlan, StudyStep
 from reflectioncoder.study.processes import StepPool, StepProcess, header, step_words
 from reflectioncoder.study.records import (
     STEP_CONFIG,
@@ -23,7 +22,6 @@ from reflectioncoder.study.records import (
     model_is_complete,
     read_record,
     read_training_result,
-    step_folder,
     write_record,
 )
 
@@ -52,15 +50,14 @@ def unfinished_steps(plan: StudyPlan, records: Records) -> list[str]:
     return [key for key in order if key in missing]
 
 
-def read_records(plan: StudyPlan, folder: Path) -> dict[str, StepRecord]:
+def read_records(plan: StudyPlan) -> dict[str, StepRecord]:
     """The records of all steps that have ended."""
-    found = {key: read_record(step_folder(folder, key)) for key in plan.steps}
+    found = {key: read_record(plan.folder(key)) for key in plan.steps}
     return {key: record for key, record in found.items() if record is not None}
 
 
 def run_steps(
     plan: StudyPlan,
-    folder: Path,
     pool: StepPool,
     say: Callable[[str], None],
     keep_models: bool = True,
@@ -70,7 +67,6 @@ def run_steps(
 
     Args:
         plan: the plan.
-        folder: folder of the study, whose lock is held.
         pool: where the steps run.
         say: receives a line about each step that fails.
         keep_models: see `StudyConfig`.
@@ -83,7 +79,7 @@ def run_steps(
         UserError: a file cannot be written, or no process can be started.
         KeyboardInterrupt: Ctrl-C; the running steps are ended first, and go on in the next run.
     """
-    records = read_records(plan, folder)
+    records = read_records(plan)
     waiting = unfinished_steps(plan, records)
     for key in waiting:
         records.pop(key, None)
@@ -92,18 +88,18 @@ def run_steps(
     with Meter("steps", total) as meter:
         try:
             while waiting or running:
-                _start(plan, folder, pool, waiting, running, records)
+                _start(plan, pool, waiting, running, records)
                 waiting = [key for key in waiting if key not in running and key not in records]
                 blocked = [key for key in waiting if _is_blocked(plan, key, records)]
                 waiting = [key for key in waiting if key not in blocked]
-                ended = _collect(plan, folder, running, records, say)
+                ended = _collect(plan, running, records, say)
                 if ended or blocked:
                     left = len(waiting) + len(running)
                     failed = sum(record.state == "failed" for record in records.values())
                     meter.update(total - left, note=f"{failed} failed" if failed else "")
                 if ended:
                     if not keep_models:
-                        _delete_models(plan, folder, records)
+                        _delete_models(plan, records)
                     changed(records)
                 elif running:
                     time.sleep(LOOK_SECONDS)
@@ -113,18 +109,18 @@ def run_steps(
     return records
 
 
-def settings_of_step(step: StudyStep, folder: Path, threads: int, study: Path) -> Any:
+def settings_of_step(plan: StudyPlan, step: StudyStep, threads: int) -> Any:
     """The settings with which a step runs: those of the plan, with its output and its number of workers.
 
     Raises:
         UserError: the training whose tokens are the limit has no result.
     """
-    output = str(folder / STEP_OUTPUT)
+    output = str(plan.output(step.key))
     settings = step.settings
     if step.verb == "train":
         changes: dict[str, Any] = {"output": output, "resume": True}
         if step.tokens_of:
-            changes["max_tokens"] = int(read_training_result(step_folder(study, step.tokens_of))["tokens"])
+            changes["max_tokens"] = int(read_training_result(plan.folder(step.tokens_of))["tokens"])
         return dataclasses.replace(settings, **changes)
     if step.verb == "generate":
         return dataclasses.replace(settings, output=f"{output}/{COMPLETIONS}")
@@ -133,7 +129,6 @@ def settings_of_step(step: StudyStep, folder: Path, threads: int, study: Path) -
 
 def _start(
     plan: StudyPlan,
-    study: Path,
     pool: StepPool,
     waiting: list[str],
     running: dict[str, _Running],
@@ -141,7 +136,7 @@ def _start(
 ) -> None:
     """Start the steps that are ready, in order, as far as there is room."""
     for key in waiting:
-        step, folder = plan.steps[key], step_folder(study, key)
+        step, folder = plan.steps[key], plan.folder(key)
         if not all(_is_done(records.get(name)) for name in step.needs) or not pool.room(step.verb):
             continue
         before = read_record(folder)
@@ -152,7 +147,7 @@ def _start(
                 records[key] = StepRecord("train", "done", before.seconds if before else 0.0)
                 write_record(folder, records[key])
                 continue
-        write_lines(folder / STEP_CONFIG, [to_toml(settings_of_step(step, folder, pool.threads, study)).rstrip("\n")])
+        write_lines(folder / STEP_CONFIG, [to_toml(settings_of_step(plan, step, pool.threads)).rstrip("\n")])
         with (folder / STEP_LOG).open("a", encoding="utf-8") as log:
             log.write(header(step.verb, before.attempts + 1 if before else 1))
         process = pool.start(step.verb, step_words(step.verb, folder / STEP_CONFIG), folder / STEP_LOG)
@@ -161,7 +156,6 @@ def _start(
 
 def _collect(
     plan: StudyPlan,
-    study: Path,
     running: dict[str, _Running],
     records: dict[str, StepRecord],
     say: Callable[[str], None],
@@ -174,7 +168,7 @@ def _collect(
             continue
         del running[key]
         ended = True
-        step, folder = plan.steps[key], step_folder(study, key)
+        step, folder = plan.steps[key], plan.folder(key)
         before = read_record(folder)
         seconds = time.monotonic() - one.started + (before.seconds if before else 0.0)
         attempts = before.attempts + 1 if before else 1
@@ -208,13 +202,13 @@ def _is_blocked(plan: StudyPlan, key: str, records: Records) -> bool:
     return any(_is_blocked(plan, name, records) for name in plan.steps[key].needs)
 
 
-def _delete_models(plan: StudyPlan, study: Path, records: dict[str, StepRecord]) -> None:
+def _delete_models(plan: StudyPlan, records: dict[str, StepRecord]) -> None:
     """Delete the weights of the models that no unfinished step needs."""
     for key, record in list(records.items()):
         if record.verb != "train" or record.state != "done" or record.model_deleted:
             continue
         users = [step.key for step in plan.steps.values() if key in step.needs and step.tokens_of != key]
         if all(_is_done(records.get(name)) for name in users):
-            delete_weights(step_folder(study, key))
+            delete_weights(plan.folder(key))
             records[key] = dataclasses.replace(record, model_deleted=True)
-            write_record(step_folder(study, key), records[key])
+            write_record(plan.folder(key), records[key])

@@ -20,7 +20,7 @@ from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import held, refuse_foreign
 from reflectioncoder.study.inputs import check_study_inputs, file_digests
 from reflectioncoder.study.page import PAGE, write_study_page
-from reflectioncoder.study.plan import STEP_FOLDERS, StudyPlan, StudyRun, make_plan
+from reflectioncoder.study.plan import STEP_FOLDERS, StudyPlan, StudyRun, make_plan, steps_root
 from reflectioncoder.study.processes import LocalPool, StepPool, visible_gpus
 from reflectioncoder.study.records import StepRecord
 from reflectioncoder.study.results import StudyResults, study_results
@@ -29,6 +29,7 @@ from reflectioncoder.study.tables import markdown_table, results_as_json
 
 RESULTS, TABLE_FILE, RUN_FOLDERS = "study.json", "table.md", "runs"
 STUDY_FILES = (RESULTS, TABLE_FILE, PAGE, "config.toml", STEP_FOLDERS, RUN_FOLDERS)
+UNLIKELY_SEED = 907_165_423  # differs from the default of every seed, so that it shows which keys are seeded
 WRITING_SHARE = 0.02  # most of the time that goes into tables of an unfinished study
 
 
@@ -44,7 +45,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         raise UserError("the intervals need scipy, which is not installed; run: pip install scipy (or make setup)")
     check_same_study(config)
     plan = make_plan(config, file_digests())
-    check_study_inputs(config, plan)
+    check_study_inputs(plan)
     return plan
 
 
@@ -64,7 +65,7 @@ def run_study(config: StudyConfig, say: Callable[[str], None] | None = None) -> 
     """
     say = say or _to_stderr
     folder = Path(config.output)
-    with held(folder):
+    with held(folder), held(steps_root(config)) if config.steps else nullcontext():
         plan = plan_study(config)
         save(config, folder)
         link_runs(plan, folder)
@@ -79,16 +80,16 @@ def run_study(config: StudyConfig, say: Callable[[str], None] | None = None) -> 
 
         try:
             with _pool_of(config, plan) as pool:
-                run_steps(plan, folder, pool, say, config.keep_models, changed)
+                run_steps(plan, pool, say, config.keep_models, changed)
         finally:
-            results = write_results(config, plan, read_records(plan, folder))
+            results = write_results(config, plan, read_records(plan))
     return results
 
 
 def write_results(config: StudyConfig, plan: StudyPlan, records: Mapping[str, StepRecord]) -> StudyResults:
     """Compute the table from the finished steps, and write its three files."""
     folder = Path(config.output)
-    results = study_results(config, plan, folder, records)
+    results = study_results(config, plan, records)
     write_lines(folder / RESULTS, [json.dumps(results_as_json(results), indent=1, ensure_ascii=False)])
     write_lines(folder / TABLE_FILE, [markdown_table(results)])
     write_study_page(folder, results)
@@ -117,7 +118,7 @@ def check_same_study(config: StudyConfig) -> None:
         names = ", ".join(before.variants)
         raise UserError(f"{folder}: holds another study, of the variants {names}; choose another output")
     for name in common:
-        old, new = (_flat(run_settings(one, name, 0)) for one in (before, config))
+        old, new = (_flat(run_settings(one, name, UNLIKELY_SEED)) for one in (before, config))
         for key in dict.fromkeys([*old, *new]):
             if old.get(key) != new.get(key):
                 what = f"{key} = {old.get(key)!r}, not {new.get(key)!r}"
@@ -150,7 +151,7 @@ def link_runs(plan: StudyPlan, folder: Path) -> None:
         try:
             place.mkdir(parents=True, exist_ok=True)
             for name, key in _names(run):
-                target = os.path.join("..", "..", "..", STEP_FOLDERS, key)
+                target = os.path.relpath(plan.folder(key), place)
                 link = place / name
                 if not link.is_symlink() or os.readlink(link) != target:
                     with suppress(FileNotFoundError):
@@ -177,10 +178,10 @@ def _pool_of(config: StudyConfig, plan: StudyPlan) -> AbstractContextManager[Ste
         except ImportError as error:
             raise UserError(f"engine = 'ray' needs Ray: pip install 'reflectioncoder[ray]' ({error})") from None
         return ray_pool(config.ray_address, config.jobs, config.threads, len(plan.runs))
-    return nullcontext(LocalPool(config.jobs, config.threads, len(plan.runs), _gpus(plan)))
+    return nullcontext(LocalPool(config.jobs, config.threads, len(plan.runs), study_gpus(plan)))
 
 
-def _gpus(plan: StudyPlan) -> list[str]:
+def study_gpus(plan: StudyPlan) -> list[str]:
     """The GPUs that the steps may use; none if all of them compute on CPUs."""
     devices = {step.settings.device for step in plan.steps.values() if step.verb in ("train", "generate")}
     return [] if devices == {"cpu"} else visible_gpus()

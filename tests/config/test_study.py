@@ -94,6 +94,7 @@ def test_a_study_is_written_as_it_is_read(tmp_path: Path) -> None:
         ("{builds.more}", "{builds.mroe}", "unknown placeholder {builds.mroe}; did you mean {builds.more}?"),
         ("count = 90", 'count = "90"', "key 'builds.more.count': expected int, found '90'"),
         ('"build.seed"', '"generate.seed"', "generate.seed decides the held-out problems"),
+        ('{model = "other"}', "{seed = 2}", "key 'variants.base.generate.seed': is 2, and 0 for variant 'plain'"),
         ('"build.seed"', '"seed"', "'seed' is not COMMAND.KEY"),
         ('"build.seed"', '"build.sede"', "unknown key 'build.sede'"),
         ("seeds = [3, 4]", "seeds = [3, 3]", "key 'seeds': needs one seed or more, each once"),

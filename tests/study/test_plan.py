@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from reflectioncoder.config.study import StudyConfig
+from reflectioncoder.config.toml import load
 from reflectioncoder.errors import UserError
 from reflectioncoder.study.inputs import check_study_inputs, file_digests
 from reflectioncoder.study.plan import StudyPlan, make_plan
@@ -107,10 +109,26 @@ def test_variants_that_wait_for_each_other_are_an_error() -> None:
 def test_a_missing_model_or_file_is_named_with_its_variant(tmp_path: Path) -> None:
     def check(**train: Any) -> None:
         config = StudyConfig(output=str(tmp_path / "out"), train={**BASE["train"], **train}, variants={"only": {}})
-        check_study_inputs(config, make_plan(config, file_digests()))
+        check_study_inputs(make_plan(config, file_digests()))
 
     check()
     with pytest.raises(UserError, match=r"variant 'only', train: model .*/none: no such directory"):
         check(model=str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"variant 'only', train: file .*no\.jsonl: No such file"):
         check(data=[str(tmp_path / "no.jsonl")])
+
+
+def test_studies_that_share_a_folder_of_steps_share_equal_steps() -> None:
+    one = plan(output="one", steps="common")
+    two = plan(output="two", steps="common", variants={"plain": BASE["variants"]["plain"]})
+    assert two.steps.keys() < one.steps.keys()
+    assert {two.folder(key) for key in two.steps} < {one.folder(key) for key in one.steps}
+
+
+def test_the_example_of_the_manual_is_a_study(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "studying.md").read_text().split("```toml\n")[1].split("```")[0]
+    (tmp_path / "example.toml").write_text(text)
+    config = load(StudyConfig, tmp_path / "example.toml")
+    found = make_plan(config, lambda _: "")
+    assert [run.variant for run in found.runs[:3]] == ["plain", "block", "plain_more"] and len(found.runs) == 9
+    assert len(keys(found, "build")) == 1

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import blocks
 import pytest
+import tiny
 
 from reflectioncoder.cli.main import main
-from reflectioncoder.dialogues.dialogue import Dialogue, write_jsonl
+from reflectioncoder.dialogues.dialogue import Dialogue, instruction_dialogue, write_jsonl
 from reflectioncoder.files.owned import held
 
-# `base` knows two of four problems; training with a learning rate of 1 leaves it none; `broken` cannot be trained.
+# `base` knows two of four problems; training with a learning rate of 0.1 leaves it none; `broken` cannot be trained.
 TEXT = """
 title = "Tiny <study>"
 output = "OUT"
@@ -26,14 +27,14 @@ jobs = 2
 [train]
 model = "MODEL"
 data = ["DATA"]
+objective = "instruction"
 device = "cpu"
 precision = "float32"
 report_to = ["none"]
 batch_size = 2
 epochs = 3
-upsample = 1
 warmup_ratio = 0.0
-learning_rate = 1.0
+learning_rate = 0.1
 [generate]
 task = "TASK"
 device = "cpu"
@@ -47,11 +48,16 @@ paper = {HumanEval = 75.0}
 [variants.broken]
 train = {max_length = 1}
 """
-Killed = tuple[Path, Path, list[str]]
 
 
-def write_config(folder: Path, model: str, learnt: list[Dialogue], text: str = TEXT) -> Path:
-    write_jsonl(folder / "data.jsonl", learnt)
+def lessons() -> list[Dialogue]:
+    """The answers to two of the four problems."""
+    answers = {k: f"```python\n{blocks.final(k)}\n```" for k in blocks.NUMBERS}
+    return [instruction_dialogue(f"Write `add_{k}`.", answer) for k, answer in answers.items()]
+
+
+def write_config(folder: Path, model: str, text: str = TEXT) -> Path:
+    write_jsonl(folder / "data.jsonl", lessons())
     task = blocks.write_problems(folder / "own.jsonl", [3, 4, 5, 6])
     for name, value in (("OUT", folder / "out"), ("MODEL", model), ("DATA", folder / "data.jsonl"), ("TASK", task)):
         text = text.replace(name, str(value))
@@ -63,14 +69,17 @@ def record(step: Path) -> dict:
     return json.loads((step / "step.json").read_text())
 
 
+pytestmark = pytest.mark.slow  # the first test of this file waits for the study
+
+
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory, model: str, learnt: list[Dialogue]) -> tuple[Path, list[str]]:
+def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The folder of a study that was killed while it trained and then run again, and the steps done before the kill."""
     folder = tmp_path_factory.mktemp("study")
-    config = write_config(folder, model, learnt)
+    config = write_config(folder, tiny.memorised(lessons(), folder / "model"))
     process = subprocess.Popen([sys.executable, "-m", "reflectioncoder", "study", str(config)])
     out = folder / "out"
-    until = time.monotonic() + 300
+    until = time.monotonic() + 900
     while not list(out.glob("runs/base/seed-0/evaluate/step.json")):  # by then a training is under way, or has ended
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
@@ -114,7 +123,7 @@ def test_costs_are_counted_in_passes_and_tokens(done: Path) -> None:
     row = json.loads((done / "study.json").read_text())["variants"]["wrecked"]
     result = json.loads((done / "runs" / "wrecked" / "seed-0" / "train" / "output" / "result.json").read_text())
     assert row["tokens"] == result["tokens"] > 0
-    assert row["passes"] == 3.0  # two sequences of different instructions, three epochs
+    assert row["passes"] == 3.0  # two samples of different instructions, three epochs
     assert row["seconds"] > row["train_seconds"] > 0
 
 
@@ -155,7 +164,7 @@ def test_models_are_deleted_once_they_are_scored(done: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs = 3", "epochs = 4", "holds a study whose variant 'base' has train.epochs"),
+        ("epochs = 3", "epochs = 4", "holds a study whose variant 'wrecked' has train.epochs = 3.0, not 4.0"),
         (
             "[variants.wrecked]",
             "[variants.wrecked]\ntrain = {epochs = 4.0}",
@@ -190,8 +199,7 @@ def test_the_dry_run_says_what_is_left(studied: tuple[Path, list[str]], capsys: 
 
 
 def test_a_missing_model_is_one_line_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write_config(tmp_path, str(tmp_path / "none"), [])
-    (tmp_path / "data.jsonl").write_text("{}\n")
+    config = write_config(tmp_path, str(tmp_path / "none"))
     assert main(["study", str(config)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("reflectioncoder study: variant 'base', generate: model ") and "no such directory" in line
@@ -202,7 +210,7 @@ def test_the_folder_of_another_study_or_command_is_refused(tmp_path: Path, capsy
     out = tmp_path / "out"
     out.mkdir()
     (out / "config.toml").write_text('[variants.x]\nlabel = "x"\n')
-    config = write_config(tmp_path, str(tmp_path / "none"), [])
+    config = write_config(tmp_path, str(tmp_path / "none"))
     assert main(["study", str(config)]) == 2
     assert "holds another study, of the variants x; choose another output" in capsys.readouterr().err
     (out / "config.toml").write_text("count = 3\n")
@@ -215,7 +223,7 @@ def test_the_folder_of_another_study_or_command_is_refused(tmp_path: Path, capsy
 
 
 def test_of_two_at_once_the_second_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write_config(tmp_path, str(tmp_path / "none"), [])
+    config = write_config(tmp_path, str(tmp_path / "none"))
     with held(tmp_path / "out"):
         assert main(["study", str(config)]) == 2
     assert "another run" in capsys.readouterr().err
