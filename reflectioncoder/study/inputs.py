@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import LOCK
 from reflectioncoder.models.model_files import check_model_files
-from reflectioncoder.study.plan import FILE_NAME, StudyPlan
+from reflectioncoder.study.plan import FILE_NAME, StudyPlan, StudyStep
 
 PIECES, PIECE = 64, 1 << 16  # pieces of a large file that are hashed, and bytes of each
 HASHED_WHOLE = PIECES * PIECE  # smaller files are hashed whole
@@ -58,26 +59,29 @@ def check_study_inputs(plan: StudyPlan) -> None:
         for key in run.steps:
             step = plan.steps[key]
             where = f"variant '{run.variant}', {step.verb}: "
-            for model in _models(step.settings, step.verb):
+            for model in _models(step):
                 if not model.startswith(own):
                     try:
                         check_model_files(model)
                     except UserError as error:
                         raise UserError(f"{where}{error}") from None
-            for name in _data(step.settings, step.verb):
+            for name in _data(step):
                 if not name.startswith(own) and FILE_NAME.search(Path(name).name) and not Path(name).exists():
                     raise UserError(f"{where}file {name}: No such file or directory")
 
 
-def _models(settings: object, verb: str) -> list[str]:
-    if verb == "build":
-        return [name for name in [getattr(getattr(settings, "native", None), "model", "")] if name]
-    if verb == "train" or (verb == "generate" and getattr(settings, "backend", "") != "server"):
-        return [getattr(settings, "model", "")]
-    return []
+def _models(step: StudyStep) -> list[str]:
+    """The models that a step loads on this machine."""
+    if not step.on_device:
+        return []
+    if step.verb != "build":
+        return [step.settings.model]
+    own: Any = getattr(step.settings, step.settings.sampler, None)  # the settings of `native` or `attempts`
+    return [own.model] if getattr(own, "model", "") and own.backend != "server" else []
 
 
-def _data(settings: object, verb: str) -> list[str]:
-    if verb == "train":
-        return [*getattr(settings, "data", ()), *getattr(settings, "eval_data", ())]
-    return [getattr(settings, "problems", "")] if verb == "build" else [getattr(settings, "task", "")]
+def _data(step: StudyStep) -> list[str]:
+    settings = step.settings
+    if step.verb == "train":
+        return [*settings.data, *settings.eval_data]
+    return [settings.problems] if step.verb == "build" else [settings.task] if step.verb == "generate" else []

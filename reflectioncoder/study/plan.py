@@ -30,6 +30,7 @@ FREE_KEYS = frozenset(
     "output device workers engine ray_address ray_wait report_to logging_steps save_steps tokens_per_second"
     " rank_timeout".split()
 )
+WITHOUT_MODEL = ("mutation", "chat", "replay")  # samplers of builds that load no model on this machine
 PATH_KEYS = frozenset("model problems data eval_data".split())
 FILE_NAME = re.compile(r"/|\.(jsonl|json|parquet|toml|gz|zst|yaml|arrow|csv)$")
 
@@ -51,6 +52,13 @@ class StudyStep:
     settings: Any
     needs: tuple[str, ...] = ()
     tokens_of: str = ""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it computes on a GPU where there is one."""
+        if self.verb == "build":
+            return self.settings.sampler not in WITHOUT_MODEL
+        return self.verb == "train" or (self.verb == "generate" and self.settings.backend != "server")
 
 
 @dataclass(frozen=True)

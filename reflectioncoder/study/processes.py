@@ -16,7 +16,6 @@ from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.registry import added_in
 from reflectioncoder.study.plan import StepVerb
 
-ON_DEVICES = ("train", "generate")  # the commands that compute on a GPU where there is one
 GRACE = 10.0  # seconds for a step to end after an interrupt
 # Ends with its parent however that ends, then becomes the command: a killed study leaves no process behind.
 LAUNCHER = """
@@ -49,14 +48,14 @@ class StepPool(Protocol):
     jobs: int
     threads: int
 
-    def room(self, verb: StepVerb) -> bool:
-        """Whether a step of this command can start now."""
+    def room(self, on_device: bool) -> bool:
+        """Whether a step can start now that computes on a GPU where there is one, or that does not."""
 
-    def start(self, verb: StepVerb, words: Sequence[str], log: Path) -> StepProcess:
+    def start(self, on_device: bool, words: Sequence[str], log: Path) -> StepProcess:
         """Start a step; there must be room for it.
 
         Args:
-            verb: its command.
+            on_device: see `room`.
             words: arguments of the Python interpreter.
             log: file to which its output is appended.
         """
@@ -159,17 +158,17 @@ class LocalPool:
         self._device = list(range(self.jobs))
         self._host = list(range(self.jobs)) if gpus else self._device
 
-    def room(self, verb: StepVerb) -> bool:
+    def room(self, on_device: bool) -> bool:
         """See `StepPool`."""
-        return bool(self._device if verb in ON_DEVICES else self._host)
+        return bool(self._device if on_device else self._host)
 
-    def start(self, verb: StepVerb, words: Sequence[str], log: Path) -> StepProcess:
+    def start(self, on_device: bool, words: Sequence[str], log: Path) -> StepProcess:
         """See `StepPool`. Raises UserError if no process can be started."""
-        slots = self._device if verb in ON_DEVICES else self._host
+        slots = self._device if on_device else self._host
         slot = slots.pop(0)
         changes = thread_variables(self.threads)
         if self.gpus:
-            changes["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)] if verb in ON_DEVICES else ""
+            changes["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)] if on_device else ""
         try:
             return _Local(start_process(words, log, changes), slots, slot)
         except OSError as error:

@@ -17,8 +17,7 @@ import ray
 from reflectioncoder.construct.engines.on_ray import cluster
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.registry import added_in
-from reflectioncoder.study.plan import StepVerb
-from reflectioncoder.study.processes import ON_DEVICES, StepPool, StepProcess, start_process, thread_variables
+from reflectioncoder.study.processes import StepPool, StepProcess, start_process, thread_variables
 
 LOST_STATUS = 1
 
@@ -67,23 +66,23 @@ class RayPool:
         self._gpus = min(1.0, gpus / self.jobs) if gpus else 0.0
         self._running: dict[str, list[Any]] = {"device": [], "host": []}
 
-    def room(self, verb: StepVerb) -> bool:
+    def room(self, on_device: bool) -> bool:
         """See `StepPool`."""
-        kind = self._kind(verb)
+        kind = self._kind(on_device)
         if tasks := self._running[kind]:
             self._running[kind] = ray.wait(tasks, num_returns=len(tasks), timeout=0)[1]
         return len(self._running[kind]) < self.jobs
 
-    def _kind(self, verb: StepVerb) -> str:
+    def _kind(self, on_device: bool) -> str:
         """Steps that compute on a GPU and others do not wait for each other, if there are GPUs."""
-        return "host" if self._gpus and verb not in ON_DEVICES else "device"
+        return "host" if self._gpus and not on_device else "device"
 
-    def start(self, verb: StepVerb, words: Sequence[str], log: Path) -> StepProcess:
+    def start(self, on_device: bool, words: Sequence[str], log: Path) -> StepProcess:
         """See `StepPool`."""
-        resources = {"num_cpus": self.threads, "num_gpus": self._gpus if verb in ON_DEVICES else 0}
+        resources = {"num_cpus": self.threads, "num_gpus": self._gpus if on_device else 0}
         kind: Any = ray.remote(run_on_node)
         task = kind.options(**resources).remote(list(words), str(log.resolve()), self.threads, str(Path.cwd()))
-        self._running[self._kind(verb)].append(task)
+        self._running[self._kind(on_device)].append(task)
         return _OnNode(task, log)
 
 

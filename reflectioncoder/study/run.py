@@ -137,7 +137,7 @@ def _start(
     """Start the steps that are ready, in order, as far as there is room."""
     for key in waiting:
         step, folder = plan.steps[key], plan.folder(key)
-        if not all(_is_done(records.get(name)) for name in step.needs) or not pool.room(step.verb):
+        if not all(_is_done(records.get(name)) for name in step.needs) or not pool.room(step.on_device):
             continue
         before = read_record(folder)
         if step.verb == "train":
@@ -150,7 +150,7 @@ def _start(
         write_lines(folder / STEP_CONFIG, [to_toml(settings_of_step(plan, step, pool.threads)).rstrip("\n")])
         with (folder / STEP_LOG).open("a", encoding="utf-8") as log:
             log.write(header(step.verb, before.attempts + 1 if before else 1))
-        process = pool.start(step.verb, step_words(step.verb, folder / STEP_CONFIG), folder / STEP_LOG)
+        process = pool.start(step.on_device, step_words(step.verb, folder / STEP_CONFIG), folder / STEP_LOG)
         running[key] = _Running(process, time.monotonic(), len(running) + 1)
 
 

@@ -183,8 +183,9 @@ def _pool_of(config: StudyConfig, plan: StudyPlan) -> AbstractContextManager[Ste
 
 def study_gpus(plan: StudyPlan) -> list[str]:
     """The GPUs that the steps may use; none if all of them compute on CPUs."""
-    devices = {step.settings.device for step in plan.steps.values() if step.verb in ("train", "generate")}
-    return [] if devices == {"cpu"} else visible_gpus()
+    computing = [step.settings for step in plan.steps.values() if step.on_device]
+    devices = {getattr(settings, "device", "auto") for settings in computing}
+    return visible_gpus() if devices - {"cpu"} else []
 
 
 def _to_stderr(line: str) -> None:

@@ -106,6 +106,20 @@ def test_variants_that_wait_for_each_other_are_an_error() -> None:
         plan(variants=variants)
 
 
+def test_builds_with_a_model_of_this_machine_take_a_device() -> None:
+    for build, expected in (
+        ({}, False),
+        ({"sampler": "attempts"}, True),
+        ({"sampler": "native", "native": {"model": "m"}}, True),
+        ({"sampler": "chat", "chat": {"model": "m", "base_url": "http://localhost:1/v1"}}, False),
+    ):
+        found = plan(build=build)
+        devices = {step.verb: step.on_device for step in found.steps.values()}
+        assert devices == {"build": expected, "train": True, "generate": True, "evaluate": False}
+    served = plan(generate={"backend": "server"})
+    assert not any(step.on_device for step in served.steps.values() if step.verb == "generate")
+
+
 def test_a_missing_model_or_file_is_named_with_its_variant(tmp_path: Path) -> None:
     def check(**train: Any) -> None:
         config = StudyConfig(output=str(tmp_path / "out"), train={**BASE["train"], **train}, variants={"only": {}})

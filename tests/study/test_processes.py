@@ -27,13 +27,13 @@ def test_steps_that_need_a_gpu_share_them_in_turn_and_others_do_not_wait(tmp_pat
     pool = LocalPool(jobs=3, threads=2, most=9, gpus=["5", "7"])
     running = []
     for number in range(3):
-        assert pool.room("train")
-        running.append(pool.start("train", ["-c", SHOW], tmp_path / f"{number}"))
-    assert not pool.room("generate") and pool.room("evaluate")
+        assert pool.room(True)
+        running.append(pool.start(True, ["-c", SHOW], tmp_path / f"{number}"))
+    assert not pool.room(True) and pool.room(False)
     assert [ended(process) for process in running] == [0, 0, 0]
     assert [(tmp_path / f"{number}").read_text() for number in range(3)] == ["5 2\n", "7 2\n", "5 2\n"]
-    assert pool.room("generate")
-    assert ended(pool.start("evaluate", ["-c", SHOW], tmp_path / "host")) == 0
+    assert pool.room(True)
+    assert ended(pool.start(False, ["-c", SHOW], tmp_path / "host")) == 0
     assert (tmp_path / "host").read_text() == " 2\n"
 
 
@@ -42,17 +42,17 @@ def test_there_are_no_more_jobs_than_runs(jobs: int, threads: int, most: int, ex
     pool = LocalPool(jobs, threads, most)
     cores = len(os.sched_getaffinity(0))
     assert (pool.jobs, pool.threads) == (expected, threads or max(1, cores // expected))
-    assert not jobs or pool.room("build")
+    assert not jobs or pool.room(False)
 
 
 def test_a_failing_or_killed_step_has_its_status_and_its_log(tmp_path: Path) -> None:
     pool = LocalPool(1, 1, 1)
-    assert ended(pool.start("train", ["-c", "print('said'); raise SystemExit(3)"], tmp_path / "log")) == 3
+    assert ended(pool.start(True, ["-c", "print('said'); raise SystemExit(3)"], tmp_path / "log")) == 3
     assert (tmp_path / "log").read_text() == "said\n"
-    process = pool.start("train", ["-c", "import time; time.sleep(60)"], tmp_path / "log")
-    assert not pool.room("build") and process.poll() is None
+    process = pool.start(True, ["-c", "import time; time.sleep(60)"], tmp_path / "log")
+    assert not pool.room(False) and process.poll() is None
     process.stop()
-    assert ended(process) != 0 and pool.room("build")
+    assert ended(process) != 0 and pool.room(False)
 
 
 def test_no_step_outlives_its_study(tmp_path: Path) -> None:
