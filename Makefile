@@ -1,11 +1,11 @@
-# make setup | demo | bootstrap | check | test | lint | toolchains | ds1000; every target does its own set-up and is quick the
-# second time.
+# make setup | demo | bootstrap | check | test | lint | toolchains | ds1000 | vllm; every target does its own set-up and
+# is quick the second time.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: setup demo bootstrap test check lint clean toolchains ds1000
+.PHONY: setup demo bootstrap test check lint clean toolchains ds1000 vllm
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -75,5 +75,20 @@ $(DS1000)/.installed: configs/ds1000.txt
 	$(DS1000)/bin/python -m pip install -q --disable-pip-version-check -r configs/ds1000.txt
 	touch $@
 
+# A real vLLM on CPU and the tests of it. torchvision comes from PyPI with CUDA; beside a torch for CPU it cannot be
+# imported, and transformers imports whatever is there. `import vllm` works without it.
+VLLM := .venv-vllm
+vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/end_to_end/test_vllm_serve.py tests/models/test_vllm_engine.py \
+		tests/generate/test_vllm.py
+
+$(VLLM)/.installed: configs/vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/python -m pip install -q --disable-pip-version-check -r configs/vllm.txt
+	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DS1000) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DS1000) $(VLLM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

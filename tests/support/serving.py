@@ -1,7 +1,8 @@
-"""A real OpenAI-compatible server on loopback: `transformers serve` with a model directory, in a child process."""
+"""Real OpenAI-compatible servers on loopback with a model directory, in child processes: `transformers serve`, vLLM."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -13,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 
 from processes import attended
-
-PATIENCE = 120.0  # seconds allowed for loading the model
 
 
 def free_port() -> int:
@@ -32,20 +31,25 @@ class Served:
         log: file to which the server's output is appended.
     """
 
+    patience = 120.0  # seconds allowed for loading the model
+
     def __init__(self, model: str, log: Path) -> None:
         self.model, self._log = model, log
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._process: subprocess.Popen[bytes] | None = None
 
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.model, "--device", "cpu"]
+        return [*command, "--dtype", "float32", "--host", "127.0.0.1", "--port", str(self.port)]
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        command = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.model, "--device", "cpu"]
-        command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(self.port)]
-        known = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        command = self._command()
+        known = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "VLLM_CPU_KVCACHE_SPACE": "1"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=known, preexec_fn=attended)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while not self._healthy():
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
@@ -73,3 +77,23 @@ class Served:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+class VllmServed(Served):
+    """vLLM's server; the model's name in requests is `served`. It needs a minute to start, more on a busy machine."""
+
+    patience = 600.0
+
+    def _command(self) -> list[str]:
+        # Not `vllm serve`: the command of vllm-cpu 0.32.0 asks for the version of a package `vllm` and ends.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self.model]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", "served"]
+        return [*command, "--max-model-len", "512", "--dtype", "float32", "--enforce-eager"]
+
+    def kill(self) -> None:
+        """End the server, which ends its decoding process; kill it if that takes longer than a minute."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(60)
+        super().kill()
