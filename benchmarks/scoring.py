@@ -18,8 +18,8 @@ changed (a number by one, a string or list by one item) must fail. Exceptions ar
 With `--load N` the verdicts of a busy machine are compared with those of a quieter one: after the first, untimed run of
 both, N processes spin until the end. `verdicts_changed` lists the problems whose verdicts here changed.
 
-With `--peer-seconds S` evalplus scores once, untimed and before the load, and a test may take at least S seconds: its
-verdicts then hardly depend on how busy the machine is, so those of every run here can be compared with them.
+With `--lowest-limit S` a call may take at least S seconds for both, and a problem ten minutes for evalplus, whose
+limits are wall-clock time: its verdicts then hardly depend on the load. evalplus scores once, before the load.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--completions", type=Path, help="folder with a folder of completions per model")
     parser.add_argument("--load", type=int, default=0, help="processes that spin during the timed runs")
     parser.add_argument("--only-ours", action="store_true", help="do not run evalplus")
-    parser.add_argument("--peer-seconds", type=float, help="evalplus scores once, with this lowest limit for a test")
+    parser.add_argument(
+        "--lowest-limit", type=float, help="seconds that a call may take at least; evalplus scores once"
+    )
     options = parser.parse_args()
     models = options.completions or options.data / "reference_completions"
     sources = sorted(path for task in options.tasks for path in models.glob(f"*/{task}.jsonl"))
@@ -165,6 +167,7 @@ def measure(source: Path, options: argparse.Namespace, folder: Path) -> dict[str
     samples.write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[:: options.step]))
     environment = {
         **os.environ,
+        **({"EVALPLUS_TIMEOUT_PER_TASK": "600"} if options.lowest_limit else {}),
         f"{variable}_OVERRIDE_PATH": str(plain),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "REFLECTIONCODER_CACHE": str(folder / "cache"),
@@ -178,6 +181,8 @@ def measure(source: Path, options: argparse.Namespace, folder: Path) -> dict[str
         out = folder / f"{name}-{repeat}"
         command = [sys.executable, "-m", "reflectioncoder", "evaluate", f"{task}_plus", "--completions", str(samples)]
         command += ["--data", str(options.data), "--output", str(out), "--json", "--workers", "2", "--partial"]
+        if options.lowest_limit:
+            command += ["--min_time_limit", str(options.lowest_limit)]
         with spinning(options.load if repeat else 0):
             spent = run(command, environment, folder)
             for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines():
@@ -185,12 +190,12 @@ def measure(source: Path, options: argparse.Namespace, folder: Path) -> dict[str
                 ours.setdefault(verdict["task_id"], []).append(verdict["passed"])
             if repeat:
                 times["ours"].append(spent)
-            if both and not (repeat and options.peer_seconds):
+            if both and not (repeat and options.lowest_limit):
                 result = folder / f"{name}_samples_eval_results.json"
                 result.unlink(missing_ok=True)
                 command = [sys.executable, "-m", "evalplus.evaluate", task, "--samples", str(samples)]
-                if options.peer_seconds:
-                    command += ["--min-time-limit", str(options.peer_seconds)]
+                if options.lowest_limit:
+                    command += ["--min-time-limit", str(options.lowest_limit)]
                 spent = run([*command, "--parallel", "2"], environment, folder)
                 for task_id, (row, *_) in json.loads(result.read_text(encoding="utf-8"))["eval"].items():
                     passed = row["base_status"] == row["plus_status"] == "pass"
