@@ -24,8 +24,8 @@ class PretrainConfig:
         layers: layers of the model.
         width: size of the hidden states.
         heads: attention heads.
-        window: tokens of a training row; documents follow each other in it. It is as long as most sequences of tuning,
-            so that their positions are known.
+        window: tokens of a training row; documents follow each other in it. With long rows a small model learns to copy
+            from other documents before it learns to read an instruction (docs/studies.md).
         batch_tokens: tokens of an optimizer step.
         learning_rate: peak learning rate; it rises over 5 % of the steps and falls to a tenth on a cosine.
         seed: seed of the documents and of the first weights.
@@ -34,14 +34,14 @@ class PretrainConfig:
     output: str = ""
     family: str = "procedural_micro"
     levels: tuple[int, ...] = (1, 2)
-    tokens: int = 3_500_000
-    sequences: int = 200
+    tokens: int = 4_000_000
+    sequences: int = 100
     share: float = 0.15
-    vocabulary: int = 1280
+    vocabulary: int = 768
     layers: int = 3
     width: int = 128
     heads: int = 4
-    window: int = 1024
-    batch_tokens: int = 4096
+    window: int = 256
+    batch_tokens: int = 8192
     learning_rate: float = 3e-3
     seed: int = 0
