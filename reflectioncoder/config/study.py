@@ -33,6 +33,11 @@ PROBLEM_KEYS = ("task", "levels", "seed", "data")  # of `generate`: they decide 
 UNSEEDED = "generate.seed"  # decides the held-out problems, which must be the same in all runs
 
 
+def _sections() -> Any:
+    """A field of free keys whose inner tables `to_toml` writes as sections."""
+    return field(default_factory=dict, hash=False, metadata={"sections": True})
+
+
 @dataclass(frozen=True)
 class VariantConfig:
     """One row of a study.
@@ -112,13 +117,13 @@ class StudyConfig:
     ray_address: str = ""
     steps: str = ""
     keep_models: bool = True
-    build: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    builds: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    train: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    generate: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    evaluate: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    scores: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    variants: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    build: Mapping[str, Any] = _sections()
+    builds: Mapping[str, Any] = _sections()
+    train: Mapping[str, Any] = _sections()
+    generate: Mapping[str, Any] = _sections()
+    evaluate: Mapping[str, Any] = _sections()
+    scores: Mapping[str, Any] = _sections()
+    variants: Mapping[str, Any] = _sections()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import tomllib
 import types
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from reflectioncoder.files.whole import write_whole
 from reflectioncoder.registry import NameIn
 
 C = TypeVar("C")
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML takes without quotes
 LONGEST_SHOWN = 200  # characters of a value in a message
 LONGEST_NUMBER = 400  # characters; more digits than Python converts are no setting
 
@@ -237,13 +239,26 @@ def _write_table(config: Any, prefix: str, lines: list[str]) -> None:
     tables = []
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) or (entry.metadata.get("sections") and value):
             tables.append((entry.name, value))
         elif value is not None:
             lines.append(f"{entry.name} = {_toml_value(value)}")
     for name, value in tables:
         lines.append(f"\n[{prefix}{name}]")
-        _write_table(value, f"{prefix}{name}.", lines)
+        if isinstance(value, Mapping):
+            _write_sections(value, f"{prefix}{name}.", lines)
+        else:
+            _write_table(value, f"{prefix}{name}.", lines)
+
+
+def _write_sections(table: Mapping[str, Any], prefix: str, lines: list[str]) -> None:
+    """A table of free keys whose inner tables are sections of their own."""
+    names = {key: key if BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False) for key in table}
+    inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    lines += [f"{names[key]} = {_toml_value(value)}" for key, value in table.items() if key not in inner]
+    for key, value in inner.items():
+        lines.append(f"\n[{prefix}{names[key]}]")
+        _write_sections(value, f"{prefix}{names[key]}.", lines)
 
 
 def _toml_value(value: Any) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.report.page import page_environment
 from reflectioncoder.report.run_files import texts
+from reflectioncoder.study.plan import StepVerb
 from reflectioncoder.study.results import StudyResults
 from reflectioncoder.study.statistics import MeanWithInterval
 from reflectioncoder.study.tables import (
@@ -47,6 +48,7 @@ def render_study(folder: Path, results: StudyResults) -> str:
         .render(
             title=results.title,
             sentence=_sentence(results),
+            verbs=get_args(StepVerb),
             head=head,
             table=rows,
             results=results,

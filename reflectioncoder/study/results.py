@@ -192,7 +192,7 @@ def _row(
                 differences.append(difference(reference, mine, other))
         table, _ = common_table([mine])
         by_seed = {seed: float(line.mean()) for seed, line in zip(sorted(mine), table[0], strict=True)}
-        cells[score] = ScoreCell(mean_interval(table[0]), by_seed, tuple(differences))
+        cells[score] = ScoreCell(mean_interval(table[0], least=0.0), by_seed, tuple(differences))
     costs = {key: _mean([getattr(one, key) for one in done]) for key in ("tokens", "passes", "train_seconds")}
     seconds = _mean([math.fsum(one.seconds.values()) for one in done])
     label = variant.label or name

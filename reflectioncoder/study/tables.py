@@ -12,7 +12,8 @@ from reflectioncoder.study.statistics import DRAWS, MeanWithInterval
 BLANK = ""
 METHOD = (
     "Means over seeds and problems with 95 % intervals: seeds and problems are drawn with replacement, each by itself "
-    f"({DRAWS:,} draws of scipy.stats.bootstrap, percentiles), so verdicts of one seed or one problem stay together. "
+    f"({DRAWS:,} draws of scipy.stats.bootstrap, percentiles), so verdicts of one seed or one problem stay together; "
+    "the width is corrected for few seeds and for the noise of single verdicts (docs/studying.md). "
     "Differences are paired: the same problems and seeds on both sides, drawn together. With one seed an interval "
     "respects the problems only. Tokens are those through the model in training, teacher and student rows both "
     "counted; passes say how often training saw each instruction; seconds are wall-clock time of a run, and those of a "

@@ -43,6 +43,7 @@ strategy = "block"
 [variants.base]
 trained = false
 generate = {model = "other"}
+[variants.as_it_is]
 """
 
 
@@ -66,7 +67,7 @@ def test_only_the_builds_that_placeholders_name_are_made(tmp_path: Path) -> None
     study = config(tmp_path)
     builds = {name: run_settings(study, name, 3).builds for name in study.variants}
     assert {name: {key: made.count for key, made in found.items()} for name, found in builds.items()} == {
-        "plain": {"more": 90}, "block": {"": 20}, "base": {},
+        "plain": {"more": 90}, "block": {"": 20}, "base": {}, "as_it_is": {"": 20},
     }  # fmt: skip
     assert (builds["plain"]["more"].levels, builds["plain"]["more"].seed) == ((1,), 3)
 
@@ -74,8 +75,11 @@ def test_only_the_builds_that_placeholders_name_are_made(tmp_path: Path) -> None
 def test_a_study_is_written_as_it_is_read(tmp_path: Path) -> None:
     study = config(tmp_path)
     again = tmp_path / "again.toml"
-    again.write_text(to_toml(study))
+    text = to_toml(study)
+    again.write_text(text)
+    assert '[variants.block.train.masking]\nstrategy = "block"\n' in text
     assert load(StudyConfig, again) == study
+    assert list(load(StudyConfig, again).variants) == ["plain", "block", "base", "as_it_is"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import blocks
 import pytest
+import tiny
+from known import known_answers
 
 from reflectioncoder.cli.main import main
 
@@ -17,7 +19,6 @@ engine = "ENGINE"
 [train]
 model = "MODEL"
 [generate]
-prompt_style = "native"
 task = "TASK"
 device = "cpu"
 precision = "float32"
@@ -29,7 +30,9 @@ trained = false
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_study_on_ray_has_the_results_of_one_on_this_machine(tmp_path: Path, model: str) -> None:
+def test_a_study_on_ray_has_the_results_of_one_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # otherwise it waits for everything else on a busy machine
+    model = tiny.memorised(known_answers(), tmp_path / "model")
     task = blocks.write_problems(tmp_path / "own.jsonl", [3, 5])
     found = []
     for engine in ("ray", "local"):

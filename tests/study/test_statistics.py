@@ -6,9 +6,10 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from reflectioncoder.study.results import difference
-from reflectioncoder.study.statistics import mean_interval
+from reflectioncoder.study.statistics import drawn_interval, mean_interval, width_factor
 
 
 def enumerated(table: np.ndarray) -> np.ndarray:
@@ -23,9 +24,7 @@ def test_the_interval_is_that_of_all_possible_draws(number: int) -> None:
     table = np.random.default_rng(number).random((3, 4))
     exact = enumerated(table)
     assert len(exact) == 27 * 256
-    found = mean_interval(table, draws=20_000)
-    assert found.mean == pytest.approx(table.mean())
-    shares = [(exact <= end).mean() for end in (found.low, found.high)]  # the probability below each end
+    shares = [(exact <= end).mean() for end in drawn_interval(table, 20_000)]  # the probability below each end
     assert shares == pytest.approx([0.025, 0.975], abs=0.006)
 
 
@@ -33,9 +32,9 @@ def test_the_interval_is_that_of_a_plain_loop() -> None:
     rng = np.random.default_rng(7)
     table = (rng.random((5, 60)) < 0.4).astype(float)
     means = [table[np.ix_(rng.integers(5, size=5), rng.integers(60, size=60))].mean() for _ in range(8000)]
+    assert drawn_interval(table) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.009)
     found = mean_interval(table)
-    assert [found.low, found.high] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.009)
-    assert (found.seeds, found.problems) == (5, 60)
+    assert (found.mean, found.seeds, found.problems) == (pytest.approx(table.mean()), 5, 60)
 
 
 def test_where_all_seeds_agree_only_problems_are_drawn() -> None:
@@ -48,11 +47,37 @@ def test_where_all_seeds_agree_only_problems_are_drawn() -> None:
 
 
 def test_where_all_problems_agree_only_seeds_are_drawn() -> None:
-    """Two seeds with 0 and 1: half of the draws take each once, a quarter takes either twice."""
-    found = mean_interval(np.repeat([[0.0], [1.0]], 50, axis=1))
+    """Two seeds with 0 and 1: half of the draws take each once, a quarter takes either twice.
+
+    The standard error of a mean of two is 0.5 with one degree of freedom, that of the draws is sqrt(0.125), and
+    Student's t with one degree of freedom has the quantile 12.706: nothing is known but that it is a share.
+    """
+    table = np.repeat([[0.0], [1.0]], 50, axis=1)
+    assert drawn_interval(table) == (0.0, 1.0)
+    assert width_factor(table) == pytest.approx(0.5 / 0.125**0.5 * 12.706 / 1.95996, rel=1e-4)
+    found = mean_interval(table, least=0.0)
     assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
-    one = mean_interval(np.array([[0.0], [1.0], [1.0]]))  # a single problem is not drawn again
-    assert (one.low, one.high) == (0.0, 1.0)
+    assert drawn_interval(np.array([[0.0], [1.0], [1.0]])) == (0.0, 1.0)  # a single problem is not drawn again
+
+
+def test_the_width_is_that_of_crossed_random_effects() -> None:
+    """Seeds 1, 1, 0 and 1, 0, 0: the effects of seeds are +-1/6, of problems 1/2, 0, -1/2, and the rest +-1/6 or +-1/3.
+
+    The mean squares are 1/36, 1/6 and 1/18. The draws have the variance 1/72 + 1/18 + 1/108 = 17/216; unbiased are
+    a = 1/36, b = 1/12, c = 1/36, so a + b - c = 1/12, with (1/12)^2 / (1/36^2 + 1/12^2/2 + 1/36^2/2) = 1.5 degrees.
+    """
+    table = np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    t = stats.t.ppf(0.975, 1.5)
+    assert width_factor(table) == pytest.approx((1 / 12 / (17 / 216)) ** 0.5 * t / stats.norm.ppf(0.975))
+
+
+def test_the_width_of_one_seed_is_that_of_a_plain_mean() -> None:
+    line = np.random.default_rng(1).random(30)
+    error = line.std(ddof=1) / 30**0.5 * stats.t.ppf(0.975, 29)
+    drawn = line.std() / 30**0.5 * stats.norm.ppf(0.975)
+    assert width_factor(line[None, :]) == pytest.approx(error / drawn)
+    found = mean_interval(line[None, :])
+    assert [found.low, found.high] == pytest.approx([line.mean() - error, line.mean() + error], abs=0.01)
 
 
 def test_without_spread_the_interval_is_a_point() -> None:
@@ -62,18 +87,26 @@ def test_without_spread_the_interval_is_a_point() -> None:
         mean_interval(np.zeros((0, 4)))
 
 
-def test_intervals_of_simulated_studies_hold_the_truth_about_as_often_as_they_say() -> None:
-    """Seeds and problems both have effects, and verdicts have noise; the truth is the mean of all that could be drawn.
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(("of_seeds", "of_problems"), [(0.0, 0.0), (0.0, 0.3), (0.1, 0.0), (0.05, 0.3)])
+def test_intervals_of_simulated_studies_hold_the_truth_as_often_as_they_say(
+    seeds: int, of_seeds: float, of_problems: float
+) -> None:
+    """Verdicts have noise, and seeds or problems or both have effects; the noise of 150 studies is 2 points.
 
-    Five seeds make the interval somewhat too narrow and noise of verdicts too wide, so 95 % is not met exactly.
+    The intervals are not much wider than an interval with the true standard error; few seeds need Student's t.
     """
     rng = np.random.default_rng(5)
-    held = 0
+    held, width = 0, 0.0
     for _ in range(150):
-        chance = 0.4 + rng.normal(0, 0.03, (5, 1)) + rng.choice([-0.3, 0.3], (1, 100))
-        found = mean_interval((rng.random((5, 100)) < chance).astype(float), draws=500)
+        chance = 0.4 + rng.normal(0, of_seeds, (seeds, 1)) + rng.choice([-of_problems, of_problems], (1, 100))
+        found = mean_interval((rng.random((seeds, 100)) < chance).astype(float), draws=300)
         held += found.low <= 0.4 <= found.high
-    assert 0.9 <= held / 150 <= 1.0
+        width += (found.high - found.low) / 150
+    assert held / 150 >= 0.9
+    noise = 0.24 - of_seeds**2 - of_problems**2
+    error = (of_seeds**2 / seeds + of_problems**2 / 100 + noise / (seeds * 100)) ** 0.5
+    assert width < 2 * error * (stats.t.ppf(0.975, seeds - 1) + 0.2)
 
 
 def test_a_difference_is_paired_by_seed_and_problem() -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import blocks
 import pytest
 import tiny
+from known import known_answers
 
 from reflectioncoder.cli.main import main
-from reflectioncoder.dialogues.dialogue import Dialogue, instruction_dialogue, write_jsonl
+from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.files.owned import held
 
 # `base` knows two of four problems; training with a learning rate of 0.1 leaves it none; `broken` cannot be trained.
@@ -50,14 +51,8 @@ train = {max_length = 1}
 """
 
 
-def lessons() -> list[Dialogue]:
-    """The answers to two of the four problems."""
-    answers = {k: f"```python\n{blocks.final(k)}\n```" for k in blocks.NUMBERS}
-    return [instruction_dialogue(f"Write `add_{k}`.", answer) for k, answer in answers.items()]
-
-
 def write_config(folder: Path, model: str, text: str = TEXT) -> Path:
-    write_jsonl(folder / "data.jsonl", lessons())
+    write_jsonl(folder / "data.jsonl", known_answers())
     task = blocks.write_problems(folder / "own.jsonl", [3, 4, 5, 6])
     for name, value in (("OUT", folder / "out"), ("MODEL", model), ("DATA", folder / "data.jsonl"), ("TASK", task)):
         text = text.replace(name, str(value))
@@ -76,7 +71,7 @@ pytestmark = pytest.mark.slow  # the first test of this file waits for the study
 def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The folder of a study that was killed while it trained and then run again, and the steps done before the kill."""
     folder = tmp_path_factory.mktemp("study")
-    config = write_config(folder, tiny.memorised(lessons(), folder / "model"))
+    config = write_config(folder, tiny.memorised(known_answers(), folder / "model"))
     process = subprocess.Popen([sys.executable, "-m", "reflectioncoder", "study", str(config)])
     out = folder / "out"
     until = time.monotonic() + 900
