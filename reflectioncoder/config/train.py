@@ -21,11 +21,20 @@ class MaskingConfig:
             (`random_token`, `sequential_token`), `all` from the start (vanilla distillation, equation 1), or `none`.
         order: order in which the strategy `block` hides the block types; analyses have the type `text`.
         semantics: `paper` or `release`, where details of the paper's text and of the authors' code differ.
+        schedule: `steps` is the paper's "current step / max step"; with `kl` the mask rate also moves on to the next of
+            `stages` equal stages as soon as the student has caught up with its teacher.
+        stages: stages of the mask rate under `kl`; 3 hide one more type of block at each.
+        caught_up: mean divergence, in nats per token, at or below which the student has caught up.
+        window: steps with reflection samples over which that mean is taken.
     """
 
     strategy: Annotated[str, NameIn("train.batch.strategies:STRATEGIES")] = "block"
     order: tuple[str, ...] = ("execution", "text", "code")
     semantics: Literal["paper", "release"] = "paper"
+    schedule: Literal["steps", "kl"] = "steps"
+    stages: int = 3
+    caught_up: float = 0.05
+    window: int = 3
 
 
 @dataclass(frozen=True)

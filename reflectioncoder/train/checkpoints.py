@@ -71,6 +71,8 @@ class TrainProgress:
         seconds: time in the training loop so far.
         engine: sharding engine.
         data: digest of the samples (`steps.data_digest`); empty if an older version wrote the checkpoint.
+        stage: stages of a mask rate driven by the measured KL that are completed (`curriculum.Curriculum`).
+        recent: the latest divergences measured at its stage.
     """
 
     step: int = 0
@@ -78,10 +80,15 @@ class TrainProgress:
     seconds: float = 0.0
     engine: str = "none"
     data: str = ""
+    stage: int = 0
+    recent: tuple[float, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Mark a checkpoint as complete."""
-        write_whole(folder / PROGRESS, lambda out: out.write(json.dumps(dataclasses.asdict(self)) + "\n"))
+        found = dataclasses.asdict(self)
+        if not (self.stage or self.recent):  # as versions without them wrote it
+            del found["stage"], found["recent"]
+        write_whole(folder / PROGRESS, lambda out: out.write(json.dumps(found) + "\n"))
 
 
 class LogFile(TrainerCallback):

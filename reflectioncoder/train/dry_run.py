@@ -203,9 +203,13 @@ def plan_text(config: TrainConfig, begun: TrainProgress) -> str:
     check_places(config, len(steps))
     tokens, largest, lines = _tokens(steps)
     parameters, shape = shape_of(config)
+    many = f"{len(steps)} steps, {tokens:,}"
+    if steps.by_tokens:
+        many = f"at most {len(steps)} steps, {config.max_tokens:,}"
+        tokens = config.max_tokens
     first = (
         f"would train {config.model} ({config.objective}) on {counted}: "
-        f"{len(steps)} steps, {tokens:,} tokens through the model, into {config.output}"
+        f"{many} tokens through the model, into {config.output}"
     )
     return "\n".join(
         [

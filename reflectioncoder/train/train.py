@@ -23,7 +23,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from reflectioncoder.config.train import LossConfig, TrainConfig
+from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import check_writable, held
 from reflectioncoder.models.load import load_model_and_tokenizer
@@ -62,7 +62,7 @@ from reflectioncoder.train.output import (
 )
 from reflectioncoder.train.ranks.sharding import choose_engine, like_the_first, loads_once, whole_model
 from reflectioncoder.train.ranks.world import SMALLER, EndsWithALine, World, one_line
-from reflectioncoder.train.trainer import ReflectionTrainer, readable
+from reflectioncoder.train.trainer import ReflectionTrainer, TokenLimit, readable
 
 # Advice if the host does not have enough memory for the whole model.
 ROOM = "this needs more host memory (consolidate converts a checkpoint to a model, on any machine)"
@@ -195,8 +195,8 @@ def _train(
         trained = lora.add_adapters(model, tokenizer, config) if config.lora.r else model
     steps = TrainSteps(samples, repeats, config, world)
     say(
-        f"{len(steps)} steps of {config.batch_size} samples; a line every {NARRATION_SECONDS:.0f} seconds, every "
-        f"step in {output / LOG}"
+        f"{'at most ' if steps.by_tokens else ''}{len(steps)} steps of {config.batch_size} samples; a line every "
+        f"{NARRATION_SECONDS:.0f} seconds, every step in {output / LOG}"
     )
     if world.first:
         check_places(config, len(steps))
@@ -215,7 +215,8 @@ def _train(
         trainer.remove_callback(callback)
     own = [LogFile(output / LOG, first, say)] if world.first else []
     patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
-    for added in (*own, *patience, *callbacks):
+    limit = [TokenLimit(trainer)] if steps.by_tokens else []
+    for added in (*own, *patience, *limit, *callbacks):
         trainer.add_callback(added)
     with EndsWithALine(world, lambda: f"stopped by SIGTERM {_where(trainer)}; {advice()}"):
         with one_line(world, partial(_where, trainer), partial(_what_to_lower, trainer), advice):
@@ -351,7 +352,6 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"lora.r = {config.lora.r}: must be positive, or 0 to train all weights")
     if not config.data:
         raise UserError("data: name at least one file of dialogues")
-    check_order(config.masking.order)
     for name in ("batch_size", "micro_tokens", "max_length", "upsample"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} = {getattr(config, name)}: must be at least 1")
@@ -359,6 +359,7 @@ def _check(config: TrainConfig) -> None:
         if getattr(config, name) == 0 or getattr(config, name) < -1:
             raise UserError(f"{name} = {getattr(config, name)}: must be positive, or -1 for none")
     _check_loss(config.loss)
+    _check_masking(config.masking)
     if not 0 < config.reflection_share < 1:
         raise UserError(f"reflection_share = {config.reflection_share}: must be above 0 and below 1")
     validation.check_held_out(config)
@@ -376,3 +377,12 @@ def _check_loss(loss: LossConfig) -> None:
     ):
         if not good:
             raise UserError(f"loss.{name} = {getattr(loss, name)}: must be {what}")
+
+
+def _check_masking(masking: MaskingConfig) -> None:
+    check_order(masking.order)
+    for name in ("stages", "window"):
+        if getattr(masking, name) < 1:
+            raise UserError(f"masking.{name} = {getattr(masking, name)}: must be at least 1")
+    if masking.caught_up < 0:
+        raise UserError(f"masking.caught_up = {masking.caught_up}: must be 0 or more")

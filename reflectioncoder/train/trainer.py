@@ -21,15 +21,17 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import RankError, UserError, first_line, out_of_memory
 from reflectioncoder.files.owned import remove_tree
 from reflectioncoder.models.saved_files import complete_configuration
 from reflectioncoder.models.tokenizer import write_tokenizer
+from reflectioncoder.train.batch.curriculum import Curriculum
+from reflectioncoder.train.batch.masking import mask_rate
 from reflectioncoder.train.batch.packing import MicroBatch
-from reflectioncoder.train.batch.steps import Ahead, TrainStep, TrainSteps
+from reflectioncoder.train.batch.steps import Ahead, Numbers, TrainStep, TrainSteps
 from reflectioncoder.train.checkpoints import (
     EVALUATIONS,
     TrainProgress,
@@ -88,6 +90,7 @@ class ReflectionTrainer(Trainer):
         self.average = MovingAverage(self.network, config.loss.decay) if config.loss.teacher == "average" else None
         self.steps = steps
         self.world = steps.world
+        self.curriculum = Curriculum(first.stage, tuple(first.recent))
         self.tokens = first.tokens
         self.data = first.data
         self.seconds_before = first.seconds
@@ -117,7 +120,28 @@ class ReflectionTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader of steps in order, one per item; a resumed run skips earlier steps without building them."""
-        return DataLoader(Ahead(self.steps), batch_size=1, shuffle=False, collate_fn=_only_item)
+        items: Any = Numbers(self.steps) if self.steps.adaptive else Ahead(self.steps)
+        return DataLoader(items, batch_size=1, shuffle=False, collate_fn=_only_item)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1], where its end is given in tokens that cannot be planned."""
+        return min(1.0, self.tokens / self.config.max_tokens)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create the schedule of the learning rate; a run of unplanned tokens follows the tokens that it has spent."""
+        if not self.steps.by_tokens or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        shape = partial(rate_at, scheduler=self.config.scheduler, warmup=self.config.warmup_ratio)
+        chosen: Any = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, lambda _: shape(self.progress))
+        return self.lr_scheduler
+
+    def make(self, step: int) -> TrainStep:
+        """Build a step whose masks depend on the steps before it."""
+        masking = self.config.masking
+        floor = self.progress if self.steps.by_tokens else mask_rate(step, len(self.steps), masking.semantics)
+        return self.steps.make(step, lambda: None, self.curriculum.rate(floor, masking))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Create the optimizer, with float32 master weights unless an engine keeps them.
@@ -150,13 +174,14 @@ class ReflectionTrainer(Trainer):
         super()._run_epoch(*args, **kwargs)
 
     def training_step(  # type: ignore[override]
-        self, model: torch.nn.Module, inputs: dict[str, TrainStep], num_items_in_batch: Any = None
+        self, model: torch.nn.Module, inputs: dict[str, TrainStep | int], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Run the forward and backward passes of a global batch, and return its loss (a scalar `[]`)."""
         model.train()
         if self.average is not None:
             self.average.update()  # by the weights of the step before; at the first step it equals the weights
-        step = inputs["step"]
+        item = inputs["step"]
+        step = self.make(item) if isinstance(item, int) else item
         device = self.args.device
         totals = torch.zeros(4, dtype=torch.float64, device=device)
         for number, micro_batch in enumerate(step.micro_batches):
@@ -173,6 +198,8 @@ class ReflectionTrainer(Trainer):
                     f"step {self.state.global_step}: the {name} is {value}; start again with a lower learning_rate or "
                     "precision float32" + (f" ({newest.name} is intact)" if newest else "")
                 )
+        if self.steps.adaptive:
+            self.curriculum = self.curriculum.after(kl if step.visible else None, step.mask_rate, self.config.masking)
         self.tokens += step.tokens
         self.operations += self.needed(step.tokens - step.again, step.scored, step.squares)
         self.curves = {**step.visible, f"kl_stage_{stage(step.mask_rate)}": kl} if step.visible else {}
@@ -306,7 +333,10 @@ class ReflectionTrainer(Trainer):
             self.world.wait()
             if self.world.first:
                 self.state.save_to_json(str(staging / name / "trainer_state.json"))
-                progress = TrainProgress(self.state.global_step, self.tokens, self.seconds, self.engine, self.data)
+                progress = TrainProgress(
+                    self.state.global_step, self.tokens, self.seconds, self.engine, self.data,
+                    self.curriculum.stage, self.curriculum.recent,
+                )  # fmt: skip
                 seal(staging / name, progress)
                 if folder in checkpoints(output):
                     remove_tree(folder)
@@ -338,5 +368,29 @@ def readable(checkpoint: str | None) -> Iterator[None]:
         ) from None
 
 
-def _only_item(items: list[TrainStep]) -> dict[str, TrainStep]:
+def rate_at(progress: float, scheduler: str, warmup: float) -> float:
+    """The learning rate as a share of its peak, at a share of the run in [0, 1]."""
+    if progress < warmup:
+        return progress / warmup
+    left = (1 - progress) / max(1 - warmup, 1e-9)
+    return {"cosine": (1 - math.cos(math.pi * left)) / 2, "linear": left}.get(scheduler, 1.0)
+
+
+class TokenLimit(TrainerCallback):
+    """Ends a run whose tokens cannot be planned at the first step that reaches `max_tokens`.
+
+    Args:
+        trainer: the trainer of the run.
+    """
+
+    def __init__(self, trainer: ReflectionTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop if the tokens are spent."""
+        if self.trainer.tokens >= self.trainer.config.max_tokens:
+            control.should_training_stop = True
+
+
+def _only_item(items: list[Any]) -> dict[str, Any]:
     return {"step": items[0]}

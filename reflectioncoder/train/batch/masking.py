@@ -32,7 +32,9 @@ def mask_rate(step: int, max_steps: int, semantics: str = "paper") -> float:
     return min(1.0, current / max_steps)
 
 
-def visible_ranges(encoded: Encoded, config: MaskingConfig, step: int, max_steps: int, seed: int) -> list[Range]:
+def visible_ranges(
+    encoded: Encoded, config: MaskingConfig, step: int, max_steps: int, seed: int, rate: float | None = None
+) -> list[Range]:
     """The tokens that the student reads.
 
     The first user message is always hidden, and with it the role and end tokens of the first assistant message;
@@ -45,6 +47,7 @@ def visible_ranges(encoded: Encoded, config: MaskingConfig, step: int, max_steps
         step: optimizer steps already taken.
         max_steps: optimizer steps of the whole run.
         seed: seed of the random choices; they depend only on the seed, `step` and the sample's id.
+        rate: the mask rate in [0, 1]; by default that of the step.
 
     Returns:
         Token ranges `[start, end)`, in order and without overlap.
@@ -54,7 +57,7 @@ def visible_ranges(encoded: Encoded, config: MaskingConfig, step: int, max_steps
     """
     if config.semantics == "release" and config.strategy == "none":
         return [(0, len(encoded.ids))]
-    rate = mask_rate(step, max_steps, config.semantics)
+    rate = mask_rate(step, max_steps, config.semantics) if rate is None else rate
     (first, _), (start, end), (second, _) = encoded.message_bounds[:3]
     ranges: list[Range] = []
     if first > 0 and config.semantics == "paper":

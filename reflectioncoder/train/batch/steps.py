@@ -85,9 +85,12 @@ class TrainSteps(Dataset[TrainStep]):
         self.config = config
         self.world = world or World()
         self.epoch_size = epoch_size(repeats)
+        # Masks that depend on measured values are made step by step, and the tokens of a run are not known before it.
+        self.adaptive = config.masking.schedule == "kl" and not only
+        self.by_tokens = self.adaptive and config.max_tokens > 0
         self.plan = plan_steps(
             repeats,
-            self.cost,
+            self.least_cost if self.by_tokens else self.cost,
             batch_size=config.batch_size,
             epochs=config.epochs,
             max_steps=config.max_steps,
@@ -99,6 +102,10 @@ class TrainSteps(Dataset[TrainStep]):
         """Number of tokens in a sample's rows at a step."""
         rows = cost(self.samples[sample], self.config.masking, step, max_steps, self.config.seed)
         return rows + self.again(self.samples[sample])
+
+    def least_cost(self, sample: int, step: int, max_steps: int) -> int:
+        """The smallest number of tokens that a sample's rows can have, with everything hidden; bounds the steps."""
+        return self.cost(sample, 1, 1)
 
     def again(self, sample: Encoded) -> int:
         """Number of tokens that a teacher with weights of its own reads of a sample."""
@@ -119,15 +126,22 @@ class TrainSteps(Dataset[TrainStep]):
     def __getitem__(self, step: int) -> TrainStep:
         return self.make(step, lambda: None)
 
-    def make(self, step: int, pause: Callable[[], object]) -> TrainStep:
-        """Build a step; `pause` is called after every few milliseconds of work."""
+    def make(self, step: int, pause: Callable[[], object], rate: float | None = None) -> TrainStep:
+        """Build a step.
+
+        Args:
+            step: number of the step, from 0.
+            pause: called after every few milliseconds of work.
+            rate: mask rate in [0, 1]; by default that of the step.
+        """
         config, max_steps, semantics = self.config, len(self.plan), self.config.masking.semantics
+        rate = mask_rate(step, max_steps, semantics) if rate is None else rate
         samples = [self.samples[i] for i in self.plan[step]]
         # Weights and costs need the counts of all samples; rows are built only for this rank's samples.
         ranges: list[list[Range]] = []
         counts: list[tuple[int, int, int]] = []
         for number, sample in enumerate(samples):
-            seen = sample.is_reflection and visible_ranges(sample, config.masking, step, max_steps, config.seed)
+            seen = sample.is_reflection and visible_ranges(sample, config.masking, step, max_steps, config.seed, rate)
             ranges.append(seen or [])
             counts.append(count_targets(sample, semantics))
             if number % SAMPLES_BETWEEN_PAUSES == 0:
@@ -146,13 +160,30 @@ class TrainSteps(Dataset[TrainStep]):
             pause()
         return TrainStep(
             micro_batches=batches,
-            mask_rate=mask_rate(step, max_steps, semantics),
+            mask_rate=rate,
             tokens=sum(costs),
             scored=sum(teacher + student for teacher, student, _ in counts),
             squares=sum(teacher**2 + student**2 for teacher, student in lengths),
             visible=visible_shares(samples, ranges),
             again=sum(again),
         )
+
+
+class Numbers(Dataset[int]):
+    """The numbers of the steps, for a run that makes each step when the one before is done.
+
+    Args:
+        steps: the steps of the run.
+    """
+
+    def __init__(self, steps: TrainSteps) -> None:
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> int:
+        return step
 
 
 class Ahead(Dataset[TrainStep]):
