@@ -18,7 +18,8 @@ class MaskingConfig:
 
     Args:
         strategy: what is hidden as the mask rate grows: whole blocks (`block`, `sequential`, `random`, `mix`), tokens
-            (`random_token`, `sequential_token`), `all` from the start (vanilla distillation, equation 1), or `none`.
+            (`random_token`, `sequential_token`), `all` from the start (vanilla distillation, equation 1), or `none`;
+            `influence` hides each sample's blocks in the order of their measured influence on its final answer.
         order: order in which the strategy `block` hides the block types; analyses have the type `text`.
         semantics: `paper` or `release`, where details of the paper's text and of the authors' code differ.
         schedule: `steps` is the paper's "current step / max step"; with `kl` the mask rate also moves on to the next of

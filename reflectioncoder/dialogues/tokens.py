@@ -51,6 +51,8 @@ class Encoded:
         message_bounds: token ranges `[start, end)` of all messages, including role and end-of-message tokens.
         is_reflection: whether masked distillation applies.
         sample_id: id of the sample; seeds its random choices.
+        influence: measured influence of each block of the first answer (`influence.measure_influence`); empty if a run
+            does not ask for it.
         changed: indices of the final answer's tokens that the repair changed; empty if a run does not ask for them.
     """
 
@@ -61,6 +63,7 @@ class Encoded:
     is_reflection: bool
     sample_id: str = ""
     changed: tuple[int, ...] = ()
+    influence: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -6,9 +6,10 @@ new one is complete; the records and checkpoints of the run before are kept in `
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reflectioncoder.config import toml as settings
 from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
@@ -53,7 +55,8 @@ from reflectioncoder.train.checkpoints import (
 MODEL = "model.safetensors"
 INDEX = f"{MODEL}.index.json"
 RESULT_FILE = "result.json"
-RECORDS = ("config.toml", "config.versions.json", LOG, EVALUATIONS, RESULT_FILE)
+INFLUENCE = "influence.jsonl"
+RECORDS = ("config.toml", "config.versions.json", LOG, EVALUATIONS, RESULT_FILE, INFLUENCE)
 # Files that change how a directory is loaded. Beside a new model, another program's would falsify it.
 LOADED = (
     MODEL, INDEX, ADAPTER, ADAPTER_CONFIG, "adapter_model.bin", "config.json", "generation_config.json",
@@ -219,6 +222,22 @@ def _step(line: str) -> float:
         return float(parse_json(line)["step"])
     except (ValueError, TypeError, KeyError):
         return float("inf")
+
+
+def write_influence(output: Path, samples: Sequence[Encoded], tokens: int) -> None:
+    """Write the measured influence of the blocks of every sample, one line each, after one with the tokens it took."""
+    lines = [json.dumps({"sample": sample.sample_id, "influence": sample.influence}) for sample in samples]
+    write_lines(output / INFLUENCE, [json.dumps({"tokens": tokens}), *lines])
+
+
+def read_influence(output: Path, samples: Sequence[Encoded]) -> tuple[list[tuple[float, ...]], int] | None:
+    """Read what `write_influence` wrote for these samples; None if it is missing or incomplete."""
+    try:
+        first, *lines = map(json.loads, (output / INFLUENCE).read_text(encoding="utf-8").splitlines())
+        values = {line["sample"]: tuple(map(float, line["influence"])) for line in lines}
+        return [values[sample.sample_id] for sample in samples], int(first["tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _set_aside(output: Path) -> None:

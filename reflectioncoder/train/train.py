@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
+from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import check_writable, held
 from reflectioncoder.models.load import load_model_and_tokenizer
@@ -34,7 +35,7 @@ from reflectioncoder.train import held_out as validation
 from reflectioncoder.train import lora, trackers
 from reflectioncoder.train.arguments import check_optimizer, trainer_arguments
 from reflectioncoder.train.batch.steps import TrainSteps, count_instructions, data_digest, prepare, summary
-from reflectioncoder.train.batch.strategies import check_order
+from reflectioncoder.train.batch.strategies import STRATEGIES, check_order
 from reflectioncoder.train.checkpoints import (
     LOG,
     NARRATION_SECONDS,
@@ -48,6 +49,7 @@ from reflectioncoder.train.checkpoints import (
     read_progress,
 )
 from reflectioncoder.train.compute.activation_checkpointing import checkpoint_layers
+from reflectioncoder.train.compute.influence import measure_influence
 from reflectioncoder.train.compute.model_check import check_model
 from reflectioncoder.train.compute.packed_attention import has_rotary_positions, use_varlen_attention
 from reflectioncoder.train.data import note_skipped, read_dialogues
@@ -57,8 +59,10 @@ from reflectioncoder.train.output import (
     check_output,
     check_places,
     complete_output,
+    read_influence,
     save_model,
     start_output,
+    write_influence,
 )
 from reflectioncoder.train.ranks.sharding import choose_engine, like_the_first, loads_once, whole_model
 from reflectioncoder.train.ranks.world import SMALLER, EndsWithALine, World, one_line
@@ -86,6 +90,8 @@ class TrainResult:
         seen: samples that the steps trained on, with every repetition.
         instructions: different last instructions among the samples; seen / instructions is how often training saw each
             instruction on average.
+        measuring_tokens: tokens that went through the model before the first step, to measure the influence of blocks;
+            not part of `tokens`.
     """
 
     output: str
@@ -100,6 +106,7 @@ class TrainResult:
     passes: float = 0.0
     seen: int = 0
     instructions: int = 0
+    measuring_tokens: int = 0
 
 
 def train(
@@ -193,6 +200,7 @@ def _train(
         loaded = world.first or not loads_once(engine)
         _make_ready(model, config, max(map(len, [*samples, *held_out])), loaded, say)
         trained = lora.add_adapters(model, tokenizer, config) if config.lora.r else model
+    samples, measuring = _measured(model, samples, config, checkpoint, engine, world, say)
     steps = TrainSteps(samples, repeats, config, world)
     say(
         f"{'at most ' if steps.by_tokens else ''}{len(steps)} steps of {config.batch_size} samples; a line every "
@@ -209,6 +217,8 @@ def _train(
     if world.first:
         start_output(output, config, checkpoint, first)
         note_skipped(output, [*skipped, *more])
+        if measuring:
+            write_influence(output, samples, measuring)
     trainer = ReflectionTrainer(trained, arguments, steps, config, first, tokenizer, engine)
     trainer.held_out = validation.micro_batches(held_out, config, world) if held_out else []
     for callback in (PrinterCallback, ProgressCallback):
@@ -237,6 +247,7 @@ def _train(
             steps.passes(done),
             sum(map(len, steps.plan[:done])),
             count_instructions(samples),
+            measuring,
         )
         with one_line(world, lambda: "while the model was written", lambda: ROOM, advice):
             whole = whole_model(trained, trainer, engine, config.precision, world.first)
@@ -244,6 +255,35 @@ def _train(
                 _save(whole, tokenizer, config, result)
             world.wait()  # the other ranks would treat a rank that exits earlier as dead
     return result
+
+
+def _measured(
+    model: Any,
+    samples: list[Encoded],
+    config: TrainConfig,
+    checkpoint: Path | None,
+    engine: str,
+    world: World,
+    say: Callable[[str], None],
+) -> tuple[list[Encoded], int]:
+    """The samples with the influence of their blocks, if the masking strategy asks for it, and the tokens it took.
+
+    A resumed run reads what the run before had measured.
+    """
+    students = config.objective == "reflection" and not config.loss.teacher_only
+    if not (students and STRATEGIES.choose(config.masking.strategy).measured):
+        return samples, 0
+    found = read_influence(Path(config.output), samples) if checkpoint is not None else None
+    if found is None:
+        if engine != "none":
+            raise UserError(
+                f"masking.strategy = {config.masking.strategy}: blocks cannot be measured with sharding; choose another"
+            )
+        say("measuring the influence of each block on its final answer")
+        measured = measure_influence(model, samples, config, world)
+        found = measured.values, measured.tokens
+    pairs = zip(samples, found[0], strict=True)
+    return [dataclasses.replace(sample, influence=values) for sample, values in pairs], found[1]
 
 
 def _loop(trainer: ReflectionTrainer, checkpoint: Path | None, output: Path) -> None:

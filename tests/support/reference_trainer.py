@@ -46,6 +46,10 @@ def hidden_tokens(sample: Encoded, masking: MaskingConfig, step: int, max_steps:
         chosen = blocks[: math.ceil(round(rate * len(blocks), 9))]
     elif strategy == "random":
         chosen = [blocks[i] for i in rng.sample(range(len(blocks)), math.ceil(round(rate * len(blocks), 9)))]
+    elif strategy == "influence":
+        influence = sample.influence or [0.0] * len(blocks)
+        ranked = sorted(range(len(blocks)), key=lambda n: influence[n])  # stable: of equal ones the leftmost first
+        chosen = [blocks[n] for n in ranked[: math.ceil(round(rate * len(blocks), 9))]]
     elif strategy == "block":
         first, second, third = masking.order
         if release:

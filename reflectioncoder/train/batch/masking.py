@@ -69,7 +69,7 @@ def visible_ranges(
     if strategy.unit == "token":
         units = [(token, token + 1) for token in range(start + 1, end - 1)]
         types = _token_types(encoded, start + 1, end - 1)
-    flags = strategy.keep(types, rate, config, Draw(step, encoded.sample_id, seed))
+    flags = strategy.keep(types, rate, config, Draw(step, encoded.sample_id, seed, encoded.influence))
     if len(flags) != len(units):
         raise UserError(f"masking strategy '{config.strategy}': gave {len(flags)} flags for {len(units)} units")
     ranges.extend(unit for unit, keep in zip(units, flags, strict=True) if keep)

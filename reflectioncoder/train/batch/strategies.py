@@ -30,11 +30,14 @@ class Draw:
         step: optimizer steps already taken.
         sample_id: of the sample.
         seed: of the run.
+        influence: measured influence of each block, in nats, for strategies with `measured`; empty before it is
+            measured, as in a dry run.
     """
 
     step: int
     sample_id: str
     seed: int
+    influence: tuple[float, ...] = ()
 
     def rng(self) -> random.Random:
         """A generator for this sample at this step."""
@@ -54,10 +57,12 @@ class Strategy:
             the mask rate in [0, 1], the settings and the draw; returns one flag for each unit, True where it stays
             visible.
         unit: what is hidden or kept as a whole: a `block`, or a single `token`. Tokens between blocks have the type "".
+        measured: whether the influence of each block is measured before the first step and given in the draw.
     """
 
     keep: KeepUnits
     unit: Literal["block", "token"] = "block"
+    measured: bool = False
 
 
 def hidden_count(n: int, rate: float, semantics: str = "paper") -> int:
@@ -146,6 +151,14 @@ def mixed_strategy(config: MaskingConfig, draw: Draw) -> str:
     return random.Random(f"{draw.seed}:{draw.step}{per_sample}:mix").choice(MIXED)
 
 
+def keep_by_influence(types: Sequence[str], rate: float, config: MaskingConfig, draw: Draw) -> list[bool]:
+    """Hide the ceil(rate * n) blocks with the least influence on the final answer; of equal ones, the leftmost."""
+    influence = draw.influence or (0.0,) * len(types)
+    order = sorted(range(len(types)), key=lambda block: (influence[block], block))
+    hidden = set(order[: hidden_count(len(types), rate, config.semantics)])
+    return [block not in hidden for block in range(len(types))]
+
+
 def keep_nothing(types: Sequence[str], rate: float, config: MaskingConfig, draw: Draw) -> list[bool]:
     """Hide everything from the first step on: vanilla distillation (equation 1)."""
     return [False] * len(types)
@@ -167,6 +180,7 @@ STRATEGIES = Registry(
         "sequential_token": Strategy(keep_sequential, unit="token"),
         "all": Strategy(keep_nothing),
         "none": Strategy(keep_everything),
+        "influence": Strategy(keep_by_influence, measured=True),
         # add yours here
     },
 )

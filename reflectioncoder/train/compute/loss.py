@@ -341,6 +341,12 @@ def _last_states(model: Any, rows: MicroBatch | TeacherRows) -> torch.Tensor:
     return states
 
 
+def token_losses(model: PreTrainedModel, batch: MicroBatch) -> torch.Tensor:
+    """Cross-entropies `[n]`, in nats, of the scored tokens of packed rows, without gradient."""
+    found = scored_loss(_last_states(model, batch), head_of(model), batch.target, batch.ce_weight, batch.kl_weight)
+    return found[1]
+
+
 def micro_batch_loss(
     model: PreTrainedModel,
     batch: MicroBatch,
