@@ -44,9 +44,9 @@ def test_influence_is_what_the_answer_loses_without_a_block(kind: str) -> None:
     found = measure_influence(model, SAMPLES, run)
     assert model.training and found.values[1] == ()
     # n + 1 rows a sample: the first user message, and role and end of the first answer, are never seen.
-    seen = [len(sample) - (9 if sample.is_reflection else 0) for sample in SAMPLES]
+    seen = [len(sample) - (9 + 2) for sample in SAMPLES]
     blocks = [[span.end - span.start for span in sample.spans if span.message == 1] for sample in SAMPLES]
-    assert found.tokens == sum((seen[i] - 1) * (len(blocks[i]) + 1) - sum(blocks[i]) for i in (0, 2))
+    assert found.tokens == sum(seen[i] * (len(blocks[i]) + 1) - sum(blocks[i]) for i in (0, 2))
     for sample, values in zip(SAMPLES, found.values, strict=True):
         if not sample.is_reflection:
             continue
