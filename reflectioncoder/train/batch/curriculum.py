@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from reflectioncoder.config.train import MaskingConfig
 
-ROUNDING = 1e-9
+_SLACK = 1e-9  # floating-point error of rate * stages
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Curriculum:
         """
         if kl is None:
             return self
-        stage = max(self.stage, math.ceil(rate * masking.stages - ROUNDING))
+        stage = max(self.stage, math.ceil(rate * masking.stages - _SLACK))
         recent = (*(self.recent if stage == self.stage else ()), kl)[-masking.window :]
         caught_up = len(recent) == masking.window and sum(recent) / masking.window <= masking.caught_up
         if caught_up and stage < masking.stages:
