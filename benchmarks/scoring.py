@@ -18,8 +18,8 @@ changed (a number by one, a string or list by one item) must fail. Exceptions ar
 With `--load N` the verdicts of a busy machine are compared with those of a quieter one: after the first, untimed run of
 both, N processes spin until the end. `verdicts_changed` lists the problems whose verdicts here changed.
 
-With `--lowest-limit S` a call may take at least S seconds for both. evalplus scores once, before the load: its limits are
-wall-clock time, and with a high one its verdicts hardly depend on how busy the machine is.
+With `--lowest-limit S` a call may take at least S seconds for both. evalplus scores once, before the load: its limits
+are wall-clock time, and with a high one its verdicts hardly depend on how busy the machine is.
 """
 
 from __future__ import annotations
