@@ -7,18 +7,23 @@ every string, because the template reads lists.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from blocks import NUMBERS, config, final, run
+import torch
+from blocks import NUMBERS, config, rejects, run
 from serving import VllmServed
 
+from reflectioncoder.config.build import ChatConfig
+from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.dialogues.dialogue import Dialogue, read_jsonl
 from reflectioncoder.dialogues.tokens import prompt_ids
 from reflectioncoder.errors import UserError
+from reflectioncoder.generate.generate import generate
 from reflectioncoder.models.load import load_model_and_tokenizer, load_tokenizer
 from reflectioncoder.train.output import write_model
 
@@ -78,15 +83,16 @@ def test_an_earlier_answer_may_be_null(server: VllmServed) -> None:
     ask(server, [user("hi"), {"role": "assistant", "content": None}, user("so")])
 
 
-def test_an_answer_ends_with_its_message_and_shows_no_special_tokens(
-    server: VllmServed, learnt: list[Dialogue]
-) -> None:
-    question = learnt[0].messages[2].blocks[0].content
-    answer = ask(server, [user(question)], max_tokens=100)["choices"][0]
-    ids = load_tokenizer(server.model).get_vocab()
+def test_an_answer_is_that_of_transformers_and_ends_with_its_message(server: VllmServed) -> None:
+    answer = ask(server, [user("Write `add_3`.")], max_tokens=100)["choices"][0]
+    model, tokenizer = load_model_and_tokenizer(server.model, "float32", "cpu")
+    prompt = prompt_ids("Write `add_3`.", tokenizer, "")
+    whole = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=100)  # type: ignore[operator]
+    expected, ids = whole[0, len(prompt) :].tolist(), tokenizer.get_vocab()
+    assert answer["token_ids"] == expected
+    assert expected[-2:] == [ids["<|endofblock|>"], ids["<|endofmessage|>"]]
     assert answer["finish_reason"] == "stop"
-    assert answer["token_ids"][-2:] == [ids["<|endofblock|>"], ids["<|endofmessage|>"]]
-    assert final(NUMBERS[0]) in answer["message"]["content"] and "<|" not in answer["message"]["content"]
+    assert answer["message"]["content"] == tokenizer.decode(expected, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("prompt", ["ids", "text"])
@@ -98,11 +104,47 @@ def test_a_build_writes_what_the_model_has_learnt(
     assert [dialogue.messages for dialogue in read_jsonl(result.path)] == [dialogue.messages for dialogue in learnt]
 
 
-def test_an_unknown_model_and_a_prompt_that_is_too_long_are_named(
+def test_a_build_names_an_unknown_model(server: VllmServed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="does not know model 'other'"):
+        run(behind(server, tmp_path, monkeypatch, served="other"))
+
+
+def test_a_prompt_that_is_too_long_rejects_its_problem_and_no_other(
     server: VllmServed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="other"):
-        run(behind(server, tmp_path, monkeypatch, served="other"))
+    settings = behind(server, tmp_path, monkeypatch)
+    problems = Path(settings.problems)
+    lines = problems.read_text().splitlines(keepends=True)
+    problems.write_text(lines[0] + lines[1].replace("Write", "Write it. " * 200 + "Write"))
+    assert run(settings).funnel == {"problems": 2, "answer_too_long": 1, "sequences": 1}
+    assert "512" in rejects(settings.output)["p1"]["detail"]
+
+
+def test_generate_stores_a_prompt_that_is_too_long_and_names_a_limit_that_leaves_no_room(
+    server: VllmServed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    rows = [{"id": f"p{n}", "instruction": "hi " * n, "tests": ["assert True"]} for n in (1, 600)]
+    (tmp_path / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat = ChatConfig(base_url=server.url, model="served", backoff=0.01, timeout=300.0)
+    settings = GenerateConfig(
+        task=str(tmp_path / "task.jsonl"),
+        output=str(tmp_path / "c.jsonl"),
+        backend="server",
+        max_new_tokens=20,
+        chat=chat,
+    )
+    with pytest.raises(UserError, match="leaves no room for a prompt"):
+        generate(dataclasses.replace(settings, max_new_tokens=600))
+    assert generate(settings).new == 2
+    stored = [json.loads(line) for line in Path(settings.output).read_text().splitlines()]
+    assert {row["task_id"]: row.get("error", "") for row in stored} == {"p1": "", "p600": "too_long"}
+    with pytest.raises(UserError, match="does not know model 'other'"):
+        generate(
+            dataclasses.replace(
+                settings, output=str(tmp_path / "d.jsonl"), chat=dataclasses.replace(chat, model="other")
+            )
+        )
 
 
 def behind(

