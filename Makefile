@@ -79,8 +79,8 @@ $(DS1000)/.installed: configs/ds1000.txt
 # imported, and transformers imports whatever is there. `import vllm` works without it.
 VLLM := .venv-vllm
 vllm: $(VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/end_to_end/test_vllm_serve.py tests/models/test_vllm_engine.py \
-		tests/generate/test_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/models/test_vllm_settings.py tests/models/test_vllm_engine.py \
+		tests/end_to_end/test_vllm_serve.py tests/generate/test_vllm.py
 
 $(VLLM)/.installed: configs/vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)

@@ -45,7 +45,7 @@ TOO_LONG_WORDS = re.compile(
 # the number of tokens that a request may have
 LIMIT = re.compile(
     r"(?:context (?:length|size|window)(?: is| of)?|must be <=|maximum model length of|available context size \("
-    r"|supports at most|model with)\s*(\d+)"
+    r"|supports at most|model with|max_model_len ?=)\s*(\d+)"
 )
 UNKNOWN_MODEL = frozenset(("model_not_found", "model_not_exist", "invalid_model", "deploymentnotfound"))
 UNKNOWN_WORDS = re.compile(

@@ -19,6 +19,8 @@ TOO_LONG: dict[str, tuple[int, Any, int | None]] = {
                  " is 4096 tokens and your request has 30 input tokens (10000 > 4096 - 30).", 4096),
     "vLLM, prompt": (400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096.", 4096),
     "vLLM, negative": (400, "max_tokens must be at least 1, got -186.", None),
+    "vLLM 0.32": (400, "max_tokens=600 cannot be greater than max_model_len=512. Please request fewer output tokens.",
+                  512),
     "SGLang": (400, "The input (5000 tokens) is longer than the model's context length (4096 tokens).", None),
     "SGLang, sum": (400, "Requested token count exceeds the model's maximum context length of 4096 tokens.", 4096),
     "llama.cpp": (400, "request (5000 tokens) exceeds the available context size (4096 tokens)", 4096),

@@ -1,4 +1,4 @@
-"""The vLLM back end of the native sampler; written against vLLM's documented engine interface, not yet run with vLLM.
+"""The vLLM back end of the native sampler; tested with vLLM on CPU (`tests/generate/test_vllm.py`), not on a GPU.
 
 vLLM stops at token ids and cannot distinguish the end of a code block from the end of an analysis, so it stops at every
 end of a block. If the answer continues, it is submitted again with its tokens so far; the prefix cache makes this
