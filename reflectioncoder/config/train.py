@@ -74,6 +74,27 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class OnPolicyConfig:
+    """How the model learns from its own answers, with the objective `on_policy`.
+
+    Args:
+        context: what the teacher reads before the instruction: the sample's `reflection` sequence, its reference
+            `answer` (SDFT), or `feedback`, the execution of the model's own answer with the asserts of the sequence
+            (SDPO).
+        max_new_tokens: most tokens of an answer.
+        temperature: sampling temperature of the answers; 0 is greedy.
+        top_p: probability mass of nucleus sampling.
+        decode_batch: answers that are decoded at the same time.
+    """
+
+    context: Literal["reflection", "answer", "feedback"] = "reflection"
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    decode_batch: int = 64
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters on frozen weights, for models too large to train whole (extra `peft`).
 
@@ -112,7 +133,9 @@ class TrainConfig:
             otherwise the first one ends the command.
         max_row_mb: longest row of a data file, in MB of text; a longer one counts as damaged.
         max_file_mb: most MB that one compressed data file may unpack to.
-        objective: `reflection` is the paper's; `instruction` is plain tuning on the last round alone.
+        objective: `reflection` is the paper's; `instruction` is plain tuning on the last round alone; with `on_policy`
+            the model answers the instruction of each reflection sample itself, and learns by the divergence of `loss`
+            from a teacher with more context (`on_policy`). Plain samples are trained on as they are.
         upsample: how many times an epoch repeats each reflection sample (section B.3).
         mix: how reflection and plain data share an epoch. `samples` takes each plain sample once and each reflection
             sample `upsample` times, as in the paper. `instructions` shows every instruction equally often: its plain
@@ -166,6 +189,7 @@ class TrainConfig:
         eval_steps: steps between two evaluations on held-out samples; 0 makes none.
         masking: what the student does not see.
         loss: how the loss terms are combined.
+        on_policy: learning from the model's own answers.
         lora: low-rank adapters instead of all weights.
     """
 
@@ -177,7 +201,7 @@ class TrainConfig:
     skip_bad: bool = False
     max_row_mb: int = LIMITS.row_mb
     max_file_mb: int = LIMITS.file_mb
-    objective: Literal["reflection", "instruction"] = "reflection"
+    objective: Literal["reflection", "instruction", "on_policy"] = "reflection"
     upsample: int = 2
     mix: Literal["samples", "instructions", "tokens"] = "samples"
     reflection_share: float = 0.5
@@ -217,4 +241,5 @@ class TrainConfig:
     trust_remote_code: bool = False
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    on_policy: OnPolicyConfig = field(default_factory=OnPolicyConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

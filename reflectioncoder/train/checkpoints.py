@@ -73,6 +73,7 @@ class TrainProgress:
         data: digest of the samples (`steps.data_digest`); empty if an older version wrote the checkpoint.
         stage: stages of a mask rate driven by the measured KL that are completed (`curriculum.Curriculum`).
         recent: the latest divergences measured at its stage.
+        teacher_tokens, decoded_tokens: parts of `tokens`, for the objective `on_policy`.
     """
 
     step: int = 0
@@ -82,12 +83,15 @@ class TrainProgress:
     data: str = ""
     stage: int = 0
     recent: tuple[float, ...] = ()
+    teacher_tokens: int = 0
+    decoded_tokens: int = 0
 
     def save(self, folder: Path) -> None:
         """Mark a checkpoint as complete."""
         found = dataclasses.asdict(self)
-        if not (self.stage or self.recent):  # as versions without them wrote it
-            del found["stage"], found["recent"]
+        for name in ("stage", "recent", "teacher_tokens", "decoded_tokens"):
+            if not found[name]:  # as versions without them wrote it
+                del found[name]
         write_whole(folder / PROGRESS, lambda out: out.write(json.dumps(found) + "\n"))
 
 

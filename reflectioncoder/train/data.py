@@ -65,7 +65,7 @@ def check_reflections(config: TrainConfig, reflections: Sequence[int], left: Seq
     Raises:
         UserError: there is none left.
     """
-    if config.objective != "reflection" or left or not reflections:
+    if config.objective == "instruction" or left or not reflections:
         return
     if min(reflections) > config.max_length:
         raise UserError(

@@ -53,6 +53,7 @@ from reflectioncoder.train.compute.influence import measure_influence
 from reflectioncoder.train.compute.model_check import check_model
 from reflectioncoder.train.compute.packed_attention import has_rotary_positions, use_varlen_attention
 from reflectioncoder.train.data import note_skipped, read_dialogues
+from reflectioncoder.train.on_policy import OnPolicy, executor
 from reflectioncoder.train.output import (
     RESULT_FILE,
     check_inputs,
@@ -92,6 +93,7 @@ class TrainResult:
             instruction on average.
         measuring_tokens: tokens that went through the model before the first step, to measure the influence of blocks;
             not part of `tokens`.
+        decoded_tokens: the part of `tokens` that decoded the model's own answers, their prompts among them.
     """
 
     output: str
@@ -107,6 +109,7 @@ class TrainResult:
     seen: int = 0
     instructions: int = 0
     measuring_tokens: int = 0
+    decoded_tokens: int = 0
 
 
 def train(
@@ -165,6 +168,8 @@ def _train(
     precision, place = (config.precision, str(arguments.device)) if engine != "fsdp2" else ("float32", "cpu")
     lora.check_lora(config, arguments.device, engine)
     check_optimizer(config, arguments.device)
+    if config.objective == "on_policy" and engine != "none":
+        raise UserError("objective = on_policy: does not work with sharding")
     if config.loss.teacher == "average" and engine != "none":
         raise UserError("loss.teacher = average: does not work with sharding; set loss.teacher = same")
     world = world.meet()
@@ -228,12 +233,15 @@ def _train(
     limit = [TokenLimit(trainer)] if steps.by_tokens else []
     for added in (*own, *patience, *limit, *callbacks):
         trainer.add_callback(added)
+    if config.objective == "on_policy":
+        trainer.own_answers = OnPolicy(trainer.network, tokenizer, steps, executor(config))
     with EndsWithALine(world, lambda: f"stopped by SIGTERM {_where(trainer)}; {advice()}"):
         with one_line(world, partial(_where, trainer), partial(_what_to_lower, trainer), advice):
             _loop(trainer, checkpoint, output)
         seconds = trainer.seconds
         model.config.use_cache = True
         done = trainer.state.global_step
+        teacher = trainer.teacher_tokens if config.objective == "on_policy" else steps.teacher_tokens(done)
         result = TrainResult(
             str(output),
             done,
@@ -242,12 +250,13 @@ def _train(
             len(samples),
             dropped,
             trainer.terms.get("loss", math.nan),
-            steps.teacher_tokens(done),
-            trainer.tokens - steps.teacher_tokens(done),
+            teacher,
+            trainer.tokens - teacher - trainer.decoded_tokens,
             steps.passes(done),
             sum(map(len, steps.plan[:done])),
             count_instructions(samples),
             measuring,
+            trainer.decoded_tokens,
         )
         with one_line(world, lambda: "while the model was written", lambda: ROOM, advice):
             whole = whole_model(trained, trainer, engine, config.precision, world.first)
@@ -400,6 +409,7 @@ def _check(config: TrainConfig) -> None:
             raise UserError(f"{name} = {getattr(config, name)}: must be positive, or -1 for none")
     _check_loss(config.loss)
     _check_masking(config.masking)
+    _check_on_policy(config)
     if not 0 < config.reflection_share < 1:
         raise UserError(f"reflection_share = {config.reflection_share}: must be above 0 and below 1")
     validation.check_held_out(config)
@@ -426,3 +436,19 @@ def _check_masking(masking: MaskingConfig) -> None:
             raise UserError(f"masking.{name} = {getattr(masking, name)}: must be at least 1")
     if masking.caught_up < 0:
         raise UserError(f"masking.caught_up = {masking.caught_up}: must be 0 or more")
+
+
+def _check_on_policy(config: TrainConfig) -> None:
+    settings = config.on_policy
+    for name, good, what in (
+        ("max_new_tokens", settings.max_new_tokens >= 1, "at least 1"),
+        ("temperature", settings.temperature >= 0, "0 or more"),
+        ("top_p", 0 < settings.top_p <= 1, "above 0 and at most 1"),
+        ("decode_batch", settings.decode_batch >= 1, "at least 1"),
+    ):
+        if not good:
+            raise UserError(f"on_policy.{name} = {getattr(settings, name)}: must be {what}")
+    if config.objective == "on_policy" and config.masking.schedule != "steps":
+        raise UserError("masking.schedule = kl: the objective on_policy hides everything from the student")
+    if config.objective == "on_policy" and config.loss.teacher_only:
+        raise UserError("loss.teacher_only: the objective on_policy has only students to train")

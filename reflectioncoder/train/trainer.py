@@ -48,6 +48,7 @@ from reflectioncoder.train.compute.loss import LossTerms, micro_batch_loss, thro
 from reflectioncoder.train.compute.master_weights import MasterAdamW, with_masters
 from reflectioncoder.train.held_out import metrics
 from reflectioncoder.train.lora import set_precision
+from reflectioncoder.train.on_policy import OnPolicy
 from reflectioncoder.train.output import CHECKPOINT_STAGING
 from reflectioncoder.train.ranks.sharding import Engine, attach
 from reflectioncoder.train.ranks.world import lost_contact
@@ -91,6 +92,8 @@ class ReflectionTrainer(Trainer):
         self.steps = steps
         self.world = steps.world
         self.curriculum = Curriculum(first.stage, tuple(first.recent))
+        self.teacher_tokens, self.decoded_tokens = first.teacher_tokens, first.decoded_tokens
+        self.own_answers: OnPolicy | None = None
         self.tokens = first.tokens
         self.data = first.data
         self.seconds_before = first.seconds
@@ -138,7 +141,9 @@ class ReflectionTrainer(Trainer):
         return self.lr_scheduler
 
     def make(self, step: int) -> TrainStep:
-        """Build a step whose masks depend on the steps before it."""
+        """Build a step that depends on the steps before it."""
+        if self.own_answers is not None:
+            return self.own_answers.make(step)
         masking = self.config.masking
         floor = self.progress if self.steps.by_tokens else mask_rate(step, len(self.steps), masking.semantics)
         return self.steps.make(step, lambda: None, self.curriculum.rate(floor, masking))
@@ -198,6 +203,8 @@ class ReflectionTrainer(Trainer):
                     f"step {self.state.global_step}: the {name} is {value}; start again with a lower learning_rate or "
                     "precision float32" + (f" ({newest.name} is intact)" if newest else "")
                 )
+        self.teacher_tokens += step.teacher_tokens
+        self.decoded_tokens += step.decoded_tokens
         if self.steps.adaptive:
             self.curriculum = self.curriculum.after(kl if step.visible else None, step.mask_rate, self.config.masking)
         self.tokens += step.tokens
@@ -335,7 +342,7 @@ class ReflectionTrainer(Trainer):
                 self.state.save_to_json(str(staging / name / "trainer_state.json"))
                 progress = TrainProgress(
                     self.state.global_step, self.tokens, self.seconds, self.engine, self.data,
-                    self.curriculum.stage, self.curriculum.recent,
+                    self.curriculum.stage, self.curriculum.recent, self.teacher_tokens, self.decoded_tokens,
                 )  # fmt: skip
                 seal(staging / name, progress)
                 if folder in checkpoints(output):

@@ -157,6 +157,17 @@ def cost(encoded: Encoded, masking: MaskingConfig, step: int, max_steps: int, se
     return len(encoded.ids) + sum(end - start for start, end in ranges)
 
 
+def one_off_prompt(sample: Encoded) -> tuple[int, ...]:
+    """The tokens that the student reads before its answer: BOS, the instruction, and the beginning of a text block."""
+    start, answer = sample.message_bounds[-2][0], sample.message_bounds[-1][0]
+    return sample.ids[: sample.message_bounds[0][0]] + sample.ids[start : answer + 2]
+
+
+def least_tokens(sample: Encoded) -> int:
+    """Fewest tokens that a sample of a run can put through the model, for a bound on the number of steps."""
+    return 2 * len(one_off_prompt(sample)) if sample.is_reflection else len(sample)
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weights of one predicted token of a sample: in the loss, and in the logged mean of each loss term."""

@@ -30,6 +30,8 @@ from reflectioncoder.train.batch.rows import (
     count_targets,
     deal,
     last_round,
+    least_tokens,
+    one_off_prompt,
     plan_steps,
     rows_of,
     split_by_cost,
@@ -54,7 +56,8 @@ class TrainStep:
         scored: indices that have a target, on all ranks.
         squares: sum of the squared row lengths, on all ranks.
         visible: shares of the block tokens that students see, from `masking.visible_shares`.
-        again: the part of `tokens` that passes through a teacher with weights of its own, without a backward pass.
+        again: the part of `tokens` without a backward pass: decoding, and rows of a teacher with weights of its own.
+        teacher_tokens, decoded_tokens: parts of `tokens`, for the objective `on_policy`, whose steps are not planned.
     """
 
     micro_batches: list[MicroBatch]
@@ -64,6 +67,8 @@ class TrainStep:
     squares: int
     visible: dict[str, float]
     again: int = 0
+    teacher_tokens: int = 0
+    decoded_tokens: int = 0
 
 
 class TrainSteps(Dataset[TrainStep]):
@@ -86,7 +91,8 @@ class TrainSteps(Dataset[TrainStep]):
         self.world = world or World()
         self.epoch_size = epoch_size(repeats)
         # Masks that depend on measured values are made step by step, and the tokens of a run are not known before it.
-        self.adaptive = config.masking.schedule == "kl" and not only
+        self.own_answers = config.objective == "on_policy"
+        self.adaptive = self.own_answers or (config.masking.schedule == "kl" and not only)
         self.by_tokens = self.adaptive and config.max_tokens > 0
         self.plan = plan_steps(
             repeats,
@@ -99,13 +105,16 @@ class TrainSteps(Dataset[TrainStep]):
         )
 
     def cost(self, sample: int, step: int, max_steps: int) -> int:
-        """Number of tokens in a sample's rows at a step."""
-        rows = cost(self.samples[sample], self.config.masking, step, max_steps, self.config.seed)
-        return rows + self.again(self.samples[sample])
+        """Number of tokens in a sample's rows at a step; an estimate if the model has yet to answer it."""
+        found = self.samples[sample]
+        if self.own_answers and found.is_reflection:  # decoded, and read by the student: as long as the reference
+            answer, end = found.message_bounds[-1]
+            return len(found) + 2 * (len(one_off_prompt(found)) + end - answer) + self.again(found)
+        return cost(found, self.config.masking, step, max_steps, self.config.seed) + self.again(found)
 
     def least_cost(self, sample: int, step: int, max_steps: int) -> int:
         """The smallest number of tokens that a sample's rows can have, with everything hidden; bounds the steps."""
-        return self.cost(sample, 1, 1)
+        return least_tokens(self.samples[sample]) if self.own_answers else self.cost(sample, 1, 1)
 
     def again(self, sample: Encoded) -> int:
         """Number of tokens that a teacher with weights of its own reads of a sample."""
@@ -239,7 +248,7 @@ def prepare(
     """
     if not dialogues:
         raise UserError(f"data {', '.join(config.data)}: no samples found")
-    if to_train_on and config.objective == "reflection" and not any(dialogue.is_reflection for dialogue in dialogues):
+    if to_train_on and config.objective != "instruction" and not any(dialogue.is_reflection for dialogue in dialogues):
         raise UserError(
             f"data {', '.join(config.data)}: none of the {len(dialogues)} samples is a reflection sequence; add some "
             '(reflectioncoder build), or set objective = "instruction"'
