@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         one = dataclasses.replace(
             config, output=f"{folder}/study", steps="", seeds=config.seeds[:1], variants={name: config.variants[name]},
-            reference="", token_reference="", jobs=1,
+            reference="", token_reference="", jobs=1, keep_models=True,
         )  # fmt: skip
         (outcome,) = run_study(one).outcomes
         if outcome.state != "done":

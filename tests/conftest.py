@@ -28,6 +28,7 @@ LONGEST = (
     "train/test_lora.py",
     "end_to_end/test_serve.py",
     "end_to_end/test_bootstrap.py",
+    "study/test_study.py",
     "train/test_training_options.py",
     "train/test_train.py",
     "train/test_output.py",
