@@ -40,8 +40,7 @@ from reflectioncoder.construct.inputs import (
 )
 from reflectioncoder.construct.ledger.ledger import Ledger
 from reflectioncoder.construct.prompts import load_prompts
-from reflectioncoder.construct.reflect import reflect_on_attempts
-from reflectioncoder.construct.reflect import reflect_on_bugs as _reflect
+from reflectioncoder.construct.reflect import WITHOUT_CONVERSATION
 from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.errors import IncompleteError
 from reflectioncoder.files.funnel import funnel_steps
@@ -139,8 +138,7 @@ def build(config: BuildConfig, console: Console | None = None) -> BuildResult:
             ledger.note("total", len(problems))
             ledger.note("contaminated", len(banned))
             if pending:
-                ways = {"mutation": _reflect, "attempts": reflect_on_attempts}
-                reflect = ways.get(config.sampler, reflect_by_chat)
+                reflect = WITHOUT_CONVERSATION.get(config.sampler, reflect_by_chat)
                 with engine.engine_running(config):
                     ended = reflect(config, pending, ledger, console)
                 _say_in_part(say, [f"no result for {id}: {why}" for id, why in ended.left])

@@ -18,11 +18,11 @@ from reflectioncoder.construct.filters.contamination import Contamination
 from reflectioncoder.construct.filters.sequence import Rejected
 from reflectioncoder.construct.ledger.ledger import Ledger
 from reflectioncoder.dialogues.dialogue import Dialogue, instruction_dialogue, write_jsonl
+from reflectioncoder.files.folders import PASSED_FILE
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.problem import Problem
 
 FILES = ("sequences.jsonl", "instructions.jsonl", "rejects.jsonl", "contamination.jsonl", "funnel.json")
-PASSED_FILE = "passed.jsonl"
 PASSED = "passed_at_once"  # reason of an attempt that passed its tests: no sequence, but a plain sample
 
 

@@ -21,7 +21,7 @@ from reflectioncoder.construct import outputs
 from reflectioncoder.construct.attempts.wordings import ATTEMPTS_VERSION
 from reflectioncoder.construct.conversation.samples import sample_id
 from reflectioncoder.construct.engines import engine
-from reflectioncoder.construct.export import FILES, PASSED_FILE
+from reflectioncoder.construct.export import FILES
 from reflectioncoder.construct.filters import sequence as filters
 from reflectioncoder.construct.filters.references import Reference, load_references
 from reflectioncoder.construct.ledger.database import check_not_lost
@@ -31,6 +31,7 @@ from reflectioncoder.construct.prompts import load_prompts
 from reflectioncoder.construct.samplers import replay
 from reflectioncoder.construct.samplers.registry import check_answers, check_sampler
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.folders import PASSED_FILE
 from reflectioncoder.files.json_text import ReadLimits
 from reflectioncoder.files.owned import refuse_foreign, refuse_inputs
 from reflectioncoder.interpreter.warm_process import check_libraries

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -67,3 +67,10 @@ def _worked(
         " is short); the others are kept"
     )
     return Ended(failed=why, left=tuple((id, "no result from the interpreter") for id, _ in again))
+
+
+# by sampler; all others hold conversations
+WITHOUT_CONVERSATION: Mapping[str, Callable[[BuildConfig, Sequence[Problem], Ledger, Console], Ended]] = {
+    "mutation": reflect_on_bugs,
+    "attempts": reflect_on_attempts,
+}

@@ -28,6 +28,7 @@ EVERY_SPLIT = "all"
 CARD = "README.md"
 ABOUT_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # files about a data set
 BUILD_FILES = ("sequences.jsonl", "instructions.jsonl")
+PASSED_FILE = "passed.jsonl"  # plain samples of a build from attempts; other builds have none
 LEDGER = "ledger.sqlite"
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
@@ -62,7 +63,7 @@ def _of_folder(folder: Path, configuration: str, split: str) -> list[Path]:
         missing = [name for name in BUILD_FILES if not (folder / name).is_file()]
         if missing:
             raise UserError(f"folder {folder}: is a build without {missing[0]}; finish it first")
-        return [folder / name for name in BUILD_FILES]
+        return [folder / name for name in (*BUILD_FILES, PASSED_FILE) if (folder / name).is_file()]
     names = [str(item.relative_to(folder)) for item in sorted(folder.rglob("*")) if item.is_file()]
     try:
         card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if CARD in names else ""

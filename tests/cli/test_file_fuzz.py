@@ -22,6 +22,7 @@ from damage import HANGS, RAW, SEED, damaged, damaged_json, judge, no_longer_tha
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.construct.conversation.scheduler import Ended
 from reflectioncoder.construct.ledger.ledger import Entry, Ledger
+from reflectioncoder.construct.reflect import WITHOUT_CONVERSATION
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
 from reflectioncoder.evaluate.results import Result
@@ -184,7 +185,7 @@ def stub_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("construct.build", "evaluate.evaluate"):
         monkeypatch.setattr(f"reflectioncoder.{module}.Interpreter", interpreter)
     monkeypatch.setitem(BACKENDS._entries, "transformers", Lazy)
-    monkeypatch.setattr("reflectioncoder.construct.build._reflect", reflect)
+    monkeypatch.setitem(WITHOUT_CONVERSATION, "mutation", reflect)  # type: ignore[arg-type]
     monkeypatch.setattr("reflectioncoder.construct.build.reflect_by_chat", reflect)
     monkeypatch.setattr("reflectioncoder.evaluate.evaluate.check_all", check)
     monkeypatch.setattr("reflectioncoder.tasks.base.Task.interpreter", lambda *_, **__: nullcontext())

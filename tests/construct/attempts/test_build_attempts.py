@@ -20,6 +20,7 @@ from reflectioncoder.construct.build import BuildResult, build
 from reflectioncoder.dialogues.dialogue import read_jsonl
 from reflectioncoder.dialogues.training_files import read_training
 from reflectioncoder.errors import UserError
+from reflectioncoder.files.folders import files_of
 from reflectioncoder.generate.registry import BACKENDS
 
 FILES = ("sequences.jsonl", "passed.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json", "README.md")
@@ -77,11 +78,9 @@ def test_what_fails_is_a_sequence_and_what_passes_a_plain_sample(reference: Path
     assert passed.final_answer == f"```python\n{attempting.ROWS['last'][3]}```"
     rejects = [json.loads(line)["id"] for line in (reference / "out" / "rejects.jsonl").read_text().splitlines()]
     assert rejects == ["spin", "prose", "wipe", "count"]
-    # training reads the sequences, their last rounds, and the plain samples
-    read = [
-        read_training(reference / "out" / name) for name in ("sequences.jsonl", "instructions.jsonl", "passed.jsonl")
-    ]
-    assert list(map(len, read)) == [2, 2, 1]
+    # training on the folder reads the sequences, their last rounds, and the plain samples
+    assert [path.name for path in files_of(str(reference / "out"), "train")][-1] == "passed.jsonl"
+    assert len(read_training(reference / "out")) == 5
 
 
 def test_a_build_that_is_killed_while_decoding_makes_no_attempt_twice(reference: Path, tmp_path: Path) -> None:
