@@ -17,6 +17,7 @@ from reflectioncoder.config.evaluate import EvaluateConfig
 from reflectioncoder.progress import Meter
 
 if TYPE_CHECKING:
+    from reflectioncoder.evaluate.results import AfterRounds
     from reflectioncoder.evaluate.stats import Comparison
 
 
@@ -79,7 +80,8 @@ def run_evaluate(config: EvaluateConfig, switches: Switches) -> int:
     print(f"verdicts are in {score.folder}", file=sys.stderr)
     if switches.json:
         keys = ("task", "pass_at_1", "n", "low", "high", "not_run", "seconds")
-        print(json.dumps({key: getattr(score, key) for key in keys}))
+        after = {} if score.after is None else {"after": dataclasses.asdict(score.after)}
+        print(json.dumps({key: getattr(score, key) for key in keys} | after))
     elif score.pass_at_1 is None:
         print(f"{score.task}: not run on this machine ({score.not_run} problems)")
     else:
@@ -87,7 +89,19 @@ def run_evaluate(config: EvaluateConfig, switches: Switches) -> int:
         at_k = "".join(f", pass@{k} {share:.1%}" for k, share in score.k.items() if k != 1)
         one = f"pass@1 {score.pass_at_1:.1%} [{score.low:.1%}, {score.high:.1%}]"
         print(f"{score.task}: {one}{at_k}, n = {score.n}{rest}")
+        if score.after is not None:
+            print("\n".join(rounds_table(score.after)))
     return 0
+
+
+def rounds_table(found: AfterRounds) -> list[str]:
+    """Format what rounds of debugging reach as lines of text."""
+    rounds = f"{found.rounds} round{'s' if found.rounds > 1 else ''} of its own debugging"
+    gap = f"{100 * found.gap:+.1f} points [{100 * found.gap_low:+.1f}, {100 * found.gap_high:+.1f}]"
+    return [
+        f"after {rounds}: pass@1 {found.pass_at_1:.1%} [{found.low:.1%}, {found.high:.1%}]",
+        f"gap {gap}, {found.repaired} problems repaired, {found.broken} broken",
+    ]
 
 
 def _warn(text: str) -> None:

@@ -82,6 +82,9 @@ class EvaluateConfig:
         output: directory of the verdicts and the score; empty for a new one below runs/evaluate. A directory with
             another evaluation is never overwritten.
         k: values of k for pass@k, at most `generate.samples`.
+        rounds: also score what the model reaches with at most so many rounds of its own debugging: its program is run
+            with the asserts that its prompt shows, or else with asserts that it writes itself, never with hidden ones,
+            and it analyses the output and repairs the program. 0 scores the first answers only.
         partial: count problems without a completion in the file as failed, and leave out completions of problems that
             the task does not have, instead of stopping with an error.
         clean: the completions are chat answers that no program has cleaned: score the code in them, without prose,
@@ -105,6 +108,7 @@ class EvaluateConfig:
     completions: str = ""
     output: str = ""
     k: tuple[int, ...] = (1,)
+    rounds: int = 0
     partial: bool = False
     clean: bool = False
     formats: tuple[Literal["evalplus", "bigcode"], ...] = ()

@@ -42,10 +42,10 @@ if TYPE_CHECKING:  # scoring a file needs no model
 
     from reflectioncoder.models.decode import Report
 from reflectioncoder.evaluate.check import CheckProgress, check_all
-from reflectioncoder.evaluate.results import Result, Score, _by_part, summarize
+from reflectioncoder.evaluate.results import Result, Score, _by_part, after_rounds, summarize
 
 SCORE_FILES = (
-    "config.toml", "config.versions.json", "results.jsonl", "score.json", UNFINISHED,
+    "config.toml", "config.versions.json", "results.jsonl", "results_after.jsonl", "score.json", UNFINISHED,
     "eval_results.json", "generations.json", "metrics.json",
 )  # fmt: skip
 LEAST_MB = 64  # with less memory the interpreter itself fails, not the program
@@ -104,21 +104,31 @@ def evaluate(
             unfinished = VerdictLog(folder, deciding)
             stack.callback(unfinished.close)
             results = check_all(task, completions, pool, limits, progress, unfinished)
+            last: list[Result] = []
+            if config.rounds:
+                from reflectioncoder.evaluate.rounds import Debugging
+
+                folder.mkdir(parents=True, exist_ok=True)
+                debugging = Debugging(config.generate, task, folder, pool, limits, report, model, tokenizer)
+                reached = debugging.debug(completions, config.rounds)
+                last = check_all(task, reached, pool, limits, progress, unfinished)
         if results and all(result.outcome == "not_run" for result in results):  # nothing was scored at all
             absent = [dataclasses.replace(result, outcome="not_run") for result in absent]
         results += absent
         score = summarize(task.name, results, config.k, time.perf_counter() - started, speed)
         truncated = sum(completion.truncated for completion in completions)
         score = dataclasses.replace(score, truncated=truncated, missing=len(missing), folder=str(folder))
+        if config.rounds:
+            score = dataclasses.replace(score, after=after_rounds(config.rounds, results, last + absent))
+            _write_results(folder / "results_after.jsonl", last + absent)
         settings.save(config, folder)
-        # text that UTF-8 cannot encode must not lose the verdicts
-        lines = (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results)
-        write_lines(folder / "results.jsonl", lines)
+        _write_results(folder / "results.jsonl", results)
         for name in config.formats:
             write_format(name, folder, results, completions, score)
         limit = {"limit": config.generate.limit} if config.generate.limit else {}
         facts = {
-            **{name: value for name, value in asdict(score).items() if name != "folder"},
+            **{name: value for name, value in asdict(score).items() if name not in ("folder", "after")},
+            **({"after": asdict(score.after)} if score.after is not None else {}),
             **limit,
             "parts": _by_part(task, results),
             "prompts": task.prompt_version,
@@ -127,6 +137,11 @@ def evaluate(
         write_lines(folder / "score.json", [json.dumps(facts, indent=2)])
         (folder / UNFINISHED).unlink(missing_ok=True)
     return score
+
+
+def _write_results(path: Path, results: Sequence[Result]) -> None:
+    # text that UTF-8 cannot encode must not lose the verdicts
+    write_lines(path, (encodable(json.dumps(asdict(result), ensure_ascii=False)) for result in results))
 
 
 def describe_evaluation(config: EvaluateConfig, model: str, warn: Callable[[str], None] = lambda _: None) -> str:
@@ -173,6 +188,10 @@ def _checked(config: EvaluateConfig) -> tuple[Path, Task]:
         raise UserError(f"{folder}: is a file; --output is the folder of the verdicts")
     task = get_task(config.generate.task, dataclasses.replace(task_options(config.generate), **_times(config)))
     task.libraries = config.libraries
+    if config.rounds:
+        from reflectioncoder.evaluate.rounds import check_rounds
+
+        check_rounds(config.generate, task, config.rounds)
     return folder, task
 
 
@@ -200,6 +219,7 @@ def _deciding(config: EvaluateConfig, facts: Mapping[str, Any]) -> dict[str, Any
     deciding = {**facts, "seconds": config.seconds, "memory_mb": config.memory_mb}
     deciding |= {name: value for name, value in _times(config).items() if value != getattr(EvaluateConfig(), name)}
     deciding |= {"semantics": "release"} if config.generate.semantics == "release" else {}
+    deciding |= {"rounds": config.rounds} if config.rounds else {}
     if config.libraries != EvaluateConfig().libraries:
         deciding["libraries"] = list(config.libraries)
     return deciding

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate.stats import pass_at_k, wilson
+from reflectioncoder.evaluate.stats import paired, pass_at_k, wilson
 from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.tasks.base import Task
 
@@ -38,6 +38,49 @@ class Result:
 
 
 @dataclass(frozen=True)
+class AfterRounds:
+    """What a model reaches with rounds of its own debugging (`rounds.py`).
+
+    Args:
+        rounds: most rounds of a problem.
+        pass_at_1: share of last programs that pass, averaged over problems, in [0, 1].
+        low: lower end of its 95 % Wilson interval.
+        high: upper end.
+        gap: `pass_at_1` minus that of the first answers.
+        gap_low: lower end of the gap's 95 % interval (bootstrap over problems).
+        gap_high: upper end.
+        repaired: number of problems whose first sample passes only after debugging.
+        broken: number of problems whose first sample passes only before it.
+    """
+
+    rounds: int
+    pass_at_1: float
+    low: float
+    high: float
+    gap: float
+    gap_low: float
+    gap_high: float
+    repaired: int
+    broken: int
+
+
+def after_rounds(rounds: int, first: Iterable[Result], last: Iterable[Result]) -> AfterRounds | None:
+    """Compare the verdicts on first answers and on what they became; None if no problem could be run."""
+    runs = [
+        {name: [r.passed for r in group if r.outcome != "not_run"] for name, group in by_task(results).items()}
+        for results in (first, last)
+    ]
+    names = [name for name in runs[0] if runs[0][name] and runs[1].get(name)]
+    if not names:
+        return None
+    found = paired([runs[0][name] for name in names], [runs[1][name] for name in names])
+    low, high = wilson(found.second, found.n)
+    return AfterRounds(
+        rounds, found.second, low, high, found.difference, found.low, found.high, found.only_second, found.only_first
+    )
+
+
+@dataclass(frozen=True)
 class Score:
     """The score of a run.
 
@@ -54,6 +97,7 @@ class Score:
         truncated: number of completions that reached the token limit before their code ended.
         missing: number of problems without a completion, which count as failed.
         folder: folder of the verdicts.
+        after: what the model reaches with rounds of its own debugging; None if none were asked for.
     """
 
     task: str
@@ -68,6 +112,7 @@ class Score:
     truncated: int = 0
     missing: int = 0
     folder: str = ""
+    after: AfterRounds | None = None
 
 
 def summarize(

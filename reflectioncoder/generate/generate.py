@@ -29,6 +29,7 @@ from reflectioncoder.files.owned import check_writable, held, refuse_foreign, re
 from reflectioncoder.generate.completions import Completion, completion_line, read_completion
 from reflectioncoder.models.model_files import check_model_files
 from reflectioncoder.models.vllm_engine import check_vllm
+from reflectioncoder.tasks.base import Task
 from reflectioncoder.tasks.registry import get_task, task_options
 
 if TYPE_CHECKING:  # the server back end must not import torch
@@ -98,8 +99,25 @@ def generate(
         print(made.new, made.tokens_per_second, made.completions[0].completion)
     """
     config = _checked(config, model is not None)
+    return complete_task(config, get_task(config.task, task_options(config)), report, model, tokenizer)
+
+
+def complete_task(
+    config: GenerateConfig,
+    task: Task,
+    report: Report | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Generated:
+    """Generate the completions of a task that are missing in `config.output`; see `generate`.
+
+    Args:
+        config: settings that are known to be valid, with an output file.
+        task: the task; `config.task` is not looked at.
+        report, model, tokenizer: see `generate`.
+    """
     with held(Path(config.output), folder=False):
-        return _generate(config, report, model, tokenizer)
+        return _generate(config, task, report, model, tokenizer)
 
 
 def describe_generation(config: GenerateConfig) -> str:
@@ -126,11 +144,11 @@ def _checked(config: GenerateConfig, loaded: bool) -> GenerateConfig:
 
 def _generate(
     config: GenerateConfig,
+    task: Task,
     report: Report | None,
     model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Generated:
-    task = get_task(config.task, task_options(config))
     backend = BACKENDS.choose(config.backend)(config, task, model, tokenizer)
     path = Path(config.output)
     check_file(config, path, backend.fingerprint)

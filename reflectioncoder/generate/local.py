@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reflectioncoder.config.evaluate import GenerateConfig
+from reflectioncoder.dialogues.dialogue import fenced
+from reflectioncoder.dialogues.written_blocks import Marks, ending, read_blocks
 from reflectioncoder.errors import UserError
 from reflectioncoder.generate.completions import AnswerForm, Completion, code_of
 from reflectioncoder.tasks.base import Prompt, Task
@@ -41,6 +44,8 @@ def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase
     """Encode a prompt as token ids; in the styles `native` and `chat` they include the opening of the answer."""
     from reflectioncoder.dialogues.tokens import prompt_ids
 
+    if prompt.tries:
+        return _encode_tries(prompt, style, tokenizer)
     if style == "native":
         return tuple(prompt_ids(prompt.instruction, tokenizer, prompt.opening))
     if style == "chat":
@@ -48,6 +53,44 @@ def encode_prompt(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return tuple(tokenizer.encode(f"{text}{prompt.opening}", add_special_tokens=False))
     return tuple(tokenizer.encode(prompt.continuation))
+
+
+def _encode_tries(prompt: Prompt, style: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Encode a prompt with earlier programs: as a reflection sequence that is not finished, or as a conversation.
+
+    Raises:
+        UserError: the style is `plain`, which has no place for them.
+    """
+    from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message
+    from reflectioncoder.dialogues.tokens import encode_dialogue
+
+    if style == "plain":
+        raise UserError("rounds of debugging need prompt_style native or chat")
+    if style == "chat":
+        messages = [{"role": "user", "content": prompt.instruction}]
+        for item in prompt.tries:
+            messages.append({"role": "assistant", "content": item.said})
+            messages.append({"role": "user", "content": item.asked})
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return tuple(tokenizer.encode(str(text), add_special_tokens=False))
+    blocks = []
+    for item in prompt.tries:
+        blocks += [Block("text", item.analysis)] if item.analysis else []
+        if item.output is not None:
+            blocks += [Block("code", item.program), Block("execution", item.output)]
+    messages_so_far = (Message("user", (Block("text", prompt.instruction),)), Message("assistant", tuple(blocks)))
+    ids = encode_dialogue(Dialogue(messages_so_far), tokenizer).ids[:-2]  # the assistant's message is not finished
+    return (*ids, *_begun(prompt, tokenizer))
+
+
+def _begun(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the ids of the code block that the model continues; none if it begins a block itself."""
+    from reflectioncoder.dialogues.tokens import BLOCK_TOKENS, encode_content, special_ids
+
+    if not prompt.tries or prompt.tries[-1].output is not None:
+        return ()
+    code = BLOCK_TOKENS["code"]
+    return (special_ids(tokenizer)[code], *encode_content(prompt.tries[-1].program, tokenizer, code))
 
 
 def make_requests(
@@ -59,6 +102,11 @@ def make_requests(
     requests = []
     for prompt in task.prompts():
         ids = encode_prompt(prompt, style, tokenizer)
+        if prompt.tries:
+            ended = partial(_ended, _begun(prompt, tokenizer), Marks.of(tokenizer)) if style == "native" else None
+            most = max_new_tokens or task.max_new_tokens
+            requests += [Request(prompt.task_id, sample, ids, most, ended=ended) for sample in range(samples)]
+            continue
         stops = prompt.stops if style == "plain" else prompt.fence_stops
         opens_line = (prompt.continuation if style == "plain" else prompt.opening).endswith("\n")
         for sample in range(samples):
@@ -66,6 +114,11 @@ def make_requests(
                 Request(prompt.task_id, sample, ids, max_new_tokens or task.max_new_tokens, stops, opens_line)
             )
     return requests
+
+
+def _ended(begun: Sequence[int], marks: Marks, ids: Sequence[int]) -> str:
+    """Return why an answer in blocks ends with its last token, or ""; `begun` are the ids of a block before it."""
+    return ending([*begun, *ids], marks, may_run=True)
 
 
 class LocalBackend:
@@ -105,12 +158,21 @@ class LocalBackend:
         self.wanted = {key: prompt_hash(request) for key, request in self._requests.items()}
         self.fingerprint = weights_fingerprint(config.model)
 
+    def _answer(self, request: Request, ids: Sequence[int], text: str) -> str:
+        """Return the text of an answer; blocks that a model wrote are given as text and a fence, as chat models do."""
+        prompt = self._prompts[request.task_id]
+        if not prompt.tries or request.ended is None:
+            return text
+        blocks = read_blocks([*_begun(prompt, self._tokenizer), *ids], Marks.of(self._tokenizer), self._tokenizer)
+        return "\n\n".join(fenced(block.content) if block.type == "code" else block.content for block in blocks)
+
     def _read(self, request: Request, text: str) -> tuple[str, bool]:
         """Return the code of a decoded text, and whether it is a whole program."""
         if self._config.semantics == "release":
             return self._task.read_release(request.task_id, text)
         prompt = self._prompts[request.task_id]
-        return code_of(text, prompt, self._form, self._config.chat.thought_marks), False
+        form: AnswerForm = "chat" if prompt.tries else self._form
+        return code_of(text, prompt, form, self._config.chat.thought_marks), False
 
     def load(self) -> None:
         """See `Backend`."""
@@ -133,5 +195,6 @@ class LocalBackend:
         ):
             request = done.request
             key = request.task_id, request.sample
-            code, whole = self._read(request, done.text)
-            keep(Completion(*key, code, done.text, self.wanted[key], whole, finish=done.reason), len(done.ids))
+            text = self._answer(request, done.ids, done.text)
+            code, whole = self._read(request, text)
+            keep(Completion(*key, code, text, self.wanted[key], whole, finish=done.reason), len(done.ids))

@@ -107,7 +107,9 @@ class ServerBackend:
             )
 
     def _hash(self, prompt: Prompt) -> str:
-        text = (prompt.continuation, prompt.stops) if self.style == "plain" else (prompt.instruction,)
+        text: tuple[object, ...] = (prompt.instruction, *prompt.tries)
+        if self.style == "plain":
+            text = prompt.continuation, prompt.stops
         return hashlib.sha256(repr((self.style, text, self._most_tokens)).encode()).hexdigest()[:12]
 
     def load(self) -> None:
@@ -258,7 +260,10 @@ class _Chat:
 
     async def ask(self, prompt: Prompt, sample: int) -> Answer:
         """See `Asker`."""
-        return await self._sampler.answer([Turn("user", prompt.instruction)], prompt.task_id, sample)
+        turns = [Turn("user", prompt.instruction)]
+        for item in prompt.tries:
+            turns += [Turn("assistant", item.said), Turn("user", item.asked)]
+        return await self._sampler.answer(turns, prompt.task_id, sample)
 
 
 class _Plain:

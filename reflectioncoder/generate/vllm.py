@@ -43,6 +43,8 @@ class VllmBackend(LocalBackend):
         """See `Backend`."""
         from reflectioncoder.models.decode import check_lengths
 
+        if any(request.ended is not None for request in self._requests.values()):
+            raise UserError("rounds of a model that writes blocks are not decoded with vLLM; use backend transformers")
         engine, requests = self._engine, {f"{key[0]}@{key[1]}": (key, self._requests[key]) for key in missing}
         check_lengths([request for _, request in requests.values()], int(engine.model_config.max_model_len))
         for name, (_, request) in requests.items():

@@ -149,6 +149,9 @@ def _cell(score: Mapping[str, Any]) -> str:
     found = f"{100 * rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     if score.get("limit"):
         found += f", first {score['limit']} only"
+    after = score.get("after")
+    if isinstance(after, dict):  # rounds of the model's own debugging
+        found += f", {100 * after['pass_at_1']:.1f} after {after['rounds']} rounds ({100 * after['gap']:+.1f})"
     missing = score.get("missing")
     return found + (f", {missing} missing" if missing else "") + (f", {not_run} not run" if not_run else "")
 

@@ -28,6 +28,25 @@ RELEASE_VERSION = "release"  # `Task.prompt_version` under `semantics = "release
 
 
 @dataclass(frozen=True)
+class Try:
+    """A program that the model wrote for a problem before, and what came of it (`evaluate/rounds.py`).
+
+    Args:
+        said: the model's whole answer, for chat models.
+        analysis: what it says before the program, for models that write blocks.
+        program: the program with asserts, as it was run; if it was not run yet, the beginning of one to be continued.
+        output: what the interpreter printed; None if it was not run yet.
+        asked: the user's message after it, for chat models.
+    """
+
+    said: str
+    analysis: str
+    program: str
+    output: str | None
+    asked: str
+
+
+@dataclass(frozen=True)
 class Prompt:
     """The prompt of one problem, for every prompt style.
 
@@ -40,6 +59,8 @@ class Prompt:
             MultiPL-E.
         fence_stops: stop strings of the styles `native` and `chat`.
         function: name of the function or class that an answer must define; empty if unknown.
+        tries: the model's programs before; if there are any, it analyses and repairs the last one. Only in the styles
+            `native` and `chat`, in which `opening` is then not used.
     """
 
     task_id: str
@@ -49,6 +70,7 @@ class Prompt:
     opening: str = ANSWER_OPENING
     fence_stops: tuple[str, ...] = FENCE_STOP
     function: str = ""
+    tries: tuple[Try, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from rich.console import Console
 from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.construct.build import BuildResult, build
 from reflectioncoder.construct.samplers import native
-from reflectioncoder.construct.samplers.native import Marks
 from reflectioncoder.dialogues.dialogue import Block, Dialogue, read_jsonl, reflection_dialogue
 from reflectioncoder.dialogues.tokens import special_ids
+from reflectioncoder.dialogues.written_blocks import Marks
 from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.models.decode import Decoded, More, Request
 from reflectioncoder.models.load import load_tokenizer

@@ -6,8 +6,9 @@ import dataclasses
 
 from reflectioncoder.clients.messages import Answer, Tools, Turn
 from reflectioncoder.construct.conversation.conversation import Ask, Conversation, ConversationStep
-from reflectioncoder.construct.samplers.native import CHARS_SHOWN, MALFORMED, NATIVE_TURN
+from reflectioncoder.construct.samplers.native import CHARS_SHOWN, NATIVE_TURN
 from reflectioncoder.dialogues.dialogue import Block
+from reflectioncoder.dialogues.written_blocks import MALFORMED
 
 
 class NativeConversation(Conversation):

@@ -29,8 +29,9 @@ from reflectioncoder.clients.endpoint import Endpoint
 from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
 from reflectioncoder.clients.reply import EMPTY, read_reply
 from reflectioncoder.config.build import ChatConfig, NativeConfig
-from reflectioncoder.construct.samplers.native import Marks, ending, prompt_of, read_answer, room_for, turns_of
+from reflectioncoder.construct.samplers.native import prompt_of, read_answer, room_for, turns_of
 from reflectioncoder.dialogues.tokens import BLOCK_TOKENS, END_OF_BLOCK, END_OF_MESSAGE, ROLE_TOKENS
+from reflectioncoder.dialogues.written_blocks import Marks, ending
 from reflectioncoder.models.load import load_tokenizer, resolve
 
 HINT = "; native.backend 'completions' needs a server that takes vLLM's parameters (docs/decisions/0023)"

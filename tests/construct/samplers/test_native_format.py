@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflectioncoder.clients.messages import Turn
-from reflectioncoder.construct.samplers.native import ending, prompt_of, read_blocks
+from reflectioncoder.construct.samplers.native import prompt_of
 from reflectioncoder.dialogues.dialogue import Block, Message
 from reflectioncoder.dialogues.tokens import SPECIAL_TOKENS
 from reflectioncoder.dialogues.tokens import decode_dialogue as decode_dialogue
+from reflectioncoder.dialogues.written_blocks import ending, read_blocks
 from reflectioncoder.errors import UserError
 
 
