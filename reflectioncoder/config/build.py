@@ -193,10 +193,14 @@ class AttemptsConfig:
         top_p: probability mass that nucleus sampling keeps.
         max_new_tokens: longest attempt in tokens; one that reaches it is rejected as `answer_too_long`.
         batch_size: attempts that are decoded together.
-        largest_repair: largest share of the repaired program, in syntax nodes, that the repair may write or remove. An
-            attempt that needs more is rejected as `repair_too_large`; 1 also keeps programs that are written anew.
-        answer: code of the final answer: `repaired` is the attempt with its mistakes repaired, `reference` the
-            problem's own solution.
+        repair: who analyses and repairs an attempt: `reference` takes the smallest edit from the problem's solution;
+            `chat` continues with the model behind `chat.base_url`; `self` with the model itself, which must know the
+            format unless it is behind a server.
+        largest_repair: largest share of the repaired program, in syntax nodes, that a repair from the reference may
+            write or remove. An attempt that needs more is rejected as `repair_too_large`; 1 also keeps programs that
+            are written anew.
+        answer: code of the final answer after a repair from the reference: `repaired` is the attempt with its mistakes
+            repaired, `reference` the problem's own solution.
         precision: data type of the parameters.
         device: `auto` is a CUDA GPU if there is one; or `cpu`, `cuda`, `cuda:N`.
         trust_remote_code: run Python code that comes with the model, for architectures that transformers does not have.
@@ -212,6 +216,7 @@ class AttemptsConfig:
     top_p: float = 0.95
     max_new_tokens: int = 512
     batch_size: int = 64
+    repair: Literal["reference", "chat", "self"] = "reference"
     largest_repair: float = 0.5
     answer: Literal["repaired", "reference"] = "repaired"
     precision: Literal["float32", "bfloat16"] = "bfloat16"

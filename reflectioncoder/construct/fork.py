@@ -282,7 +282,7 @@ def _take_over(
     for problem in problems:
         entry = old.get(problem.id)
         if config.sampler == "attempts":  # one step, which depends on nothing but the problem and the model
-            events_of = old.events(problem.id)
+            events_of = old.events(problem.id)[:1]  # a conversation that repairs it begins again
             for number, (name, value) in enumerate(events_of):
                 new.add_event(problem.id, number, name, value)
             if entry is not None and change.verdicts:

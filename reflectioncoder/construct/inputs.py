@@ -174,16 +174,18 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     elif config.sampler == "attempts":
         settings |= {f"attempts.{key}": attempts[key] for key in attempts if key not in ATTEMPTS_FREE}
         settings["wording_version"] = f"{WORDING_VERSION}.{ATTEMPTS_VERSION}"
-        if config.attempts.backend == "server":
+        served, repair = config.attempts.backend == "server", config.attempts.repair
+        if served:
             del settings["attempts.model"]
-            settings |= chat_settings(config, ("model",))
         elif config.attempts.backend in ("transformers", "vllm"):
             from reflectioncoder.models.load import weights_fingerprint
 
             settings["attempts.weights"] = weights_fingerprint(config.attempts.model)
+        if served or repair == "chat":
+            settings |= chat_settings(config, ("model",) if repair == "reference" else CHAT_SETTINGS)
     else:
         settings |= chat_settings(config, CHAT_SETTINGS)
-    if config.sampler not in ("mutation", "attempts"):
+    if config.sampler != "mutation" and (config.sampler != "attempts" or config.attempts.repair != "reference"):
         prompts = load_prompts(config.chat.prompts)
         settings |= {"prompt_version": prompts.version, "prompt_texts": prompts.digest}
     if config.sampler == "replay":

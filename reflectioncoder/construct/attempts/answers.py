@@ -14,6 +14,7 @@ from pathlib import Path
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.construct.conversation.samples import sample_of
+from reflectioncoder.construct.conversation.scheduler import ATTEMPT
 from reflectioncoder.construct.ledger.ledger import Ledger
 from reflectioncoder.errors import IncompleteError, UserError
 from reflectioncoder.generate.completions import Completion
@@ -22,7 +23,6 @@ from reflectioncoder.problems.problem import Problem
 from reflectioncoder.progress import Meter
 from reflectioncoder.tasks.problem_sets import ProblemTask
 
-ATTEMPT = "attempt"  # kind of the step in the ledger
 SHARED = (
     "backend", "prompt_style", "samples", "temperature", "top_p", "max_new_tokens", "batch_size", "precision", "device",
     "trust_remote_code", "vllm",
@@ -84,7 +84,7 @@ def make_attempts(config: BuildConfig, problems: Sequence[Problem], ledger: Ledg
 
 
 def _recorded(ledger: Ledger, id: str) -> Completion:
-    ((_, value),) = ledger.events(id)
+    _, value = ledger.events(id)[0]
     return Completion(**value)
 
 

@@ -12,6 +12,7 @@ import ast
 import itertools
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +27,9 @@ from reflectioncoder.construct.mutation.explain import AssertFailure, parse_asse
 from reflectioncoder.construct.mutation.kinds import find_mutations
 from reflectioncoder.construct.mutation.reasons import WORDING_VERSION
 from reflectioncoder.construct.mutation.workshop import (
+    HEADINGS,
     LONGEST_TEST,
+    SHOWN_TESTS,
     Round,
     UnusableError,
     Workshop,
@@ -66,6 +69,14 @@ class AttemptSettings:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Failing:
+    """An attempt that fails its tests: its code, and how it fails."""
+
+    code: str
+    detail: str
+
+
 def reflect_on_attempt(
     problem: Problem, attempt: str, interpreter: Interpreter, settings: AttemptSettings
 ) -> Dialogue | Rejected:
@@ -81,21 +92,10 @@ def reflect_on_attempt(
         a reflection dialogue whose first round is the attempt; or an instruction dialogue with the attempt as its
         answer; or the reason for rejecting it.
     """
-    if not problem.tests:
-        unread = str(problem.extra.get("unread_tests", ""))
-        return Rejected(problem.id, "tests not read" if unread else "no tests", unread)
-    code = plain_code(unix_lines(attempt)).strip("\n")
-    if not code.strip():
-        return Rejected(problem.id, "no code")
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        return Rejected(problem.id, "attempt does not parse", getattr(error, "msg", None) or str(error))
-    if found_io := io_in_code(code, settings.filters):
-        return Rejected(problem.id, "input_output", found_io)
-    failure = code_fails(code, problem, interpreter)
-    if failure is None:
-        return _plain(problem, code, settings)
+    looked = look_at_attempt(problem, attempt, interpreter, settings)
+    if not isinstance(looked, Failing):
+        return looked
+    code, failure = looked.code, looked.detail
     if not problem.solution or not problem.solution.strip():
         return Rejected(problem.id, "no solution")
     try:
@@ -113,6 +113,48 @@ def reflect_on_attempt(
         return _repaired(problem, f"{code}\n", interpreter, settings)
     except UnusableError as error:
         return Rejected(problem.id, "no usable failure", str(error) or failure)
+
+
+def look_at_attempt(
+    problem: Problem, attempt: str, interpreter: Interpreter, settings: AttemptSettings
+) -> Dialogue | Rejected | Failing:
+    """Run an attempt with its problem's tests: a plain sample if it passes, else how it fails."""
+    if not problem.tests:
+        unread = str(problem.extra.get("unread_tests", ""))
+        return Rejected(problem.id, "tests not read" if unread else "no tests", unread)
+    code = plain_code(unix_lines(attempt)).strip("\n")
+    if not code.strip():
+        return Rejected(problem.id, "no code")
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        return Rejected(problem.id, "attempt does not parse", getattr(error, "msg", None) or str(error))
+    if found_io := io_in_code(code, settings.filters):
+        return Rejected(problem.id, "input_output", found_io)
+    failure = code_fails(code, problem, interpreter)
+    return _plain(problem, code, settings) if failure is None else Failing(code, failure)
+
+
+def first_block(problem: Problem, code: str, interpreter: Interpreter, settings: AttemptSettings) -> str:
+    """Return a failing attempt with some of its problem's asserts, one that fails among them, to be run as a round.
+
+    Args:
+        problem: the problem.
+        code: the attempt.
+        interpreter: finds out which asserts fail.
+        settings: the seed decides which others are shown.
+    """
+    shop = _workshop(problem, code, interpreter, settings)
+    now: tuple[str, ...] | None = None
+    with suppress(SyntaxError, ValueError):
+        now = shop.outcomes(())
+    failing = [i for i, how in enumerate(now or ()) if how]
+    if now is None or not failing:  # it does not run to the end of its tests
+        shown = tuple(range(min(SHOWN_TESTS, len(problem.tests))))
+    else:
+        shown = choose_shown(shop, min(failing, key=lambda i: len(problem.tests[i])), now, ())
+    heading = shop.rng.choice(HEADINGS)
+    return "\n".join([code.strip("\n"), "", heading, *(problem.tests[i] for i in shown)])
 
 
 def _plain(problem: Problem, code: str, settings: AttemptSettings) -> Dialogue:

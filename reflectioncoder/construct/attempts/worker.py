@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from reflectioncoder.config.build import BuildConfig
-from reflectioncoder.construct.attempts.sequence import AttemptSettings, reflect_on_attempt
+from reflectioncoder.construct.attempts.sequence import (
+    AttemptSettings,
+    Failing,
+    first_block,
+    look_at_attempt,
+    reflect_on_attempt,
+)
 from reflectioncoder.construct.export import PASSED
 from reflectioncoder.construct.filters import sequence as filters
 from reflectioncoder.construct.filters.sequence import Rejected
@@ -13,6 +19,8 @@ from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.generate.completions import Completion
 from reflectioncoder.problems.problem import Problem
 
+# reason of a failing attempt that a model repairs, with the first round as its detail; never recorded
+TO_REPAIR = "to_repair"
 # filters of an answer that no sequence precedes
 OF_ANSWERS = ("input_output", "no_final_code", "too_long")
 
@@ -48,7 +56,12 @@ class AttemptWorker(ProblemWorker):
         if completion is not None and completion.truncated:
             return Rejected(problem.id, "answer_too_long", "the attempt was cut off by the token limit")
         attempt = "" if completion is None else completion.completion
-        return reflect_on_attempt(problem, attempt, self.interpreter, self._rules)
+        if self.config.attempts.repair == "reference":
+            return reflect_on_attempt(problem, attempt, self.interpreter, self._rules)
+        looked = look_at_attempt(problem, attempt, self.interpreter, self._rules)
+        if not isinstance(looked, Failing):
+            return looked
+        return Rejected(problem.id, TO_REPAIR, first_block(problem, looked.code, self.interpreter, self._rules))
 
     def verdict(self, dialogue: Dialogue, problem: Problem) -> Rejected | None:
         """Return why a sequence is not kept, or None; of an attempt that passes, that it is no sequence."""

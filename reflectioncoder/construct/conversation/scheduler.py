@@ -46,6 +46,7 @@ from reflectioncoder.interpreter.interpreter import CellResult
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.progress import Meter
 
+ATTEMPT = "attempt"  # kind of the ledger record of a model's first answer; the conversation has it as an answer too
 FAILED = "failed"  # kind of the ledger record of a failed attempt; it has a cost, but is no event of the conversation
 RUN_ATTEMPTS = 2
 
@@ -65,13 +66,24 @@ class Ended:
     left: tuple[tuple[str, str], ...] = ()
 
 
-def reflect_by_chat(config: BuildConfig, problems: Sequence[Problem], ledger: Ledger, console: Console) -> Ended:
+def reflect_by_chat(
+    config: BuildConfig,
+    problems: Sequence[Problem],
+    ledger: Ledger,
+    console: Console,
+    provenance: Mapping[str, Any] | None = None,
+) -> Ended:
     """Run the conversations of all problems and record their results in the ledger.
+
+    Args:
+        config, ledger, console: those of the build.
+        problems: the problems; conversations that the ledger has begun are continued.
+        provenance: recorded in every sequence, in place of the sampler's own.
 
     Raises:
         UserError: invalid settings.
     """
-    return asyncio.run(_Conversations(config, ledger, console).run(problems))
+    return asyncio.run(_Conversations(config, ledger, console, provenance or {}).run(problems))
 
 
 def rules_of(
@@ -94,8 +106,8 @@ def rules_of(
 class _Conversations:
     """The state of one run of a build."""
 
-    def __init__(self, config: BuildConfig, ledger: Ledger, console: Console) -> None:
-        self._config, self._ledger, self._console = config, ledger, console
+    def __init__(self, config: BuildConfig, ledger: Ledger, console: Console, provenance: Mapping[str, Any]) -> None:
+        self._config, self._ledger, self._console, self._provenance = config, ledger, console, provenance
         chat = config.chat
         self._native = config.sampler == "native"
         # more conversations than rows in the local model's batch, so that it stays full while programs run
@@ -129,7 +141,7 @@ class _Conversations:
             todo.sort(key=lambda problem: sample_of(problem.id)[1])  # so that few samples wait for an earlier one
         self._sampler = make_sampler(config, self._budget, self._prompts, self._console)
         provenance: dict[str, Any] = {"method": self._sampler.name, "model": self._sampler.model}
-        provenance["interpreter"] = f"ipython {versions()['ipython']}"
+        provenance |= {**self._provenance, "interpreter": f"ipython {versions()['ipython']}"}
         self._watched = _Watched(self._sampler, self._refusals, self._write)
         self._rules, self._kind = rules_of(config, provenance)
         console = self._console
@@ -237,7 +249,7 @@ class _Conversations:
             return Checked(await self._pool.check(step.code, problem, step.asserts) or "")
 
         try:
-            events = [from_record(kind, payload) for kind, payload in stored if kind != FAILED]
+            events = [from_record(kind, payload) for kind, payload in stored if kind not in (FAILED, ATTEMPT)]
             end = await converse(problem, self._rules, events, self._watched, self._run, check, record, self._kind)
             if isinstance(end, Dropped):
                 return entry_of(problem, end.dialogue, end.rejected)

@@ -60,6 +60,9 @@ def check_sampler(config: BuildConfig) -> None:
         check_budget(config)
     if config.sampler == "attempts":
         check_attempts(config.attempts, config.chat)
+        if config.attempts.repair == "chat":
+            check_endpoint(config.chat, config.chat.model)
+        check_budget(config)
     if config.sampler == "replay" and not config.chat.replay:
         raise UserError("chat.replay: name the file of recorded answers")
 
