@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -121,8 +122,8 @@ def visible_tests(prompt: Prompt) -> tuple[str, ...]:
             with suppress(SyntaxError, UserError):
                 found += split_tests(line.strip())
     with suppress(UserError):
-        if ">>>" in prompt.instruction:
-            found += split_tests(prompt.instruction)
+        if ">>>" in prompt.instruction:  # the end of the docstring is no output of the last example
+            found += split_tests(re.sub(r"^.*(\"{3}|'{3})[ \t]*$", "", prompt.instruction, flags=re.MULTILINE))
     return tuple(dict.fromkeys(found))
 
 
