@@ -43,7 +43,7 @@ def run(folder: Path, url: str, **chat: Any) -> BuildResult:
 
 
 def test_a_chat_model_repairs_what_failed_and_is_not_asked_about_what_passed(tmp_path: Path) -> None:
-    def model(request: dict[str, Any]) -> bytes:
+    def model(_: int, request: dict[str, Any]) -> bytes:
         messages = request["messages"]
         if "gains" in messages[1]["content"]:
             return completion("I give up.")
@@ -71,7 +71,7 @@ def test_a_chat_model_repairs_what_failed_and_is_not_asked_about_what_passed(tmp
 
 
 def test_a_build_whose_server_failed_goes_on_with_the_same_attempts(tmp_path: Path) -> None:
-    with ChatServer(lambda request: completion("I give up.")) as server:
+    with ChatServer(lambda _, request: completion("I give up.")) as server:
         with pytest.raises(IncompleteError):
             run(tmp_path, "http://127.0.0.1:9/v1", timeout=1.0)
         asked = list(Remembered.asked)
