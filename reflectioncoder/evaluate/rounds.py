@@ -48,7 +48,7 @@ ASK_TESTS = (
 )
 RAN = "The program was run with these tests:\n\n{tests}\n\n"
 MOST_ASSERTS = 8
-LONGEST_OUTPUT = 4000  # characters of an output that a model is shown; the end, which has the error, is kept
+SHOWN_OUTPUT = 4000  # characters of an output that a model is shown; the end, which has the error, is kept
 Style = Literal["native", "chat"]
 
 
@@ -274,7 +274,7 @@ class Debugging:
                 item.open = False
                 continue
             output = ADDRESS.sub("0x7f0000000000", output)  # the same in a run that resumes
-            cut = output if len(output) <= LONGEST_OUTPUT else f"...\n{output[-LONGEST_OUTPUT:]}"
+            cut = output if len(output) <= SHOWN_OUTPUT else f"...\n{output[-SHOWN_OUTPUT:]}"
             asked = self._texts.failed.replace("{output}", shown(cut))
             if not item.tries or not asserts_something(self._program(item.said)[1]):
                 asked = RAN.replace("{tests}", fenced("\n".join(item.tests))) + asked
