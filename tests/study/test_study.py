@@ -190,6 +190,18 @@ def test_the_dry_run_says_what_is_left(studied: tuple[Path, list[str]], capsys: 
     assert f"{result['tokens']:,} tokens through the model" in more
 
 
+def test_before_anything_ran_the_dry_run_counts_tokens_and_names_what_cannot_be_trained(
+    studied: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = studied
+    assert main(["study", str(folder / "study.toml"), "--output", str(folder / "new"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((folder / "out/runs/wrecked/seed-0/train/output/result.json").read_text())
+    assert f"train: 2 steps, {result['tokens']} tokens through the model and 1 steps whose tokens are not" in printed
+    assert "all 2 samples are longer than max_length = 1 tokens" in printed
+    assert not (folder / "new").exists()
+
+
 # --- what is refused before anything runs -----------------------------------------------------------------------------
 
 
