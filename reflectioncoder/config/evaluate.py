@@ -16,7 +16,7 @@ class GenerateConfig:
 
     Args:
         model: directory or hub name of a causal language model, or the embedded "smollm2-135m-instruct".
-        task: name of a task ("heldout", "heldout_micro", "handwritten", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus",
+        task: name of a task ("heldout", "handwritten", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "ds1000",
             "multipl_e_cpp", ...), or a JSONL file of problems with tests.
         output: JSONL file of completions; empty for runs/completions/TASK-MODEL.jsonl.
         semantics: `release` uses the prompts of the authors' test script to the letter, cuts answers where it does, and
