@@ -18,7 +18,7 @@ from rich.console import Console
 
 from reflectioncoder.cli.main import main
 from reflectioncoder.clients.messages import Answer
-from reflectioncoder.config.build import BuildConfig, ChatConfig, NativeConfig
+from reflectioncoder.config.build import AttemptsConfig, BuildConfig, ChatConfig, NativeConfig
 from reflectioncoder.construct.build import BuildResult, build
 from reflectioncoder.construct.conversation.conversation import Checked, ConversationRules, Event
 from reflectioncoder.construct.fork import ANSWER_LIMITS, TOUCHES, Change, change_of, kept, problem_digest
@@ -289,7 +289,9 @@ def test_every_setting_is_one_that_a_build_has_and_what_is_not_listed_decides_al
     for sampler in ("mutation", "chat"):
         settings = BuildConfig(sampler=sampler, chat=ChatConfig(model="m"))  # type: ignore[arg-type]
         known |= build_fingerprint(settings, []).keys()
-    known |= {f"native.{name}" for name in vars(NativeConfig())} | {"added_filters"}  # there only where one is added
+    known |= {f"native.{name}" for name in vars(NativeConfig())}
+    known |= {f"attempts.{name}" for name in vars(AttemptsConfig())}
+    known |= {"added_filters"}  # there only where one is added
     known |= {"decontaminate_fields", "decontaminate_split", "libraries"}  # there only where they are set
     assert TOUCHES.keys() | {*ANSWER_LIMITS} <= known
     everything = {"seed", "sampler", "chat.model", "chat.temperature", "native.weights", "prompt_texts", "new"}
