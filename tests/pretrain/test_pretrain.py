@@ -23,6 +23,8 @@ from reflectioncoder.pretrain import pretrain as pretraining
 from reflectioncoder.pretrain.documents import debugging_documents, documents
 from reflectioncoder.pretrain.pretrain import make_tokenizer, pretrain, rate, rows
 
+pytestmark = pytest.mark.slow
+
 SMALL = PretrainConfig(
     tokens=120_000, sequences=2, layers=1, width=32, heads=2, vocabulary=400, batch_tokens=1024, learning_rate=1e-2
 )

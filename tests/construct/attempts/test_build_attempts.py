@@ -23,6 +23,8 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.folders import files_of
 from reflectioncoder.generate.registry import BACKENDS
 
+pytestmark = pytest.mark.slow
+
 FILES = ("sequences.jsonl", "passed.jsonl", "instructions.jsonl", "rejects.jsonl", "funnel.json", "README.md")
 FUNNEL = {
     "problems": 7, "no_code": 1, "no_usable_failure": 1, "passed_at_once": 1, "repair_too_large": 1, "input_output": 1,
