@@ -22,14 +22,6 @@ from reflectioncoder.train.batch.steps import TrainSteps, prepare
 from reflectioncoder.train.train import train
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
-
-
 def same_run(left: Path, right: Path) -> None:
     """Two runs have equal logs, but for the time, and equal weights to the last bit."""
     timed = ("seconds", "tokens_per_second")

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from training import At, config, interrupt, log, quiet
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
-from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
 from reflectioncoder.train.batch.curriculum import Curriculum
@@ -73,14 +71,6 @@ def test_rates_only_rise_stay_in_range_and_never_fall_behind(
     floors = [step / len(kls) for step in range(len(kls))]
     found = rates(kls, masking, floors)
     assert all(floor <= rate <= 1 for rate, floor in zip(found, floors, strict=True)) and found == sorted(found)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
 
 
 EASY = MaskingConfig(schedule="kl", caught_up=100.0, window=1)

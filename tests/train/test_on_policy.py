@@ -14,7 +14,7 @@ from training import At, config, interrupt, log, quiet
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig, OnPolicyConfig, TrainConfig
-from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message, reflection_dialogue, write_jsonl
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message, reflection_dialogue
 from reflectioncoder.dialogues.tokens import Encoded, encode_dialogue, prompt_ids
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
@@ -30,14 +30,6 @@ from reflectioncoder.train.ranks.world import World
 from reflectioncoder.train.train import describe_plan, train
 
 CONTEXTS = ("reflection", "answer", "feedback")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
 
 
 @pytest.fixture

@@ -87,15 +87,20 @@ def check_native(config: NativeConfig, chat: ChatConfig) -> None:
         raise UserError("native.model: name a model that was trained on the format, such as runs/train")
     check_model_files(config.model, weights=config.backend != "completions")
     check_vllm(config.vllm, "native.")
-    for name in ("batch_size", "max_new_tokens", "samples"):
-        if getattr(config, name) < 1:
-            raise UserError(f"native.{name} = {getattr(config, name)}: give a number above 0")
-    if config.temperature < 0 or not 0 < config.top_p <= 1:
-        raise UserError("native: temperature must be at least 0 and top_p in (0, 1]")
-    if config.samples > 1 and config.temperature == 0:
-        raise UserError("native: several samples of greedy decoding are all the same; set a temperature")
+    _check_decoding(config, "native")
     if chat.budget_money and config.backend != "completions":
         raise UserError("chat.budget_money: a model on this machine has no price; set chat.budget_tokens")
+
+
+def _check_decoding(config: NativeConfig | AttemptsConfig, table: str) -> None:
+    """Raise UserError for invalid settings of decoding, which are keys of `table`."""
+    for name in ("batch_size", "max_new_tokens", "samples"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{table}.{name} = {getattr(config, name)}: give a number above 0")
+    if config.temperature < 0 or not 0 < config.top_p <= 1:
+        raise UserError(f"{table}: temperature must be at least 0 and top_p in (0, 1]")
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError(f"{table}: several samples of greedy decoding are all the same; set a temperature")
 
 
 def check_attempts(config: AttemptsConfig, chat: ChatConfig) -> None:
@@ -105,13 +110,7 @@ def check_attempts(config: AttemptsConfig, chat: ChatConfig) -> None:
     elif config.backend in ("transformers", "vllm"):
         check_model_files(config.model)
         check_vllm(config.vllm, "attempts.")
-    for name in ("batch_size", "max_new_tokens", "samples"):
-        if getattr(config, name) < 1:
-            raise UserError(f"attempts.{name} = {getattr(config, name)}: give a number above 0")
-    if config.temperature < 0 or not 0 < config.top_p <= 1:
-        raise UserError("attempts: temperature must be at least 0 and top_p in (0, 1]")
-    if config.samples > 1 and config.temperature == 0:
-        raise UserError("attempts: several samples of greedy decoding are all the same; set a temperature")
+    _check_decoding(config, "attempts")
     if not 0 < config.largest_repair <= 1:
         raise UserError(f"attempts.largest_repair = {config.largest_repair}: give a share in (0, 1]")
 

@@ -14,7 +14,6 @@ from training import At, config, interrupt, log, quiet
 from transformers import PreTrainedModel
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig, TrainConfig
-from reflectioncoder.dialogues.dialogue import write_jsonl
 from reflectioncoder.dialogues.tokens import Encoded
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.masking import visible_ranges
@@ -86,14 +85,6 @@ def test_the_blocks_with_the_least_influence_are_hidden_first() -> None:
     assert hidden == [[], [1], [1, 2], [1, 2, 4], [0, 1, 2, 4], [0, 1, 2, 3, 4]]
     unmeasured = dataclasses.replace(sample, influence=())
     assert visible_ranges(unmeasured, masking, 2, 5, 0) == visible_ranges(sample, MaskingConfig("sequential"), 2, 5, 0)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
 
 
 def test_a_run_measures_once_records_it_and_goes_on_with_the_same_order(base: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from training import At, config, interrupt, log, quiet
 from transformers import PreTrainedModel
 
 from reflectioncoder.config.train import LossConfig, MaskingConfig
-from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue, write_jsonl
+from reflectioncoder.dialogues.dialogue import Block, reflection_dialogue
 from reflectioncoder.dialogues.tokens import Encoded, encode_content, encode_dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.models.load import load_model_and_tokenizer
@@ -177,14 +177,6 @@ def test_the_average_keeps_its_share_at_every_step() -> None:
     torch.testing.assert_close(average.values[name], expected)
     inside = average.run(lambda network: next(network.parameters()).clone())
     assert torch.equal(inside, expected.bfloat16()) and not torch.equal(inside, parameter)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save(folder / "model", tiny.llama(258, dtype=torch.float32))
-    write_jsonl(folder / "data.jsonl", tiny.dialogues())
-    return folder
 
 
 def test_a_run_with_a_moving_average_goes_on_exactly_and_counts_the_teachers_pass(base: Path, tmp_path: Path) -> None:
