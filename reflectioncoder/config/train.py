@@ -10,6 +10,7 @@ from reflectioncoder.files.json_text import LIMITS
 from reflectioncoder.registry import NameIn
 
 DivergenceKind = Literal["forward", "reverse", "jensen_shannon"]
+SequenceLabels = Literal["all", "right", "answer"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class LossConfig:
     Args:
         cross_entropy: `pooled` is one mean over the labels of teacher and student; `separate` adds two means.
         normalization: `sample` averages over the samples of the global batch, `token` over all its tokens.
+        labels: labels of a reflection sequence: `all` of appendix C; `right` without the code that was repaired; or
+            only the final `answer`.
         distillation: weight of KL(teacher || student); 0 leaves it out.
         teacher_only: train on the whole sequences alone, with the cross-entropy of the teacher rows and without student
             rows. This is what "w/o Distillation" (table 4) means in the authors' code; `distillation` = 0 keeps the
@@ -63,6 +66,7 @@ class LossConfig:
 
     cross_entropy: Literal["pooled", "separate"] = "pooled"
     normalization: Literal["sample", "token"] = "sample"
+    labels: SequenceLabels = "all"
     distillation: float = 1.0
     teacher_only: bool = False
     student_weight: float = 1.0

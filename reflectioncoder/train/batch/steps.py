@@ -22,6 +22,7 @@ from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.dialogues.tokens import ANSWER_PREFIX, BLOCK_TOKENS, Encoded, encode_content, encode_dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.changed import changed_tokens
+from reflectioncoder.train.batch.labels import choose_labels
 from reflectioncoder.train.batch.masking import Range, mask_rate, visible_ranges, visible_shares
 from reflectioncoder.train.batch.mixing import Repeats, epoch_size, numbers, repeats_of
 from reflectioncoder.train.batch.packing import MicroBatch, pack
@@ -264,6 +265,7 @@ def prepare(
         encoded = encode_dialogue(dialogue, tokenizer, sample_id=str(number))
         if config.loss.changed_weight != 1.0 and encoded.is_reflection:
             encoded = dataclasses.replace(encoded, changed=changed_tokens(encoded, *fence))
+        encoded = choose_labels(encoded, config.loss.labels)
         samples.append(last_round(encoded) if config.objective == "instruction" else encoded)
     fits = [len(sample) <= config.max_length for sample in samples]
     kept = [sample for sample, fit in zip(samples, fits, strict=True) if fit]
