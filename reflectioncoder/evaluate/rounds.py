@@ -192,6 +192,19 @@ class Debugging:
         self._pool, self._limits = pool, limits
         self._report, self._model, self._tokenizer = report, model, tokenizer
         self._texts, self._style = Prompts(), self._resolved()
+        self._positions = self._room()
+
+    def _room(self) -> int | None:
+        """Return the positions of the model on this machine; None if they are not known here."""
+        if self._tokenizer is None:
+            return None
+        if self._config.backend == "vllm" and self._config.vllm.max_length:
+            return self._config.vllm.max_length
+        if self._model is not None:
+            return getattr(self._model.config, "max_position_embeddings", None)
+        from reflectioncoder.models.load import positions_of
+
+        return positions_of(self._config.model)
 
     def _resolved(self) -> Style:
         if self._config.backend not in ("transformers", "vllm"):  # a server, or a back end of the caller
@@ -308,12 +321,24 @@ class Debugging:
             for item in items
         ]
         # an answer holds an analysis and asserts besides the program
-        task = RoundTask(self._task.name, prompts, 2 * self._task.max_new_tokens)
+        longest = self._config.max_new_tokens or 2 * self._task.max_new_tokens
+        prompts = [prompt for prompt in prompts if self._fits(prompt, longest)]
+        if not prompts:
+            return {}
+        task = RoundTask(self._task.name, prompts, longest)
         config = dataclasses.replace(
             self._config, output=str(self._folder / f"{stage}.jsonl"), samples=1, prompt_style=self._style
         )
         made = complete_task(config, task, self._report, self._model, self._tokenizer)
         return {one.task_id: one.raw for one in made.completions}
+
+    def _fits(self, prompt: Prompt, longest: int) -> bool:
+        """Whether the conversation and an answer fit the model's positions; one that does not ends where it is."""
+        if self._tokenizer is None or self._positions is None:  # a server refuses what is too long, one by one
+            return True
+        from reflectioncoder.generate.local import encode_prompt
+
+        return len(encode_prompt(prompt, self._style, self._tokenizer)) + longest <= self._positions
 
     def _reached(self, item: _Debugged) -> Completion:
         """Return the last program as a completion; the first one if it was never changed."""

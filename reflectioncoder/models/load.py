@@ -15,7 +15,7 @@ import torch
 from gguf import GGUFReader
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
@@ -112,6 +112,15 @@ def resolve(name: str) -> str:
     if name == MICRO_MODEL:
         return str(micro_folder(PretrainConfig()))
     return str(embedded_model_directory()) if name == EMBEDDED_MODEL else name
+
+
+def positions_of(model: str) -> int | None:
+    """Return the number of positions in the configuration of a model; None if it says none, or cannot be read here."""
+    try:
+        config = AutoConfig.from_pretrained(resolve(model), trust_remote_code=False)
+    except (OSError, ValueError):
+        return None
+    return int(getattr(config, "max_position_embeddings", None) or 0) or None
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -212,3 +213,11 @@ def test_a_model_that_knows_the_format_repairs_its_answer_in_blocks(tmp_path: Pa
     assert score.after is not None and score.after.pass_at_1 == 1
     (answer,) = map(json.loads, (tmp_path / "score" / "round1.jsonl").read_text().splitlines())
     assert answer["raw"] == f"It must add 1.\n\n{fenced(good + test)}"
+
+    # Of a model with fewer positions, a conversation that does not fit ends where it is, and the others go on.
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 200}))
+    how = dataclasses.replace(how, output=str(tmp_path / "again.jsonl"))
+    score = evaluate(EvaluateConfig(how, output=str(tmp_path / "short"), rounds=1, workers=1))
+    assert score.after is not None and (score.after.pass_at_1, score.after.gap) == (0, 0)
+    assert not (tmp_path / "short" / "round1.jsonl").exists()

@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig
-
 from reflectioncoder.clients.budget import Budget, BudgetError, Usage
 from reflectioncoder.clients.endpoint import Endpoint
 from reflectioncoder.clients.messages import Answer, SamplerError, Tools, Turn
@@ -32,7 +30,7 @@ from reflectioncoder.config.build import ChatConfig, NativeConfig
 from reflectioncoder.construct.samplers.native import prompt_of, read_answer, room_for, turns_of
 from reflectioncoder.dialogues.tokens import BLOCK_TOKENS, END_OF_BLOCK, END_OF_MESSAGE, ROLE_TOKENS
 from reflectioncoder.dialogues.written_blocks import Marks, ending
-from reflectioncoder.models.load import load_tokenizer, resolve
+from reflectioncoder.models.load import load_tokenizer, positions_of
 
 HINT = "; native.backend 'completions' needs a server that takes vLLM's parameters (docs/decisions/0023)"
 
@@ -74,7 +72,7 @@ class CompletionsSampler:
         self._config, self._seed = config, seed
         self._tokenizer = load_tokenizer(config.model, config.trust_remote_code)
         self._marks = Marks.of(self._tokenizer)
-        self._positions = _positions(config.model)
+        self._positions = positions_of(config.model) or 1 << 30  # the server may allow fewer
         self._endpoint = Endpoint(chat, self.model, budget, "completions")
         self._create = self._endpoint.client.completions.with_streaming_response.create
 
@@ -184,12 +182,3 @@ class CompletionsSampler:
                 raise error("no_special_tokens", detail, reply.usage)
             ids.append(int(self._tokenizer.eos_token_id) if reply.stop_reason is None else reply.stop_reason)
         return CompletionPart(tuple(ids), reply.finish == "length", reply.usage, reply.model)
-
-
-def _positions(model: str) -> int:
-    """Return the number of positions in the model's configuration, if available; the server may allow fewer."""
-    try:
-        config = AutoConfig.from_pretrained(resolve(model), trust_remote_code=False)
-    except (OSError, ValueError):
-        return 1 << 30
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
