@@ -47,9 +47,9 @@ def run_build(config: BuildConfig, switches: Switches) -> int:
 def _columns(config: BuildConfig) -> str:
     """Name the columns of the first problem; "" if there are none."""
     from reflectioncoder.files.rows import iter_rows
-    from reflectioncoder.problems.procedural.families import FAMILIES
+    from reflectioncoder.problems.generators import GENERATORS
 
-    if config.problems in FAMILIES:
+    if config.problems in GENERATORS:
         return ""
     try:
         _, row = next(iter(iter_rows(config.problems, config.split)))

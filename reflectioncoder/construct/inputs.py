@@ -36,10 +36,9 @@ from reflectioncoder.files.json_text import ReadLimits
 from reflectioncoder.files.owned import refuse_foreign, refuse_inputs
 from reflectioncoder.interpreter.warm_process import check_libraries
 from reflectioncoder.problems.cache import Loaded, load_once
+from reflectioncoder.problems.generators import GENERATORS, generated_problems
 from reflectioncoder.problems.load import load_problems
 from reflectioncoder.problems.problem import Problem
-from reflectioncoder.problems.procedural import problems as procedural
-from reflectioncoder.problems.procedural.families import FAMILIES
 
 # chat settings that affect the answers; the server's address and the budget may change between runs
 CHAT_SETTINGS = ("model", "protocol", "system_prompt", "temperature", "top_p", "max_tokens")
@@ -126,9 +125,8 @@ def _problems(config: BuildConfig, limits: ReadLimits, keep: bool) -> Loaded:
     check_sampler(config)
 
     def read() -> Loaded:
-        if config.problems in FAMILIES:
-            family = FAMILIES[config.problems]
-            return Loaded(procedural.procedural_problems(config.count, config.seed, "train", config.levels, family))
+        if config.problems in GENERATORS:
+            return Loaded(generated_problems(config.problems, config.count, config.seed, "train", config.levels))
         skipped: list[str] = []
         renamed: list[str] = []
         fields, split, count = config.fields, config.split, config.count
@@ -137,6 +135,11 @@ def _problems(config: BuildConfig, limits: ReadLimits, keep: bool) -> Loaded:
 
     reading = (config.count, config.seed, config.levels, config.fields, config.split, config.skip_bad)
     loaded = load_once(config.problems, reading, Path(config.output), read, keep)
+    if config.sampler != "mutation" and any(problem.answer for problem in loaded.problems):
+        raise UserError(
+            f"problems = {config.problems}: their answers are text, which only the sampler mutation writes, not"
+            f" {config.sampler}"
+        )
     many = {"native": config.native.samples, "attempts": config.attempts.samples}.get(config.sampler, 1)
     if many == 1:
         return loaded
@@ -195,7 +198,9 @@ def build_fingerprint(config: BuildConfig, problems: Sequence[Problem]) -> dict[
     settings |= {f"added_{kind}": list(names) for kind, names in added.items() if names}
     digest = hashlib.sha256()
     for problem in problems:
-        given = (problem.given,) if problem.given else ()
+        given: tuple[object, ...] = (problem.given,) if problem.given else ()
+        if problem.answer or problem.mistakes:
+            given = (problem.given, problem.answer, problem.plan, problem.mistakes)
         digest.update(repr((problem.id, problem.instruction, problem.solution, problem.tests, *given)).encode())
     # the sequences contain tracebacks, which differ between Python versions
     known = {key: value for key, value in versions().items() if key in ("reflectioncoder", "ipython")}

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,21 @@ REFLECTION_INSTRUCTIONS = (
     "Problem:\n{problem}",
 )
 
+# The same for problems whose answer is a number: the code is the calculation.
+CALCULATION_INSTRUCTIONS = (
+    "Solve the word problem below in two steps:\n"
+    "(1) Say how it is calculated. Write the calculation as a Python function `answer()`, add assert statements that "
+    "check the result against the story, and run everything.\n"
+    "(2) If an assert fails, find out why, correct the calculation and run it again.\n\n"
+    "### Problem\n{problem}",
+    "Work out the following problem in Python. Say what is to be calculated, write it as a function `answer()`, and "
+    "check its result with asserts that use other calculations. Whenever one fails, explain the mistake and correct "
+    "it.\n\n### Problem\n{problem}",
+    "Calculate the answer to this problem with a short Python function `answer()`, and run asserts that the story "
+    "gives you. If the run shows a mistake, say what went wrong and give a corrected calculation that you run "
+    "again.\n\nProblem:\n{problem}",
+)
+
 REANSWER = (
     "Now give the final solution to the problem, as if you answered it for the first time. It must be complete and "
     "work on its own; do not refer to the steps above, to earlier versions or to corrections, neither in words nor in "
@@ -51,14 +67,15 @@ REANSWER = (
 )
 
 
-def reflection_instruction(problem: str, variant: int = 0) -> str:
+def reflection_instruction(problem: str, variant: int = 0, texts: Sequence[str] = REFLECTION_INSTRUCTIONS) -> str:
     """Return the first user message of a reflection sequence.
 
     Args:
         problem: the problem's own instruction.
         variant: index of the wording, modulo the number of wordings.
+        texts: the wordings.
     """
-    return REFLECTION_INSTRUCTIONS[variant % len(REFLECTION_INSTRUCTIONS)].replace("{problem}", problem)
+    return texts[variant % len(texts)].replace("{problem}", problem)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.syntax.answers.program import Asked, read_program
 from reflectioncoder.syntax.answers.python_text import is_program, whole_statements, without_dangling
-from reflectioncoder.syntax.answers.thoughts import thought_was_cut
+from reflectioncoder.syntax.answers.thoughts import thought_was_cut, without_thoughts
 from reflectioncoder.tasks.base import Prompt
 
 # what an output is: the continuation of a prompt, the rest of a block that the prompt opens, or a chat answer
@@ -69,8 +69,11 @@ def code_of(raw: str, prompt: Prompt, form: AnswerForm, marks: Sequence[str] = (
         marks: further marks of thoughts; see `without_thoughts`.
 
     Returns:
-        the code, which ends in a newline; empty if there is none.
+        the code, which ends in a newline; empty if there is none. Where the prompt asks for text, the answer itself,
+        without thoughts.
     """
+    if prompt.answer == "text":
+        return without_thoughts(raw, marks).text.strip()
     opening = prompt.opening.partition("\n")[0].strip("`")
     if form == "continuation" and not prompt.continuation.endswith(f"```{opening}\n"):
         return continued(raw, prompt.continuation, prompt.stops, opening == "python")

@@ -13,15 +13,22 @@ from collections.abc import Callable, Iterator
 from reflectioncoder.config.pretrain import PretrainConfig
 from reflectioncoder.construct.mutation.sequence import reflect_by_mutation
 from reflectioncoder.dialogues.dialogue import Dialogue
+from reflectioncoder.errors import UserError
 from reflectioncoder.interpreter.interpreter import Interpreter
-from reflectioncoder.problems.procedural.families import get_family
-from reflectioncoder.problems.procedural.problems import iter_problems, iter_texts
+from reflectioncoder.problems.generators import GENERATORS
 
 
 def instruction_documents(config: PretrainConfig) -> Iterator[str]:
-    """Yield instructions with their code without end, in the form of the prompt style `plain`."""
-    for instruction, solution in iter_texts(config.seed, "pretrain", config.levels, get_family(config.family)):
-        yield f"{instruction}\n\n```python\n{solution}```\n"
+    """Yield instructions with their answers without end, in the form of the prompt style `plain`.
+
+    Raises:
+        UserError: an unknown family or level, or a family without a split `pretrain`.
+    """
+    texts = GENERATORS.choose(config.family).texts
+    if texts is None:
+        raise UserError(f"family = {config.family}: has no texts for pre-training")
+    for instruction, answer in texts(config.seed, "pretrain", config.levels):
+        yield f"{instruction}\n\n{answer}\n"
 
 
 def debugging_documents(config: PretrainConfig, report: Callable[[int], object]) -> list[str]:
@@ -31,10 +38,11 @@ def debugging_documents(config: PretrainConfig, report: Callable[[int], object])
         config: settings of the run.
         report: called with the number of finished sequences.
     """
-    family, found = get_family(config.family), []
+    found: list[str] = []
+    generator = GENERATORS.choose(config.family)
     done = itertools.count(1)
     with Interpreter() as interpreter:
-        for problem in iter_problems(config.seed, "pretrain", config.levels, family):
+        for problem in generator.problems(config.seed, "pretrain", config.levels):
             sequence = reflect_by_mutation(problem, interpreter, config.seed)
             if not isinstance(sequence, Dialogue):
                 continue

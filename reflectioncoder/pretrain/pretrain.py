@@ -28,9 +28,7 @@ from reflectioncoder.files.owned import held, remove_tree
 from reflectioncoder.files.whole import NEW, replace_with
 from reflectioncoder.models.micro import micro_fingerprint, micro_folder
 from reflectioncoder.models.tokenizer import write_tokenizer
-from reflectioncoder.pretrain.documents import debugging_documents, documents
-from reflectioncoder.problems.procedural.families import get_family
-from reflectioncoder.problems.procedural.problems import iter_texts
+from reflectioncoder.pretrain.documents import debugging_documents, documents, instruction_documents
 
 TOKENIZER_DOCUMENTS = 6000
 REPORT_SECONDS = 20.0
@@ -75,7 +73,7 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] | None = None) -
 
 
 def _check(config: PretrainConfig) -> None:
-    next(iter_texts(config.seed, "pretrain", config.levels, get_family(config.family)))
+    next(instruction_documents(config))
     for name in ("tokens", "layers", "width", "heads", "window", "batch_tokens"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} = {getattr(config, name)}: must be at least 1")

@@ -6,6 +6,7 @@ is read. If the file is missing or anything has changed, the source is read agai
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -18,11 +19,11 @@ from reflectioncoder.config.toml import versions
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
-from reflectioncoder.problems.problem import Problem
-from reflectioncoder.problems.procedural.families import FAMILIES
+from reflectioncoder.problems.generators import GENERATORS
+from reflectioncoder.problems.problem import Mistake, Problem
 
 CACHE = "problems.cache.jsonl"
-READING = 2  # increase when the same row is read as another problem
+READING = 3  # increase when the same row is read as another problem
 WORTH_IT = 2000  # number of problems from which caching saves time
 
 
@@ -47,7 +48,7 @@ def load_once(
     """Return the problems of a source, from the cache in `folder` if it is up to date.
 
     Args:
-        source: a file, or a family of procedural problems, which are always the same. A directory or a data set of the
+        source: a file, or a generator of problems, which are always the same. A directory or a data set of the
             hub is never cached, because changes to it cannot be detected.
         reading: JSON values of all other settings that determine what is read.
         folder: folder of the build; need not exist.
@@ -61,7 +62,7 @@ def load_once(
     if Path(source).is_file():
         with Path(source).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    elif source not in FAMILIES:
+    elif source not in GENERATORS:
         return read()
     cached = _cached(folder / CACHE, digest.hexdigest())
     if cached is not None:
@@ -83,8 +84,10 @@ def _cached(path: Path, digest: str) -> Loaded | None:
                 return None
             problems = []
             for line in lines:
-                id, instruction, solution, tests, *rest = parse_json(line)
-                problems.append(Problem(id, instruction, solution, tuple(tests), *rest))
+                id, instruction, solution, tests, *rest, mistakes = parse_json(line)
+                problem = Problem(id, instruction, solution, tuple(tests), *rest)
+                own = tuple(Mistake(*mistake) for mistake in mistakes)
+                problems.append(dataclasses.replace(problem, mistakes=own))
             return Loaded(problems, head["skipped"], head["renamed"])
     except (OSError, ValueError, TypeError, KeyError, StopIteration):
         return None

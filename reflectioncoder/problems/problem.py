@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Mistake(NamedTuple):
+    """A mistake that a problem brings along, to be planted in its solution: one line is replaced.
+
+    Args:
+        kind: name of the kind of mistake, for provenance.
+        line: number of the line of the solution, from 1.
+        wrong: what stands in its place, with its indentation.
+        cause: what is wrong, as a clause.
+        repair: what to do, as an imperative.
+    """
+
+    kind: str
+    line: int
+    wrong: str
+    cause: str
+    repair: str
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,10 @@ class Problem:
         extra: further fields of the source.
         given: code that the environment provides, such as the classes of a tree; it runs before every program and is no
             part of an answer.
+        answer: the final answer, where that is text with a number (`syntax/answers/number.py`) and not the solution;
+            `entry_point` is then a function without parameters that returns the number.
+        plan: text before the first attempt of a reflection sequence; may be empty.
+        mistakes: what `--sampler mutation` plants; without them it looks for bugs of the kinds in `BUG_KINDS`.
 
     Example:
         Problem("double", "Write `double(x)`.", "def double(x):\\n    return 2 * x\\n", ("assert double(3) == 6",))
@@ -38,3 +60,6 @@ class Problem:
     level: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     given: str = ""
+    answer: str = ""
+    plan: str = ""
+    mistakes: tuple[Mistake, ...] = ()

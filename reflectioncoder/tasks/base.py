@@ -59,6 +59,7 @@ class Prompt:
             MultiPL-E.
         fence_stops: stop strings of the styles `native` and `chat`.
         function: name of the function or class that an answer must define; empty if unknown.
+        answer: what an answer is: `code`, or `text` that is kept as it is but for a model's thoughts.
         tries: the model's programs before; if there are any, it analyses and repairs the last one. Only in the styles
             `native` and `chat`, in which `opening` is then not used.
     """
@@ -70,6 +71,7 @@ class Prompt:
     opening: str = ANSWER_OPENING
     fence_stops: tuple[str, ...] = FENCE_STOP
     function: str = ""
+    answer: Literal["code", "text"] = "code"
     tries: tuple[Try, ...] = ()
 
 

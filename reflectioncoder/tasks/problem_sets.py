@@ -1,6 +1,6 @@
-"""Tasks made of `Problem`s with asserts: held-out procedural problems, handwritten ones, and problems from a file.
+"""Tasks made of `Problem`s: held-out generated ones, handwritten ones, and problems from a file.
 
-Held-out procedural problems come from the generator's held-out split; none of its compositions is used for training.
+Held-out problems come from a generator's held-out split; none of its compositions is used for training.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems import load as sources
 from reflectioncoder.problems.problem import Problem
+from reflectioncoder.syntax.answers.number import read_number
 from reflectioncoder.tasks.base import ANSWER_OPENING, Prompt, Task, TaskOptions, Verdict, file_and_digest
 from reflectioncoder.tasks.run_tests import run_tests
 
@@ -68,15 +69,65 @@ class ProblemTask(Task):
         return run_tests([completion], "\n".join(problem.tests), interpreter, limits)
 
 
-def procedural_task(options: TaskOptions, name: str = "heldout", family: str = "procedural") -> ProblemTask:
-    """Generate held-out procedural problems of `options.levels`: `options.limit` of them, or 300."""
-    from reflectioncoder.problems.procedural import problems as procedural
-    from reflectioncoder.problems.procedural.families import get_family
+class NumberTask(Task):
+    """Problems whose answers are text with a number, which is read by the rule in `syntax/answers/number.py`."""
 
-    problems = procedural.procedural_problems(
-        options.limit or HELDOUT_COUNT, options.seed, "heldout", options.levels, get_family(family)
-    )
-    return ProblemTask(name, problems, 160)
+    reads_answers = True
+
+    def __init__(self, name: str, problems: Sequence[Problem], max_new_tokens: int) -> None:
+        """Make a task of problems.
+
+        Args:
+            name: name of the task.
+            problems: the problems, with unique ids.
+            max_new_tokens: maximum number of tokens of an answer.
+
+        Raises:
+            UserError: the answer of a problem has no number.
+        """
+        self.name, self.max_new_tokens, self.problems, self.numbers = name, max_new_tokens, list(problems), {}
+        for problem in problems:
+            self.numbers[problem.id] = number = read_number(problem.answer)
+            if number is None:
+                raise UserError(f"task {name}: the answer of problem '{problem.id}' does not end in `Answer: NUMBER`")
+
+    def prompts(self) -> list[Prompt]:
+        """Return the prompts in order; answers are text, with nothing before it."""
+        return [
+            Prompt(
+                problem.id,
+                problem.instruction,
+                f"{problem.instruction}\n\n",
+                stops=("\n\n",),
+                opening="",
+                fence_stops=(),
+                answer="text",
+            )
+            for problem in self.problems
+        ]
+
+    def check(
+        self, task_id: str, completion: str, interpreter: Interpreter, limits: Limits, whole: bool = False
+    ) -> Verdict:
+        """Compare the number of an answer with the problem's, exactly; nothing is run."""
+        if task_id not in self.numbers:
+            raise UserError(f"task {self.name}: no problem '{task_id}' in it")
+        found = read_number(completion)
+        if found is None:
+            return Verdict(False, "wrong", "the last line is not `Answer: NUMBER`")
+        right = found == self.numbers[task_id]
+        return Verdict(right, "ok" if right else "wrong", "" if right else f"the number is {found}")
+
+
+def generated_task(
+    options: TaskOptions, name: str = "heldout", generator: str = "procedural"
+) -> ProblemTask | NumberTask:
+    """Generate held-out problems of `options.levels`: `options.limit` of them, or 300."""
+    from reflectioncoder.problems.generators import generated_problems
+
+    count = options.limit or HELDOUT_COUNT
+    problems = generated_problems(generator, count, options.seed, "heldout", options.levels)
+    return (NumberTask if problems[0].answer else ProblemTask)(name, problems, 160)
 
 
 def handwritten_task(options: TaskOptions) -> ProblemTask:

@@ -23,8 +23,9 @@ MakeTask = Callable[[TaskOptions], Task]
 TASKS: Registry[MakeTask] = Registry(
     "task",
     {
-        "heldout": problem_sets.procedural_task,
-        "heldout_micro": partial(problem_sets.procedural_task, name="heldout_micro", family="procedural_micro"),
+        "heldout": problem_sets.generated_task,
+        "heldout_micro": partial(problem_sets.generated_task, name="heldout_micro", generator="procedural_micro"),
+        "arithmetic_heldout": partial(problem_sets.generated_task, name="arithmetic_heldout", generator="arithmetic"),
         "handwritten": problem_sets.handwritten_task,
         "humaneval": humaneval.humaneval_task,
         "humaneval_plus": evalplus.HumanEvalPlus,

@@ -23,6 +23,7 @@ from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.registry import Registry
 from reflectioncoder.syntax.answers.fences import fenced_blocks, prose_of
+from reflectioncoder.syntax.answers.number import read_number
 from reflectioncoder.syntax.asserted import exercised
 from reflectioncoder.syntax.trees import comments_in, parse_cached, walk
 
@@ -88,7 +89,8 @@ def io_in_code(code: str, settings: FilterSettings | None = None) -> str | None:
 
 def input_output(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
     """Appendix A: code that reads or writes anything."""
-    codes = [block.content for block in dialogue.first_round if block.type == "code"] + [final_code(dialogue)]
+    codes = [block.content for block in dialogue.first_round if block.type == "code"]
+    codes += [] if problem.answer else [final_code(dialogue)]
     return next((found for code in codes if (found := io_in_code(code, settings))), None)
 
 
@@ -115,7 +117,9 @@ def single_round(dialogue: Dialogue, problem: Problem, settings: FilterSettings)
 
 
 def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
-    """The final answer holds no Python code that defines something."""
+    """The final answer holds no Python code that defines something, where code is asked for."""
+    if problem.answer:
+        return None
     if not fenced_blocks(dialogue.final_answer):
         return "the final answer has no code block"
     try:
@@ -128,6 +132,13 @@ def no_final_code(dialogue: Dialogue, problem: Problem, settings: FilterSettings
     }:
         return f"the final code does not define `{problem.entry_point}`"
     return None
+
+
+def no_final_number(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
+    """The final answer does not end in a number, where one is asked for."""
+    if not problem.answer or read_number(dialogue.final_answer) is not None:
+        return None
+    return "the final answer does not end in `Answer: NUMBER`"
 
 
 def idle_asserts(dialogue: Dialogue, problem: Problem, settings: FilterSettings) -> str | None:
@@ -184,6 +195,7 @@ FILTERS: Registry[Predicate] = Registry(
         "unresolved": unresolved,
         "single_round": single_round,
         "no_final_code": no_final_code,
+        "no_final_number": no_final_number,
         "idle_asserts": idle_asserts,
         "mentions_sequence": mentions_sequence,
         "too_long": too_long,
@@ -220,8 +232,18 @@ def final_code(dialogue: Dialogue) -> str:
 
 
 def final_code_fails(dialogue: Dialogue, problem: Problem, interpreter: Interpreter) -> str | None:
-    """Run the final code alone with the problem's own tests; see `code_fails`."""
-    return code_fails(final_code(dialogue), problem, interpreter)
+    """Run the final code alone with the problem's own tests; see `code_fails`.
+
+    Of an answer that is text, the number is compared with what the problem's solution returns.
+    """
+    if not problem.answer:
+        return code_fails(final_code(dialogue), problem, interpreter)
+    number = read_number(dialogue.final_answer)
+    if number is None or not problem.solution:
+        return "no number to compare, or no solution to compare it with"
+    value = f"Fraction({number.numerator}, {number.denominator})"
+    equal = f"from fractions import Fraction\nassert {problem.entry_point}() == {value}"
+    return code_fails(problem.solution, problem, interpreter, equal)
 
 
 def code_fails(code: str, problem: Problem, interpreter: Interpreter, asserts: str = "") -> str | None:

@@ -49,6 +49,7 @@ class Mutation:
         good: the same fragment in the solution; empty if the bug adds code.
         line: line of the first edit in the solution, from 1.
         words: further fragments that the templates of the kind use.
+        clauses: cause and repair, for mistakes that a problem brings along and that have no templates.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Mutation:
     good: str
     line: int
     words: Mapping[str, str] = field(default_factory=dict)
+    clauses: tuple[str, str] | None = None
 
 
 def apply_edits(text: str, mutations: Sequence[Mutation]) -> str:

@@ -175,6 +175,8 @@ def analysis(
 
 def clauses(mutation: Mutation, buggy: str, fixed: str, function: str, rng: random.Random) -> tuple[str, str]:
     """Write the cause of a bug as a clause, and its repair as an imperative; see `analysis`."""
+    if mutation.clauses is not None:
+        return mutation.clauses
     words = {key: code(value)[1:-1] for key, value in mutation.words.items()}
     words |= {"bad": code(mutation.bad)[1:-1], "good": code(mutation.good)[1:-1]}
     words |= {"line": buggy.strip(), "fixed": fixed.strip(), "def": function}

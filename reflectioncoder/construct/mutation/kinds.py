@@ -11,14 +11,15 @@ templates in `wordings.py`. Add yours to `BUG_KINDS`, or from outside the packag
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reflectioncoder.construct.mutation.bugs_expressions import EXPRESSION_KINDS, Finder
 from reflectioncoder.construct.mutation.bugs_statements import STATEMENT_KINDS
-from reflectioncoder.construct.mutation.edits import Mutation, SourceTree, apply_edits
+from reflectioncoder.construct.mutation.edits import Edit, Mutation, SourceTree, apply_edits
 from reflectioncoder.construct.mutation.wordings import WORDING
 from reflectioncoder.errors import UserError
+from reflectioncoder.problems.problem import Mistake
 from reflectioncoder.registry import Registry
 
 # These kinds fit nearly every solution; with weight 1 they would dominate.
@@ -53,6 +54,28 @@ BUG_KINDS: Registry[BugKind] = Registry(
         # add yours here
     },
 )
+
+
+def given_mutations(solution: str, mistakes: Sequence[Mistake]) -> list[Mutation]:
+    """Return the mistakes that a problem brings along as bugs of its solution.
+
+    Args:
+        solution: source code of the verified solution.
+        mistakes: see `Problem.mistakes`.
+
+    Raises:
+        UserError: the solution has no such line.
+    """
+    lines, found = solution.split("\n"), []
+    for mistake in mistakes:
+        if not 1 <= mistake.line <= len(lines):
+            raise UserError(f"mistake '{mistake.kind}': the solution has no line {mistake.line}")
+        good = lines[mistake.line - 1]
+        start = sum(len(line) + 1 for line in lines[: mistake.line - 1])
+        edits = (Edit(start, start + len(good), mistake.wrong),)
+        clauses = (mistake.cause, mistake.repair)
+        found.append(Mutation(mistake.kind, edits, mistake.wrong.strip(), good.strip(), mistake.line, {}, clauses))
+    return found
 
 
 def find_mutations(solution: str, kinds: Mapping[str, BugKind] = BUG_KINDS) -> list[Mutation]:

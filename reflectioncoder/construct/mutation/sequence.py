@@ -22,7 +22,7 @@ from reflectioncoder.construct.mutation.explain import (
     mistaken_analysis,
     parse_assert,
 )
-from reflectioncoder.construct.mutation.kinds import BUG_KINDS, find_mutations
+from reflectioncoder.construct.mutation.kinds import BUG_KINDS, find_mutations, given_mutations
 from reflectioncoder.construct.mutation.reasons import WORDING_VERSION
 from reflectioncoder.construct.mutation.workshop import (
     LONGEST_TEST,
@@ -50,7 +50,8 @@ def reflect_by_mutation(
     """Build one reflection sequence for a verified problem.
 
     Args:
-        problem: a problem with a solution and tests.
+        problem: a problem with a solution and tests. Its own mistakes are planted if it has any; otherwise bugs of the
+            kinds in `BUG_KINDS`.
         interpreter: runs every code block.
         seed: determines all random choices, together with the problem's id.
         max_bugs: maximum number of planted bugs and so of failing rounds, at least 1. The target is one bug for 70 % of
@@ -69,7 +70,7 @@ def reflect_by_mutation(
     rng, wording = random.Random(f"{seed}:{problem.id}"), random.Random(f"{seed}:{problem.id}:wording")
     shop = Workshop(problem, problem.solution.strip("\n") + "\n", interpreter, rng, wording)
     try:
-        found = find_mutations(shop.solution)
+        found = given_mutations(shop.solution, problem.mistakes) if problem.mistakes else find_mutations(shop.solution)
     except UserError:  # a mistake in a bug kind
         raise
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -122,7 +123,8 @@ def _drawn_order(found: Sequence[Mutation], shop: Workshop) -> list[Mutation]:
         shop.rng.shuffle(mutations)
         for turn, mutation in enumerate(mutations):
             looping = any(loop.lineno <= mutation.line <= (loop.end_lineno or 0) for loop in loops)
-            chance = shop.rng.random() ** (1 / BUG_KINDS[mutation.kind].weight)
+            weight = 1.0 if mutation.clauses is not None else BUG_KINDS[mutation.kind].weight
+            chance = shop.rng.random() ** (1 / weight)
             order.append((looping and shop.rng.random() < 0.7, turn, -chance, mutation))
     return [mutation for *_, mutation in sorted(order, key=lambda item: item[:3])]
 

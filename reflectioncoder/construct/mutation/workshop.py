@@ -8,6 +8,7 @@ execution block is what the interpreter printed for the code block before it.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,8 @@ from typing import Any
 
 from reflectioncoder.construct.mutation.edits import Mutation, apply_edits
 from reflectioncoder.construct.mutation.explain import AssertFailure, closing, parse_assert
-from reflectioncoder.construct.prompts import REFLECTION_INSTRUCTIONS, reflection_instruction
-from reflectioncoder.dialogues.dialogue import Block, Dialogue, reflection_dialogue
+from reflectioncoder.construct.prompts import CALCULATION_INSTRUCTIONS, REFLECTION_INSTRUCTIONS, reflection_instruction
+from reflectioncoder.dialogues.dialogue import Block, Dialogue, Message, reflection_dialogue
 from reflectioncoder.interpreter.exchange import OwnCode
 from reflectioncoder.interpreter.interpreter import CellResult, Interpreter, Limits
 from reflectioncoder.interpreter.portable import run_portably
@@ -55,6 +56,7 @@ def _outcomes_of(pairs):
 _outcomes_of(%s)
 """
 HEADINGS = ("# Test cases", "# Tests", "# Check some cases", "# Test with typical and edge cases")
+CHECK = "# Check"
 RETESTS = ("# Retest", "# Test cases", "# The same tests again", "# Test the corrected code")
 PRINTS = ('print("All tests passed.")', 'print("Test passed")', "print('OK')")
 
@@ -170,21 +172,24 @@ def write_sequence(
         rounds: the failing rounds; the last one leaves no bug.
         say: writes the analysis of a failing round from its number, its plan, and how its assert failed.
         provenance: what is recorded with the sequence.
-        answer: the code of the final answer; empty for the solution.
+        answer: the code of the final answer; empty for the solution. The text of `problem.answer` goes before both.
 
     Raises:
         UnusableError: a round does not behave as planned.
     """
     problem, rng = shop.problem, shop.rng
-    retest = rng.choice(RETESTS)
-    headings = [rng.choice(HEADINGS)] + [retest] * len(rounds)
-    ending = rng.choice(PRINTS) if rng.random() < 0.4 else ""
+    if problem.answer:  # a calculation, which shows its result once it has passed its checks
+        headings, ending = [CHECK] * (len(rounds) + 1), f"print({problem.entry_point}())"
+    else:
+        retest = rng.choice(RETESTS)
+        headings = [rng.choice(HEADINGS)] + [retest] * len(rounds)
+        ending = rng.choice(PRINTS) if rng.random() < 0.4 else ""
 
     def block(planted: Sequence[int], shown: Sequence[int], turn: int) -> str:
         tests = "\n".join([headings[turn], *(problem.tests[i] for i in shown), *([ending] if ending else [])])
         return f"{shop.code(planted)}\n\n{tests}"
 
-    blocks: list[Block] = []
+    blocks = [Block("text", problem.plan)] if problem.plan else []
     for turn, plan in enumerate(rounds):
         text = block(plan.planted, plan.shown, turn)
         result, failure = run_failing(shop, plan, text)
@@ -197,10 +202,10 @@ def write_sequence(
     repaired = problem.tests[rounds[-1].failing]
     blocks += [Block("code", last), Block("execution", result.text)]
     blocks.append(Block("text", closing(name, repaired, len(rounds), shop.wording)))
-    instruction = reflection_instruction(
-        problem.instruction + _what_is_given(shop, blocks), rng.randrange(len(REFLECTION_INSTRUCTIONS))
-    )
-    return reflection_dialogue(
+    texts = CALCULATION_INSTRUCTIONS if problem.answer else REFLECTION_INSTRUCTIONS
+    asked = problem.instruction + _what_is_given(shop, blocks)
+    instruction = reflection_instruction(asked, rng.randrange(len(texts)), texts)
+    dialogue = reflection_dialogue(
         instruction,
         blocks,
         problem.instruction,
@@ -209,6 +214,10 @@ def write_sequence(
         source=problem.source,
         provenance=provenance,
     )
+    if not problem.answer:
+        return dialogue
+    final = Message("assistant", (Block("text", problem.answer),))
+    return dataclasses.replace(dialogue, messages=(*dialogue.messages[:-1], final))
 
 
 def _what_is_given(shop: Workshop, blocks: Sequence[Block]) -> str:

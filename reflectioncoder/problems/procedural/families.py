@@ -11,7 +11,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from reflectioncoder.errors import UserError
 from reflectioncoder.problems.procedural.render import Composition
 
 Split = Literal["pretrain", "train", "heldout"]
@@ -54,12 +53,21 @@ class Family:
 
     def split_of(self, composition: Composition) -> Split:
         """Return the split of a composition. It depends on a hash of its key only, not on seed, process or wording."""
-        digest = hashlib.sha256(composition.key.encode()).digest()
-        if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32:
-            return "heldout"
         parts = {composition.map, composition.reduction, *(key for _, key in composition.filters)}
-        seen = not parts & self.new and int.from_bytes(digest[4:8], "big") < self.pretrain_share * 2**32
-        return "pretrain" if seen else "train"
+        return hashed_split(composition.key, 0.0 if parts & self.new else self.pretrain_share)
+
+
+def hashed_split(key: str, pretrain_share: float) -> Split:
+    """Return the split of a composition from a hash of its key: 20 % are held out.
+
+    Args:
+        key: name of the composition.
+        pretrain_share: share of the others that belongs to `pretrain`; 0 if the composition has new parts.
+    """
+    digest = hashlib.sha256(key.encode()).digest()
+    if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32:
+        return "heldout"
+    return "pretrain" if int.from_bytes(digest[4:8], "big") < pretrain_share * 2**32 else "train"
 
 
 EVERYTHING = Family("procedural")
@@ -74,10 +82,3 @@ MICRO = Family(
     pretrain_share=0.5,
 )
 FAMILIES = {family.name: family for family in (EVERYTHING, MICRO)}
-
-
-def get_family(name: str) -> Family:
-    """Return a family by its name. Raises UserError for an unknown one."""
-    if name not in FAMILIES:
-        raise UserError(f"family '{name}': not one of {', '.join(FAMILIES)}")
-    return FAMILIES[name]
