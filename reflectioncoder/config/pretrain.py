@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+MICRO_MODEL = "micro"
 
 
 @dataclass(frozen=True)
@@ -12,10 +13,9 @@ class PretrainConfig:
 
     Args:
         output: directory of the model; empty is a folder of the cache, named after these settings. With the default
-            settings `model = "micro"` names it in all other commands, and with the family `arithmetic` and the other
-            defaults `model = "micro_arithmetic"`.
-        family: the problems that the documents are about, `procedural_micro` or `arithmetic`; their split `pretrain` is
-            used.
+            settings `model = "micro"` names it in all other commands.
+        family: the generator of the problems that the documents are about, `procedural_micro` or `arithmetic`; its
+            split `pretrain` is used.
         levels: difficulty levels of these problems.
         tokens: tokens to train on; no document is used twice but those of `sequences`.
         sequences: problems whose debugging is shown: programs with asserts, what they print, and remarks about the
@@ -46,10 +46,3 @@ class PretrainConfig:
     batch_tokens: int = 8192
     learning_rate: float = 3e-3
     seed: int = 0
-
-
-# The models of the cache that `model = NAME` names in other commands.
-MICRO_MODELS: Mapping[str, PretrainConfig] = {
-    "micro": PretrainConfig(),
-    "micro_arithmetic": PretrainConfig(family="arithmetic"),
-}

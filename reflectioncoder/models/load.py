@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
-from reflectioncoder.config.pretrain import MICRO_MODELS
+from reflectioncoder.config.pretrain import MICRO_MODEL, PretrainConfig
 from reflectioncoder.errors import UserError, first_line, out_of_memory
 from reflectioncoder.files.whole import make_once
 from reflectioncoder.models.adapters import load_adapter
@@ -109,8 +109,8 @@ def _convert(source: Path, weights: str, folder: Path) -> None:
 
 def resolve(name: str) -> str:
     """Return the argument of `from_pretrained` for a model's name."""
-    if name in MICRO_MODELS:
-        return str(micro_folder(MICRO_MODELS[name]))
+    if name == MICRO_MODEL:
+        return str(micro_folder(PretrainConfig()))
     return str(embedded_model_directory()) if name == EMBEDDED_MODEL else name
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectioncoder.config.build import EMBEDDED_MODEL
-from reflectioncoder.config.pretrain import MICRO_MODELS, PretrainConfig
+from reflectioncoder.config.pretrain import MICRO_MODEL, PretrainConfig
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.owned import READY, read_marker
@@ -46,11 +46,9 @@ def check_model_files(name: str, weights: bool = True) -> None:
     folder = Path(name)
     if name == EMBEDDED_MODEL:
         return
-    if name in MICRO_MODELS:
-        made = MICRO_MODELS[name]
-        if not (micro_folder(made) / "config.json").is_file():
-            family = "" if made.family == PretrainConfig.family else f" --family {made.family}"
-            raise UserError(f"model {name}: is not made yet; run: reflectioncoder pretrain{family}")
+    if name == MICRO_MODEL:
+        if not (micro_folder(PretrainConfig()) / "config.json").is_file():
+            raise UserError(f"model {name}: is not made yet; run: reflectioncoder pretrain")
         return
     if not folder.is_dir():
         if folder.exists():
