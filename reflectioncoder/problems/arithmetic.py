@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.problem import Mistake, Problem
+from reflectioncoder.problems.problem import GivenMistake, Problem
 from reflectioncoder.problems.procedural.families import PROCEDURAL_SPLITS, Split, hashed_split
 
-Unit = Literal["item", "group", "coin"]
+Quantity = Literal["item", "group", "coin"]
 LEVELS = (1, 2, 3, 4)
 LARGEST = 120  # of the values of all steps
 MOST_ADDED = 30
 PRETRAIN_SHARE = 0.5
 # Kinds of steps that the split `pretrain` does not have: what tuning has to teach a micro model.
-NEW = frozenset("share wants difference sell".split())
+NEW_STEPS = frozenset("share wants difference sell".split())
 ENDING = "End with the line `Answer: NUMBER`."
-NAMES = (
+PEOPLE = (
     ("Mia", "she"), ("Tom", "he"), ("Anna", "she"), ("Ben", "he"), ("Lena", "she"), ("Paul", "he"), ("Nora", "she"),
     ("Max", "he"),
 )  # fmt: skip
@@ -61,14 +61,14 @@ class StepKind:
 
     expression: str
     undone: str
-    on: tuple[Unit, ...]
+    on: tuple[Quantity, ...]
     name: str
     stories: tuple[str, ...]
     fact: str
     plan: str
     said: str
     ask: str
-    gives: Unit | Literal[""] = ""
+    gives: Quantity | Literal[""] = ""
     last: bool = False
 
     @property
@@ -195,7 +195,7 @@ class Story:
         values: the first quantity, then the result of each step.
     """
 
-    start: Unit
+    start: Quantity
     kinds: tuple[str, ...]
     numbers: tuple[int, ...]
     values: tuple[int, ...]
@@ -206,24 +206,24 @@ class Story:
         return composition_key(self.start, self.kinds)
 
 
-def composition_key(start: Unit, kinds: Sequence[str]) -> str:
+def composition_key(start: Quantity, kinds: Sequence[str]) -> str:
     """Return the name of a sequence of steps, such as "item:gain>give"."""
     return f"{start}:{'>'.join(kinds)}"
 
 
-def split_of(start: Unit, kinds: Sequence[str]) -> Split:
+def story_split(start: Quantity, kinds: Sequence[str]) -> Split:
     """Return the split of a composition."""
-    return hashed_split(composition_key(start, kinds), 0.0 if NEW & set(kinds) else PRETRAIN_SHARE)
+    return hashed_split(composition_key(start, kinds), 0.0 if NEW_STEPS & set(kinds) else PRETRAIN_SHARE)
 
 
-def compositions(level: int) -> Iterator[tuple[Unit, tuple[str, ...]]]:
+def story_compositions(level: int) -> Iterator[tuple[Quantity, tuple[str, ...]]]:
     """Yield every composition of a level: its first unit, and the kinds of its steps."""
-    starts: tuple[Unit, ...] = ("item", "group", "coin")
+    starts: tuple[Quantity, ...] = ("item", "group", "coin")
     for start in starts:
         yield from ((start, kinds) for kinds in _continued(start, (), level))
 
 
-def _continued(unit: Unit, before: tuple[str, ...], level: int) -> Iterator[tuple[str, ...]]:
+def _continued(unit: Quantity, before: tuple[str, ...], level: int) -> Iterator[tuple[str, ...]]:
     if len(before) == level:
         yield before
         return
@@ -231,7 +231,7 @@ def _continued(unit: Unit, before: tuple[str, ...], level: int) -> Iterator[tupl
         yield from _continued(STEP_KINDS[key].gives or unit, (*before, key), level)
 
 
-def _followers(unit: Unit, before: Sequence[str], final: bool) -> list[str]:
+def _followers(unit: Quantity, before: Sequence[str], final: bool) -> list[str]:
     """Return the kinds that may come next. None occurs twice, and what was packed is not filled again."""
     return [
         key
@@ -243,9 +243,9 @@ def _followers(unit: Unit, before: Sequence[str], final: bool) -> list[str]:
     ]
 
 
-def _draw(rng: random.Random, level: int) -> tuple[Unit, tuple[str, ...]] | None:
+def _draw(rng: random.Random, level: int) -> tuple[Quantity, tuple[str, ...]] | None:
     """Draw a composition step by step, so that all kinds are about equally frequent."""
-    unit: Unit = rng.choice(("item", "item", "group", "coin"))
+    unit: Quantity = rng.choice(("item", "item", "group", "coin"))
     start, kinds = unit, tuple[str, ...]()
     for place in range(level):
         followers = _followers(unit, kinds, place + 1 == level)
@@ -259,7 +259,7 @@ def _draw(rng: random.Random, level: int) -> tuple[Unit, tuple[str, ...]] | None
 def _draw_story(rng: random.Random, level: int, split: Split) -> Story | None:
     """Draw a story of a split; None if this draw found none."""
     drawn = _draw(rng, level)
-    if drawn is None or split_of(*drawn) != split:
+    if drawn is None or story_split(*drawn) != split:
         return None
     numbers = [rng.randint(2, 12) if drawn[0] == "group" else rng.randint(4, 40)]
     values = list(numbers)
@@ -293,12 +293,12 @@ def _value(expression: str, x: int, n: int) -> int:
 
 def _words(story: Story, rng: random.Random) -> list[dict[str, str]]:
     """Return the fields of the texts: those of the beginning, then those of each step."""
-    (who, he), (friend, other) = rng.sample(NAMES, 2)
+    (who, he), (friend, other) = rng.sample(PEOPLE, 2)
     items, (group, groups) = rng.choice(ITEMS), rng.choice(GROUPS)
     nouns = {"item": items, "group": groups, "coin": "coins"}
     fixed = {"who": who, "he": he, "He": he.capitalize(), "friend": friend, "items": items, "group": group}
     fixed |= {"groups": groups, "his": "her" if other == "she" else "his"}
-    units: list[Unit] = [story.start, story.start]
+    units: list[Quantity] = [story.start, story.start]
     for key in story.kinds[:-1]:
         units.append(STEP_KINDS[key].gives or units[-1])
     return [fixed | {"n": str(n), "things": nouns[unit]} for n, unit in zip(story.numbers, units, strict=True)]
@@ -352,15 +352,15 @@ def _checks(story: Story) -> tuple[str, ...]:
     return f"assert {undone} == {n if '{x}' in kind.undone else before}", f"assert answer() == {whole}"
 
 
-def _mistakes(story: Story, words: Sequence[dict[str, str]], rng: random.Random) -> tuple[Mistake, ...]:
-    names, found = _variables(story), list[Mistake]()
+def _mistakes(story: Story, words: Sequence[dict[str, str]], rng: random.Random) -> tuple[GivenMistake, ...]:
+    names, found = _variables(story), list[GivenMistake]()
 
     def add(kind: str, place: int, good: str, bad: str, m: int | str = "") -> None:
         fact = "{who} has {n} {things}" if place == 0 else STEP_KINDS[story.kinds[place - 1]].fact
         bad, good = f"{names[place]} = {bad}", f"{names[place]} = {good}"
         fields = {**words[place], "fact": fact.format_map(words[place]), "bad": bad, "good": good, "m": str(m)}
         cause, repair = rng.choice(CAUSES[kind]).format_map(fields), rng.choice(REPAIRS).format_map(fields)
-        found.append(Mistake(kind, place + 2, f"    {bad}", cause, repair))
+        found.append(GivenMistake(kind, place + 2, f"    {bad}", cause, repair))
 
     for place, n in enumerate(story.numbers):
         expression = STEP_KINDS[story.kinds[place - 1]].expression if place else "{n}"
@@ -386,7 +386,7 @@ def _plan(story: Story, words: Sequence[dict[str, str]]) -> str:
     return f"Start with the {{n}} {{things}}, then {', then '.join(steps)}.".format_map(words[0])
 
 
-def iter_problems(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[Problem]:
+def iter_story_problems(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[Problem]:
     """Yield distinct problems until a level has no new ones, alternating between the levels.
 
     Args:
@@ -411,8 +411,8 @@ def iter_problems(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> It
             raise UserError(f"arithmetic problems: none left at level {level} after {len(seen)}; ask for fewer")
 
 
-def iter_texts(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[tuple[str, str]]:
-    """Yield instructions with their answers without end; see `iter_problems` for arguments and errors."""
+def iter_story_texts(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[tuple[str, str]]:
+    """Yield instructions with their answers without end; see `iter_story_problems` for arguments and errors."""
     rng = random.Random(f"arithmetic texts:{seed}:{split}")
     for level in itertools.cycle(_checked(split, levels)):
         while (story := _draw_story(rng, level, split)) is None:

@@ -20,7 +20,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.problems.generators import GENERATORS
-from reflectioncoder.problems.problem import Mistake, Problem
+from reflectioncoder.problems.problem import GivenMistake, Problem
 
 CACHE = "problems.cache.jsonl"
 READING = 3  # increase when the same row is read as another problem
@@ -86,7 +86,7 @@ def _cached(path: Path, digest: str) -> Loaded | None:
             for line in lines:
                 id, instruction, solution, tests, *rest, mistakes = parse_json(line)
                 problem = Problem(id, instruction, solution, tuple(tests), *rest)
-                own = tuple(Mistake(*mistake) for mistake in mistakes)
+                own = tuple(GivenMistake(*mistake) for mistake in mistakes)
                 problems.append(dataclasses.replace(problem, mistakes=own))
             return Loaded(problems, head["skipped"], head["renamed"])
     except (OSError, ValueError, TypeError, KeyError, StopIteration):

@@ -45,7 +45,7 @@ GENERATORS: Registry[Generator] = Registry(
     "generator of problems",
     {
         **{name: _procedural(family) for name, family in FAMILIES.items()},
-        "arithmetic": Generator(arithmetic.iter_problems, arithmetic.iter_texts),
+        "arithmetic": Generator(arithmetic.iter_story_problems, arithmetic.iter_story_texts),
         # add yours here
     },
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
-class Mistake(NamedTuple):
+class GivenMistake(NamedTuple):
     """A mistake that a problem brings along, to be planted in its solution: one line is replaced.
 
     Args:
@@ -62,4 +62,4 @@ class Problem:
     given: str = ""
     answer: str = ""
     plan: str = ""
-    mistakes: tuple[Mistake, ...] = ()
+    mistakes: tuple[GivenMistake, ...] = ()

@@ -13,7 +13,15 @@ import pytest
 
 from reflectioncoder.errors import UserError
 from reflectioncoder.problems import arithmetic
-from reflectioncoder.problems.arithmetic import ENDING, LEVELS, NEW, compositions, iter_problems, iter_texts, split_of
+from reflectioncoder.problems.arithmetic import (
+    ENDING,
+    LEVELS,
+    NEW_STEPS,
+    iter_story_problems,
+    iter_story_texts,
+    story_compositions,
+    story_split,
+)
 from reflectioncoder.problems.generators import generated_problems
 from reflectioncoder.problems.problem import Problem
 from reflectioncoder.problems.procedural.families import PROCEDURAL_SPLITS
@@ -42,7 +50,7 @@ def worked_out(instruction: str) -> Fraction:
 
 @pytest.fixture(scope="module")
 def problems() -> list[Problem]:
-    return [problem for split in PROCEDURAL_SPLITS for problem in islice(iter_problems(5, split), 400)]
+    return [problem for split in PROCEDURAL_SPLITS for problem in islice(iter_story_problems(5, split), 400)]
 
 
 def test_every_answer_is_right_by_the_story_the_equations_and_the_calculation(problems: list[Problem]) -> None:
@@ -92,7 +100,7 @@ def test_no_composition_is_in_two_splits_and_every_level_has_all_three(problems:
         found[problem.id.split("/")[1]].add(problem.extra["composition"])
     assert not found["train"] & found["heldout"] and not found["pretrain"] & (found["train"] | found["heldout"])
     for level in LEVELS[:3]:
-        splits = Counter(split_of(*composition) for composition in compositions(level))
+        splits = Counter(story_split(*composition) for composition in story_compositions(level))
         assert set(splits) == set(PROCEDURAL_SPLITS)
         assert 0.1 < splits["heldout"] / splits.total() < 0.3
     assert {problem.level for problem in problems} == set(LEVELS)
@@ -100,12 +108,14 @@ def test_no_composition_is_in_two_splits_and_every_level_has_all_three(problems:
 
 
 def test_pre_training_never_sees_the_new_kinds_of_steps() -> None:
-    texts = "\n".join(instruction + answer for instruction, answer in islice(iter_texts(1, "pretrain", (1, 2)), 2000))
+    texts = "\n".join(
+        instruction + answer for instruction, answer in islice(iter_story_texts(1, "pretrain", (1, 2)), 2000)
+    )
     for words in ("friends", "needed", "wants", "Compared", "owns only", "sells", "sold"):
         assert words not in texts
     for words in ("finds", "bags of", "times as many", "spends"):
         assert words in texts
-    assert set(arithmetic.STEP_KINDS) >= NEW
+    assert set(arithmetic.STEP_KINDS) >= NEW_STEPS
 
 
 def test_problems_depend_on_seed_and_split_only_and_a_longer_list_begins_with_a_shorter_one() -> None:
@@ -118,7 +128,7 @@ def test_problems_depend_on_seed_and_split_only_and_a_longer_list_begins_with_a_
 def test_bad_input_is_one_line() -> None:
     for seed, split, levels in ((0, "test", (1,)), (0, "train", (5,)), (0, "train", ())):
         with pytest.raises(UserError) as error:
-            next(iter_problems(seed, split, levels))  # type: ignore[arg-type]
+            next(iter_story_problems(seed, split, levels))  # type: ignore[arg-type]
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="must not be negative"):
         generated_problems("arithmetic", -1, 0, "heldout", (1,))

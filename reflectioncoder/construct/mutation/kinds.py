@@ -19,7 +19,7 @@ from reflectioncoder.construct.mutation.bugs_statements import STATEMENT_KINDS
 from reflectioncoder.construct.mutation.edits import Edit, Mutation, SourceTree, apply_edits
 from reflectioncoder.construct.mutation.wordings import WORDING
 from reflectioncoder.errors import UserError
-from reflectioncoder.problems.problem import Mistake
+from reflectioncoder.problems.problem import GivenMistake
 from reflectioncoder.registry import Registry
 
 # These kinds fit nearly every solution; with weight 1 they would dominate.
@@ -56,7 +56,7 @@ BUG_KINDS: Registry[BugKind] = Registry(
 )
 
 
-def given_mutations(solution: str, mistakes: Sequence[Mistake]) -> list[Mutation]:
+def given_mutations(solution: str, mistakes: Sequence[GivenMistake]) -> list[Mutation]:
     """Return the mistakes that a problem brings along as bugs of its solution.
 
     Args:

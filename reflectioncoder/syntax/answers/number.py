@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-MOST_DIGITS = 100
+MOST_FIGURES = 100
 # Words after a number that say that it is another one.
 AMOUNTS = frozenset(
     "and or to minus plus times over by point half halves third thirds quarter quarters dozen dozens score hundred"
@@ -31,7 +31,7 @@ def read_number(text: str) -> Fraction | None:
     """Return the number of an answer, exactly; None if the answer does not have the form of the rule above."""
     lines = [line for line in text.splitlines() if line.strip()]
     found = _LINE.fullmatch(lines[-1]) if lines else None
-    if found is None or len(found["number"]) > MOST_DIGITS or AMOUNTS & set(found["unit"].lower().split()):
+    if found is None or len(found["number"]) > MOST_FIGURES or AMOUNTS & set(found["unit"].lower().split()):
         return None
     if not found["number"].isascii():
         return None

@@ -20,7 +20,7 @@ from reflectioncoder.interpreter.interpreter import Interpreter
 from reflectioncoder.interpreter.portable import run_portably
 from reflectioncoder.problems.cache import load_once
 from reflectioncoder.problems.generators import generated_problems
-from reflectioncoder.problems.problem import Mistake, Problem
+from reflectioncoder.problems.problem import GivenMistake, Problem
 from reflectioncoder.syntax.answers.number import read_number
 
 PROBLEMS = generated_problems("arithmetic", 12, 2, "train", (1, 2, 3))
@@ -93,11 +93,11 @@ def test_the_number_of_the_answer_is_compared_with_what_the_calculation_returns(
 
 
 def test_a_mistake_of_a_problem_must_name_a_line_of_its_solution() -> None:
-    (mutation,) = given_mutations("a = 1\nb = 2\n", [Mistake("off", 2, "b = 3", "b is off", "write `b = 2`")])
+    (mutation,) = given_mutations("a = 1\nb = 2\n", [GivenMistake("off", 2, "b = 3", "b is off", "write `b = 2`")])
     assert (mutation.bad, mutation.good, mutation.line) == ("b = 3", "b = 2", 2)
     assert mutation.clauses == ("b is off", "write `b = 2`")
     with pytest.raises(UserError, match="no line 9"):
-        given_mutations("a = 1\n", [Mistake("off", 9, "b = 3", "", "")])
+        given_mutations("a = 1\n", [GivenMistake("off", 9, "b = 3", "", "")])
 
 
 def test_mistakes_survive_the_cache_of_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
