@@ -19,8 +19,7 @@ from typing import Literal, TextIO
 
 from reflectioncoder import __version__
 from reflectioncoder.cli.arguments import Switches, Verb, completion, positional, print_line, read_arguments, show_help
-from reflectioncoder.cli.process import allow_restart, keep_freed_memory
-from reflectioncoder.config.evaluate import DemoConfig
+from reflectioncoder.cli.process import allow_restart
 from reflectioncoder.config.toml import to_toml
 from reflectioncoder.errors import RankError, UserError, first_line, out_of_memory
 
@@ -39,19 +38,6 @@ class CompletionArguments:
     shell: Literal["bash", "zsh"] = positional()
 
 
-def run_demo_verb(config: DemoConfig, switches: Switches) -> int:
-    """Run the demo, or print what it would do."""
-    if not switches.dry_run:
-        keep_freed_memory()
-    from reflectioncoder import demo
-
-    if switches.dry_run:
-        print(demo.describe_demo(config))
-        return 0
-    demo.run_demo(config)
-    return 0
-
-
 def run_completion(arguments: CompletionArguments, _: Switches) -> int:
     """Print the completion script."""
     print(completion(arguments.shell, verbs()))
@@ -61,6 +47,7 @@ def run_completion(arguments: CompletionArguments, _: Switches) -> int:
 def verbs() -> dict[str, Verb]:
     """Return all verbs by name, in the order of the pipeline. Add yours here."""
     from reflectioncoder.cli.build import BUILD, STATUS
+    from reflectioncoder.cli.demo import DEMO
     from reflectioncoder.cli.doctor import DOCTOR
     from reflectioncoder.cli.evaluate import COMPARE, EVALUATE, REPORT, TABLE
     from reflectioncoder.cli.generate import GENERATE
@@ -70,9 +57,8 @@ def verbs() -> dict[str, Verb]:
     from reflectioncoder.cli.study import STUDY
     from reflectioncoder.cli.train import CONSOLIDATE, TRAIN
 
-    demo = "run the whole pipeline with the embedded model, in minutes"
     return {
-        "demo": Verb(demo, DemoConfig, run_demo_verb, configured=True),
+        "demo": DEMO,
         "build": BUILD,
         "build status": STATUS,
         "inspect": INSPECT,

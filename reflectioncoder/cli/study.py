@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from reflectioncoder.cli.arguments import Switches, Verb
 from reflectioncoder.config.study import StudyConfig
+
+if TYPE_CHECKING:  # its intervals need scipy, which takes a second to import
+    from reflectioncoder.study.results import StudyResults
 
 
 def run_study_verb(config: StudyConfig, switches: Switches) -> int:
@@ -15,16 +20,22 @@ def run_study_verb(config: StudyConfig, switches: Switches) -> int:
 
         print(describe_study(config))
         return 0
-    from reflectioncoder.study.study import RESULTS, TABLE_FILE, run_study
-    from reflectioncoder.study.tables import failures, results_as_json, summary_lines
+    from reflectioncoder.study.study import run_study
 
-    results = run_study(config)
-    if switches.json:
+    return show_study(run_study(config), config.output, switches.json)
+
+
+def show_study(results: StudyResults, output: str, as_json: bool, more: Sequence[str] = ()) -> int:
+    """Print the results of a study with the lines `more`, and return the exit status: 1 if a run is missing."""
+    from reflectioncoder.study.study import PAGE, RESULTS, TABLE_FILE
+    from reflectioncoder.study.tables import failures, results_as_json, summary_lines, verdict_sentence
+
+    if as_json:
         print(json.dumps(results_as_json(results), ensure_ascii=False))
     else:
         failed = [f"failed: {line}" for line in failures(results)]
-        places = [f"{config.output}/{name}" for name in (RESULTS, TABLE_FILE, "report.html")]
-        print("\n".join([*summary_lines(results), *failed, *places]))
+        places = [f"{output}/{name}" for name in (RESULTS, TABLE_FILE, PAGE)]
+        print("\n".join([verdict_sentence(results), *summary_lines(results), *failed, *places, *more]))
     return int(any(one.state != "done" for one in results.outcomes))
 
 

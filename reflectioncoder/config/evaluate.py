@@ -1,4 +1,4 @@
-"""Settings of `generate`, `evaluate` and `demo`."""
+"""Settings of `generate` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -119,38 +119,3 @@ class EvaluateConfig:
     workers: int = 0
     isolation: Literal["auto", "full", "reduced", "none"] = "auto"
     libraries: tuple[str, ...] = DEFAULT_LIBRARIES
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Run the whole pipeline with the embedded model: three arms on the same problems, at equal training tokens.
-
-    Args:
-        output: directory of everything that the demo writes.
-        problems: number of procedural problems to learn from; each gives a reflection sequence and a plain instruction
-            sample.
-        plain: plain samples for each reflection sample in the ReflectionCoder arm. The paper mixes 156k plain samples
-            with 22k sequences, each used twice, which is 3.5.
-        tokens: tokens through the model in each trained arm, teacher and student rows both counted.
-        heldout: number of held-out procedural problems to score.
-        handwritten: number of handwritten problems to score; 0 for all.
-        humaneval: number of HumanEval problems to score; 0 for all.
-        learning_rate: peak learning rate of both trained arms.
-        levels: difficulty levels of the problems to learn from and of the held-out ones.
-        batch_size: samples of a global batch in both trained arms.
-        micro_tokens: most tokens of a forward pass in both trained arms.
-        seed: seed of the problems and of training.
-    """
-
-    output: str = "runs/demo"
-    problems: int = 300
-    plain: int = 8
-    tokens: int = 45_000
-    heldout: int = 200
-    handwritten: int = 60
-    humaneval: int = 60
-    learning_rate: float = 2e-4
-    batch_size: int = 4
-    micro_tokens: int = 3072
-    seed: int = 0
-    levels: tuple[int, ...] = (1, 2)

@@ -18,6 +18,7 @@ from reflectioncoder.study.tables import (
     interval_text,
     table_columns,
     unfinished,
+    verdict_sentence,
 )
 
 PAGE = "report.html"
@@ -47,7 +48,7 @@ def render_study(folder: Path, results: StudyResults) -> str:
         .get_template("study.html")
         .render(
             title=results.title,
-            sentence=_sentence(results),
+            sentence=verdict_sentence(results),
             verbs=get_args(StepVerb),
             head=head,
             table=rows,
@@ -63,28 +64,6 @@ def render_study(folder: Path, results: StudyResults) -> str:
         )
     )
     return page.encode("utf-8", "replace").decode("utf-8").rstrip("\n")
-
-
-def _sentence(results: StudyResults) -> str:
-    """Which variants differ from the reference beyond the noise, in words."""
-    done = sum(one.state == "done" for one in results.outcomes)
-    text = f"{done} of {len(results.outcomes)} runs are done."
-    if not results.references:
-        return text
-    score, reference = results.scores[0], results.references[0]
-    label = next(row.label for row in results.rows if row.name == reference)
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
-    for row in results.rows:
-        found = find_difference(row, score, reference)
-        if found is not None:
-            sign = "better" if found.value.low > 0 else "worse" if found.value.high < 0 else "open"
-            groups[sign].append(row.label)
-    heads = {
-        "better": f"Better than {label} beyond the noise",
-        "worse": f"Worse than {label} beyond the noise",
-        "open": f"Not told apart from {label}",
-    }
-    return " ".join([text, *(f"{heads[name]}: {', '.join(found)}." for name, found in groups.items() if found)])
 
 
 def _around_zero(value: MeanWithInterval, widest: float) -> dict[str, Any]:

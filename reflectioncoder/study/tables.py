@@ -77,10 +77,39 @@ def paper_text(value: Any) -> str:
     return BLANK if value is None else f"{value}"
 
 
+def verdict_sentence(results: StudyResults) -> str:
+    """Which variants differ from each reference beyond the noise, in words, with the differences in points."""
+    done = sum(one.state == "done" for one in results.outcomes)
+    sentences = [f"{done} of {len(results.outcomes)} runs are done."]
+    for reference in results.references:
+        label = next(row.label for row in results.rows if row.name == reference)
+        groups: dict[str, list[str]] = {
+            f"Better than {label} beyond the noise": [],
+            f"Worse than {label} beyond the noise": [],
+            f"Not told apart from {label}": [],
+        }
+        better, worse, open_ = groups.values()
+        for row in results.rows:
+            found = find_difference(row, results.scores[0], reference)
+            if found is not None:
+                group = better if found.value.low > 0 else worse if found.value.high < 0 else open_
+                group.append(f"{row.label} ({interval_text(found.value, '{:+.1f}')})")
+        sentences += [f"{head}: {', '.join(names)}." for head, names in groups.items() if names]
+    return " ".join(sentences)
+
+
 def markdown_table(results: StudyResults) -> str:
-    """The content of table.md: title, table, failed runs, and how the intervals were made."""
+    """The content of table.md: title, what differs, table, failed runs, and how the intervals were made."""
     head, rows = table_columns(results)
-    lines = [f"# {results.title}", "", _line(head), _line(["---"] * len(head)), *map(_line, rows)]
+    lines = [
+        f"# {results.title}",
+        "",
+        verdict_sentence(results),
+        "",
+        _line(head),
+        _line(["---"] * len(head)),
+        *map(_line, rows),
+    ]
     for title, texts in (("Failed runs", failures(results)), ("Not finished", unfinished(results))):
         if texts:
             lines += ["", f"{title}:", "", *(f"- {text}" for text in texts)]
@@ -128,6 +157,7 @@ def results_as_json(results: StudyResults) -> dict[str, Any]:
     }
     return {
         "title": results.title,
+        "sentence": verdict_sentence(results),
         "references": list(results.references),
         "scores": list(results.scores),
         "method": METHOD,

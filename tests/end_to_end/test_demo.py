@@ -1,142 +1,117 @@
-"""The whole demo at a smoke size, with the real model, real sequences and real scores."""
+"""The whole demo at a smoke size: a micro model, real sequences, real trainings and scores."""
+
+from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
-import tiny
-import torch
-from training import At, interrupt
 
-from reflectioncoder import demo
-from reflectioncoder.config.evaluate import DemoConfig
-from reflectioncoder.demo import ARMS, DEMO_TASKS, describe_demo, evaluate_config, run_demo, train_configs
+from reflectioncoder import build, train
+from reflectioncoder.cli.main import main
+from reflectioncoder.config.demo import DemoConfig
+from reflectioncoder.config.pretrain import PretrainConfig
+from reflectioncoder.config.study import run_settings
+from reflectioncoder.config.toml import to_toml
+from reflectioncoder.config.train import TrainConfig
+from reflectioncoder.demo import demo_study, describe_demo, run_demo, to_look_at
+from reflectioncoder.dialogues.dialogue import fenced, instruction_dialogue, read_jsonl, write_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate import compare as comparison
-from reflectioncoder.evaluate import evaluate as evaluation
-from reflectioncoder.evaluate.results import Score
-from reflectioncoder.evaluate.stats import Comparison
-from reflectioncoder.report import page
-from reflectioncoder.train import train as training
+from reflectioncoder.pretrain.pretrain import pretrain
 
-pytestmark = pytest.mark.slow
+ROWS = ("before", "plain", "reflection", "answers", "plain_equal_tokens")
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A demo with few problems, in float32: bfloat16 takes minutes on a CPU without bfloat16 instructions."""
+def test_the_rows_differ_in_data_objective_and_tokens_only() -> None:
+    study = demo_study(DemoConfig())
+    assert tuple(study.variants) == ROWS
+    assert (study.reference, study.token_reference) == ("plain", "plain_equal_tokens")
+    changed = {key for variant in study.variants.values() for key in variant.get("train", {})}
+    assert changed == {"data", "objective"}
+    assert study.variants["plain_equal_tokens"]["tokens_of"] == "reflection"
 
-    def quick(demo):
-        return {arm: dataclasses.replace(config, precision="float32") for arm, config in train_configs(demo).items()}
 
-    def brief(demo, arm, task):
-        config = evaluate_config(demo, arm, task)
-        return dataclasses.replace(
-            config, generate=dataclasses.replace(config.generate, precision="float32", max_new_tokens=12)
-        )
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"problems": 0}, "problems = 0: must be at least 1"),
+        ({"sequences": 9, "problems": 8}, "sequences = 9: must be at most problems = 8"),
+    ],
+)
+def test_bad_sizes_are_one_line(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        demo_study(DemoConfig(**changes))  # type: ignore[arg-type]
 
-    config = DemoConfig(
-        output=str(tmp_path_factory.mktemp("demo")),
-        problems=4,
-        plain=1,
-        tokens=300,
-        heldout=2,
-        handwritten=1,
-        humaneval=1,
-        batch_size=1,
-        levels=(1,),
+
+def test_a_folder_of_something_else_is_refused_before_a_model_is_made(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(to_toml(TrainConfig()))
+    with pytest.raises(UserError, match="holds the output of another command"):
+        run_demo(DemoConfig(output=str(tmp_path)))
+
+
+def test_the_description_names_the_model_that_must_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFLECTIONCODER_CACHE", str(tmp_path))
+    assert describe_demo(DemoConfig()).startswith(f"pretrain: the model micro into {tmp_path}/micro-")
+
+
+SMOKE = DemoConfig(problems=3, sequences=2, passes=1, heldout=4, seeds=(3,))
+
+
+def beginner(folder: Path) -> str:
+    """A model of one layer that knows wrong answers to the smoke demo's problems by heart; its directory."""
+    planned = run_settings(demo_study(SMOKE), "plain", 3).builds[""]
+    built = build(dataclasses.replace(planned, output=str(folder / "build"), workers=1))
+    assert built.sequences == 3
+    wrong = []
+    for one in read_jsonl(folder / "build" / "instructions.jsonl"):
+        asked, code = one.messages[-2].blocks[0].content, one.final_answer
+        name = re.search(r"def (\w+)\(", code)
+        assert name is not None
+        wrong.append(instruction_dialogue(asked, fenced(f"def {name[1]}(values):\n    return 'no'")))
+    write_jsonl(folder / "wrong.jsonl", wrong)
+    small = PretrainConfig(
+        output=str(folder / "micro"), tokens=20_000, sequences=0, layers=1, width=64, heads=2, batch_tokens=2048
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "train_configs", quick)
-        patch.setattr(demo, "evaluate_config", brief)
-        yield config, run_demo(config)
-
-
-def test_the_summary_has_every_arm_on_every_task(smoke, tmp_path):
-    config, summary = smoke
-    written = json.loads((Path(config.output) / "summary.json").read_text())
-    assert written == json.loads(json.dumps(summary))
-    assert 1 <= written["sequences"] <= config.problems
-    for task, n in zip(DEMO_TASKS, (2, 1, 1), strict=True):
-        assert list(written[task]) == list(ARMS)
-        for arm in ARMS:
-            score = written[task][arm]
-            assert score["n"] == n
-            assert 0 <= score["low"] <= score["pass_at_1"] <= score["high"] <= 1
-    tokens = written["training_tokens"]
-    assert config.tokens <= tokens["after"] <= tokens["instruction_tuned"]
-    assert written["peak_mb"] > 500
-    assert (Path(config.output) / "report.html").stat().st_size > 10_000
-
-
-def test_a_second_run_does_nothing_again_and_another_configuration_is_refused(smoke):
-    config, summary = smoke
-    assert run_demo(config) == summary
-    with pytest.raises(UserError, match="holds a demo with another configuration"):
-        run_demo(dataclasses.replace(config, tokens=7))
-
-
-def test_a_demo_is_known_by_its_settings_not_by_the_spelling_of_its_folder(tmp_path, monkeypatch):
-    def begin(*_):
-        raise UserError("begun")
-
-    monkeypatch.setattr(demo, "_Stages", begin)
-    monkeypatch.chdir(tmp_path)
-    for output in ("out", "./out", str(tmp_path / "out")):
-        with pytest.raises(UserError, match="begun"):
-            run_demo(DemoConfig(output=output, problems=3))
-    with pytest.raises(UserError, match="holds a demo with another configuration"):
-        run_demo(DemoConfig(output="out", problems=4))
-    (tmp_path / "out" / "config.toml").write_text("")  # another program's
-    with pytest.raises(UserError, match="holds a demo with another configuration"):
-        run_demo(DemoConfig(output="out"))
-
-
-def test_the_arms_differ_in_data_and_objective_only():
-    arms = train_configs(DemoConfig())
-    a, b = (vars(arms[name]) for name in ("after", "instruction_tuned"))
-    assert {key for key in a if a[key] != b[key]} == {"output", "data", "objective"}
-    assert "45,000 tokens" in describe_demo(DemoConfig())
-
-
-def test_a_demo_that_was_stopped_within_an_arm_goes_on_there(tmp_path, monkeypatch, capfd):
-    """Tiny models, and no scores: only the arms of training run."""
-    base = tiny.save(tmp_path / "model", tiny.llama(258, dtype=torch.float32))
-
-    def small(demo):
-        changes = {"model": base, "precision": "float32", "save_steps": 1, "max_length": 4096}
-        return {arm: dataclasses.replace(config, **changes) for arm, config in train_configs(demo).items()}
-
-    whole, interrupting = training.train, [True]
-
-    def stopped(config):
-        after = int(config.output.endswith("instruction")) + 2
-        return whole(config, callbacks=[At(after, interrupt)] if interrupting[0] else [])
-
-    monkeypatch.setattr(demo, "train_configs", small)
-    monkeypatch.setattr(training, "train", stopped)
-    monkeypatch.setattr(
-        evaluation, "evaluate", lambda config: Score(config.generate.task, 0.5, 0.0, 1.0, 2, 0, {}, 0.0)
+    how = TrainConfig(
+        model=str(pretrain(small, lambda _: None)),
+        data=(str(folder / "wrong.jsonl"),),
+        output=str(folder / "beginner"),
+        objective="instruction",
+        batch_size=3,
+        max_steps=120,
+        learning_rate=1e-2,
+        precision="float32",
+        device="cpu",
+        save_steps=0,
+        report_to=("none",),
     )
-    monkeypatch.setattr(comparison, "compare", lambda *_: Comparison(2, 0.5, 0.5, 0.0, 0.0, 1.0, 0, 0, 1.0))
-    monkeypatch.setattr(page, "write_report", lambda root: root / "report.html")
-    settings = DemoConfig(output=str(tmp_path / "demo"), problems=4, plain=1, tokens=20_000, batch_size=2, levels=(1,))
-    with pytest.raises(UserError, match="interrupted after step 2 of"):
-        run_demo(settings)
-    first = tmp_path / "demo" / "train" / "reflection"
-    assert [path.name for path in first.glob("checkpoint-*")] == ["checkpoint-1"]
-    # as if it had been killed when its model was in place, but before that was recorded
-    interrupting[0] = False
-    whole(dataclasses.replace(small(settings)["after"], resume=True))
-    before = (first / "model.safetensors").stat().st_mtime_ns
-    interrupting[0] = True
-    with pytest.raises(UserError, match="interrupted after step 3 of"):
-        run_demo(settings)
-    assert (first / "model.safetensors").stat().st_mtime_ns == before  # not trained again
-    interrupting[0] = False
-    run_demo(settings)
-    assert "continuing from" in capfd.readouterr().err
-    log = (tmp_path / "demo/train/instruction/log.jsonl").read_text().splitlines()
-    steps = [json.loads(line)["step"] for line in log]
-    assert steps == list(range(1, len(steps) + 1)) and len(steps) > 2
+    return train(how, lambda _: None).output
+
+
+@pytest.mark.slow
+def test_the_demo_makes_every_row_its_page_and_its_sequences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = dataclasses.replace(SMOKE, model=beginner(tmp_path), output=str(tmp_path / "demo"))
+    results = run_demo(demo)
+    assert [one.state for one in results.outcomes] == ["done"] * 5
+    assert [row.name for row in results.rows] == list(ROWS)
+    passes = {row.name: row.passes for row in results.rows if row.name in ("plain", "reflection", "answers")}
+    # Three plain samples, and two sequences of each of two problems: each problem's plain sample is seen once.
+    assert passes["plain"] == 1 and passes["reflection"] == passes["answers"] == pytest.approx(7 / 3)
+    written = json.loads((tmp_path / "demo" / "study.json").read_text())
+    assert set(written["variants"]) == set(ROWS) and "5 of 5 runs are done." in written["sentence"]
+    assert written["sentence"] in (tmp_path / "demo" / "table.md").read_text()
+    for line in to_look_at(demo):
+        assert Path(line.split()[-1]).exists()
+    capsys.readouterr()
+    flags = [
+        f"--{key}={getattr(demo, key)}" for key in ("problems", "sequences", "passes", "heldout", "model", "output")
+    ]
+    assert main(["demo", *flags, "--seeds", "3"]) == 0  # all is there: nothing runs again
+    shown = capsys.readouterr().out
+    assert "ReflectionCoder" in shown and "equal tokens" in shown and "a sequence: reflectioncoder inspect" in shown
+    with pytest.raises(UserError, match="holds a study whose variant"):
+        run_demo(dataclasses.replace(demo, passes=2))
