@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import pytest
+from beginner import make_beginner
 
-from reflectioncoder import build, train
 from reflectioncoder.cli.main import main
 from reflectioncoder.config.demo import DemoConfig
-from reflectioncoder.config.pretrain import PretrainConfig
 from reflectioncoder.config.study import run_settings
 from reflectioncoder.config.toml import to_toml
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.demo import demo_study, describe_demo, run_demo, to_look_at
-from reflectioncoder.dialogues.dialogue import fenced, instruction_dialogue, read_jsonl, write_jsonl
 from reflectioncoder.errors import UserError
-from reflectioncoder.pretrain.pretrain import pretrain
 
 ROWS = ("before", "plain", "reflection", "answers", "plain_equal_tokens")
 
@@ -59,42 +55,12 @@ def test_the_description_names_the_model_that_must_be_made(tmp_path: Path, monke
 SMOKE = DemoConfig(problems=3, sequences=2, passes=1, heldout=4, seeds=(3,))
 
 
-def beginner(folder: Path) -> str:
-    """A model of one layer that knows wrong answers to the smoke demo's problems by heart; its directory."""
-    planned = run_settings(demo_study(SMOKE), "plain", 3).builds[""]
-    built = build(dataclasses.replace(planned, output=str(folder / "build"), workers=1))
-    assert built.sequences == 3
-    wrong = []
-    for one in read_jsonl(folder / "build" / "instructions.jsonl"):
-        asked, code = one.messages[-2].blocks[0].content, one.final_answer
-        name = re.search(r"def (\w+)\(", code)
-        assert name is not None
-        wrong.append(instruction_dialogue(asked, fenced(f"def {name[1]}(values):\n    return 'no'")))
-    write_jsonl(folder / "wrong.jsonl", wrong)
-    small = PretrainConfig(
-        output=str(folder / "micro"), tokens=20_000, sequences=0, layers=1, width=64, heads=2, batch_tokens=2048
-    )
-    how = TrainConfig(
-        model=str(pretrain(small, lambda _: None)),
-        data=(str(folder / "wrong.jsonl"),),
-        output=str(folder / "beginner"),
-        objective="instruction",
-        batch_size=3,
-        max_steps=120,
-        learning_rate=1e-2,
-        precision="float32",
-        device="cpu",
-        save_steps=0,
-        report_to=("none",),
-    )
-    return train(how, lambda _: None).output
-
-
 @pytest.mark.slow
 def test_the_demo_makes_every_row_its_page_and_its_sequences(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    demo = dataclasses.replace(SMOKE, model=beginner(tmp_path), output=str(tmp_path / "demo"))
+    planned = run_settings(demo_study(SMOKE), "plain", 3).builds[""]
+    demo = dataclasses.replace(SMOKE, model=make_beginner(tmp_path, planned), output=str(tmp_path / "demo"))
     results = run_demo(demo)
     assert [one.state for one in results.outcomes] == ["done"] * 5
     assert [row.name for row in results.rows] == list(ROWS)
