@@ -42,10 +42,10 @@ if TYPE_CHECKING:  # scoring a file needs no model
 
     from reflectioncoder.models.decode import Report
 from reflectioncoder.evaluate.check import CheckProgress, check_all
-from reflectioncoder.evaluate.results import Result, Score, _by_part, after_rounds, summarize
+from reflectioncoder.evaluate.results import RESULTS, RESULTS_AFTER, Result, Score, _by_part, after_rounds, summarize
 
 SCORE_FILES = (
-    "config.toml", "config.versions.json", "results.jsonl", "results_after.jsonl", "score.json", UNFINISHED,
+    "config.toml", "config.versions.json", RESULTS, RESULTS_AFTER, "score.json", UNFINISHED,
     "eval_results.json", "generations.json", "metrics.json",
 )  # fmt: skip
 LEAST_MB = 64  # with less memory the interpreter itself fails, not the program
@@ -120,9 +120,9 @@ def evaluate(
         score = dataclasses.replace(score, truncated=truncated, missing=len(missing), folder=str(folder))
         if config.rounds:
             score = dataclasses.replace(score, after=after_rounds(config.rounds, results, last + absent))
-            _write_results(folder / "results_after.jsonl", last + absent)
+            _write_results(folder / RESULTS_AFTER, last + absent)
         settings.save(config, folder)
-        _write_results(folder / "results.jsonl", results)
+        _write_results(folder / RESULTS, results)
         for name in config.formats:
             write_format(name, folder, results, completions, score)
         limit = {"limit": config.generate.limit} if config.generate.limit else {}

@@ -13,6 +13,8 @@ from reflectioncoder.evaluate.stats import paired, pass_at_k, wilson
 from reflectioncoder.files.jsonl import iter_jsonl
 from reflectioncoder.tasks.base import Task
 
+RESULTS, RESULTS_AFTER = "results.jsonl", "results_after.jsonl"  # the second after rounds of debugging
+
 
 @dataclass(frozen=True)
 class Result:
@@ -173,7 +175,7 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
     """
     path = Path(path)
     results = []
-    for where, row in iter_jsonl(path / "results.jsonl" if path.is_dir() else path):
+    for where, row in iter_jsonl(path / RESULTS if path.is_dir() else path):
         try:
             result = Result(**{**row, "groups": tuple((str(name), str(how)) for name, how in row.get("groups", ()))})
             kinds = (("task_id", str), ("sample", int), ("passed", bool), ("outcome", str), ("seconds", (int, float)))

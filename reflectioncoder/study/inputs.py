@@ -74,6 +74,8 @@ def _models(step: StudyStep) -> list[str]:
     """The models that a step loads on this machine."""
     if not step.on_device:
         return []
+    if step.decoding is not None:
+        return [step.decoding.model]
     if step.verb != "build":
         return [step.settings.model]
     own: Any = getattr(step.settings, step.settings.sampler, None)  # the settings of `native` or `attempts`

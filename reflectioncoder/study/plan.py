@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from reflectioncoder.config.evaluate import GenerateConfig
 from reflectioncoder.config.study import PLACEHOLDER, ScoreSettings, StudyConfig, run_settings, variant_of
 from reflectioncoder.errors import UserError
 
@@ -58,7 +59,17 @@ class StudyStep:
         """Whether it computes on a GPU where there is one."""
         if self.verb == "build":
             return self.settings.sampler not in WITHOUT_MODEL
-        return self.verb == "train" or (self.verb == "generate" and self.settings.backend != "server")
+        decoding = self.decoding
+        return self.verb == "train" or (decoding is not None and decoding.backend != "server")
+
+    @property
+    def decoding(self) -> GenerateConfig | None:
+        """How it decodes: a `generate` step, or an `evaluate` step with rounds of debugging; None for others."""
+        if self.verb == "generate":
+            return cast(GenerateConfig, self.settings)
+        return (
+            cast(GenerateConfig, self.settings.generate) if self.verb == "evaluate" and self.settings.rounds else None
+        )
 
 
 @dataclass(frozen=True)
@@ -190,6 +201,8 @@ class _Planner:
         text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
         key = f"{verb}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:KEY_DIGITS]}"
         before = dict.fromkeys([*needs.values(), *([limit] if limit else []), *([decoded] if decoded else [])])
+        if decoded and settings.rounds:  # the model answers again
+            before |= dict.fromkeys(self.steps[decoded].needs)
         self.steps.setdefault(key, StudyStep(key, verb, filled, tuple(before), limit))
         return key
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from reflectioncoder.config.study import StudyConfig, variant_of
 from reflectioncoder.errors import UserError
-from reflectioncoder.evaluate.results import by_task, read_results
+from reflectioncoder.evaluate.results import RESULTS, RESULTS_AFTER, by_task, read_results
 from reflectioncoder.study.plan import StudyPlan, StudyRun
 from reflectioncoder.study.records import STEP_LOG, StepRecord, read_training_result
 from reflectioncoder.study.statistics import MeanWithInterval, SeedTable, mean_interval
@@ -31,6 +31,7 @@ class RunOutcome:
         failed: the step that failed, with the last line of its log; empty for none.
         log: path of that log.
         scores: share of samples that pass, by name of the score and problem.
+        after: the same after rounds of the model's own debugging, for scores with `evaluate.rounds`.
         tokens: tokens through the model in training, teacher and student rows both counted; None without training.
         passes: how often training saw each instruction, on average; None without training.
         train_seconds: seconds in the training loop.
@@ -43,6 +44,7 @@ class RunOutcome:
     failed: str = ""
     log: str = ""
     scores: Mapping[str, Shares] = field(default_factory=dict)
+    after: Mapping[str, Shares] = field(default_factory=dict)
     tokens: float | None = None
     passes: float | None = None
     train_seconds: float | None = None
@@ -68,11 +70,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class ScoreCell:
-    """One score of a variant: its mean over the seeds, and its differences to the references."""
+    """One score of a variant.
+
+    Args:
+        value: its mean over the seeds and problems.
+        by_seed: the mean of each seed.
+        differences: its differences to the references.
+        after: what the same models reach with rounds of their own debugging; None without `evaluate.rounds`.
+        gap: the paired difference of `after` to `value`: all that there is to distil from their debugging.
+    """
 
     value: MeanWithInterval
     by_seed: Mapping[int, float]
     differences: Sequence[Difference] = ()
+    after: MeanWithInterval | None = None
+    gap: MeanWithInterval | None = None
 
 
 @dataclass(frozen=True)
@@ -139,16 +151,22 @@ def run_outcome(plan: StudyPlan, run: StudyRun, records: Mapping[str, StepRecord
         costs = {"tokens": float(result["tokens"]), "train_seconds": float(result["seconds"])}
         if result.get("instructions"):
             costs["passes"] = result["seen"] / result["instructions"]
-    scores = {}
+    scores, after = {}, {}
     for name, (_, key) in run.scores.items():
         if key in records and records[key].state == "done":
-            results = by_task(read_results(plan.output(key)))
-            known = {task: [one.passed for one in group if one.outcome != "not_run"] for task, group in results.items()}
-            scores[name] = {task: sum(passed) / len(passed) for task, passed in known.items() if passed}
+            scores[name] = _shares(plan.output(key), RESULTS)
+            if (plan.output(key) / RESULTS_AFTER).is_file():
+                after[name] = _shares(plan.output(key), RESULTS_AFTER)
     state = "failed" if failed else "done" if len(scores) == len(run.scores) else "open"
     error = f"{plan.steps[failed].verb}: {records[failed].error}" if failed else ""
     log = str(plan.folder(failed) / STEP_LOG) if failed else ""
-    return RunOutcome(run.variant, run.seed, state, error, log, scores, seconds=seconds, **costs)
+    return RunOutcome(run.variant, run.seed, state, error, log, scores, after, seconds=seconds, **costs)
+
+
+def _shares(folder: Path, file: str) -> Shares:
+    results = by_task(read_results(folder / file))
+    known = {task: [one.passed for one in group if one.outcome != "not_run"] for task, group in results.items()}
+    return {task: sum(passed) / len(passed) for task, passed in known.items() if passed}
 
 
 def _chain(plan: StudyPlan, keys: Sequence[str]) -> list[str]:
@@ -192,11 +210,25 @@ def _row(
                 differences.append(difference(reference, mine, other))
         table, _ = common_table([mine])
         by_seed = {seed: float(line.mean()) for seed, line in zip(sorted(mine), table[0], strict=True)}
-        cells[score] = ScoreCell(mean_interval(table[0], least=0.0), by_seed, tuple(differences))
+        cells[score] = ScoreCell(
+            mean_interval(table[0], least=0.0), by_seed, tuple(differences), *_after_debugging(own, score)
+        )
     costs = {key: _mean([getattr(one, key) for one in done]) for key in ("tokens", "passes", "train_seconds")}
     seconds = _mean([math.fsum(one.seconds.values()) for one in done])
     label = variant.label or name
     return VariantRow(name, label, variant.paper, cells, **costs, seconds=seconds, done=len(done), runs=len(own))
+
+
+def _after_debugging(
+    runs: Sequence[RunOutcome], score: str
+) -> tuple[MeanWithInterval, MeanWithInterval] | tuple[None, None]:
+    """What the runs of a variant reach by debugging, and the paired difference to their first answers."""
+    debugged = [one for one in runs if score in one.after]
+    if not debugged:
+        return None, None
+    first, after = ({one.seed: getattr(one, name)[score] for one in debugged} for name in ("scores", "after"))
+    (before, reached), _ = common_table([first, after])
+    return mean_interval(reached, least=0.0), mean_interval(reached - before)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -183,7 +183,7 @@ def _pool_of(config: StudyConfig, plan: StudyPlan) -> AbstractContextManager[Ste
 
 def study_gpus(plan: StudyPlan) -> list[str]:
     """The GPUs that the steps may use; none if all of them compute on CPUs."""
-    computing = [step.settings for step in plan.steps.values() if step.on_device]
+    computing = [step.decoding or step.settings for step in plan.steps.values() if step.on_device]
     devices = {getattr(settings, "device", "auto") for settings in computing}
     return visible_gpus() if devices - {"cpu"} else []
 

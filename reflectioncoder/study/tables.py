@@ -35,6 +35,11 @@ def table_columns(results: StudyResults) -> tuple[list[str], list[list[str]]]:
             label = next(row.label for row in rows if row.name == reference)
             head.append(f"against {label}, points")
             columns.append([difference_text(row, score, reference) for row in rows])
+        if any(cell.gap for row in rows if (cell := row.cells.get(score))):
+            head += [f"{title} after own debugging, %", "gap, points"]
+            cells = [row.cells.get(score) for row in rows]
+            columns.append([interval_text(one.after, "{:.1f}") if one and one.after else BLANK for one in cells])
+            columns.append([interval_text(one.gap, "{:+.1f}") if one and one.gap else BLANK for one in cells])
     costs = {"passes": "{:.1f}", "tokens": "{:,.0f}", "train_seconds": "{:,.0f}", "seconds": "{:,.0f}"}
     titles = {"passes": "passes over instructions", "train_seconds": "s training", "seconds": "s in all"}
     for cost, form in costs.items():
@@ -149,6 +154,7 @@ def results_as_json(results: StudyResults) -> dict[str, Any]:
     for one in results.outcomes:
         found = dataclasses.asdict(one)
         found["scores"] = {name: sum(shares.values()) / len(shares) for name, shares in one.scores.items() if shares}
+        found["after"] = {name: sum(shares.values()) / len(shares) for name, shares in one.after.items() if shares}
         found["problems"] = {name: len(shares) for name, shares in one.scores.items()}
         runs.append(found)
     rows = {

@@ -41,6 +41,8 @@ task = "TASK"
 device = "cpu"
 precision = "float32"
 max_new_tokens = 60
+[evaluate]
+rounds = 1
 [variants.base]
 label = "as it is"
 trained = false
@@ -112,6 +114,14 @@ def test_the_scores_are_those_of_the_verdicts(done: Path) -> None:
     assert (rates["base"]["mean"], rates["wrecked"]["mean"], rates["broken"]) == (0.5, 0.0, None)
     (difference,) = found["variants"]["wrecked"]["cells"]["score"]["differences"]
     assert (difference["value"]["mean"], difference["won"], difference["lost"]) == (-0.5, 0.0, 2.0)
+
+
+def test_what_debugging_reaches_stands_beside_the_first_answers(done: Path) -> None:
+    cell = json.loads((done / "study.json").read_text())["variants"]["base"]["cells"]["score"]
+    lines = (done / "runs" / "base" / "seed-0" / "evaluate" / "output" / "results_after.jsonl").read_text().splitlines()
+    reached = sum(json.loads(line)["passed"] for line in lines) / 4
+    assert cell["after"]["mean"] == reached and cell["gap"]["mean"] == reached - 0.5
+    assert "gap, points" in (done / "table.md").read_text()
 
 
 def test_costs_are_counted_in_passes_and_tokens(done: Path) -> None:
