@@ -21,6 +21,8 @@ class MaskingConfig:
         strategy: what is hidden as the mask rate grows: whole blocks (`block`, `sequential`, `random`, `mix`), tokens
             (`random_token`, `sequential_token`), `all` from the start (vanilla distillation, equation 1), or `none`;
             `influence` hides each sample's blocks in the order of their measured influence on its final answer.
+        drop: share of the blocks of each reflection sequence, in [0, 1], that are dropped before training, for teacher
+            and student alike: those with the least measured influence. 1 leaves the two requests and the final answer.
         order: order in which the strategy `block` hides the block types; analyses have the type `text`.
         semantics: `paper` or `release`, where details of the paper's text and of the authors' code differ.
         schedule: `steps` is the paper's "current step / max step"; with `kl` the mask rate also moves on to the next of
@@ -31,6 +33,7 @@ class MaskingConfig:
     """
 
     strategy: Annotated[str, NameIn("train.batch.strategies:STRATEGIES")] = "block"
+    drop: float = 0.0
     order: tuple[str, ...] = ("execution", "text", "code")
     semantics: Literal["paper", "release"] = "paper"
     schedule: Literal["steps", "kl"] = "steps"

@@ -275,19 +275,19 @@ def _measured(
     world: World,
     say: Callable[[str], None],
 ) -> tuple[list[Encoded], int]:
-    """The samples with the influence of their blocks, if the masking strategy asks for it, and the tokens it took.
+    """The samples with the influence of their blocks, if the settings of masking need it, and the tokens it took.
 
     A resumed run reads what the run before had measured.
     """
     students = config.objective == "reflection" and not config.loss.teacher_only
-    if not (students and STRATEGIES.choose(config.masking.strategy).measured):
+    hides = students and STRATEGIES.choose(config.masking.strategy).measured
+    if not (hides or config.masking.drop) or config.masking.drop == 1:  # dropping all of them needs no order
         return samples, 0
     found = read_influence(Path(config.output), samples) if checkpoint is not None else None
     if found is None:
         if engine != "none":
-            raise UserError(
-                f"masking.strategy = {config.masking.strategy}: blocks cannot be measured with sharding; choose another"
-            )
+            key = f"drop = {config.masking.drop}" if config.masking.drop else f"strategy = {config.masking.strategy}"
+            raise UserError(f"masking.{key}: blocks cannot be measured with sharding; choose another")
         say("measuring the influence of each block on its final answer")
         measured = measure_influence(model, samples, config, world)
         found = measured.values, measured.tokens
@@ -410,6 +410,10 @@ def _check(config: TrainConfig) -> None:
     _check_loss(config.loss)
     _check_masking(config.masking)
     _check_on_policy(config)
+    if config.masking.drop and config.objective != "reflection":
+        raise UserError(f"masking.drop = {config.masking.drop}: the objective {config.objective} does not drop blocks")
+    if config.masking.drop and config.mix == "tokens":
+        raise UserError("masking.drop: mix = tokens counts whole sequences; choose another mix")
     if not 0 < config.reflection_share < 1:
         raise UserError(f"reflection_share = {config.reflection_share}: must be above 0 and below 1")
     validation.check_held_out(config)
@@ -434,6 +438,8 @@ def _check_masking(masking: MaskingConfig) -> None:
     for name in ("stages", "window"):
         if getattr(masking, name) < 1:
             raise UserError(f"masking.{name} = {getattr(masking, name)}: must be at least 1")
+    if not 0 <= masking.drop <= 1:
+        raise UserError(f"masking.drop = {masking.drop}: must be a share of the blocks, from 0 to 1")
     if masking.caught_up < 0:
         raise UserError(f"masking.caught_up = {masking.caught_up}: must be 0 or more")
 

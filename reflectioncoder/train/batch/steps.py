@@ -22,6 +22,7 @@ from reflectioncoder.dialogues.dialogue import Dialogue
 from reflectioncoder.dialogues.tokens import ANSWER_PREFIX, BLOCK_TOKENS, Encoded, encode_content, encode_dialogue
 from reflectioncoder.errors import UserError
 from reflectioncoder.train.batch.changed import changed_tokens
+from reflectioncoder.train.batch.dropping import drop_blocks
 from reflectioncoder.train.batch.labels import choose_labels
 from reflectioncoder.train.batch.masking import Range, mask_rate, visible_ranges, visible_shares
 from reflectioncoder.train.batch.mixing import Repeats, epoch_size, numbers, repeats_of
@@ -76,7 +77,7 @@ class TrainSteps(Dataset[TrainStep]):
     """The optimizer steps of a run: item s is this rank's share of step s.
 
     Args:
-        samples: encoded samples.
+        samples: encoded samples, with measured influences if the configuration needs them.
         repeats: how often each sample occurs in an epoch.
         config: configuration of the run.
         world: the ranks that share a global batch; each gets the same number of micro-batches.
@@ -85,6 +86,7 @@ class TrainSteps(Dataset[TrainStep]):
     def __init__(
         self, samples: Sequence[Encoded], repeats: Sequence[Repeats], config: TrainConfig, world: World | None = None
     ) -> None:
+        samples = [drop_blocks(sample, config.masking.drop) for sample in samples]
         # Without students, a sequence is a plain sample of several rounds.
         only = config.loss.teacher_only
         self.samples = [dataclasses.replace(sample, is_reflection=False) for sample in samples] if only else samples
