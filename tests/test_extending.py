@@ -44,7 +44,7 @@ def sequences(folder: Path) -> list[str]:
 
 
 def test_every_program_of_the_page_is_run_here() -> None:
-    assert set(PROGRAMS) == {"mine", "task", "filter", "strategy", "bug_kind", "sampler", "backend"}
+    assert set(PROGRAMS) == {"mine", "task", "domain", "filter", "strategy", "bug_kind", "sampler", "backend"}
 
 
 @pytest.mark.slow
@@ -53,6 +53,16 @@ def test_a_part_is_used_from_the_command_line(tmp_path: Path) -> None:
     run(tmp_path, "mine", "build", "--count", "4", "--workers", "1", "--output", str(out))
     assert json.loads((out / "funnel.json").read_text())["problems"] == 4
     assert "known keys" not in run(tmp_path, "mine", "build", "--help")
+
+
+@pytest.mark.slow
+def test_another_domain_is_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "10 sequences" in run(tmp_path, "domain", str(out))
+    for line in map(json.loads, sequences(out)):
+        side = int(re.findall(r"\d+", line["messages"][2]["content"][0]["content"])[0])
+        assert line["messages"][3]["content"][0]["content"].endswith(f"\nAnswer: {side * side}")
+        assert line["provenance"]["mutations"] == ["perimeter"] and side % 5
 
 
 @pytest.mark.slow
