@@ -24,8 +24,9 @@ from reflectioncoder.problems.procedural.families import PROCEDURAL_SPLITS, Spli
 
 Quantity = Literal["item", "group", "coin"]
 LEVELS = (1, 2, 3, 4)
-LARGEST = 120  # of the values of all steps
-MOST_ADDED = 30
+LARGEST = {1: 40, 2: 40, 3: 80, 4: 120}  # of the values of all steps, by level
+MOST_ADDED = {1: 9, 2: 9, 3: 20, 4: 30}  # or taken off
+SUMS = 4  # in a text with sums alone
 PRETRAIN_SHARE = 0.5
 # Kinds of steps that the split `pretrain` does not have: what tuning has to teach a micro model.
 NEW_STEPS = frozenset("share wants difference sell".split())
@@ -261,25 +262,41 @@ def _draw_story(rng: random.Random, level: int, split: Split) -> Story | None:
     drawn = _draw(rng, level)
     if drawn is None or story_split(*drawn) != split:
         return None
-    numbers = [rng.randint(2, 12) if drawn[0] == "group" else rng.randint(4, 40)]
+    numbers = [rng.randint(2, 12) if drawn[0] == "group" else rng.randint(4, LARGEST[level] // 2)]
     values = list(numbers)
     for key in drawn[1]:
         expression, x = STEP_KINDS[key].expression, values[-1]
-        if "*" in expression:
-            choices = [n for n in range(2, 10) if x * n <= LARGEST]
-        elif "//" in expression:
-            choices = [n for n in range(2, 10) if x % n == 0 and x > n]
-        elif expression.startswith("{n}"):
-            choices = list(range(x + 2, min(x + MOST_ADDED, LARGEST) + 1))
-        else:
-            most = x - 2 if "-" in expression else LARGEST - x
-            choices = list(range(2, min(most, MOST_ADDED) + 1))
-        choices = [n for n in choices if n not in numbers]
+        choices = [n for n in _operands(expression, x, level) if n not in numbers]
         if not choices:
             return None
         numbers.append(rng.choice(choices))
         values.append(_value(expression, x, numbers[-1]))
     return Story(*drawn, tuple(numbers), tuple(values))
+
+
+def _operands(expression: str, x: int, level: int) -> list[int]:
+    """Return the numbers with which a step from `x` has a whole result in the range of the level."""
+    largest, most = LARGEST[level], MOST_ADDED[level]
+    if "*" in expression:
+        return [n for n in range(2, 10) if x * n <= largest]
+    if "//" in expression:
+        return [n for n in range(2, 10) if x % n == 0 and x > n]
+    if expression.startswith("{n}"):
+        return list(range(x + 2, min(x + most, largest) + 1))
+    return list(range(2, min(x - 2 if "-" in expression else largest - x, most) + 1))
+
+
+def _sums(rng: random.Random, level: int) -> tuple[str, str]:
+    """Return a text with sums alone: a request for them, and their results."""
+    asked, told = list[str](), list[str]()
+    while len(asked) < SUMS:
+        expression, x = rng.choice([kind.expression for kind in STEP_KINDS.values()]), rng.randint(2, LARGEST[level])
+        operands = _operands(expression, x, level)
+        if operands:
+            n = rng.choice(operands)
+            asked.append(expression.format(x=x, n=n).replace("//", "/"))
+            told.append(f"{asked[-1]} = {_value(expression, x, n)}")
+    return f"Calculate {', '.join(asked)}.", f"{'. '.join(told)}."
 
 
 def _value(expression: str, x: int, n: int) -> int:
@@ -412,9 +429,15 @@ def iter_story_problems(seed: int, split: Split, levels: Sequence[int] = LEVELS)
 
 
 def iter_story_texts(seed: int, split: Split, levels: Sequence[int] = LEVELS) -> Iterator[tuple[str, str]]:
-    """Yield instructions with their answers without end; see `iter_story_problems` for arguments and errors."""
+    """Yield instructions with their answers without end; see `iter_story_problems` for arguments and errors.
+
+    In the split `pretrain` half of the texts are sums without a story, from which a micro model learns to calculate.
+    """
     rng = random.Random(f"arithmetic texts:{seed}:{split}")
     for level in itertools.cycle(_checked(split, levels)):
+        if split == "pretrain" and rng.random() < 0.5:
+            yield _sums(rng, level)
+            continue
         while (story := _draw_story(rng, level, split)) is None:
             pass
         words = _words(story, rng)

@@ -107,13 +107,30 @@ def test_no_composition_is_in_two_splits_and_every_level_has_all_three(problems:
     assert all(problem.level == len(problem.extra["numbers"]) - 1 for problem in problems)
 
 
+def test_sums_without_a_story_are_right_and_in_pre_training_only() -> None:
+    texts = [text for text in islice(iter_story_texts(2, "pretrain", (1, 4)), 400) if "Answer" not in text[1]]
+    assert 150 < len(texts) < 250
+    for asked, told in texts:
+        sums = re.findall(r"(\d+ [-+*/] \d+) = (\d+)", told)
+        assert asked == f"Calculate {', '.join(left for left, _ in sums)}." and len(sums) == 4
+        assert all(eval(left) == int(right) for left, right in sums)
+    assert all("Answer" in told for _, told in islice(iter_story_texts(2, "train", (1, 4)), 100))
+
+
+def test_values_stay_in_the_range_of_the_level(problems: list[Problem]) -> None:
+    largest = {1: 40, 2: 40, 3: 80, 4: 120}
+    for problem in problems:
+        values = [int(value) for value in re.findall(r"= (\d+)", problem.answer)]
+        assert min(values) >= 1 and max([*values, *problem.extra["numbers"]]) <= largest[problem.level or 0]
+
+
 def test_pre_training_never_sees_the_new_kinds_of_steps() -> None:
     texts = "\n".join(
         instruction + answer for instruction, answer in islice(iter_story_texts(1, "pretrain", (1, 2)), 2000)
     )
     for words in ("friends", "needed", "wants", "Compared", "owns only", "sells", "sold"):
         assert words not in texts
-    for words in ("finds", "bags of", "times as many", "spends"):
+    for words in ("finds", "bags of", "times as many", "spends", "Calculate "):
         assert words in texts
     assert set(arithmetic.STEP_KINDS) >= NEW_STEPS
 
