@@ -8,34 +8,32 @@ misspelt key in any table is an error of the configuration file, before anything
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
+from reflectioncoder.config.tables import (
+    OWN_KEYS,
+    GivenTable,
+    ScoreSettings,
+    as_table,
+    check_placeholders,
+    merge_tables,
+    placeholders,
+    read_tables,
+    score_tables,
+    sections,
+)
 from reflectioncoder.config.toml import from_table
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
 
-PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-# Keys that the study sets itself, by command.
-STUDY_KEYS: Mapping[str, tuple[str, ...]] = {
-    "build": ("output", "fork"),
-    "train": ("output", "resume", "overwrite"),
-    "generate": ("output",),
-    "evaluate": ("output", "generate", "completions"),
-}
-GivenTable = tuple[Mapping[str, Any], str]  # a table of the file, and the prefix of its keys
 PROBLEM_KEYS = ("task", "levels", "seed", "data")  # of `generate`: they decide the problems of a score
 UNSEEDED = "generate.seed"  # decides the held-out problems, which must be the same in all runs
-
-
-def _sections() -> Any:
-    """A field of free keys whose inner tables `to_toml` writes as sections."""
-    return field(default_factory=dict, hash=False, metadata={"sections": True})
 
 
 @dataclass(frozen=True)
@@ -117,13 +115,13 @@ class StudyConfig:
     ray_address: str = ""
     steps: str = ""
     keep_models: bool = True
-    build: Mapping[str, Any] = _sections()
-    builds: Mapping[str, Any] = _sections()
-    train: Mapping[str, Any] = _sections()
-    generate: Mapping[str, Any] = _sections()
-    evaluate: Mapping[str, Any] = _sections()
-    scores: Mapping[str, Any] = _sections()
-    variants: Mapping[str, Any] = _sections()
+    build: Mapping[str, Any] = sections()
+    builds: Mapping[str, Any] = sections()
+    train: Mapping[str, Any] = sections()
+    generate: Mapping[str, Any] = sections()
+    evaluate: Mapping[str, Any] = sections()
+    scores: Mapping[str, Any] = sections()
+    variants: Mapping[str, Any] = sections()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -161,15 +159,6 @@ class StudyConfig:
             raise UserError(f"{where}: there is no variant '{name}'; {rest}")
         if trained and not variant_of(self, name).trained:
             raise UserError(f"{where}: variant '{name}' is not trained")
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """One score of a run: its name, how the completions are decoded, and how they are checked."""
-
-    name: str
-    generate: GenerateConfig
-    evaluate: EvaluateConfig
 
 
 @dataclass(frozen=True)
@@ -211,44 +200,33 @@ def run_settings(config: StudyConfig, name: str, seed: int) -> RunSettings:
     at = f"variants.{name}."
     seeds = _seeds(variant.seeded or config.seeded, seed, at if variant.seeded else "")
 
-    def table(verb: str, *tables: GivenTable) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        for one, where in tables:
-            _check_own(one, verb, where)
-            merged = _merged(merged, one)
-        return _merged(merged, seeds.get(verb, {}))
+    def table(verb: str, tables: Sequence[GivenTable]) -> dict[str, Any]:
+        return merge_tables(verb, tables, "the study", seeds.get(verb))
 
     def both(verb: str) -> list[GivenTable]:
         return [(getattr(config, verb), f"{verb}."), (getattr(variant, verb), f"{at}{verb}.")]
 
-    train = _read(TrainConfig, table("train", *both("train")), both("train"))
+    train = read_tables(TrainConfig, table("train", both("train")), both("train"))
     scores = []
-    for score, given in (config.scores or {"score": {}}).items():
-        parts = from_table(_ScoreTables, _as_table(given, f"scores.{score}"), "", f"scores.{score}.")
+    tables = config.scores or {"score": {}}
+    for score in tables:
+        parts = score_tables(tables, score)
         decoding, checking = (
             [both(verb)[0], (getattr(parts, verb), f"scores.{score}.{verb}."), both(verb)[1]]
             for verb in ("generate", "evaluate")
         )
-        scored = table("generate", *decoding)
+        scored = table("generate", decoding)
         if variant.trained and "model" in scored:
             where = next(where for one, where in reversed(decoding) if "model" in one)
             raise UserError(f"key '{where}model': is the trained model; set train.model for what is trained")
         scored.setdefault("model", train.model)
-        generate = _read(GenerateConfig, scored, decoding)
-        evaluate = _read(EvaluateConfig, table("evaluate", *checking), checking)
+        generate = read_tables(GenerateConfig, scored, decoding)
+        evaluate = read_tables(EvaluateConfig, table("evaluate", checking), checking)
         scores.append(ScoreSettings(score, generate, evaluate))
     chosen = train if variant.trained else None
     builds = _builds(config, variant, at, seeds, chosen, scores)
     _check_placeholders(config, name, [*builds.values(), *([train] if chosen else []), *scores])
     return RunSettings(builds, chosen, tuple(scores))
-
-
-@dataclass(frozen=True)
-class _ScoreTables:
-    """The tables of one score."""
-
-    generate: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    evaluate: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def _builds(
@@ -265,18 +243,15 @@ def _builds(
     for tables, prefix in ((config.builds, ""), (variant.builds, at)):
         for name, given in tables.items():
             entry = known.setdefault(f"builds.{name}", list(shared))
-            entry.append((_as_table(given, f"{prefix}builds.{name}"), f"{prefix}builds.{name}."))
+            entry.append((as_table(given, f"{prefix}builds.{name}"), f"{prefix}builds.{name}."))
     read: dict[str, BuildConfig] = {}
     waiting = list(placeholders([train, *scores]))
     while waiting:
         key = waiting.pop()
         if key in read or key not in known:
             continue
-        merged: dict[str, Any] = {}
-        for one, where in known[key]:
-            _check_own(one, "build", where)
-            merged = _merged(merged, one)
-        read[key] = _read(BuildConfig, _merged(merged, seeds.get("build", {})), known[key])
+        merged = merge_tables("build", known[key], "the study", seeds.get("build"))
+        read[key] = read_tables(BuildConfig, merged, known[key])
         waiting += placeholders(read[key])
     for key, given_tables in known.items():  # a mistake in a table that this run does not use is a mistake, too
         if key not in read:
@@ -285,30 +260,11 @@ def _builds(
     return {key.removeprefix("builds.") if key != "build" else "": made for key, made in sorted(read.items())}
 
 
-def placeholders(value: Any) -> Iterator[str]:
-    """Yield the names of all placeholders in the texts of settings, at any depth."""
-    if isinstance(value, str):
-        yield from PLACEHOLDER.findall(value)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from placeholders(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from placeholders(item)
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            yield from placeholders(getattr(value, name))
-
-
 def _check_placeholders(config: StudyConfig, name: str, settings: Sequence[Any]) -> None:
     named = {f"builds.{build}" for tables in (config.builds, variant_of(config, name).builds) for build in tables}
     models = {f"models.{other}" for other in config.variants if variant_of(config, other).trained}
     known = {"build", "seed", *named, *models}
-    for found in placeholders(settings):
-        if found not in known:
-            near = get_close_matches(found, known, 1)
-            rest = f"did you mean {{{near[0]}}}?" if near else f"known: {', '.join(sorted(known))}"
-            raise UserError(f"key 'variants.{name}': its settings have an unknown placeholder {{{found}}}; {rest}")
+    check_placeholders(settings, known, f"key 'variants.{name}'")
 
 
 def _seeds(seeded: Sequence[str], seed: int, at: str) -> dict[str, dict[str, Any]]:
@@ -316,7 +272,7 @@ def _seeds(seeded: Sequence[str], seed: int, at: str) -> dict[str, dict[str, Any
     tables: dict[str, dict[str, Any]] = {}
     for key in seeded:
         verb, _, rest = key.partition(".")
-        if verb not in STUDY_KEYS or not rest:
+        if verb not in OWN_KEYS or not rest:
             raise UserError(f"key '{at}seeded': '{key}' is not COMMAND.KEY, such as train.seed")
         if key == UNSEEDED:
             raise UserError(f"key '{at}seeded': {key} decides the held-out problems, which are the same in all runs")
@@ -326,31 +282,3 @@ def _seeds(seeded: Sequence[str], seed: int, at: str) -> dict[str, dict[str, Any
             table = table.setdefault(parent, {})
         table[last] = seed
     return tables
-
-
-def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested tables as one; values of the second replace those of the first."""
-    found = dict(first)
-    for key, value in second.items():
-        old = found.get(key)
-        found[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return found
-
-
-def _read(cls: type[Any], merged: Mapping[str, Any], tables: Sequence[GivenTable]) -> Any:
-    """Fill the settings of a command; a mistake is reported for the table that it is in."""
-    for one, where in tables:
-        from_table(cls, one, "", where)
-    return from_table(cls, merged, "", tables[0][1])
-
-
-def _check_own(table: Mapping[str, Any], verb: str, where: str) -> None:
-    for key in STUDY_KEYS[verb]:
-        if key in table:
-            raise UserError(f"key '{where}{key}': is set by the study; leave it out")
-
-
-def _as_table(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"key '{where}': expected a table, found {value!r}")
-    return value

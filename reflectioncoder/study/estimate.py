@@ -9,44 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from reflectioncoder.config.study import StudyConfig
 from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
 from reflectioncoder.progress import duration
+from reflectioncoder.steps.costs import StepCost, known_costs, mean_of
+from reflectioncoder.steps.pool import gpus_of
+from reflectioncoder.steps.processes import LocalPool
+from reflectioncoder.steps.run import read_records, unfinished_steps
 from reflectioncoder.study.plan import StudyPlan
-from reflectioncoder.study.processes import LocalPool
-from reflectioncoder.study.records import StepRecord, read_training_result
-from reflectioncoder.study.run import read_records, unfinished_steps
-from reflectioncoder.study.study import plan_study, study_gpus
+from reflectioncoder.study.study import plan_study
 
 VERBS = ("build", "train", "generate", "evaluate")
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """What a step costs.
-
-    Args:
-        seconds: wall-clock time of its process; None if it is not known.
-        tokens: tokens through the model in training; None for other commands, or if it is not known.
-    """
-
-    seconds: float | None
-    tokens: float | None = None
-
-
-def known_costs(plan: StudyPlan, records: Mapping[str, StepRecord]) -> dict[str, StepCost]:
-    """The costs of the steps that are done."""
-    found = {}
-    for key, record in records.items():
-        if record.state == "done":
-            trained = plan.steps[key].verb == "train"
-            tokens = float(read_training_result(plan.folder(key))["tokens"]) if trained else None
-            found[key] = StepCost(record.seconds, tokens)
-    return found
 
 
 def expected_costs(plan: StudyPlan, known: Mapping[str, StepCost], left: Sequence[str]) -> dict[str, StepCost]:
@@ -68,21 +44,16 @@ def expected_costs(plan: StudyPlan, known: Mapping[str, StepCost], left: Sequenc
         step = plan.steps[key]
         twins = [cost for name, cost in known.items() if places.get(name) == places.get(key)]
         same = twins or [cost for name, cost in known.items() if plan.steps[name].verb == step.verb]
-        seconds = _mean_of([cost.seconds for cost in same])
+        seconds = mean_of([cost.seconds for cost in same])
         tokens = None
         if step.verb == "train":
             limit = step.settings.max_tokens if step.settings.max_tokens > 0 else None
             other = {**known, **found}.get(step.tokens_of)
-            tokens = _mean_of([cost.tokens for cost in twins]) or limit or (other.tokens if other else None)
+            tokens = mean_of([cost.tokens for cost in twins]) or limit or (other.tokens if other else None)
             if tokens and speed and not twins:
                 seconds = tokens * speed
         found[key] = StepCost(seconds, tokens)
     return found
-
-
-def _mean_of(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
 
 
 def _ratio(above: Sequence[float | None], below: Sequence[float | None]) -> float | None:
@@ -104,7 +75,7 @@ def describe_study(config: StudyConfig) -> str:
     notes = []
     if not any(plan.steps[key].verb == "train" for key in known):
         notes = _count(plan, left, costs)
-    pool = LocalPool(config.jobs, config.threads, len(plan.runs), [] if config.engine == "ray" else study_gpus(plan))
+    pool = LocalPool(config.jobs, config.threads, len(plan.runs), [] if config.engine == "ray" else gpus_of(plan))
     return "\n".join([*_lines(config, plan, left, costs, pool), *notes])
 
 

@@ -8,14 +8,14 @@ from typing import Any, get_args
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.report.page import page_environment
 from reflectioncoder.report.run_files import texts
-from reflectioncoder.study.plan import StepVerb
+from reflectioncoder.steps.plan import StepVerb
+from reflectioncoder.steps.statistics import MeanWithInterval
+from reflectioncoder.steps.tables import interval_text
 from reflectioncoder.study.results import StudyResults
-from reflectioncoder.study.statistics import MeanWithInterval
 from reflectioncoder.study.tables import (
     METHOD,
     failures,
     find_difference,
-    interval_text,
     table_columns,
     unfinished,
     verdict_sentence,

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from reflectioncoder.config.study import StudyConfig, run_settings
+from reflectioncoder.config.tables import flat_settings
 from reflectioncoder.config.toml import load, save
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import held, refuse_foreign
-from reflectioncoder.study.inputs import check_study_inputs, file_digests
+from reflectioncoder.steps.inputs import check_inputs, file_digests
+from reflectioncoder.steps.plan import STEP_FOLDERS
+from reflectioncoder.steps.pool import open_pool
+from reflectioncoder.steps.records import StepRecord, link_steps
+from reflectioncoder.steps.run import read_records, run_steps
 from reflectioncoder.study.page import PAGE, write_study_page
-from reflectioncoder.study.plan import STEP_FOLDERS, StudyPlan, StudyRun, make_plan, steps_root
-from reflectioncoder.study.processes import LocalPool, StepPool, visible_gpus
-from reflectioncoder.study.records import StepRecord
+from reflectioncoder.study.plan import StudyPlan, make_plan, steps_root
 from reflectioncoder.study.results import StudyResults, study_results
-from reflectioncoder.study.run import read_records, run_steps
 from reflectioncoder.study.tables import markdown_table, results_as_json
 
 RESULTS, TABLE_FILE, RUN_FOLDERS = "study.json", "table.md", "runs"
@@ -45,7 +44,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         raise UserError("the intervals need scipy, which is not installed; run: pip install scipy (or make setup)")
     check_same_study(config)
     plan = make_plan(config, file_digests())
-    check_study_inputs(plan)
+    check_inputs(plan)
     return plan
 
 
@@ -68,7 +67,8 @@ def run_study(config: StudyConfig, say: Callable[[str], None] | None = None) -> 
     with held(folder), held(steps_root(config)) if config.steps else nullcontext():
         plan = plan_study(config)
         save(config, folder)
-        link_runs(plan, folder)
+        for run in plan.runs:
+            link_steps(plan, run, folder / RUN_FOLDERS / run.variant / f"seed-{run.seed}")
         last, cost = time.monotonic(), 0.0
 
         def changed(records: Mapping[str, StepRecord]) -> None:
@@ -79,7 +79,9 @@ def run_study(config: StudyConfig, say: Callable[[str], None] | None = None) -> 
                 last, cost = time.monotonic(), time.monotonic() - started
 
         try:
-            with _pool_of(config, plan) as pool:
+            with open_pool(
+                plan, config.engine, config.ray_address, config.jobs, config.threads, len(plan.runs)
+            ) as pool:
                 run_steps(plan, pool, say, config.keep_models, changed)
         finally:
             results = write_results(config, plan, read_records(plan))
@@ -118,7 +120,7 @@ def check_same_study(config: StudyConfig) -> None:
         names = ", ".join(before.variants)
         raise UserError(f"{folder}: holds another study, of the variants {names}; choose another output")
     for name in common:
-        old, new = (_flat(run_settings(one, name, UNLIKELY_SEED)) for one in (before, config))
+        old, new = (flat_settings(run_settings(one, name, UNLIKELY_SEED)) for one in (before, config))
         for key in dict.fromkeys([*old, *new]):
             if old.get(key) != new.get(key):
                 what = f"{key} = {old.get(key)!r}, not {new.get(key)!r}"
@@ -126,66 +128,6 @@ def check_same_study(config: StudyConfig) -> None:
                     f"{folder}: holds a study whose variant '{name}' has {what}; choose another output, or another name"
                     " for the variant"
                 )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
-    elif isinstance(value, Mapping):
-        items = {key or "build": item for key, item in value.items()}
-    elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
-        items = {getattr(item, "name", str(place)): item for place, item in enumerate(value)}
-    else:
-        return {prefix.rstrip("."): value}
-    found: dict[str, Any] = {}
-    for key, item in items.items():
-        found |= _flat(item, f"{prefix}{key}.")
-    return found
-
-
-def link_runs(plan: StudyPlan, folder: Path) -> None:
-    """Give each run a folder runs/VARIANT/seed-N with links to its steps, for people."""
-    for run in plan.runs:
-        place = folder / RUN_FOLDERS / run.variant / f"seed-{run.seed}"
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            for name, key in _names(run):
-                target = os.path.relpath(plan.folder(key), place)
-                link = place / name
-                if not link.is_symlink() or os.readlink(link) != target:
-                    with suppress(FileNotFoundError):
-                        link.unlink()
-                    link.symlink_to(target)
-        except OSError as error:
-            raise UserError(f"cannot write {place}: {error.strerror or error}") from None
-
-
-def _names(run: StudyRun) -> list[tuple[str, str]]:
-    builds = [(f"build-{place}" if place else "build", key) for place, key in enumerate(run.builds)]
-    trained = [("train", run.train)] if run.train else []
-    scores = []
-    for name, (decoded, checked) in run.scores.items():
-        end = f"-{name}" if len(run.scores) > 1 else ""
-        scores += [(f"generate{end}", decoded), (f"evaluate{end}", checked)]
-    return [*builds, *trained, *scores]
-
-
-def _pool_of(config: StudyConfig, plan: StudyPlan) -> AbstractContextManager[StepPool]:
-    if config.engine == "ray":
-        try:
-            from reflectioncoder.study.ray_pool import ray_pool
-        except ImportError as error:
-            raise UserError(f"engine = 'ray' needs Ray: pip install 'reflectioncoder[ray]' ({error})") from None
-        return ray_pool(config.ray_address, config.jobs, config.threads, len(plan.runs))
-    return nullcontext(LocalPool(config.jobs, config.threads, len(plan.runs), study_gpus(plan)))
-
-
-def study_gpus(plan: StudyPlan) -> list[str]:
-    """The GPUs that the steps may use; none if all of them compute on CPUs."""
-    computing = [step.decoding or step.settings for step in plan.steps.values() if step.on_device]
-    devices = {getattr(settings, "device", "auto") for settings in computing}
-    return visible_gpus() if devices - {"cpu"} else []
 
 
 def _to_stderr(line: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from reflectioncoder.study.results import Difference, ScoreCell, StudyResults, VariantRow
-from reflectioncoder.study.statistics import DRAWS, MeanWithInterval
+from reflectioncoder.steps.outcomes import Difference
+from reflectioncoder.steps.statistics import DRAWS
+from reflectioncoder.steps.tables import aligned_lines, interval_text, markdown_lines
+from reflectioncoder.study.results import ScoreCell, StudyResults, VariantRow
 
 BLANK = ""
 METHOD = (
@@ -71,12 +73,6 @@ def find_difference(row: VariantRow, score: str, reference: str) -> Difference |
     return next((one for one in cell.differences if one.reference == reference), None) if cell else None
 
 
-def interval_text(value: MeanWithInterval, form: str) -> str:
-    """`38.2 [35.0, 41.5]`, from shares."""
-    mean, low, high = (form.format(100 * share) for share in (value.mean, value.low, value.high))
-    return f"{mean} [{low}, {high}]"
-
-
 def paper_text(value: Any) -> str:
     """A published number as it was given."""
     return BLANK if value is None else f"{value}"
@@ -106,23 +102,11 @@ def verdict_sentence(results: StudyResults) -> str:
 def markdown_table(results: StudyResults) -> str:
     """The content of table.md: title, what differs, table, failed runs, and how the intervals were made."""
     head, rows = table_columns(results)
-    lines = [
-        f"# {results.title}",
-        "",
-        verdict_sentence(results),
-        "",
-        _line(head),
-        _line(["---"] * len(head)),
-        *map(_line, rows),
-    ]
+    lines = [f"# {results.title}", "", verdict_sentence(results), "", *markdown_lines(head, rows)]
     for title, texts in (("Failed runs", failures(results)), ("Not finished", unfinished(results))):
         if texts:
             lines += ["", f"{title}:", "", *(f"- {text}" for text in texts)]
     return "\n".join([*lines, "", METHOD])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def failures(results: StudyResults) -> list[str]:
@@ -141,11 +125,7 @@ def unfinished(results: StudyResults) -> list[str]:
 
 def summary_lines(results: StudyResults) -> list[str]:
     """The table in columns of equal width, for a terminal."""
-    head, rows = table_columns(results)
-    used = [column for column in range(len(head)) if any(row[column] for row in rows)]
-    lines = [[line[column] for column in used] for line in (head, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(used))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return aligned_lines(*table_columns(results))
 
 
 def results_as_json(results: StudyResults) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from reflectioncoder.steps.statistics import MeanWithInterval
 from reflectioncoder.study.results import Difference, RunOutcome, ScoreCell, StudyResults, VariantRow, _after_debugging
-from reflectioncoder.study.statistics import MeanWithInterval
 from reflectioncoder.study.tables import table_columns, verdict_sentence
 
 

@@ -1,4 +1,4 @@
-"""Where the steps of a study run: processes on the cores and GPUs of this machine."""
+"""Where steps run: processes on the cores and GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Protocol
 
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.registry import added_in
-from reflectioncoder.study.plan import StepVerb
+from reflectioncoder.steps.plan import StepVerb
 
 GRACE = 10.0  # seconds for a step to end after an interrupt
-# Ends with its parent however that ends, then becomes the command: a killed study leaves no process behind.
+# Ends with its parent however that ends, then becomes the command: a killed run leaves no process behind.
 LAUNCHER = """
 import ctypes, os, sys
 parent = int(sys.argv[1])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +15,7 @@ from reflectioncoder.errors import UserError
 from reflectioncoder.files.json_value import parse_json
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import read_marker, remove_tree
-from reflectioncoder.study.plan import STEP_OUTPUT
+from reflectioncoder.steps.plan import STEP_OUTPUT, StepPlan, StepRun
 
 STEP_LOG = "log.txt"
 STEP_RECORD = "step.json"
@@ -102,3 +104,18 @@ def read_training_result(folder: Path) -> Mapping[str, Any]:
         return found
     except (OSError, ValueError) as error:
         raise UserError(f"file {path}: cannot be read ({error}); delete {folder} to train again") from None
+
+
+def link_steps(plan: StepPlan, run: StepRun, place: Path) -> None:
+    """Make a folder with links to the steps of a run, for people. Raises UserError if it cannot be written."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, key in run.links:
+            target = os.path.relpath(plan.folder(key), place)
+            link = place / name
+            if not link.is_symlink() or os.readlink(link) != target:
+                with suppress(FileNotFoundError):
+                    link.unlink()
+                link.symlink_to(target)
+    except OSError as error:
+        raise UserError(f"cannot write {place}: {error.strerror or error}") from None

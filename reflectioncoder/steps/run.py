@@ -1,4 +1,4 @@
-"""Runs the steps of a study: as many at once as there is room for, each once, and again only if it failed."""
+"""Runs steps: as many at once as there is room for, each once, and again only if it failed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from reflectioncoder.config.toml import to_toml
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.progress import Meter
-from reflectioncoder.study.plan import COMPLETIONS, StudyPlan, StudyStep
-from reflectioncoder.study.processes import StepPool, StepProcess, header, step_words
-from reflectioncoder.study.records import (
+from reflectioncoder.steps.plan import COMPLETIONS, Step, StepPlan
+from reflectioncoder.steps.processes import StepPool, StepProcess, header, step_words
+from reflectioncoder.steps.records import (
     STEP_CONFIG,
     STEP_LOG,
     StepRecord,
@@ -36,7 +36,7 @@ class _Running:
     jobs: int
 
 
-def unfinished_steps(plan: StudyPlan, records: Records) -> list[str]:
+def unfinished_steps(plan: StepPlan, records: Records) -> list[str]:
     """Keys of the steps that must run, in the order of their runs.
 
     A model whose weights were deleted is trained again only if something that needs it is not done.
@@ -50,14 +50,14 @@ def unfinished_steps(plan: StudyPlan, records: Records) -> list[str]:
     return [key for key in order if key in missing]
 
 
-def read_records(plan: StudyPlan) -> dict[str, StepRecord]:
+def read_records(plan: StepPlan) -> dict[str, StepRecord]:
     """The records of all steps that have ended."""
     found = {key: read_record(plan.folder(key)) for key in plan.steps}
     return {key: record for key, record in found.items() if record is not None}
 
 
 def run_steps(
-    plan: StudyPlan,
+    plan: StepPlan,
     pool: StepPool,
     say: Callable[[str], None],
     keep_models: bool = True,
@@ -69,7 +69,7 @@ def run_steps(
         plan: the plan.
         pool: where the steps run.
         say: receives a line about each step that fails.
-        keep_models: see `StudyConfig`.
+        keep_models: whether trained models are kept; otherwise each is deleted once no unfinished step needs it.
         changed: called with the records whenever a step has ended.
 
     Returns:
@@ -109,7 +109,7 @@ def run_steps(
     return records
 
 
-def settings_of_step(plan: StudyPlan, step: StudyStep, threads: int) -> Any:
+def settings_of_step(plan: StepPlan, step: Step, threads: int) -> Any:
     """The settings with which a step runs: those of the plan, with its output and its number of workers.
 
     Raises:
@@ -128,7 +128,7 @@ def settings_of_step(plan: StudyPlan, step: StudyStep, threads: int) -> Any:
 
 
 def _start(
-    plan: StudyPlan,
+    plan: StepPlan,
     pool: StepPool,
     waiting: list[str],
     running: dict[str, _Running],
@@ -155,7 +155,7 @@ def _start(
 
 
 def _collect(
-    plan: StudyPlan,
+    plan: StepPlan,
     running: dict[str, _Running],
     records: dict[str, StepRecord],
     say: Callable[[str], None],
@@ -184,9 +184,9 @@ def _collect(
     return ended
 
 
-def _runs_of(plan: StudyPlan, key: str) -> str:
+def _runs_of(plan: StepPlan, key: str) -> str:
     """The runs that a step belongs to, for a message."""
-    runs = [f"{run.variant}, seed {run.seed}" for run in plan.runs if key in run.steps]
+    runs = [run.name for run in plan.runs if key in run.steps]
     more = f" and {len(runs) - 1} more runs" if len(runs) > 1 else ""
     return f"{plan.steps[key].verb} failed for {runs[0] if runs else key}{more}"
 
@@ -195,14 +195,14 @@ def _is_done(record: StepRecord | None) -> bool:
     return record is not None and record.state == "done"
 
 
-def _is_blocked(plan: StudyPlan, key: str, records: Records) -> bool:
+def _is_blocked(plan: StepPlan, key: str, records: Records) -> bool:
     """Whether a step waits, directly or not, for one that failed."""
     if key in records:
         return records[key].state == "failed"
     return any(_is_blocked(plan, name, records) for name in plan.steps[key].needs)
 
 
-def _delete_models(plan: StudyPlan, records: dict[str, StepRecord]) -> None:
+def _delete_models(plan: StepPlan, records: dict[str, StepRecord]) -> None:
     """Delete the weights of the models that no unfinished step needs."""
     for key, record in list(records.items()):
         if record.verb != "train" or record.state != "done" or record.model_deleted:

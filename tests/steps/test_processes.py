@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reflectioncoder.study.processes import LocalPool, StepProcess, visible_gpus
+from reflectioncoder.steps.processes import LocalPool, StepProcess, visible_gpus
 
 SHOW = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])"
 
@@ -58,7 +58,7 @@ def test_a_failing_or_killed_step_has_its_status_and_its_log(tmp_path: Path) -> 
 def test_no_step_outlives_its_study(tmp_path: Path) -> None:
     child = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
     program = (
-        "import sys; from pathlib import Path; from reflectioncoder.study.processes import start_process\n"
+        "import sys; from pathlib import Path; from reflectioncoder.steps.processes import start_process\n"
         "start_process(['-c', sys.argv[1], sys.argv[2]], Path(sys.argv[3]), {}).wait()"
     )
     place = tmp_path / "pid"

@@ -1,6 +1,6 @@
-"""Spreads the steps of a study over the devices of a Ray cluster, one task for each step.
+"""Spreads steps over the devices of a Ray cluster, one task for each step.
 
-A task starts the command in a process on its node, as `processes.py` does on this machine, so the folder of the study
+A task starts the command in a process on its node, as `processes.py` does on this machine, so the folder of the steps
 must be on a file system that all nodes share under the same path. Ray gives each task its GPU. A task whose node dies
 is started again by Ray, and the command goes on where it was.
 """
@@ -17,7 +17,7 @@ import ray
 from reflectioncoder.construct.engines.on_ray import cluster
 from reflectioncoder.errors import UserError, first_line
 from reflectioncoder.registry import added_in
-from reflectioncoder.study.processes import StepPool, StepProcess, start_process, thread_variables
+from reflectioncoder.steps.processes import StepPool, StepProcess, start_process, thread_variables
 
 LOST_STATUS = 1
 
@@ -26,11 +26,11 @@ def run_on_node(words: Sequence[str], log: str, threads: int, folder: str) -> in
     """Run a command on the node of this task, and return its exit status.
 
     Raises:
-        UserError: the node does not see the folder of the study.
+        UserError: the node does not see the folder of the steps.
     """
     if not Path(log).parent.is_dir():
         node = ray.util.get_node_ip_address()
-        raise UserError(f"node {node} does not see {Path(log).parent}; put the study on a file system that all share")
+        raise UserError(f"node {node} does not see {Path(log).parent}; put the output on a file system that all share")
     return start_process(words, Path(log), thread_variables(threads), folder).wait()
 
 

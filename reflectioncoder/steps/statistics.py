@@ -1,4 +1,4 @@
-"""Statistics of a study: means over seeds and problems, with intervals that respect both.
+"""Statistics of scores: means over seeds and problems, with intervals that respect both.
 
 All runs of a score have the same problems, and all variants the same seeds: a table of seeds times problems. Both are
 samples: of all seeds that could have been drawn, and of all problems of this kind. The intervals come from a bootstrap

@@ -1,4 +1,4 @@
-"""What a study reads from outside: digests of input files, and the checks that need the file system."""
+"""What steps read from outside: digests of input files, and the checks that need the file system."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.owned import LOCK
 from reflectioncoder.models.model_files import check_model_files
-from reflectioncoder.study.plan import FILE_NAME, StudyPlan, StudyStep
+from reflectioncoder.steps.plan import FILE_NAME, Step, StepPlan
 
 PIECES, PIECE = 64, 1 << 16  # pieces of a large file that are hashed, and bytes of each
 HASHED_WHOLE = PIECES * PIECE  # smaller files are hashed whole
@@ -47,18 +47,18 @@ def file_digests() -> Callable[[str], str]:
     return digest
 
 
-def check_study_inputs(plan: StudyPlan) -> None:
-    """Check before anything runs that the models and files which a study names are there.
+def check_inputs(plan: StepPlan) -> None:
+    """Check before anything runs that the models and files which steps read are there.
 
     Raises:
         UserError: a model's files are missing or incomplete, or a file of data does not exist; the message names the
-            variant.
+            chain of steps.
     """
     own = f"{plan.root}/"
     for run in plan.runs:
         for key in run.steps:
             step = plan.steps[key]
-            where = f"variant '{run.variant}', {step.verb}: "
+            where = f"{run.where}, {step.verb}: "
             for model in _models(step):
                 if not model.startswith(own):
                     try:
@@ -70,7 +70,7 @@ def check_study_inputs(plan: StudyPlan) -> None:
                     raise UserError(f"{where}file {name}: No such file or directory")
 
 
-def _models(step: StudyStep) -> list[str]:
+def _models(step: Step) -> list[str]:
     """The models that a step loads on this machine."""
     if not step.on_device:
         return []
@@ -82,7 +82,7 @@ def _models(step: StudyStep) -> list[str]:
     return [own.model] if getattr(own, "model", "") and own.backend != "server" else []
 
 
-def _data(step: StudyStep) -> list[str]:
+def _data(step: Step) -> list[str]:
     settings = step.settings
     if step.verb == "train":
         return [*settings.data, *settings.eval_data]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reflectioncoder.study.results import difference
-from reflectioncoder.study.statistics import drawn_interval, mean_interval, width_factor
+from reflectioncoder.steps.outcomes import difference
+from reflectioncoder.steps.statistics import drawn_interval, mean_interval, width_factor
 
 
 def enumerated(table: np.ndarray) -> np.ndarray:
