@@ -51,6 +51,7 @@ def verbs() -> dict[str, Verb]:
     from reflectioncoder.cli.doctor import DOCTOR
     from reflectioncoder.cli.evaluate import COMPARE, EVALUATE, REPORT, TABLE
     from reflectioncoder.cli.generate import GENERATE
+    from reflectioncoder.cli.improve import IMPROVE
     from reflectioncoder.cli.inspect import INSPECT
     from reflectioncoder.cli.pretrain import PRETRAIN
     from reflectioncoder.cli.run import RUN
@@ -71,6 +72,7 @@ def verbs() -> dict[str, Verb]:
         "table": TABLE,
         "report": REPORT,
         "study": STUDY,
+        "improve": IMPROVE,
         "run": RUN,
         "doctor": DOCTOR,
         "completion": Verb("print a completion script for bash or zsh", CompletionArguments, run_completion),

@@ -209,6 +209,18 @@ def _delete_models(plan: StepPlan, records: dict[str, StepRecord]) -> None:
             continue
         users = [step.key for step in plan.steps.values() if key in step.needs and step.tokens_of != key]
         if all(_is_done(records.get(name)) for name in users):
-            delete_weights(plan.folder(key))
-            records[key] = dataclasses.replace(record, model_deleted=True)
-            write_record(plan.folder(key), records[key])
+            records[key] = delete_model(plan, key, record)
+
+
+def delete_model(plan: StepPlan, key: str, record: StepRecord) -> StepRecord:
+    """Delete the weights of a trained model, and return its new record, which says so.
+
+    Args:
+        plan: the plan.
+        key: key of the training.
+        record: its record.
+    """
+    delete_weights(plan.folder(key))
+    changed = dataclasses.replace(record, model_deleted=True)
+    write_record(plan.folder(key), changed)
+    return changed

@@ -1,8 +1,9 @@
-"""Tables of scores as text."""
+"""Tables of scores as text, and the places of bars beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from reflectioncoder.steps.statistics import MeanWithInterval
 
@@ -28,3 +29,14 @@ def aligned_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
     lines = [[line[column] for column in used] for line in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(used))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def widest_share(values: Iterable[MeanWithInterval]) -> float:
+    """The end of a scale around zero that holds all intervals; at least 0.01."""
+    return max([0.01, *(max(abs(value.low), abs(value.high)) for value in values)])
+
+
+def place_around_zero(value: MeanWithInterval, widest: float) -> dict[str, Any]:
+    """Left end, width and middle of a bar in percent of a scale from -widest to widest."""
+    left, right, middle = (50 + 50 * share / widest for share in (value.low, value.high, value.mean))
+    return {"left": f"{left:.2f}", "width": f"{right - left:.2f}", "middle": f"{middle:.2f}"}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.report.page import page_environment
 from reflectioncoder.report.run_files import texts
 from reflectioncoder.steps.plan import StepVerb
-from reflectioncoder.steps.statistics import MeanWithInterval
-from reflectioncoder.steps.tables import interval_text
+from reflectioncoder.steps.tables import interval_text, place_around_zero, widest_share
 from reflectioncoder.study.results import StudyResults
 from reflectioncoder.study.tables import (
     METHOD,
@@ -34,15 +33,8 @@ def write_study_page(folder: Path, results: StudyResults) -> Path:
 def render_study(folder: Path, results: StudyResults) -> str:
     """Render the page as HTML."""
     head, rows = table_columns(results)
-    widest = max(
-        [0.01]
-        + [
-            max(abs(one.value.low), abs(one.value.high))
-            for row in results.rows
-            for cell in row.cells.values()
-            for one in cell.differences
-        ]
-    )
+    differences = (one for row in results.rows for cell in row.cells.values() for one in cell.differences)
+    widest = widest_share(one.value for one in differences)
     page = (
         page_environment()
         .get_template("study.html")
@@ -55,7 +47,7 @@ def render_study(folder: Path, results: StudyResults) -> str:
             results=results,
             find=find_difference,
             text=interval_text,
-            place=lambda value: _around_zero(value, widest),
+            place=lambda value: place_around_zero(value, widest),
             widest=100 * widest,
             failures=failures(results),
             unfinished=unfinished(results),
@@ -64,9 +56,3 @@ def render_study(folder: Path, results: StudyResults) -> str:
         )
     )
     return page.encode("utf-8", "replace").decode("utf-8").rstrip("\n")
-
-
-def _around_zero(value: MeanWithInterval, widest: float) -> dict[str, Any]:
-    """Left end, width and middle of a bar in percent of a scale from -widest to widest."""
-    left, right, middle = (50 + 50 * share / widest for share in (value.low, value.high, value.mean))
-    return {"left": f"{left:.2f}", "width": f"{right - left:.2f}", "middle": f"{middle:.2f}"}
