@@ -113,13 +113,13 @@ def summary_lines(results: ImproveResults) -> list[str]:
 def round_line(results: ImproveResults) -> str:
     """One line about the last round, as soon as it has ended."""
     one = results.rounds[-1]
-    parts = [] if one.state in ("empty", "failed") else [f"round {one.number}"]
-    if one.state == "done":
-        parts.append(f"{one.sequences} sequences and {one.passed} passed at once of {one.attempts} attempts")
-        value, before = one.scores[STOPPING], results.rounds[0].scores.get(STOPPING)
-        of = f", {100 * before.mean:.1f} % before" if before else ""
-        parts.append(f"{interval_text(value, '{:.1f}')} %{of}")
-    return "; ".join([*parts, *([results.ended] if results.ended else [])])
+    if one.state != "done":
+        return results.ended or f"round {one.number} is not finished"
+    value, before = one.scores[STOPPING], results.rounds[0].scores.get(STOPPING)
+    of = f", {100 * before.mean:.1f} % before" if before else ""
+    made = f"{one.sequences} sequences and {one.passed} passed at once of {one.attempts} attempts"
+    text = f"round {one.number}: {made}; {score_title(results, STOPPING)} {interval_text(value, '{:.1f}')} %{of}"
+    return f"{text}. {results.ended}" if results.ended else text
 
 
 def results_as_json(results: ImproveResults) -> dict[str, Any]:
