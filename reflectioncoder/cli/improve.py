@@ -15,15 +15,15 @@ def run_improve_verb(config: ImproveConfig, switches: Switches) -> int:
 
         print(describe_improve(config))
         return 0
-    from reflectioncoder.improve.improve import PAGE, RESULTS, TABLE_FILE, run_improve
-    from reflectioncoder.improve.tables import results_as_json, summary_lines
+    from reflectioncoder.improve.improve import IMPROVE_PAGE, RESULTS, TABLE_FILE, run_improve
+    from reflectioncoder.improve.tables import improve_lines, rounds_as_json
 
     results = run_improve(config)
     if switches.json:
-        print(json.dumps(results_as_json(results), ensure_ascii=False))
+        print(json.dumps(rounds_as_json(results), ensure_ascii=False))
     else:
-        places = [f"{config.output}/{name}" for name in (RESULTS, TABLE_FILE, PAGE)]
-        print("\n".join([*summary_lines(results), *places]))
+        places = [f"{config.output}/{name}" for name in (RESULTS, TABLE_FILE, IMPROVE_PAGE)]
+        print("\n".join([*improve_lines(results), *places]))
     return int(results.failed)
 
 

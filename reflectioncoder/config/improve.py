@@ -23,8 +23,8 @@ from reflectioncoder.config.train import TrainConfig
 from reflectioncoder.errors import UserError
 
 STOPPING = "stopping"  # name of the score that stops the loop
-MODEL = "{model}"  # the model that attempts the problems of a round, or that is scored
-BUILD = "{build}"  # the output of a round's build
+ROUND_MODEL = "{model}"  # the model that attempts the problems of a round, or that is scored
+ROUND_BUILD = "{build}"  # the output of a round's build
 ATTEMPTING = ("attempts", "native")  # samplers that need a model
 SERVED = ("server", "completions")  # back ends that decode elsewhere
 
@@ -99,7 +99,7 @@ class ImproveConfig:
 
 @dataclass(frozen=True)
 class RoundSettings:
-    """The settings of one round. Texts may contain `MODEL` and `BUILD`.
+    """The settings of one round. Texts may contain `ROUND_MODEL` and `ROUND_BUILD`.
 
     Args:
         build: the attempts and their repair; None in round 0, which scores the first model.
@@ -140,12 +140,12 @@ def _build(config: ImproveConfig, number: int) -> BuildConfig:
     if sampler not in ATTEMPTING:
         raise UserError(f"key 'build.sampler': '{sampler}' asks no model that learns; take {' or '.join(ATTEMPTING)}")
     own = getattr(read, sampler)
-    if own.backend in SERVED and MODEL not in read.chat.model and not config.fresh_problems:
+    if own.backend in SERVED and ROUND_MODEL not in read.chat.model and not config.fresh_problems:
         raise UserError(
             f"key 'build.{sampler}.backend': the server has the same model and the same problems in every round; set"
-            f" build.chat.model = '{MODEL}' for servers that load models by path, or fresh_problems = true"
+            f" build.chat.model = '{ROUND_MODEL}' for servers that load models by path, or fresh_problems = true"
         )
-    model = "" if own.backend == "server" else MODEL
+    model = "" if own.backend == "server" else ROUND_MODEL
     changed: AttemptsConfig | NativeConfig = dataclasses.replace(own, model=model)
     seed = read.seed + (number - 1 if config.fresh_problems else 0)
     build: BuildConfig = dataclasses.replace(read, sampler=sampler, seed=seed, **{sampler: changed})
@@ -158,9 +158,9 @@ def _train(config: ImproveConfig) -> TrainConfig:
     if "model" in config.train:
         raise UserError("key 'train.model': is set by the loop; set start for the first model, and train_from")
     read: TrainConfig = read_tables(TrainConfig, merge_tables("train", given, "the loop"), given)
-    train = dataclasses.replace(read, data=read.data or (BUILD,), model=MODEL)
-    if not any(BUILD in text for text in train.data):
-        raise UserError(f"key 'train.data': names no {BUILD}, so no round would learn from its attempts")
+    train = dataclasses.replace(read, data=read.data or (ROUND_BUILD,), model=ROUND_MODEL)
+    if not any(ROUND_BUILD in text for text in train.data):
+        raise UserError(f"key 'train.data': names no {ROUND_BUILD}, so no round would learn from its attempts")
     check_placeholders(train, {"build", "model"}, "[train]")
     for key in ("eval_data", "fields"):
         if list(placeholders(getattr(train, key))):
@@ -181,11 +181,11 @@ def _score(config: ImproveConfig, name: str) -> ScoreSettings:
     generate: GenerateConfig = read_tables(GenerateConfig, merge_tables("generate", decoding, "the loop"), decoding)
     evaluate: EvaluateConfig = read_tables(EvaluateConfig, merge_tables("evaluate", checking, "the loop"), checking)
     where = "[generate]" if name == STOPPING else f"[scores.{name}]"
-    if generate.backend in SERVED and MODEL not in generate.chat.model:
+    if generate.backend in SERVED and ROUND_MODEL not in generate.chat.model:
         raise UserError(
             f"{where}: a server has the same model in every round, so all scores would be the same; set chat.model ="
-            f" '{MODEL}' for servers that load models by path, or take another backend"
+            f" '{ROUND_MODEL}' for servers that load models by path, or take another backend"
         )
-    score = ScoreSettings(name, dataclasses.replace(generate, model=MODEL), evaluate)
+    score = ScoreSettings(name, dataclasses.replace(generate, model=ROUND_MODEL), evaluate)
     check_placeholders([score.generate, score.evaluate], {"model"}, where)
     return score

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from reflectioncoder.config.build import BuildConfig
 from reflectioncoder.config.evaluate import EvaluateConfig, GenerateConfig
 from reflectioncoder.config.tables import (
-    OWN_KEYS,
+    RESERVED_KEYS,
     GivenTable,
     ScoreSettings,
     as_table,
@@ -272,7 +272,7 @@ def _seeds(seeded: Sequence[str], seed: int, at: str) -> dict[str, dict[str, Any
     tables: dict[str, dict[str, Any]] = {}
     for key in seeded:
         verb, _, rest = key.partition(".")
-        if verb not in OWN_KEYS or not rest:
+        if verb not in RESERVED_KEYS or not rest:
             raise UserError(f"key '{at}seeded': '{key}' is not COMMAND.KEY, such as train.seed")
         if key == UNSEEDED:
             raise UserError(f"key '{at}seeded': {key} decides the held-out problems, which are the same in all runs")

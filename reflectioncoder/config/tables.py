@@ -20,7 +20,7 @@ from reflectioncoder.errors import UserError
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
 # Keys that the command with the tables sets itself, by the command that they are for.
-OWN_KEYS: Mapping[str, tuple[str, ...]] = {
+RESERVED_KEYS: Mapping[str, tuple[str, ...]] = {
     "build": ("output", "fork"),
     "train": ("output", "resume", "overwrite"),
     "generate": ("output",),
@@ -72,7 +72,7 @@ def merge_tables(
     """
     found: dict[str, Any] = {}
     for one, where in tables:
-        for key in OWN_KEYS[verb]:
+        for key in RESERVED_KEYS[verb]:
             if key in one:
                 raise UserError(f"key '{where}{key}': is set by {set_by}; leave it out")
         found = merged(found, one)

@@ -7,6 +7,7 @@ number of answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 from reflectioncoder.config.improve import ATTEMPTING, SERVED, ImproveConfig
 from reflectioncoder.improve.improve import first_rounds, plan_improve
@@ -14,10 +15,8 @@ from reflectioncoder.improve.plan import RoundsPlan
 from reflectioncoder.improve.results import improve_results
 from reflectioncoder.progress import duration
 from reflectioncoder.steps.costs import StepCost, known_costs, mean_of
-from reflectioncoder.steps.plan import Step
+from reflectioncoder.steps.plan import Step, StepVerb
 from reflectioncoder.steps.run import read_records, unfinished_steps
-
-VERBS = ("build", "train", "generate", "evaluate")
 
 
 def describe_improve(config: ImproveConfig) -> str:
@@ -42,7 +41,7 @@ def describe_improve(config: ImproveConfig) -> str:
     ]
     unknown = []
     total = 0.0
-    for verb in VERBS:
+    for verb in get_args(StepVerb):
         keys = [key for key in left if plan.steps[key].verb == verb]
         if not keys:
             continue

@@ -15,19 +15,19 @@ from reflectioncoder.construct.samplers.registry import check_sampler
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import check_writable, held, refuse_foreign
-from reflectioncoder.improve.page import PAGE, write_improve_page
+from reflectioncoder.improve.page import IMPROVE_PAGE, write_improve_page
 from reflectioncoder.improve.plan import RoundsPlan, plan_rounds
 from reflectioncoder.improve.problems import not_counted
 from reflectioncoder.improve.results import ImproveResults, improve_results, made_nothing, read_funnel
-from reflectioncoder.improve.tables import markdown_table, results_as_json, round_line
-from reflectioncoder.steps.inputs import check_inputs, file_digests
+from reflectioncoder.improve.tables import round_line, rounds_as_json, rounds_markdown
+from reflectioncoder.steps.inputs import check_step_inputs, file_digests
 from reflectioncoder.steps.plan import FREE_KEYS, STEP_FOLDERS
 from reflectioncoder.steps.pool import open_pool
 from reflectioncoder.steps.records import StepRecord, link_steps, read_record
 from reflectioncoder.steps.run import delete_model, read_records, run_steps
 
 RESULTS, TABLE_FILE, ROUND_FOLDERS = "improve.json", "table.md", "rounds"
-IMPROVE_FILES = (RESULTS, TABLE_FILE, PAGE, "config.toml", STEP_FOLDERS, ROUND_FOLDERS)
+IMPROVE_FILES = (RESULTS, TABLE_FILE, IMPROVE_PAGE, "config.toml", STEP_FOLDERS, ROUND_FOLDERS)
 
 
 def plan_improve(config: ImproveConfig) -> tuple[RoundsPlan, frozenset[str]]:
@@ -47,7 +47,7 @@ def plan_improve(config: ImproveConfig) -> tuple[RoundsPlan, frozenset[str]]:
     check_same_loop(config)
     check_writable(Path(config.output))
     plan = plan_rounds(config, config.rounds, file_digests())
-    check_inputs(plan)
+    check_step_inputs(plan)
     build = plan.steps[plan.runs[1].builds[0]].settings
     check_sampler(build)
     if config.build.get("sampler") == "native" or (
@@ -76,7 +76,7 @@ def run_improve(config: ImproveConfig, say: Callable[[str], None] | None = None)
 
         def write(number: int, records: Mapping[str, StepRecord]) -> ImproveResults:
             part = first_rounds(whole, number)
-            return write_results(config, part, records, left_out)
+            return write_rounds(config, part, records, left_out)
 
         number = 1
         with open_pool(whole, config.engine, config.ray_address, config.jobs, config.threads, _widest(whole)) as pool:
@@ -105,14 +105,14 @@ def first_rounds(plan: RoundsPlan, last: int) -> RoundsPlan:
     return RoundsPlan(plan.root, {key: step for key, step in plan.steps.items() if key in keys}, runs)
 
 
-def write_results(
+def write_rounds(
     config: ImproveConfig, plan: RoundsPlan, records: Mapping[str, StepRecord], left_out: frozenset[str]
 ) -> ImproveResults:
     """Compute the table from the finished steps, and write its three files."""
     folder = Path(config.output)
     results = improve_results(config, plan, records, left_out)
-    write_lines(folder / RESULTS, [json.dumps(results_as_json(results), indent=1, ensure_ascii=False)])
-    write_lines(folder / TABLE_FILE, [markdown_table(results)])
+    write_lines(folder / RESULTS, [json.dumps(rounds_as_json(results), indent=1, ensure_ascii=False)])
+    write_lines(folder / TABLE_FILE, [rounds_markdown(results)])
     write_improve_page(folder, results)
     return results
 

@@ -8,25 +8,25 @@ from markupsafe import Markup
 
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.improve.results import ImproveResults
-from reflectioncoder.improve.tables import METHOD, notes, score_title, table_columns
+from reflectioncoder.improve.tables import HOW_SCORED, notes, round_columns, score_title
 from reflectioncoder.report.charts import Line, line_chart
 from reflectioncoder.report.page import page_environment
 from reflectioncoder.report.run_files import texts
 from reflectioncoder.steps.tables import interval_text, place_around_zero, widest_share
 
-PAGE = "report.html"
+IMPROVE_PAGE = "report.html"
 
 
 def write_improve_page(folder: Path, results: ImproveResults) -> Path:
     """Write report.html into the folder of a loop, and return its path. Raises UserError if it cannot be written."""
-    path = folder / PAGE
+    path = folder / IMPROVE_PAGE
     write_lines(path, [render_improve(folder, results)])
     return path
 
 
 def render_improve(folder: Path, results: ImproveResults) -> str:
     """Render the page as HTML."""
-    head, rows = table_columns(results)
+    head, rows = round_columns(results)
     widest = widest_share(one.value for row in results.rounds for one in row.differences.values())
     page = (
         page_environment()
@@ -44,7 +44,7 @@ def render_improve(folder: Path, results: ImproveResults) -> str:
             notes=notes(results),
             reasons=list(dict.fromkeys(reason for one in results.rounds for reason in one.funnel)),
             chart=_chart(results),
-            method=METHOD,
+            method=HOW_SCORED,
             configurations={name: text for name, text in texts(folder, "*.toml").items() if "/" not in name},
         )
     )

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reflectioncoder.config.improve import BUILD, MODEL, ImproveConfig, round_settings
+from reflectioncoder.config.improve import ROUND_BUILD, ROUND_MODEL, ImproveConfig, round_settings
 from reflectioncoder.steps.plan import STEP_FOLDERS, StepPlan, StepPlanner, StepRun
 
 
 @dataclass(frozen=True)
-class Round(StepRun):
+class LoopRound(StepRun):
     """The steps of one round; round 0 scores the first model as it is.
 
     Args:
@@ -35,7 +35,7 @@ class RoundsPlan(StepPlan):
         runs: the rounds from 0 on.
     """
 
-    runs: tuple[Round, ...]
+    runs: tuple[LoopRound, ...]
 
     def model(self, number: int, start: str) -> str:
         """The model after a round: the directory of its training, or `start` for round 0."""
@@ -63,14 +63,14 @@ def plan_rounds(config: ImproveConfig, last: int, digest: Callable[[str], str]) 
             builds.append(steps.add("build", settings.build, {"model": model}.__getitem__, texts))
             first = 0 if config.keep_data else number - 1
             data = tuple(
-                text.replace(BUILD, f"{{build.{one}}}") if BUILD in text else text
+                text.replace(ROUND_BUILD, f"{{build.{one}}}") if ROUND_BUILD in text else text
                 for text in settings.train.data
-                for one in (range(first, number) if BUILD in text else (0,))
+                for one in (range(first, number) if ROUND_BUILD in text else (0,))
             )
             trained = models[-1] if config.train_from == "last" else ""
             texts = {} if trained else {"model": config.start}
             found = {"model": trained, **{f"build.{one}": key for one, key in enumerate(builds)}}
-            train = dataclasses.replace(settings.train, model=MODEL, data=data)
+            train = dataclasses.replace(settings.train, model=ROUND_MODEL, data=data)
             models.append(steps.add("train", train, found.__getitem__, texts))
         model = models[-1]
         texts = {} if model else {"model": config.start}
@@ -79,5 +79,5 @@ def plan_rounds(config: ImproveConfig, last: int, digest: Callable[[str], str]) 
             for score in settings.scores
         }
         own = (builds[-1],) if number else ()
-        rounds.append(Round(f"round {number}", own, model if number else "", scores, number))
+        rounds.append(LoopRound(f"round {number}", own, model if number else "", scores, number))
     return RoundsPlan(steps.root, steps.steps, tuple(rounds))

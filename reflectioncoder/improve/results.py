@@ -11,14 +11,14 @@ import numpy as np
 
 from reflectioncoder.config.improve import STOPPING, ImproveConfig
 from reflectioncoder.files.json_value import parse_json
-from reflectioncoder.improve.plan import Round, RoundsPlan
-from reflectioncoder.improve.stopping import judge
+from reflectioncoder.improve.plan import LoopRound, RoundsPlan
+from reflectioncoder.improve.stopping import standing
 from reflectioncoder.steps.outcomes import Difference, RunOutcome, Shares, difference, run_outcome
 from reflectioncoder.steps.records import StepRecord
 from reflectioncoder.steps.statistics import MeanWithInterval, mean_interval
 
 FIRST = "round 0"
-PASSED = ("passed_at_once", "single_round")  # in the funnel: attempts that left nothing to reflect on
+PASSED_REASONS = ("passed_at_once", "single_round")  # in the funnel: attempts that left nothing to reflect on
 NO_NUMBERS = ("problems", "sequences", "skipped_rows")
 
 
@@ -65,7 +65,7 @@ class RoundResult:
     @property
     def passed(self) -> int | None:
         """Number of attempts that passed at once."""
-        return sum(self.funnel.get(name, 0) for name in PASSED) if self.funnel else None
+        return sum(self.funnel.get(name, 0) for name in PASSED_REASONS) if self.funnel else None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def made_nothing(funnel: Mapping[str, int]) -> bool:
     return bool(funnel) and not funnel.get("sequences") and not funnel.get("unfinished")
 
 
-def read_funnel(plan: RoundsPlan, one: Round) -> dict[str, int]:
+def read_funnel(plan: RoundsPlan, one: LoopRound) -> dict[str, int]:
     """The funnel of a round's build; empty if there is none, or if it is not finished."""
     if not one.builds:
         return {}
@@ -150,12 +150,12 @@ def improve_results(
             )
         )
     scored = [one.scores[STOPPING].mean for one in rounds if STOPPING in one.scores]
-    judgement = judge(scored, config.patience, config.min_gain) if scored else None
+    now = standing(scored, config.patience, config.min_gain) if scored else None
     ended, failed = how_it_ended(config, rounds)
     return ImproveResults(
         config.title or Path(config.output).name,
         tuple(rounds),
-        judgement.best if judgement else 0,
+        now.best if now else 0,
         ended,
         failed,
         (STOPPING, *config.scores),
@@ -177,17 +177,17 @@ def how_it_ended(config: ImproveConfig, rounds: list[RoundResult]) -> tuple[str,
         return text, last.number == 1
     if any(one.state != "done" for one in rounds):
         return "", False
-    judgement = judge([one.scores[STOPPING].mean for one in rounds], config.patience, config.min_gain)
-    if judgement.stops:
+    now = standing([one.scores[STOPPING].mean for one in rounds], config.patience, config.min_gain)
+    if now.stops:
         least = f" of {config.min_gain:g} points or more" if config.min_gain else ""
-        waited = f"{judgement.waited} rounds in a row" if judgement.waited > 1 else "1 round"
+        waited = f"{now.waited} rounds in a row" if now.waited > 1 else "1 round"
         return f"Ended after round {last.number}: {waited} without a gain{least}.", False
     if last.number >= config.rounds:
         return f"Ended after round {last.number}, the most that `rounds` allows.", False
     return "", False
 
 
-def _failed_for_nothing(one: Round, records: Mapping[str, StepRecord], funnel: Mapping[str, int]) -> bool:
+def _failed_for_nothing(one: LoopRound, records: Mapping[str, StepRecord], funnel: Mapping[str, int]) -> bool:
     return all(key in records for key in one.builds) and made_nothing(funnel)
 
 

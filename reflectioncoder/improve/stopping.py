@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ROUNDING = 1e-9  # points; sums of shares are not exact
+NO_GAIN = 1e-9  # points; sums of shares are not exact
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Standing:
     """What the scores so far say.
 
     Args:
@@ -23,7 +23,7 @@ class Judgement:
     stops: bool
 
 
-def judge(scores: Sequence[float], patience: int, min_gain: float) -> Judgement:
+def standing(scores: Sequence[float], patience: int, min_gain: float) -> Standing:
     """Judge whether a loop goes on.
 
     A round gains if its score exceeds that of the last round that gained (at first round 0), by `min_gain` at least. So
@@ -38,9 +38,9 @@ def judge(scores: Sequence[float], patience: int, min_gain: float) -> Judgement:
     waited = 0
     for score in scores[1:]:
         gain = 100 * (score - last)
-        if gain > ROUNDING and gain >= min_gain - ROUNDING:
+        if gain > NO_GAIN and gain >= min_gain - NO_GAIN:
             last, waited = score, 0
         else:
             waited += 1
     best = max(range(len(scores)), key=lambda number: (scores[number], -number))
-    return Judgement(best, waited, bool(patience) and waited >= patience)
+    return Standing(best, waited, bool(patience) and waited >= patience)

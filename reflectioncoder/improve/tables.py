@@ -10,7 +10,7 @@ from reflectioncoder.improve.results import ImproveResults, RoundResult
 from reflectioncoder.steps.statistics import DRAWS
 from reflectioncoder.steps.tables import aligned_lines, interval_text, markdown_lines
 
-METHOD = (
+HOW_SCORED = (
     f"Scores are pass@1 with 95 % intervals over the problems ({DRAWS:,} draws of scipy.stats.bootstrap, percentiles, "
     "corrected as in docs/studying.md); there is one seed, so they say nothing of other seeds. Differences are paired: "
     "the same problems before and after. Tokens are those through the model in the round's training, teacher and "
@@ -27,7 +27,7 @@ def score_title(results: ImproveResults, name: str) -> str:
     return "stopping score" if name == STOPPING and len(results.scores) > 1 else "score" if name == STOPPING else name
 
 
-def table_columns(results: ImproveResults) -> tuple[list[str], list[list[str]]]:
+def round_columns(results: ImproveResults) -> tuple[list[str], list[list[str]]]:
     """The heading and the rows of the table as texts."""
     rounds = results.rounds
     head = ["round", "attempts", "passed at once", "sequences", "tokens", "seconds"]
@@ -40,7 +40,7 @@ def table_columns(results: ImproveResults) -> tuple[list[str], list[list[str]]]:
         columns.append([interval_text(one.scores[name], "{:.1f}") if name in one.scores else "" for one in rounds])
         if name != STOPPING or len(results.scores) == 1:
             head.append("against round 0, points")
-            columns.append([difference_text(one, name) for one in rounds])
+            columns.append([gain_text(one, name) for one in rounds])
     return head, [list(line) for line in zip(*columns, strict=True)]
 
 
@@ -76,7 +76,7 @@ def _name(results: ImproveResults, one: RoundResult) -> str:
     return f"{one.number} ({told})" if told else f"{one.number}"
 
 
-def difference_text(one: RoundResult, name: str) -> str:
+def gain_text(one: RoundResult, name: str) -> str:
     """The difference of a round to round 0 with its interval in percentage points."""
     if one.number == 0:
         return "reference" if name in one.scores else ""
@@ -98,16 +98,16 @@ def notes(results: ImproveResults) -> list[str]:
     return [*found, CHOSEN]
 
 
-def markdown_table(results: ImproveResults) -> str:
+def rounds_markdown(results: ImproveResults) -> str:
     """The content of table.md: title, table, how the loop ended, and how the intervals were made."""
-    head, rows = table_columns(results)
+    head, rows = round_columns(results)
     listed = [f"- {note}" for note in notes(results)]
-    return "\n".join([f"# {results.title}", "", *markdown_lines(head, rows), "", *listed, "", METHOD])
+    return "\n".join([f"# {results.title}", "", *markdown_lines(head, rows), "", *listed, "", HOW_SCORED])
 
 
-def summary_lines(results: ImproveResults) -> list[str]:
+def improve_lines(results: ImproveResults) -> list[str]:
     """The table in columns of equal width and the notes, for a terminal."""
-    return [*aligned_lines(*table_columns(results)), *notes(results)]
+    return [*aligned_lines(*round_columns(results)), *notes(results)]
 
 
 def round_line(results: ImproveResults) -> str:
@@ -122,7 +122,7 @@ def round_line(results: ImproveResults) -> str:
     return f"{text}. {results.ended}" if results.ended else text
 
 
-def results_as_json(results: ImproveResults) -> dict[str, Any]:
+def rounds_as_json(results: ImproveResults) -> dict[str, Any]:
     """The content of improve.json, without the verdicts, which are in the steps' own files."""
     rounds = []
     for one in results.rounds:
@@ -139,6 +139,6 @@ def results_as_json(results: ImproveResults) -> dict[str, Any]:
         "left_out": results.left_out,
         "tokens": sum(known),
         "seconds": round(sum(one.seconds for one in results.rounds), 1),
-        "method": METHOD,
+        "method": HOW_SCORED,
         "rounds": rounds,
     }

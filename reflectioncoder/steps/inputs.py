@@ -47,7 +47,7 @@ def file_digests() -> Callable[[str], str]:
     return digest
 
 
-def check_inputs(plan: StepPlan) -> None:
+def check_step_inputs(plan: StepPlan) -> None:
     """Check before anything runs that the models and files which steps read are there.
 
     Raises:

@@ -16,7 +16,7 @@ from reflectioncoder.config.toml import load, save
 from reflectioncoder.errors import UserError
 from reflectioncoder.files.jsonl import write_lines
 from reflectioncoder.files.owned import held, refuse_foreign
-from reflectioncoder.steps.inputs import check_inputs, file_digests
+from reflectioncoder.steps.inputs import check_step_inputs, file_digests
 from reflectioncoder.steps.plan import STEP_FOLDERS
 from reflectioncoder.steps.pool import open_pool
 from reflectioncoder.steps.records import StepRecord, link_steps
@@ -44,7 +44,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         raise UserError("the intervals need scipy, which is not installed; run: pip install scipy (or make setup)")
     check_same_study(config)
     plan = make_plan(config, file_digests())
-    check_inputs(plan)
+    check_step_inputs(plan)
     return plan
 
 

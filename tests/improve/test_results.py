@@ -13,7 +13,7 @@ from reflectioncoder.config.improve import ImproveConfig
 from reflectioncoder.improve.page import render_improve
 from reflectioncoder.improve.plan import RoundsPlan, plan_rounds
 from reflectioncoder.improve.results import ImproveResults, improve_results
-from reflectioncoder.improve.tables import markdown_table, results_as_json, round_line, table_columns
+from reflectioncoder.improve.tables import round_columns, round_line, rounds_as_json, rounds_markdown
 from reflectioncoder.steps.records import StepRecord, write_record
 from reflectioncoder.steps.run import read_records
 
@@ -71,7 +71,7 @@ def results(folder: Path, last: int = 2, **changes: Any) -> ImproveResults:
 
 def test_the_table_has_the_numbers_of_the_files(tmp_path: Path) -> None:
     found = results(tmp_path)
-    head, rows = table_columns(found)
+    head, rows = round_columns(found)
     assert head == [
         "round", "attempts", "passed at once", "sequences", "tokens", "seconds", "stopping score, pass@1, %",
         "final, pass@1, %", "against round 0, points",
@@ -93,10 +93,10 @@ def test_the_table_has_the_numbers_of_the_files(tmp_path: Path) -> None:
 
 def test_the_files_say_the_same(tmp_path: Path) -> None:
     found = results(tmp_path)
-    text = markdown_table(found)
+    text = rounds_markdown(found)
     assert "| 1 | 10 | 4 | 5 | 1,000 | 36 | 66.7 [" in text and "The best model is that of round 2" in text
     assert "1 problems of the stopping score are in a reported score, too, and do not count in it; 3 do." in text
-    written = json.loads(json.dumps(results_as_json(found)))
+    written = json.loads(json.dumps(rounds_as_json(found)))
     assert (written["tokens"], written["seconds"], written["best"]) == (3000, 78.0, 2)
     assert [one["sequences"] for one in written["rounds"]] == [None, 5, 2]
     assert written["rounds"][1]["differences"]["final"]["value"]["mean"] == 0.25
@@ -142,7 +142,7 @@ def test_a_failed_step_is_shown_with_its_log(tmp_path: Path) -> None:
     records = {name: record for name, record in read_records(plan).items() if name not in plan.runs[2].scores["final"]}
     found = improve_results(config, plan, records, frozenset())
     assert found.failed and found.ended == "Round 2 failed: train: out of memory."
-    assert f"train: out of memory ({plan.folder(key)}/log.txt)" in markdown_table(found)
+    assert f"train: out of memory ({plan.folder(key)}/log.txt)" in rounds_markdown(found)
 
 
 def test_deleted_weights_are_said_to_be(tmp_path: Path) -> None:

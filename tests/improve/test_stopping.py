@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reflectioncoder.improve.stopping import Judgement, judge
+from reflectioncoder.improve.stopping import Standing, standing
 
 CASES = [
     # scores of rounds 0, 1, ..., patience, min_gain, best, waited, stops
@@ -28,4 +28,4 @@ CASES = [
 def test_a_loop_stops_after_rounds_without_a_gain(
     percent: list[float], patience: int, least: float, best: int, waited: int, stops: bool
 ) -> None:
-    assert judge([value / 100 for value in percent], patience, least) == Judgement(best, waited, stops)
+    assert standing([value / 100 for value in percent], patience, least) == Standing(best, waited, stops)

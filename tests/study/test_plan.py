@@ -11,7 +11,7 @@ from places import ROOT
 from reflectioncoder.config.study import StudyConfig
 from reflectioncoder.config.toml import load
 from reflectioncoder.errors import UserError
-from reflectioncoder.steps.inputs import check_inputs, file_digests
+from reflectioncoder.steps.inputs import check_step_inputs, file_digests
 from reflectioncoder.study.plan import StudyPlan, make_plan
 
 BASE: dict[str, Any] = {
@@ -123,7 +123,7 @@ def test_builds_with_a_model_of_this_machine_take_a_device() -> None:
 def test_a_missing_model_or_file_is_named_with_its_variant(tmp_path: Path) -> None:
     def check(**train: Any) -> None:
         config = StudyConfig(output=str(tmp_path / "out"), train={**BASE["train"], **train}, variants={"only": {}})
-        check_inputs(make_plan(config, file_digests()))
+        check_step_inputs(make_plan(config, file_digests()))
 
     check()
     with pytest.raises(UserError, match=r"variant 'only', train: model .*/none: no such directory"):
