@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from reflectioncoder.steps.outcomes import Difference
 from reflectioncoder.steps.statistics import MeanWithInterval
-from reflectioncoder.study.results import Difference, RunOutcome, ScoreCell, StudyResults, VariantRow, _after_debugging
+from reflectioncoder.study.results import ScoreCell, StudyOutcome, StudyResults, VariantRow, _after_debugging
 from reflectioncoder.study.tables import table_columns, verdict_sentence
 
 
@@ -18,7 +19,7 @@ def cell(mean: float, differences: dict[str, tuple[float, float, float]], gap: f
 
 def results(rows: dict[str, ScoreCell]) -> StudyResults:
     made = [VariantRow(name, f"<{name}>", {}, {"score": one}, 10, 1, 1, 1, 1, 1) for name, one in rows.items()]
-    outcomes = tuple(RunOutcome(name, 0, "done") for name in rows)
+    outcomes = tuple(StudyOutcome("done", variant=name) for name in rows)
     return StudyResults("title", tuple(made), outcomes, ("score",), ("plain", "equal"))
 
 
@@ -48,9 +49,11 @@ def test_the_gap_has_columns_where_a_row_has_one() -> None:
 def test_the_gap_is_paired_by_problem_and_takes_debugged_runs_only() -> None:
     first = {"a": 1.0, "b": 0.0, "c": 0.0, "d": 1.0}
     runs = [
-        RunOutcome("x", 0, "done", scores={"score": first}, after={"score": {**first, "b": 1.0, "c": 1.0}}),
-        RunOutcome("x", 1, "done", scores={"score": first}, after={"score": {**first, "a": 0.0}}),
-        RunOutcome("x", 2, "open", scores={"score": dict.fromkeys(first, 0.0)}),
+        StudyOutcome(
+            "done", variant="x", seed=0, scores={"score": first}, after={"score": {**first, "b": 1.0, "c": 1.0}}
+        ),
+        StudyOutcome("done", variant="x", seed=1, scores={"score": first}, after={"score": {**first, "a": 0.0}}),
+        StudyOutcome("open", variant="x", seed=2, scores={"score": dict.fromkeys(first, 0.0)}),
     ]
     after, gap = _after_debugging(runs, "score")
     assert after is not None and gap is not None
