@@ -26,7 +26,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# make demo is the quick one; make demo FULL=1 the overnight size.
+# make demo is the quick one; make demo FULL=1 has the size of the tables in docs/studies.md.
 demo: setup
 	$(BIN)/reflectioncoder demo $(if $(FULL),--config configs/demo-full.toml,)
 

@@ -124,5 +124,6 @@ def to_look_at(demo: DemoConfig) -> list[str]:
     run = Path(demo.output) / "runs" / "reflection" / f"seed-{demo.seeds[0]}"
     return [
         f"a sequence: reflectioncoder inspect {run}/build/output/sequences.jsonl",
+        f"its training: reflectioncoder report {run}/train/output",
         f"the tuned model: {run}/train/output",
     ]

@@ -28,14 +28,14 @@ def run_study_verb(config: StudyConfig, switches: Switches) -> int:
 def show_study(results: StudyResults, output: str, as_json: bool, more: Sequence[str] = ()) -> int:
     """Print the results of a study with the lines `more`, and return the exit status: 1 if a run is missing."""
     from reflectioncoder.study.study import PAGE, RESULTS, TABLE_FILE
-    from reflectioncoder.study.tables import failures, results_as_json, summary_lines, verdict_sentence
+    from reflectioncoder.study.tables import failures, results_as_json, summary_lines, verdict_lines
 
     if as_json:
         print(json.dumps(results_as_json(results), ensure_ascii=False))
     else:
         failed = [f"failed: {line}" for line in failures(results)]
         places = [f"{output}/{name}" for name in (RESULTS, TABLE_FILE, PAGE)]
-        print("\n".join([verdict_sentence(results), *summary_lines(results), *failed, *places, *more]))
+        print("\n".join([*verdict_lines(results), *summary_lines(results), *failed, *places, *more]))
     return int(any(one.state != "done" for one in results.outcomes))
 
 

@@ -17,7 +17,7 @@ from reflectioncoder.study.tables import (
     find_difference,
     table_columns,
     unfinished,
-    verdict_sentence,
+    verdict_lines,
 )
 
 PAGE = "report.html"
@@ -40,7 +40,7 @@ def render_study(folder: Path, results: StudyResults) -> str:
         .get_template("study.html")
         .render(
             title=results.title,
-            sentence=verdict_sentence(results),
+            verdict=verdict_lines(results),
             verbs=get_args(StepVerb),
             head=head,
             table=rows,

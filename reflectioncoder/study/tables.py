@@ -78,10 +78,10 @@ def paper_text(value: Any) -> str:
     return BLANK if value is None else f"{value}"
 
 
-def verdict_sentence(results: StudyResults) -> str:
+def verdict_lines(results: StudyResults) -> list[str]:
     """Which variants differ from each reference beyond the noise, in words, with the differences in points."""
     done = sum(one.state == "done" for one in results.outcomes)
-    sentences = [f"{done} of {len(results.outcomes)} runs are done."]
+    lines = [f"{done} of {len(results.outcomes)} runs are done."]
     for reference in results.references:
         label = next(row.label for row in results.rows if row.name == reference)
         groups: dict[str, list[str]] = {
@@ -95,14 +95,20 @@ def verdict_sentence(results: StudyResults) -> str:
             if found is not None:
                 group = better if found.value.low > 0 else worse if found.value.high < 0 else open_
                 group.append(f"{row.label} ({interval_text(found.value, '{:+.1f}')})")
-        sentences += [f"{head}: {', '.join(names)}." for head, names in groups.items() if names]
-    return " ".join(sentences)
+        lines += [f"{head}: {', '.join(names)}." for head, names in groups.items() if names]
+    return lines
 
 
 def markdown_table(results: StudyResults) -> str:
     """The content of table.md: title, what differs, table, failed runs, and how the intervals were made."""
     head, rows = table_columns(results)
-    lines = [f"# {results.title}", "", verdict_sentence(results), "", *markdown_lines(head, rows)]
+    lines = [
+        f"# {results.title}",
+        "",
+        *(f"- {line}" for line in verdict_lines(results)),
+        "",
+        *markdown_lines(head, rows),
+    ]
     for title, texts in (("Failed runs", failures(results)), ("Not finished", unfinished(results))):
         if texts:
             lines += ["", f"{title}:", "", *(f"- {text}" for text in texts)]
@@ -143,7 +149,7 @@ def results_as_json(results: StudyResults) -> dict[str, Any]:
     }
     return {
         "title": results.title,
-        "sentence": verdict_sentence(results),
+        "verdict": verdict_lines(results),
         "references": list(results.references),
         "scores": list(results.scores),
         "method": METHOD,

@@ -1,4 +1,4 @@
-"""The table and the sentence of a study, from results made by hand."""
+"""The table of a study and the lines above it, from results made by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from reflectioncoder.steps.outcomes import Difference
 from reflectioncoder.steps.statistics import MeanWithInterval
 from reflectioncoder.study.results import ScoreCell, StudyOutcome, StudyResults, VariantRow, _after_debugging
-from reflectioncoder.study.tables import table_columns, verdict_sentence
+from reflectioncoder.study.tables import table_columns, verdict_lines
 
 
 def cell(mean: float, differences: dict[str, tuple[float, float, float]], gap: float | None = None) -> ScoreCell:
@@ -23,7 +23,7 @@ def results(rows: dict[str, ScoreCell]) -> StudyResults:
     return StudyResults("title", tuple(made), outcomes, ("score",), ("plain", "equal"))
 
 
-def test_the_sentence_names_what_is_better_and_worse_than_each_reference() -> None:
+def test_the_lines_name_what_is_better_and_worse_than_each_reference() -> None:
     found = results(
         {
             "plain": cell(0.4, {"equal": (-0.2, -0.25, -0.15)}),
@@ -31,11 +31,12 @@ def test_the_sentence_names_what_is_better_and_worse_than_each_reference() -> No
             "equal": cell(0.6, {"plain": (0.2, 0.15, 0.25)}),
         }
     )
-    assert verdict_sentence(found) == (
-        "3 of 3 runs are done. Better than <plain> beyond the noise: <method> (+10.0 [+5.0, +15.0]), <equal> (+20.0 "
-        "[+15.0, +25.0]). Worse than <equal> beyond the noise: <plain> (-20.0 [-25.0, -15.0]). Not told apart from "
-        "<equal>: <method> (-10.0 [-20.0, +0.0])."
-    )
+    assert verdict_lines(found) == [
+        "3 of 3 runs are done.",
+        "Better than <plain> beyond the noise: <method> (+10.0 [+5.0, +15.0]), <equal> (+20.0 [+15.0, +25.0]).",
+        "Worse than <equal> beyond the noise: <plain> (-20.0 [-25.0, -15.0]).",
+        "Not told apart from <equal>: <method> (-10.0 [-20.0, +0.0]).",
+    ]
 
 
 def test_the_gap_has_columns_where_a_row_has_one() -> None:
