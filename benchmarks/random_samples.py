@@ -1,8 +1,8 @@
 """Makes reflection samples of random tokens with realistic lengths and shares of blocks, to benchmark training.
 
 The shares are those of 200 sequences of the demo of commit 04dff95: of the tokens of the first round 16 % are the
-user's, 39 % code, 24 % execution and 21 % analysis; of the tokens of the second round 46 % are the user's. The token ids
-do not affect the cost.
+user's, 39 % code, 24 % execution and 21 % analysis; of the tokens of the second round 46 % are the user's. The token
+ids do not affect the cost.
 """
 
 from __future__ import annotations
