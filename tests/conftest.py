@@ -23,6 +23,7 @@ LONGEST = (
     "end_to_end/test_kills.py",
     "cli/test_file_fuzz.py",
     "study/test_study.py",
+    "improve/test_improve.py",
     "train/ranks/test_distributed.py",
     "construct/engines/test_on_ray.py",
     "end_to_end/test_benchmarks.py",

@@ -90,6 +90,22 @@ def test_what_decides_a_round_changes_its_steps(changes: dict[str, Any], same: b
     assert (plan(2).steps.keys() == plan(2, **changes).steps.keys()) == same
 
 
+def test_a_server_and_vllm_get_the_model_of_each_round() -> None:
+    chat = {"model": "{model}", "base_url": "http://localhost:1/v1"}
+    served = {**BASE["build"], "attempts": {"backend": "server"}, "chat": chat}
+    found = plan(2, build=served, generate={**BASE["generate"], "backend": "server", "chat": chat})
+    one, two = found.runs[1:]
+    asked = [found.steps[run.builds[0]].settings.chat.model for run in (one, two)]
+    assert asked == ["base", place(one.train)] and found.steps[two.builds[0]].needs == (one.train,)
+    assert [found.steps[run.scores["final"][0]].settings.chat.model for run in found.runs] == [
+        "base", place(one.train), place(two.train)
+    ]  # fmt: skip
+    spread = plan(2, build={**BASE["build"], "engine": "ray", "attempts": {"backend": "vllm"}})
+    made = [spread.steps[run.builds[0]].settings for run in spread.runs[1:]]
+    assert [(one.engine, one.attempts.backend) for one in made] == [("ray", "vllm")] * 2
+    assert [one.attempts.model for one in made] == ["base", place(spread.runs[1].train)]
+
+
 def test_the_shipped_configuration_is_a_loop() -> None:
     config = load(ImproveConfig, ROOT / "configs" / "improve.toml")
     found = plan_rounds(config, config.rounds, lambda _: "")
