@@ -50,7 +50,7 @@ class ReportArguments:
     """Write one self-contained HTML page from the files of a run, and print its path.
 
     Args:
-        directory: output directory of a demo, a build, a training run or an evaluation.
+        directory: output directory of a build, a training run or an evaluation.
     """
 
     directory: str = positional()

@@ -42,6 +42,7 @@ TASK_TITLES = {"heldout": "held-out", "handwritten": "handwritten", "humaneval":
 TERMS = {"loss": "total", "teacher_ce": "teacher CE", "student_ce": "student CE", "kl": "KL"}
 TABLE_ROWS = 8  # rows of the table with the numbers of the curves
 NOTHING = "–"
+PAGES_OF_THEIR_OWN = ("study.json", "improve.json")  # results of the verbs demo, study and improve
 # Control characters would be invisible or broken in HTML; they are shown as their Unicode pictures.
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
@@ -58,7 +59,8 @@ def write_report(directory: Path) -> Path:
     """Write `report.html` about the files in `directory`.
 
     Args:
-        directory: output directory of `reflectioncoder demo`, `build`, `train` or `evaluate`.
+        directory: output directory of `reflectioncoder build`, `train` or `evaluate`, or a directory with several of
+            them in `build`, `train/ARM` and `evaluate/ARM/TASK`, as demos were laid out up to commit 04dff95.
 
     Returns:
         path of the page, which needs no other file and no network.
@@ -70,10 +72,12 @@ def write_report(directory: Path) -> Path:
     if not directory.is_dir():
         raise UserError(f"report: {directory} is not a directory")
     found = read_run(directory)
+    if any((directory / name).is_file() for name in PAGES_OF_THEIR_OWN):
+        raise UserError(f"report: {directory} is the folder of a study, which writes its own page report.html there")
     if found.empty:
         raise UserError(
-            f"report: nothing to report on in {directory}; expected summary.json, funnel.json, sequences.jsonl, "
-            "log.jsonl or score.json, as the verbs demo, build, train and evaluate write them"
+            f"report: nothing to report on in {directory}; expected funnel.json, sequences.jsonl, log.jsonl or "
+            "score.json, as the verbs build, train and evaluate write them"
         )
     path = directory / "report.html"
     write_lines(path, [render(found)])

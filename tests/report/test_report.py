@@ -251,6 +251,12 @@ def test_nothing_usable_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "report.html").exists()
 
 
+def test_the_page_of_a_study_is_not_replaced(run: Path) -> None:
+    (run / "study.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="is the folder of a study, which writes its own page"):
+        write_report(run)
+
+
 def test_funnel_counts_down() -> None:
     steps = funnel({"skipped_rows": 3, "problems": 10, "too_long": 4, "idle_asserts": 1, "sequences": 5})
     assert [(step.removed, step.left) for step in steps] == [(3, None), (None, 10), (4, 6), (1, 5), (None, 5)]
