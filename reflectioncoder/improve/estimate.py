@@ -27,10 +27,12 @@ def describe_improve(config: ImproveConfig) -> str:
     """
     plan, left_out = plan_improve(config)
     records = read_records(plan)
-    for number in range(1, config.rounds + 1):  # a loop that has ended has nothing left
+    for number in range(1, config.rounds + 1):
         results = improve_results(config, first_rounds(plan, number), records, left_out)
-        if results.ended and not results.failed:
+        if results.ended and not any(one.failed for one in results.rounds):
             return "\n".join([f"{config.output}: nothing to do", results.ended])
+        if results.rounds[-1].state != "done":
+            break
     left = unfinished_steps(plan, records)
     rounds = [one for one in plan.runs[1:] if set(one.steps) & set(left)]
     known = known_costs(plan, records)

@@ -78,24 +78,22 @@ def run_improve(config: ImproveConfig, say: Callable[[str], None] | None = None)
             part = first_rounds(whole, number)
             return write_rounds(config, part, records, left_out)
 
-        number = 1
         with open_pool(whole, config.engine, config.ray_address, config.jobs, config.threads, _widest(whole)) as pool:
-            while True:
+            for number in range(1, config.rounds + 1):
                 part = first_rounds(whole, number)
-                link_steps(part, part.runs[-1], folder / ROUND_FOLDERS / str(number))
-                if number == 1:
-                    link_steps(part, part.runs[0], folder / ROUND_FOLDERS / "0")
+                for one in part.runs[-1:] if number > 1 else part.runs:
+                    link_steps(part, one, folder / ROUND_FOLDERS / str(one.number))
+                empty = made_nothing(read_funnel(part, part.runs[-1]))
                 try:
-                    if not made_nothing(read_funnel(part, part.runs[-1])):
-                        run_steps(part, pool, _unless_empty(part, say))
+                    run_steps(first_rounds(whole, number - 1) if empty else part, pool, _unless_empty(part, say))
                 finally:
                     results = write(number, read_records(part))
                 if config.keep_models == "best" and _delete_models(part, results):
                     results = write(number, read_records(part))
                 say(round_line(results))
                 if results.ended:
-                    return results
-                number += 1
+                    break
+    return results
 
 
 def first_rounds(plan: RoundsPlan, last: int) -> RoundsPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def improve_results(
     rounds = []
     for one, outcome, own in zip(plan.runs, outcomes, shares, strict=True):
         funnel = read_funnel(plan, one)
-        state = "empty" if outcome.state == "failed" and _failed_for_nothing(one, records, funnel) else outcome.state
+        state = "empty" if made_nothing(funnel) else outcome.state
         trained = records.get(one.train)
         rounds.append(
             RoundResult(
@@ -149,7 +150,7 @@ def improve_results(
                 not (trained and trained.model_deleted),
             )
         )
-    scored = [one.scores[STOPPING].mean for one in rounds if STOPPING in one.scores]
+    scored = [one.scores[STOPPING].mean for one in takewhile(lambda one: STOPPING in one.scores, rounds)]
     now = standing(scored, config.patience, config.min_gain) if scored else None
     ended, failed = how_it_ended(config, rounds)
     return ImproveResults(
@@ -177,6 +178,9 @@ def how_it_ended(config: ImproveConfig, rounds: list[RoundResult]) -> tuple[str,
         return text, last.number == 1
     if any(one.state != "done" for one in rounds):
         return "", False
+    unscored = next((one for one in rounds if STOPPING not in one.scores), None)
+    if unscored is not None:
+        return f"Round {unscored.number} has no stopping score: none of its problems could be run here.", True
     now = standing([one.scores[STOPPING].mean for one in rounds], config.patience, config.min_gain)
     if now.stops:
         least = f" of {config.min_gain:g} points or more" if config.min_gain else ""
@@ -185,10 +189,6 @@ def how_it_ended(config: ImproveConfig, rounds: list[RoundResult]) -> tuple[str,
     if last.number >= config.rounds:
         return f"Ended after round {last.number}, the most that `rounds` allows.", False
     return "", False
-
-
-def _failed_for_nothing(one: LoopRound, records: Mapping[str, StepRecord], funnel: Mapping[str, int]) -> bool:
-    return all(key in records for key in one.builds) and made_nothing(funnel)
 
 
 def _counted(outcome: RunOutcome, left_out: frozenset[str]) -> dict[str, Shares]:

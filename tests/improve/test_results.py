@@ -132,6 +132,17 @@ def test_a_round_without_sequences_ends_the_loop(tmp_path: Path, number: int, fa
     assert found.ended == said and round_line(found) == said
 
 
+def test_problems_that_cannot_be_run_end_the_loop(tmp_path: Path) -> None:
+    plan = plan_rounds(loop(tmp_path), 1, lambda _: "")
+    for number in (0, 1):
+        write_round(plan, number)
+    lines = verdicts("0000").replace('"ok"', '"not_run"')
+    (plan.output(plan.runs[1].scores["stopping"][1]) / "results.jsonl").write_text(lines)
+    found = improve_results(loop(tmp_path), plan, read_records(plan), frozenset())
+    assert (found.best, found.failed) == (0, True)
+    assert found.ended == "Round 1 has no stopping score: none of its problems could be run here."
+
+
 def test_a_failed_step_is_shown_with_its_log(tmp_path: Path) -> None:
     config = loop(tmp_path)
     plan = plan_rounds(config, 2, lambda _: "")
