@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from places import ROOT
 
 from reflectioncoder.config.improve import ImproveConfig
+from reflectioncoder.config.study import StudyConfig
 from reflectioncoder.config.toml import load
 from reflectioncoder.improve.improve import first_rounds
 from reflectioncoder.improve.plan import RoundsPlan, plan_rounds
+from reflectioncoder.study.plan import make_plan
 
 BASE: dict[str, Any] = {
     "output": "out",
@@ -115,3 +118,20 @@ def test_the_shipped_configuration_is_a_loop() -> None:
         "micro", "procedural_micro", "heldout_micro", "heldout_micro"
     )  # fmt: skip
     assert stopping.seed != final.seed and final.limit >= 500
+
+
+def test_the_control_has_the_problems_of_the_loop() -> None:
+    config = load(ImproveConfig, ROOT / "configs" / "improve.toml")
+    loop = plan_rounds(config, 3, lambda _: "")
+    control = make_plan(load(StudyConfig, ROOT / "configs" / "studies" / "improve_control.toml"), lambda _: "")
+    (run,) = control.runs
+    mine, theirs = ([found.steps[key].settings for key in keys] for found, keys in (
+        (loop, [one.builds[0] for one in loop.runs[1:]]), (control, run.builds)
+    ))  # fmt: skip
+    for key in ("problems", "levels", "count", "seed"):
+        assert [getattr(one, key) for one in mine] == [getattr(one, key) for one in theirs]
+    one, other = loop.steps[loop.runs[1].train].settings, control.steps[run.train].settings
+    changed = {"data": (), "model": "", "seed": 0}
+    assert dataclasses.replace(one, **changed) == dataclasses.replace(other, **changed, upsample=1)
+    scored = loop.steps[loop.runs[1].scores["held_out"][0]].settings, control.steps[run.scores["score"][0]].settings
+    assert dataclasses.replace(scored[0], model="") == dataclasses.replace(scored[1], model="")
