@@ -7,6 +7,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "all
 # control characters, and the two separators at which Python ends a line
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+_LONGEST = 1500  # characters
 
 
 class UserError(ValueError):
@@ -14,12 +15,17 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with `status`. A message may name what data contains: line
     breaks and other control characters stand there as escapes, and lone surrogates, which cannot be printed, as "?".
+    A long message, such as one with a file name of a thousand characters, loses its middle.
     """
 
     status = 2
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(encodable(str(message).strip().translate(_ESCAPES)))
+        text = encodable(str(message).strip().translate(_ESCAPES))
+        if len(text) > _LONGEST:
+            half = (_LONGEST - 3) // 2
+            text = f"{text[:half]}...{text[-half:]}"
+        super().__init__(text)
 
 
 class RankError(UserError):

@@ -69,3 +69,10 @@ def test_a_message_that_names_odd_characters_is_one_line_that_can_be_printed() -
     assert str(UserError("row 3: field \ud83d is unknown")) == "row 3: field ? is unknown"
     assert str(UserError("block type 'a\nb\x1b[2J\u2028'")) == r"block type 'a\nb\x1b[2J\u2028'"
     assert str(pickle.loads(pickle.dumps(UserError("\udfff: é")))) == "?: é"
+
+
+def test_a_long_message_loses_its_middle() -> None:
+    message = str(UserError(f"file {'9' * 5000}: File name too long"))
+    assert len(message) <= 1500 and message.startswith("file 99") and message.endswith("99: File name too long")
+    assert "9...9" in message
+    assert str(UserError("x" * 1500)) == "x" * 1500

@@ -49,8 +49,6 @@ class LossConfig:
     Args:
         cross_entropy: `pooled` is one mean over the labels of teacher and student; `separate` adds two means.
         normalization: `sample` averages over the samples of the global batch, `token` over all its tokens.
-        labels: labels of a reflection sequence: `all` of appendix C; `right` without the code that was repaired; or
-            only the final `answer`.
         distillation: weight of KL(teacher || student); 0 leaves it out.
         teacher_only: train on the whole sequences alone, with the cross-entropy of the teacher rows and without student
             rows. This is what "w/o Distillation" (table 4) means in the authors' code; `distillation` = 0 keeps the
@@ -65,11 +63,12 @@ class LossConfig:
         teacher: `same` reads the teacher's row with the weights that are trained; `average` with their moving average,
             for another forward pass of the teacher's row and the memory of one more set of weights.
         decay: share of the moving average that is kept at each step.
+        labels: labels of a reflection sequence: `all` of appendix C; `right` without the code that was repaired; or
+            only the final `answer`.
     """
 
     cross_entropy: Literal["pooled", "separate"] = "pooled"
     normalization: Literal["sample", "token"] = "sample"
-    labels: SequenceLabels = "all"
     distillation: float = 1.0
     teacher_only: bool = False
     student_weight: float = 1.0
@@ -78,6 +77,7 @@ class LossConfig:
     changed_weight: float = 1.0
     teacher: Literal["same", "average"] = "same"
     decay: float = 0.99
+    labels: SequenceLabels = "all"
 
 
 @dataclass(frozen=True)

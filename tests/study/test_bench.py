@@ -17,7 +17,7 @@ from reflectioncoder.config.toml import load
 from reflectioncoder.config.train import TrainConfig
 
 STUDIES = {path.stem: path for path in sorted((ROOT / "configs" / "studies").glob("*.toml"))}
-MICRO = [name for name in STUDIES if 'model = "micro"' in STUDIES[name].read_text(encoding="utf-8")]
+MICRO = [name for name in STUDIES if "[builds.planted]" in STUDIES[name].read_text(encoding="utf-8")]
 PROBLEMS, SCORED = 4, 6
 
 
