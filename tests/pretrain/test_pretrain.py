@@ -138,7 +138,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"family": "x"}, "family 'x'"),
+        ({"family": "x"}, "generator of problems 'x'"),
         ({"layers": 0}, "layers = 0"),
         ({"width": 30}, "multiple of twice"),
         ({"share": 1.0}, "share"),
