@@ -39,6 +39,7 @@ def demo_study(demo: DemoConfig) -> StudyConfig:
         seeded=("train.seed", "build.seed"),
         reference="plain",
         token_reference="plain_equal_tokens",
+        headline="reflection",
         jobs=demo.jobs,
         build={
             "problems": "procedural_micro",

@@ -82,6 +82,7 @@ class StudyConfig:
         reference: the variant that the others are compared with, problem by problem and seed by seed.
         token_reference: a second variant that the others are compared with, such as one with equal tokens; empty for
             none.
+        headline: the variant whose differences to both references stand first on the page; empty for none.
         jobs: runs at the same time; 0 is one per GPU, or one per core on a machine without.
         threads: threads of each run; 0 divides the cores among the runs.
         engine: `local` is this machine; `ray` (an extra) spreads the runs over the devices of a Ray cluster, whose
@@ -109,6 +110,7 @@ class StudyConfig:
     seeded: tuple[str, ...] = ("train.seed",)
     reference: str = ""
     token_reference: str = ""
+    headline: str = ""
     jobs: int = 0
     threads: int = 0
     engine: Literal["local", "ray"] = "local"
@@ -134,7 +136,7 @@ class StudyConfig:
         if len(self.variants) > 1 and not self.reference:
             known = ", ".join(self.variants)
             raise UserError(f"key 'reference' is missing: name the variant that the others are compared with ({known})")
-        for key in ("reference", "token_reference"):
+        for key in ("reference", "token_reference", "headline"):
             if name := getattr(self, key):
                 self._check_variant(name, f"key '{key}'")
         for name in self.variants:

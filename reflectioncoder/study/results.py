@@ -85,6 +85,7 @@ class StudyResults:
         outcomes: all runs.
         scores: names of the scores.
         references: names of the reference variants.
+        headline: the variant whose differences stand first; empty for none.
     """
 
     title: str
@@ -92,6 +93,7 @@ class StudyResults:
     outcomes: tuple[StudyOutcome, ...]
     scores: tuple[str, ...]
     references: tuple[str, ...]
+    headline: str = ""
 
 
 def study_results(config: StudyConfig, plan: StudyPlan, records: Mapping[str, StepRecord]) -> StudyResults:
@@ -106,7 +108,7 @@ def study_results(config: StudyConfig, plan: StudyPlan, records: Mapping[str, St
     names = tuple(config.scores) or ("score",)
     references = tuple(dict.fromkeys(name for name in (config.reference, config.token_reference) if name))
     rows = tuple(_row(config, name, outcomes, names, references) for name in config.variants)
-    return StudyResults(config.title or Path(config.output).name, rows, outcomes, names, references)
+    return StudyResults(config.title or Path(config.output).name, rows, outcomes, names, references, config.headline)
 
 
 def _row(

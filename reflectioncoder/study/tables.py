@@ -79,7 +79,10 @@ def paper_text(value: Any) -> str:
 
 
 def verdict_lines(results: StudyResults) -> list[str]:
-    """Which variants differ from each reference beyond the noise, in words, with the differences in points."""
+    """Which variants differ from each reference beyond the noise, in words, with the differences in points.
+
+    The study's headline comes first.
+    """
     done = sum(one.state == "done" for one in results.outcomes)
     lines = [f"{done} of {len(results.outcomes)} runs are done."]
     for reference in results.references:
@@ -96,7 +99,22 @@ def verdict_lines(results: StudyResults) -> list[str]:
                 group = better if found.value.low > 0 else worse if found.value.high < 0 else open_
                 group.append(f"{row.label} ({interval_text(found.value, '{:+.1f}')})")
         lines += [f"{head}: {', '.join(names)}." for head, names in groups.items() if names]
-    return lines
+    return [*_headline(results), *lines]
+
+
+def _headline(results: StudyResults) -> list[str]:
+    """What one variant solves, and whether that is more or less than each reference."""
+    row = next((row for row in results.rows if row.name == results.headline), None)
+    cell = row.cells.get(results.scores[0]) if row else None
+    if row is None or cell is None:
+        return []
+    labels = {other.name: other.label for other in results.rows}
+    parts = []
+    for one in cell.differences:
+        how = "more" if one.value.low > 0 else "fewer" if one.value.high < 0 else "neither more nor fewer"
+        parts.append(f"{how} than {labels[one.reference]} ({interval_text(one.value, '{:+.1f}')} points)")
+    compared = f": {'; '.join(parts)}" if parts else ""
+    return [f"{row.label} solves {interval_text(cell.value, '{:.1f}')} % of the problems{compared}."]
 
 
 def markdown_table(results: StudyResults) -> str:

@@ -68,7 +68,8 @@ def test_the_demo_makes_every_row_its_page_and_its_sequences(
     # Three plain samples, and two sequences of each of two problems: each problem's plain sample is seen once.
     assert passes["plain"] == 1 and passes["reflection"] == passes["answers"] == pytest.approx(7 / 3)
     written = json.loads((tmp_path / "demo" / "study.json").read_text())
-    assert set(written["variants"]) == set(ROWS) and written["verdict"][0] == "5 of 5 runs are done."
+    assert set(written["variants"]) == set(ROWS) and written["verdict"][1] == "5 of 5 runs are done."
+    assert written["verdict"][0].startswith("ReflectionCoder solves ") and "equal tokens (" in written["verdict"][0]
     table = (tmp_path / "demo" / "table.md").read_text()
     assert all(f"- {line}" in table for line in written["verdict"])
     for line in to_look_at(demo):

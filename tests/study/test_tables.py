@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from reflectioncoder.steps.outcomes import Difference
@@ -37,6 +39,21 @@ def test_the_lines_name_what_is_better_and_worse_than_each_reference() -> None:
         "Worse than <equal> beyond the noise: <plain> (-20.0 [-25.0, -15.0]).",
         "Not told apart from <equal>: <method> (-10.0 [-20.0, +0.0]).",
     ]
+
+
+def test_the_headline_comes_first() -> None:
+    found = results(
+        {
+            "plain": cell(0.4, {}),
+            "method": cell(0.5, {"plain": (0.1, 0.05, 0.15), "equal": (-0.1, -0.2, 0.0)}),
+            "equal": cell(0.6, {}),
+        }
+    )
+    assert verdict_lines(dataclasses.replace(found, headline="method"))[0] == (
+        "<method> solves 50.0 [40.0, 60.0] % of the problems: more than <plain> (+10.0 [+5.0, +15.0] points); neither "
+        "more nor fewer than <equal> (-10.0 [-20.0, +0.0] points)."
+    )
+    assert verdict_lines(dataclasses.replace(found, headline="missing")) == verdict_lines(found)
 
 
 def test_the_gap_has_columns_where_a_row_has_one() -> None:
