@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 HELDOUT_COUNT = 300
 
 
-class ProblemTask(Task):
-    """Problems whose tests are single asserts that run after the answer."""
+class _ProblemsById(Task):
+    """Problems by their ids."""
 
     def __init__(self, name: str, problems: Sequence[Problem], max_new_tokens: int) -> None:
         """Make a task of problems.
@@ -34,7 +34,7 @@ class ProblemTask(Task):
             max_new_tokens: maximum number of tokens of an answer.
 
         Raises:
-            UserError: there are no problems, a problem has no tests, or two problems have the same id.
+            UserError: there are no problems, two of them have the same id, or one cannot be checked.
         """
         self.name = name
         self.max_new_tokens = max_new_tokens
@@ -43,6 +43,13 @@ class ProblemTask(Task):
             raise UserError(f"task {name}: no problems in it")
         if len(self.problems) < len(problems):
             raise UserError(f"task {name}: {len(problems) - len(self.problems)} problem ids occur more than once")
+
+
+class ProblemTask(_ProblemsById):
+    """Problems whose tests are single asserts that run after the answer."""
+
+    def __init__(self, name: str, problems: Sequence[Problem], max_new_tokens: int) -> None:
+        super().__init__(name, problems, max_new_tokens)
         for problem in problems:
             if not problem.tests:
                 raise UserError(f"task {name}: problem '{problem.id}' has no tests, so no answer can be checked")
@@ -69,23 +76,14 @@ class ProblemTask(Task):
         return run_tests([completion], "\n".join(problem.tests), interpreter, limits)
 
 
-class NumberTask(Task):
+class NumberTask(_ProblemsById):
     """Problems whose answers are text with a number, which is read by the rule in `syntax/answers/number.py`."""
 
     reads_answers = True
 
     def __init__(self, name: str, problems: Sequence[Problem], max_new_tokens: int) -> None:
-        """Make a task of problems.
-
-        Args:
-            name: name of the task.
-            problems: the problems, with unique ids.
-            max_new_tokens: maximum number of tokens of an answer.
-
-        Raises:
-            UserError: the answer of a problem has no number.
-        """
-        self.name, self.max_new_tokens, self.problems, self.numbers = name, max_new_tokens, list(problems), {}
+        super().__init__(name, problems, max_new_tokens)
+        self.numbers = {}
         for problem in problems:
             self.numbers[problem.id] = number = read_number(problem.answer)
             if number is None:
@@ -103,7 +101,7 @@ class NumberTask(Task):
                 fence_stops=(),
                 answer="text",
             )
-            for problem in self.problems
+            for problem in self.problems.values()
         ]
 
     def check(

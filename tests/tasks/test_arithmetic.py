@@ -89,12 +89,12 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_file_of_answers_is_scored(tmp_path: Path) -> None:
     task: Any = get_task("arithmetic_heldout", TaskOptions(limit=4))
-    answers = [problem.answer for problem in task.problems]
+    answers = [problem.answer for problem in task.problems.values()]
     answers[1] = answers[1].replace("Answer: ", "Answer: 1")
     answers[2] = "I do not know."
     lines = [
         json.dumps({"task_id": problem.id, "completion": answer})
-        for problem, answer in zip(task.problems, answers, strict=True)
+        for problem, answer in zip(task.problems.values(), answers, strict=True)
     ]
     (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n")
     config = GenerateConfig(task="arithmetic_heldout", limit=4)
@@ -128,3 +128,11 @@ def test_the_pipeline_runs_on_word_problems(tmp_path: Path, capsys: pytest.Captu
     assert main(["inspect", str(tmp_path / "build" / "sequences.jsonl"), "1"]) == 0
     shown = capsys.readouterr().out
     assert "def answer():" in shown and "AssertionError" in shown and "Answer: " in shown
+
+
+def test_numbers_need_problems_with_different_ids() -> None:
+    one = next(iter(get_task("arithmetic_heldout", TaskOptions(limit=1)).problems.values()))  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="1 problem ids occur more than once"):
+        NumberTask("words", [one, one], 10)
+    with pytest.raises(UserError, match="no problems in it"):
+        NumberTask("words", [], 10)
